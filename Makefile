@@ -1,0 +1,52 @@
+# Every target sets up what it needs: a virtual environment in .venv and a pinned installation.
+PYTHON ?= python3
+BIN := .venv/bin
+RUNS ?= runs
+comma := ,
+
+.PHONY: demo test check bench docs format clean
+
+define install
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[$(1)]"
+	@touch $@
+endef
+
+.venv/installed-demo: pyproject.toml constraints.txt
+	$(call install,all)
+
+.venv/installed-test: pyproject.toml constraints.txt
+	$(call install,test)
+
+.venv/installed-bench: pyproject.toml constraints.txt
+	$(call install,test$(comma)bench)
+
+.venv/installed-docs: pyproject.toml constraints.txt
+	$(call install,all$(comma)docs)
+
+demo: .venv/installed-demo
+	$(BIN)/proxflow fit digits --out $(RUNS)/digits --overwrite
+	$(BIN)/proxflow sample $(RUNS)/digits --count 64
+	@echo "Open $(RUNS)/digits/report.html in a browser."
+
+test: .venv/installed-test
+	$(BIN)/python -m pytest
+
+check: .venv/installed-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: .venv/installed-bench
+	$(BIN)/python benchmarks/prox.py
+	$(BIN)/python benchmarks/semidiscrete.py
+
+docs: .venv/installed-docs
+	$(BIN)/mkdocs build --strict
+
+format: .venv/installed-test
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf .venv site dist .mypy_cache .ruff_cache .pytest_cache

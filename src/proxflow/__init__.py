@@ -1,0 +1,58 @@
+"""proxflow: exact optimal-transport flow matching.
+
+It turns a data set into an exact optimal-transport flow and measures how far any model is from it.
+Submodules load on first use, so ``import proxflow as pf`` is quick.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from proxflow import data, measures, potentials, report, sampling, schedules, semidiscrete
+    from proxflow.errors import ConvergenceError, ConvergenceWarning
+    from proxflow.flow import ProximalFlow
+    from proxflow.results import ProxResult, Status
+    from proxflow.storage import load, save
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "ConvergenceError",
+    "ConvergenceWarning",
+    "ProxResult",
+    "ProximalFlow",
+    "Status",
+    "data",
+    "load",
+    "measures",
+    "potentials",
+    "report",
+    "sampling",
+    "save",
+    "schedules",
+    "semidiscrete",
+]
+
+_HOME = {
+    "ConvergenceError": "errors",
+    "ConvergenceWarning": "errors",
+    "ProxResult": "results",
+    "ProximalFlow": "flow",
+    "Status": "results",
+    "load": "storage",
+    "save": "storage",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name in _HOME:
+        return getattr(importlib.import_module(f"proxflow.{_HOME[name]}"), name)
+    if name in __all__:
+        return importlib.import_module(f"proxflow.{name}")
+    raise AttributeError(f"module 'proxflow' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -1,0 +1,191 @@
+"""ProximalFlow: a potential and a schedule make the exact OT-CFM flow (THEORY section 2)."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import torch
+from torch import Tensor, nn
+
+from proxflow.kernels.guard import require_converged
+from proxflow.potentials.base import Potential
+from proxflow.results import ProxResult, Status
+from proxflow.schedules import Linear, Schedule
+
+__all__ = ["ProximalFlow"]
+
+
+class ProximalFlow(nn.Module):
+    """The population OT-CFM flow of a potential: x_t = alpha(t) x0 + beta(t) grad phi(x0).
+
+    Points may have any event shape with ``potential.dim`` entries; results keep it. Times are floats or tensors,
+    0-dimensional or (B,), in [0, 1]. State: ``potential.*``.
+
+    Args:
+        potential: the extended Brenier potential.
+        schedule: Linear if None.
+        on_failure: "raise" raises ``ConvergenceError`` when a query did not converge; "nan" gives NaN rows.
+
+    Raises:
+        ValueError: ``on_failure`` is neither "raise" nor "nan".
+    """
+
+    def __init__(self, potential: Potential, schedule: Schedule | None = None, on_failure: str = "raise") -> None:
+        super().__init__()
+        if on_failure not in ("raise", "nan"):
+            raise ValueError(f"ProximalFlow: on_failure must be 'raise' or 'nan', got {on_failure!r}")
+        self.potential = potential
+        self.schedule = Linear() if schedule is None else schedule
+        self.on_failure = on_failure
+
+    @property
+    def dim(self) -> int:
+        """Dimension d of the space."""
+        return self.potential.dim
+
+    def constructor_arguments(self) -> dict[str, object]:
+        """Potential, schedule and on_failure."""
+        return {"potential": self.potential, "schedule": self.schedule, "on_failure": self.on_failure}
+
+    def forward(self, t: Tensor | float, x: Tensor) -> Tensor:
+        """The velocity at (t, x)."""
+        return self.velocity(t, x)
+
+    def solve(self, t: Tensor | float, x: Tensor) -> ProxResult:
+        """The Moreau pair behind x_t with its certificate; never raises on numerical failure.
+
+        Args:
+            t: time; at t = 1 the point is the projection on the domain and the multiplier NaN.
+            x: (B, *event).
+
+        Returns:
+            ``ProxResult`` on flat (B, d) points, with ``velocity_error_bound`` (B,).
+        """
+        times, flat = self._query(t, x)
+        alpha, beta = self.schedule.alpha(times), self.schedule.beta(times)
+        pair = self.potential.decompose(flat, alpha, beta)
+        bound = self.schedule.wronskian(times) / alpha * pair.error_bound
+        return dataclasses.replace(pair, velocity_error_bound=bound.detach())
+
+    def recover_target(self, t: Tensor | float, x: Tensor) -> Tensor:
+        """The data point y = prox_{(alpha/beta) psi}(x / beta) behind x_t; (B, *event).
+
+        At t = 1 this is the projection of x on the closed domain of psi, the limit of the prox.
+
+        Raises:
+            ConvergenceError: a row did not converge and ``on_failure`` is "raise".
+        """
+        pair = self._solved(t, x)
+        return self._delivered(pair.point, pair, x)
+
+    def recover_source(self, t: Tensor | float, x: Tensor) -> Tensor:
+        """The source point u behind x_t, with x = alpha u + beta y; (B, *event); refused at t = 1."""
+        self._refuse_end(t, "recover_source")
+        pair = self._solved(t, x)
+        return self._delivered(pair.multiplier, pair, x)
+
+    def velocity(self, t: Tensor | float, x: Tensor) -> Tensor:
+        """v_t(x) = alpha' u + beta' y, (B, *event); refused at t = 1, where it is not a function of x.
+
+        Raises:
+            ValueError: t = 1; finish with ``recover_target``, as ``sampling.integrate`` does.
+            ConvergenceError: a row did not converge and ``on_failure`` is "raise".
+        """
+        self._refuse_end(t, "velocity")
+        times, _ = self._query(t, x)
+        pair = self._solved(t, x)
+        source_rate = self.schedule.alpha_derivative(times)[:, None]
+        target_rate = self.schedule.beta_derivative(times)[:, None]
+        return self._delivered(source_rate * pair.multiplier + target_rate * pair.point, pair, x)
+
+    def jacobian(self, t: Tensor | float, x: Tensor) -> Tensor:
+        """Derivative of the velocity in x, (B, d, d): (alpha'/alpha) I + (W/alpha) D recover_target; symmetric."""
+        self._refuse_end(t, "jacobian")
+        times, flat = self._query(t, x)
+        alpha, beta = self.schedule.alpha(times), self.schedule.beta(times)
+        derivative = self.potential.decompose_jacobian(flat, alpha, beta)
+        identity = torch.eye(self.dim, dtype=x.dtype, device=x.device)
+        decay = (self.schedule.alpha_derivative(times) / alpha)[:, None, None]
+        return decay * identity + (self.schedule.wronskian(times) / alpha)[:, None, None] * derivative
+
+    def divergence(self, t: Tensor | float, x: Tensor) -> Tensor:
+        """Divergence of the velocity, (B,)."""
+        return self.jacobian(t, x).diagonal(dim1=1, dim2=2).sum(1)
+
+    def transport(self, x0: Tensor) -> Tensor:
+        """The data point of each source point, grad phi(x0): the whole flow in one step; (B, *event)."""
+        return self.recover_target(0.0, x0)
+
+    def interpolate(self, t: Tensor | float, x0: Tensor) -> Tensor:
+        """The trajectory of x0 at time t: alpha x0 + beta grad phi(x0), (B, *event)."""
+        times, flat = self._query(t, x0)
+        target = self.transport(x0).reshape(flat.shape)
+        alpha, beta = self.schedule.alpha(times)[:, None], self.schedule.beta(times)[:, None]
+        return (alpha * flat + beta * target).reshape(x0.shape)
+
+    def sample(
+        self,
+        n: int,
+        *,
+        generator: torch.Generator | None = None,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+    ) -> Tensor:
+        """``n`` draws of the target, (n, d): fresh noise transported exactly.
+
+        ``dtype`` and ``device`` default to the potential's own tensors, else to PyTorch's defaults.
+        """
+        own = next(self.potential.buffers(), None)
+        if own is not None:
+            dtype, device = dtype or own.dtype, device or own.device
+        return self.transport(self.potential.source.sample(n, generator=generator, dtype=dtype, device=device))
+
+    def log_prob(self, y: Tensor) -> Tensor:
+        """log p1(y) = log p0(u) + logdet Hess psi(y), u = grad psi(y), (B,); needs a target with a density.
+
+        Raises:
+            ValueError: the potential has no density, or offers none.
+        """
+        log_density = getattr(self.potential, "log_density", None)
+        if log_density is None:
+            raise ValueError(
+                f"log_prob: the target of {type(self.potential).__name__} has no density with respect to "
+                "Lebesgue measure here (it lies on a lower-dimensional set or on finitely many points)"
+            )
+        density: Tensor = log_density(y.reshape(len(y), -1))
+        return density
+
+    # ---------------------------------------------------------------- inside
+
+    def _query(self, t: Tensor | float, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Times (B,) in x's dtype, and x flat (B, d)."""
+        if x.ndim < 2 or math.prod(x.shape[1:]) != self.dim:
+            raise ValueError(
+                f"ProximalFlow: x must have shape (B, *event) with {self.dim} entries per row, got {tuple(x.shape)}"
+            )
+        if not isinstance(t, Tensor) and not 0 <= t <= 1:
+            raise ValueError(f"ProximalFlow: t must be in [0, 1], got {t!r}")
+        times = self.potential.per_row(t, x, "t")
+        if isinstance(t, Tensor):
+            times = torch.where((times >= 0) & (times <= 1), times, torch.nan)
+        return times, x.reshape(len(x), self.dim)
+
+    @staticmethod
+    def _refuse_end(t: Tensor | float, name: str) -> None:
+        if not isinstance(t, Tensor) and t == 1:
+            raise ValueError(
+                f"{name}: at t = 1 this is not a function of x; stop before 1 and finish with recover_target"
+            )
+
+    def _solved(self, t: Tensor | float, x: Tensor) -> ProxResult:
+        pair = self.solve(t, x)
+        if self.on_failure == "raise" and self.potential.iterative:
+            status = require_converged(pair.status, pair.error_bound)
+            pair = dataclasses.replace(pair, status=status)
+        return pair
+
+    def _delivered(self, value: Tensor, pair: ProxResult, x: Tensor) -> Tensor:
+        if self.potential.iterative:
+            value = torch.where((pair.status != int(Status.converged))[:, None], torch.nan, value)
+        return value.reshape(x.shape)

@@ -1,0 +1,1 @@
+"""Algorithms: tensors in, records out, no objects; one algorithm per file."""

@@ -1,0 +1,72 @@
+"""The maximum-affine search: argmax_j <a_i, b_j> over many rows, in bounded memory.
+
+Affine scores <u, y_j> - h_j become plain inner products by carrying the height as an extra coordinate,
+[u, -1] . [y_j, h_j], so one matrix product does all the work. The cost beyond that product is kept small by a
+score block that stays in cache and is reused, and, on the CPU, by numpy's vectorised argmax.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+__all__ = ["Maximum", "max_inner_product"]
+
+_BLOCK_BYTES = 1 << 21  # one score block: about the size of a core's L2 cache
+_MIN_ROWS = 256  # fewer rows than this leave the matrix product inefficient
+
+
+class Maximum(NamedTuple):
+    """The best score of each row and where it is attained (the lowest index on an exact tie)."""
+
+    value: Tensor
+    index: Tensor
+
+
+def _block_shape(rows: int, columns: int, itemsize: int, device: torch.device) -> tuple[int, int]:
+    budget = (_BLOCK_BYTES if device.type == "cpu" else 64 * _BLOCK_BYTES) // itemsize
+    block_rows = min(rows, max(_MIN_ROWS, budget // columns))
+    return block_rows, min(columns, max(1, 4 * budget // block_rows))
+
+
+def _row_argmax(scores: Tensor) -> Tensor:
+    if scores.device.type == "cpu":
+        return torch.from_numpy(scores.numpy().argmax(axis=1))
+    return scores.argmax(dim=1)
+
+
+def max_inner_product(queries: Tensor, keys: Tensor) -> Maximum:
+    """max_j <queries_i, keys_j> and its argmax.
+
+    Args:
+        queries: (B, k).
+        keys: (N, k), same dtype and device, N >= 1.
+
+    Returns:
+        ``Maximum(value (B,), index (B,) int64)``. A row with a NaN gives a NaN value.
+    """
+    rows, columns = len(queries), len(keys)
+    value = queries.new_empty(rows)
+    index = torch.empty(rows, dtype=torch.int64, device=queries.device)
+    if rows == 0:
+        return Maximum(value, index)
+    height, width = _block_shape(rows, columns, queries.element_size(), queries.device)
+    buffer = queries.new_empty(height * width)
+    for top in range(0, rows, height):
+        block = slice(top, min(top + height, rows))
+        count = block.stop - top
+        for left in range(0, columns, width):
+            chunk = keys[left : left + width]
+            scores = buffer[: count * len(chunk)].view(count, len(chunk))
+            torch.mm(queries[block], chunk.T, out=scores)
+            local = _row_argmax(scores)
+            best = scores.gather(1, local[:, None])[:, 0]
+            if left == 0:
+                value[block], index[block] = best, local
+            else:
+                better = best > value[block]
+                value[block] = torch.where(better, best, value[block])
+                index[block] = torch.where(better, local + left, index[block])
+    return Maximum(value, index)

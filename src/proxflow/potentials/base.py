@@ -1,0 +1,194 @@
+"""The abstract extended Brenier potential, and everything that follows from its four primitives.
+
+The central primitive is the *Moreau pair* in homogeneous form: ``decompose(x, alpha, beta)`` returns the
+unique (y, u) with x = alpha u + beta y and u in dpsi(y). It contains the prox (beta = 1), the Brenier map
+(alpha = 1, beta = 0) and the projection on the domain (alpha = 0), and has no division that blows up at
+either end of a flow.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from proxflow.measures import Gaussian, Source
+from proxflow.results import ProxResult, Status
+
+if TYPE_CHECKING:
+    from proxflow.potentials.calculus import Rotated, Scaled
+
+__all__ = ["GeneralizedQuadratic", "Potential"]
+
+
+@dataclass(frozen=True)
+class GeneralizedQuadratic:
+    """q(w) = <w, H w> on a subspace L and +inf off it (THEORY section 5), one per row.
+
+    Attributes:
+        basis: orthonormal basis of L as columns, (B, d, k); rows with a smaller L have zero columns.
+        hessian: the compressed form in that basis, (B, k, k); zero on the zero columns.
+    """
+
+    basis: Tensor
+    hessian: Tensor
+
+    @property
+    def subspace_dimension(self) -> Tensor:
+        """Dimension of L per row, (B,) int64."""
+        return self._used().sum(1)
+
+    def __call__(self, w: Tensor) -> Tensor:
+        """q at directions ``w`` (B, d), (B,); +inf where ``w`` is not in L up to rounding."""
+        coordinates = (self.basis.mT @ w[..., None])[..., 0]
+        off = torch.linalg.vector_norm(w - (self.basis @ coordinates[..., None])[..., 0], dim=-1)
+        tolerance = torch.finfo(w.dtype).eps ** 0.5 * torch.linalg.vector_norm(w, dim=-1)
+        form = torch.einsum("bi,bij,bj->b", coordinates, self.hessian, coordinates)
+        return torch.where(off <= tolerance, form, torch.inf)
+
+    def resolvent(self, alpha: Tensor, beta: Tensor) -> Tensor:
+        """P_L (beta I + alpha H)^-1 P_L, shape (B, d, d), for alpha, beta of shape (B,)."""
+        identity = torch.eye(self.basis.shape[-1], dtype=self.basis.dtype, device=self.basis.device)
+        diagonal = torch.where(self._used(), beta[:, None], 1.0)
+        matrix = diagonal[:, :, None] * identity + alpha[:, None, None] * self.hessian
+        return self.basis @ torch.linalg.solve(matrix, self.basis.mT)
+
+    def _used(self) -> Tensor:
+        return self.basis.square().sum(1) > 0.5
+
+
+class Potential(nn.Module, ABC):
+    """An extended Brenier potential psi with conjugate phi; the flow goes from ``source`` to (grad phi)#source.
+
+    A subclass supplies ``value``, ``conjugate``, ``decompose`` and ``second_epi_derivative``. Arguments are flat
+    (B, d) tensors of float32 or float64.
+
+    Args:
+        dim: dimension d of the space.
+        source: law of the noise; the standard normal law if None.
+    """
+
+    def __init__(self, dim: int, source: Source | None = None) -> None:
+        super().__init__()
+        if dim < 1:
+            raise ValueError(f"{type(self).__name__}: the dimension must be at least 1, got {dim}")
+        if source is not None and source.dim != dim:
+            raise ValueError(f"{type(self).__name__}: the source has dimension {source.dim}, the potential {dim}")
+        self.dim = dim
+        self.source: Source = Gaussian(dim) if source is None else source
+
+    @property
+    def iterative(self) -> bool:
+        """Whether ``decompose`` iterates, and so can fail to converge."""
+        return False
+
+    @abstractmethod
+    def value(self, y: Tensor) -> Tensor:
+        """psi(y), (B,); +inf where y is farther from the domain than ``domain_tolerance``."""
+
+    @abstractmethod
+    def conjugate(self, u: Tensor) -> Tensor:
+        """phi(u) = sup_y <u, y> - psi(y), (B,)."""
+
+    @abstractmethod
+    def decompose(self, x: Tensor, alpha: Tensor | float, beta: Tensor | float) -> ProxResult:
+        """The Moreau pair of x: y = ``point`` and u = ``multiplier`` with x = alpha u + beta y, u in dpsi(y).
+
+        Args:
+            x: (B, d).
+            alpha, beta: scalars or (B,), both >= 0, not both 0.
+        """
+
+    @abstractmethod
+    def second_epi_derivative(self, y: Tensor, u: Tensor) -> GeneralizedQuadratic:
+        """d2psi(y|u) for u in dpsi(y), both (B, d) (THEORY section 5)."""
+
+    @abstractmethod
+    def constructor_arguments(self) -> dict[str, object]:
+        """The arguments that build this potential again; what ``pf.save`` writes."""
+
+    # ---------------------------------------------------------------- derived
+
+    def prox(self, z: Tensor, step: Tensor | float) -> ProxResult:
+        """prox_{step psi}(z) = argmin_y psi(y) + |y - z|^2 / (2 step).
+
+        Args:
+            z: (B, d).
+            step: positive scalar or (B,).
+
+        Raises:
+            ValueError: wrong shape or dtype, or a scalar step that is not positive.
+        """
+        if not isinstance(step, Tensor) and not 0 < step < float("inf"):
+            raise ValueError(f"prox: step must be a positive finite number, got {step!r}")
+        steps = self.per_row(step, z, "step")
+        return self.decompose(z, torch.where(steps > 0, steps, torch.nan), 1.0)
+
+    def brenier_map(self, u: Tensor) -> Tensor:
+        """grad phi(u): the optimal-transport map from the source to the target, (B, d)."""
+        return self.decompose(u, 1.0, 0.0).point
+
+    def prox_jacobian(self, z: Tensor, step: Tensor | float) -> Tensor:
+        """D prox_{step psi}(z) = P_L (I + step H)^-1 P_L, (B, d, d), symmetric with spectrum in [0, 1]."""
+        self.check(z, "z")
+        return self.decompose_jacobian(z, self.per_row(step, z, "step"), 1.0)
+
+    def decompose_jacobian(self, x: Tensor, alpha: Tensor | float, beta: Tensor | float) -> Tensor:
+        """Derivative of ``decompose(x, alpha, beta).point`` in x: P_L (beta I + alpha H)^-1 P_L, (B, d, d)."""
+        pair = self.decompose(x, alpha, beta)
+        alpha, beta = self.per_row(alpha, x, "alpha"), self.per_row(beta, x, "beta")
+        return self.second_epi_derivative(pair.point, pair.multiplier).resolvent(alpha, beta)
+
+    def rotate(self, rotation: Tensor, shift: Tensor | None = None) -> Rotated:
+        """The potential of the law of Q y + shift, for an orthogonal matrix Q."""
+        from proxflow.potentials.calculus import Rotated
+
+        return Rotated(self, rotation, shift)
+
+    def scale(self, factor: float) -> Scaled:
+        """The potential of the law of factor * y, factor > 0."""
+        from proxflow.potentials.calculus import Scaled
+
+        return Scaled(self, factor)
+
+    # ---------------------------------------------------------------- for subclasses
+
+    def check(self, x: Tensor, name: str) -> None:
+        """Refuse a query of the wrong shape or dtype."""
+        if x.ndim != 2 or x.shape[1] != self.dim:
+            raise ValueError(f"{type(self).__name__}: {name} must have shape (B, {self.dim}), got {tuple(x.shape)}")
+        if x.dtype not in (torch.float32, torch.float64):
+            raise ValueError(f"{type(self).__name__}: {name} must be float32 or float64, got {x.dtype}")
+
+    def per_row(self, value: Tensor | float, x: Tensor, name: str) -> Tensor:
+        """A scalar or (B,) argument as a (B,) tensor like ``x``."""
+        tensor = torch.as_tensor(value, dtype=x.dtype, device=x.device)
+        if tensor.ndim > 1 or (tensor.ndim == 1 and len(tensor) != len(x)):
+            raise ValueError(
+                f"{type(self).__name__}: {name} must be a scalar or have shape ({len(x)},), got {tuple(tensor.shape)}"
+            )
+        return tensor.expand(len(x))
+
+    @staticmethod
+    def domain_tolerance(y: Tensor) -> Tensor:
+        """Distance from the domain up to which psi(y) counts as finite, (B,)."""
+        relative = 1e-9 if y.dtype == torch.float64 else 1e-5
+        return relative * (1 + torch.linalg.vector_norm(y, dim=1))
+
+    @staticmethod
+    def exact_result(x: Tensor, point: Tensor, multiplier: Tensor, magnitude: Tensor) -> ProxResult:
+        """The record of a closed form: gap zero, an error of some roundings of ``magnitude`` (B,)."""
+        finite = torch.isfinite(x).all(1) & torch.isfinite(point).all(1)
+        status = torch.where(finite, int(Status.converged), int(Status.non_finite))
+        zeros = torch.zeros_like(magnitude)
+        return ProxResult(
+            point=torch.where(finite[:, None], point, torch.nan),
+            multiplier=torch.where(finite[:, None], multiplier, torch.nan),
+            gap=torch.where(finite, zeros, torch.nan),
+            error_bound=torch.where(finite, 16 * torch.finfo(x.dtype).eps * magnitude, torch.nan),
+            iterations=torch.zeros_like(status),
+            status=status,
+        )

@@ -1,0 +1,160 @@
+"""Calculus on potentials: rotation with shift, and scaling, as wrappers."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import torch
+from torch import Tensor
+
+from proxflow.measures import Gaussian
+from proxflow.potentials.base import GeneralizedQuadratic, Potential
+from proxflow.results import ProxResult
+
+__all__ = ["Rotated", "Scaled"]
+
+
+class Rotated(Potential):
+    """The law of Q y + shift, y from a known law: phi(Q'u) + <shift, u>, psi(Q'(y - shift)).
+
+    State: ``rotation`` (d, d), ``shift`` (d,), ``potential.*``.
+
+    Raises:
+        ValueError: a shape is wrong, Q is not orthogonal, or the source is not invariant under rotations.
+    """
+
+    rotation: Tensor
+    shift: Tensor
+
+    def __init__(self, potential: Potential, rotation: Tensor, shift: Tensor | None = None) -> None:
+        d = potential.dim
+        rotation = torch.as_tensor(rotation)
+        shift = torch.zeros(d, dtype=rotation.dtype, device=rotation.device) if shift is None else shift
+        super().__init__(d, potential.source)
+        _check_motion(potential, rotation, shift)
+        self.potential = potential
+        self.register_buffer("rotation", rotation.detach().clone())
+        self.register_buffer("shift", shift.detach().clone())
+
+    def constructor_arguments(self) -> dict[str, object]:
+        """The inner potential, the rotation and the shift."""
+        return {"potential": self.potential, "rotation": self.rotation, "shift": self.shift}
+
+    @property
+    def iterative(self) -> bool:
+        """As the inner potential."""
+        return self.potential.iterative
+
+    def value(self, y: Tensor) -> Tensor:
+        """psi(Q'(y - shift)), (B,)."""
+        self.check(y, "y")
+        return self.potential.value((y - self.shift.to(y)) @ self.rotation.to(y))
+
+    def conjugate(self, u: Tensor) -> Tensor:
+        """phi(Q'u) + <shift, u>, (B,)."""
+        self.check(u, "u")
+        return self.potential.conjugate(u @ self.rotation.to(u)) + u @ self.shift.to(u)
+
+    def decompose(self, x: Tensor, alpha: Tensor | float, beta: Tensor | float) -> ProxResult:
+        """The inner pair of Q'(x - beta shift), moved back."""
+        self.check(x, "x")
+        rotation, shift = self.rotation.to(x), self.shift.to(x)
+        centred = x - self.per_row(beta, x, "beta")[:, None] * shift
+        pair = self.potential.decompose(centred @ rotation, alpha, beta)
+        point = pair.point @ rotation.mT + shift
+        rounding = 16 * torch.finfo(x.dtype).eps * torch.linalg.vector_norm(point.detach(), dim=1)
+        return dataclasses.replace(
+            pair,
+            point=point,
+            multiplier=pair.multiplier @ rotation.mT,
+            error_bound=pair.error_bound + rounding,
+        )
+
+    def second_epi_derivative(self, y: Tensor, u: Tensor) -> GeneralizedQuadratic:
+        """The inner form in rotated directions."""
+        rotation = self.rotation.to(y)
+        inner = self.potential.second_epi_derivative((y - self.shift.to(y)) @ rotation, u @ rotation)
+        return GeneralizedQuadratic(rotation @ inner.basis, inner.hessian)
+
+    def decompose_jacobian(self, x: Tensor, alpha: Tensor | float, beta: Tensor | float) -> Tensor:
+        """Q D Q', D the inner derivative."""
+        self.check(x, "x")
+        rotation = self.rotation.to(x)
+        centred = x - self.per_row(beta, x, "beta")[:, None] * self.shift.to(x)
+        return rotation @ self.potential.decompose_jacobian(centred @ rotation, alpha, beta) @ rotation.mT
+
+
+class Scaled(Potential):
+    """The law of factor * y, y from a known law: factor phi(u), factor psi(y / factor).
+
+    Raises:
+        ValueError: ``factor`` is not a positive finite number.
+    """
+
+    def __init__(self, potential: Potential, factor: float) -> None:
+        if not (math.isfinite(factor) and factor > 0):
+            raise ValueError(f"scale: the factor must be a positive finite number, got {factor!r}")
+        super().__init__(potential.dim, potential.source)
+        self.potential = potential
+        self.factor = float(factor)
+
+    def constructor_arguments(self) -> dict[str, object]:
+        """The inner potential and the factor."""
+        return {"potential": self.potential, "factor": self.factor}
+
+    @property
+    def iterative(self) -> bool:
+        """As the inner potential."""
+        return self.potential.iterative
+
+    def value(self, y: Tensor) -> Tensor:
+        """Factor times psi(y / factor), (B,)."""
+        self.check(y, "y")
+        return self.factor * self.potential.value(y / self.factor)
+
+    def conjugate(self, u: Tensor) -> Tensor:
+        """Factor times phi(u), (B,)."""
+        return self.factor * self.potential.conjugate(u)
+
+    def decompose(self, x: Tensor, alpha: Tensor | float, beta: Tensor | float) -> ProxResult:
+        """The inner pair at beta * factor, its point scaled back."""
+        self.check(x, "x")
+        pair = self.potential.decompose(x, alpha, self.factor * self.per_row(beta, x, "beta"))
+        return dataclasses.replace(
+            pair,
+            point=self.factor * pair.point,
+            gap=self.factor * pair.gap,
+            error_bound=self.factor * pair.error_bound,
+        )
+
+    def second_epi_derivative(self, y: Tensor, u: Tensor) -> GeneralizedQuadratic:
+        """The inner form divided by the factor."""
+        inner = self.potential.second_epi_derivative(y / self.factor, u)
+        return GeneralizedQuadratic(inner.basis, inner.hessian / self.factor)
+
+    def decompose_jacobian(self, x: Tensor, alpha: Tensor | float, beta: Tensor | float) -> Tensor:
+        """Factor times the inner derivative at beta * factor."""
+        self.check(x, "x")
+        return self.factor * self.potential.decompose_jacobian(x, alpha, self.factor * self.per_row(beta, x, "beta"))
+
+
+def _check_motion(potential: Potential, rotation: Tensor, shift: Tensor) -> None:
+    d = potential.dim
+    if rotation.shape != (d, d) or shift.shape != (d,):
+        raise ValueError(
+            f"rotate: expected a rotation ({d}, {d}) and a shift ({d},), "
+            f"got {tuple(rotation.shape)} and {tuple(shift.shape)}"
+        )
+    if not (torch.isfinite(rotation).all() and torch.isfinite(shift).all()):
+        raise ValueError("rotate: the rotation and the shift must be finite")
+    matrix = rotation.double()
+    error = (matrix @ matrix.mT - torch.eye(d, dtype=matrix.dtype, device=matrix.device)).abs().max()
+    if error > 64 * d * torch.finfo(rotation.dtype).eps:
+        raise ValueError(f"rotate: the matrix is not orthogonal (|Q Q' - I| = {error:.3g})")
+    invariant = isinstance(potential.source, Gaussian) or getattr(potential.source, "rotation_invariant", False)
+    if not invariant and not torch.equal(matrix, torch.eye(d, dtype=matrix.dtype, device=matrix.device)):
+        raise ValueError(
+            "rotate: the source must be invariant under rotations (a Gaussian, or an object whose "
+            "rotation_invariant attribute is true); only a shift is possible here"
+        )

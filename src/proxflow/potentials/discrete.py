@@ -1,0 +1,228 @@
+"""Finitely many data points: the polyhedral potential of semidiscrete optimal transport."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from proxflow.kernels.active_set import affine_step, atom_keys, polyhedral_face
+from proxflow.kernels.faces import contact_basis
+from proxflow.kernels.search import max_inner_product
+from proxflow.measures import Source
+from proxflow.potentials.base import GeneralizedQuadratic, Potential
+from proxflow.results import ProxResult, Status
+
+__all__ = ["Discrete"]
+
+_SEARCH_BYTES = 1 << 28
+_CONTACT_ROUNDINGS = 256.0
+
+
+class Discrete(Potential):
+    """phi(u) = max_j <u, y_j> - h_j; psi is the lower convex envelope of the (y_j, h_j), +inf off their hull.
+
+    Any heights give an exactly optimal flow, to the atoms weighted by the source mass of their Laguerre cells;
+    ``proxflow.semidiscrete.fit`` finds the heights whose cells have the wanted ``weights``.
+    State: ``points`` (N, d), ``heights`` (N,), ``weights`` (N,). Queries must have their dtype and device.
+
+    Args:
+        points: (N, d) distinct finite rows, float32 or float64.
+        heights: (N,) finite.
+        weights: (N,) positive, normalised to sum 1; equal if None.
+        source: law of the noise; standard normal if None.
+        max_iterations: cap on active-set steps per query (2 searches suffice on a trajectory).
+
+    Raises:
+        ValueError: a shape, dtype or device does not match, rows are not finite or not distinct, or a weight is
+            not positive.
+    """
+
+    points: Tensor
+    heights: Tensor
+    weights: Tensor
+    _keys: Tensor
+    _centre: Tensor
+    _radius: Tensor
+    _height_shift: Tensor
+
+    def __init__(
+        self,
+        points: Tensor,
+        heights: Tensor,
+        weights: Tensor | None = None,
+        *,
+        source: Source | None = None,
+        max_iterations: int = 1000,
+    ) -> None:
+        _check_atoms(points, heights, weights)
+        super().__init__(points.shape[1], source)
+        if weights is None:
+            weights = torch.ones_like(heights)
+        self.register_buffer("points", points)
+        self.register_buffer("heights", heights)
+        self.register_buffer("weights", weights / weights.sum())
+        for name in ("_keys", "_centre", "_radius", "_height_shift"):
+            self.register_buffer(name, None, persistent=False)
+        self.max_iterations = max_iterations
+        self._prepare()
+        self.register_load_state_dict_post_hook(_refresh)
+
+    def constructor_arguments(self) -> dict[str, object]:
+        """Points, heights, weights and source."""
+        return {
+            "points": self.points,
+            "heights": self.heights,
+            "weights": self.weights,
+            "source": self.source,
+            "max_iterations": self.max_iterations,
+        }
+
+    @property
+    def iterative(self) -> bool:
+        """True: the active-set method reports a status per row."""
+        return True
+
+    def value(self, y: Tensor) -> Tensor:
+        """psi(y), (B,): one linear programme per row, by the proximal-point method on its dual.
+
+        Each step is one exact prox; for a polyhedral psi the method ends after finitely many of them.
+        """
+        self._check_query(y, "y")
+        u = torch.zeros_like(y)
+        best = torch.full_like(y[:, 0], -torch.inf)
+        hull = self.decompose(y, 0.0, 1.0).point
+        outside = torch.linalg.vector_norm(hull - y, dim=1) > self.domain_tolerance(y)
+        for exponent in range(-2, 7):
+            stiffness = 10.0**exponent / float(self._radius)
+            u = self.decompose(u + stiffness * hull, 1.0, stiffness).multiplier
+            best = torch.maximum(best, (u * hull).sum(1) - self.conjugate(u))
+        return torch.where(outside, torch.inf, best)
+
+    def conjugate(self, u: Tensor) -> Tensor:
+        """phi(u), (B,)."""
+        atom = self.nearest_atom(u)
+        return (u * self.points[atom]).sum(1) - self.heights[atom]
+
+    def nearest_atom(self, u: Tensor) -> Tensor:
+        """Index of the Laguerre cell of each source point, (B,) int64: the atom that u is transported to."""
+        self._check_query(u, "u")
+        queries = torch.cat([u.detach(), torch.ones_like(u[:, :1])], dim=1)
+        return max_inner_product(queries, self._keys[:, :-1]).index
+
+    def decompose(self, x: Tensor, alpha: Tensor | float, beta: Tensor | float) -> ProxResult:
+        """The Moreau pair by the active-set method, with its certificate; differentiable in all its inputs."""
+        self._check_query(x, "x")
+        alpha, beta = self.per_row(alpha, x, "alpha"), self.per_row(beta, x, "beta")
+        x_hat, beta_hat = self._normalised(x, beta)
+        face = polyhedral_face(x_hat.detach(), alpha.detach(), beta_hat.detach(), self._keys, self.max_iterations)
+        support, weights, gap_hat, iterations, status = face
+        point = self._point(x, alpha, beta, support, weights)
+        failed = (status == int(Status.non_finite))[:, None]
+        multiplier = (x - beta[:, None] * point) / alpha[:, None]
+        rounding = 8 * torch.finfo(x.dtype).eps * self._score_size(x_hat.detach(), alpha, beta_hat)
+        slack = self._radius * (gap_hat + rounding)
+        invalid = torch.where(failed[:, 0], torch.nan, 0.0)
+        return ProxResult(
+            point=torch.where(failed, torch.nan, point),
+            multiplier=torch.where(failed, torch.nan, multiplier),
+            gap=(self._radius * gap_hat / alpha).detach() + invalid,
+            error_bound=(slack / beta).sqrt().detach() + invalid,
+            iterations=iterations,
+            status=status,
+        )
+
+    def second_epi_derivative(self, y: Tensor, u: Tensor) -> GeneralizedQuadratic:
+        """Zero on the span of the differences of the contact set of u, +inf off it (THEORY section 3)."""
+        self._check_query(y, "y")
+        self._check_query(u, "u")
+        ones = torch.ones_like(u[:, 0])
+        return self._form(u, ones, self._score_size(u, ones, torch.zeros_like(ones)))
+
+    def decompose_jacobian(self, x: Tensor, alpha: Tensor | float, beta: Tensor | float) -> Tensor:
+        """(1 / beta) times the projector on the contact span, with the contact set at the query's own rounding."""
+        self._check_query(x, "x")
+        alpha, beta = self.per_row(alpha, x, "alpha"), self.per_row(beta, x, "beta")
+        x_hat, beta_hat = self._normalised(x, beta)
+        point = self.decompose(x, alpha, beta).point
+        size = self._score_size(x_hat, alpha, beta_hat)
+        return self._form(x - beta[:, None] * point, alpha, size).resolvent(alpha, beta)
+
+    # ---------------------------------------------------------------- inside
+
+    def _prepare(self) -> None:
+        """Atoms centred and scaled to the unit ball: scores then mean the same at every data scale."""
+        points, heights = self.points.detach(), self.heights.detach()
+        self._centre = points.mean(0)
+        centred = points - self._centre
+        radius = torch.linalg.vector_norm(centred, dim=1).max()
+        self._radius = torch.where(radius > 0, radius, 1.0)
+        self._height_shift = heights.mean()
+        self._keys = atom_keys(centred / self._radius, (heights - self._height_shift) / self._radius)
+
+    def _normalised(self, x: Tensor, beta: Tensor) -> tuple[Tensor, Tensor]:
+        return x - beta[:, None] * self._centre, beta * self._radius
+
+    def _score_size(self, x_hat: Tensor, alpha: Tensor, beta_hat: Tensor) -> Tensor:
+        return torch.linalg.vector_norm(x_hat, dim=1) + beta_hat + alpha * self._keys[:, -2].abs().max()
+
+    def _form(self, residual: Tensor, alpha: Tensor, score_size: Tensor) -> GeneralizedQuadratic:
+        tolerance = _CONTACT_ROUNDINGS * torch.finfo(residual.dtype).eps * score_size
+        rows_at_once = max(1, _SEARCH_BYTES // (residual.element_size() * len(self.points)))
+        basis = contact_basis(residual.detach(), alpha.detach(), self._keys, tolerance.detach(), rows_at_once)
+        return GeneralizedQuadratic(basis, torch.zeros_like(basis))
+
+    def _point(self, x: Tensor, alpha: Tensor, beta: Tensor, support: Tensor, weights: Tensor) -> Tensor:
+        """sum_i p_i y_i, with derivatives: a support's affine minimiser is smooth in x, heights and points."""
+        atoms = self.points[support]
+        if support.shape[1] == 1:
+            return atoms[:, 0]
+        used = weights > 0
+        if torch.is_grad_enabled():
+            lifted = (weights[:, None, :] @ atoms)[:, 0]
+            offsets = atoms - lifted[:, None, :]
+            residual = x - beta[:, None] * lifted
+            scores = (offsets @ residual[:, :, None])[:, :, 0] - alpha[:, None] * self.heights[support]
+            weights = weights + affine_step(scores, offsets, used, beta, 1e-14)
+        return (weights[:, None, :] @ atoms)[:, 0]
+
+    def _check_query(self, x: Tensor, name: str) -> None:
+        self.check(x, name)
+        if x.dtype != self.points.dtype or x.device != self.points.device:
+            raise ValueError(
+                f"Discrete: {name} is {x.dtype} on {x.device}, the points are {self.points.dtype} on "
+                f"{self.points.device}; convert one of them, e.g. potential.to(dtype, device)"
+            )
+
+
+def _check_atoms(points: Tensor, heights: Tensor, weights: Tensor | None) -> None:
+    if not isinstance(points, Tensor) or points.ndim != 2 or 0 in points.shape:
+        shape = tuple(getattr(points, "shape", ()))
+        raise ValueError(f"Discrete: points must be a non-empty (N, d) tensor, got shape {shape}")
+    if points.dtype not in (torch.float32, torch.float64):
+        raise ValueError(f"Discrete: points must be float32 or float64, got {points.dtype}")
+    for name, values in (("heights", heights), ("weights", weights)):
+        if values is None:
+            continue
+        if values.shape != (len(points),):
+            raise ValueError(f"Discrete: {name} must have shape ({len(points)},), got {tuple(values.shape)}")
+        if values.dtype != points.dtype or values.device != points.device:
+            raise ValueError(
+                f"Discrete: {name} is {values.dtype} on {values.device}, the points are {points.dtype} on "
+                f"{points.device}"
+            )
+        if not bool(torch.isfinite(values).all()):
+            raise ValueError(f"Discrete: {name} must be finite")
+    bad = torch.nonzero(~torch.isfinite(points).all(1))[:, 0]
+    if len(bad):
+        raise ValueError(f"Discrete: {len(bad)} rows of points are not finite, the first: {bad[:5].tolist()}")
+    if weights is not None and not bool((weights > 0).all()):
+        raise ValueError("Discrete: weights must be positive; leave out atoms of weight zero")
+    if len(torch.unique(points.detach(), dim=0)) < len(points):
+        raise ValueError(
+            "Discrete: the points must be distinct; merge equal rows and add up their weights (semidiscrete.fit does)"
+        )
+
+
+def _refresh(module: torch.nn.Module, _: object) -> None:
+    if isinstance(module, Discrete):
+        module._prepare()

@@ -1,0 +1,116 @@
+"""Gaussian targets: quadratic potentials, with a singular covariance allowed."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from proxflow.potentials.base import GeneralizedQuadratic, Potential
+from proxflow.results import ProxResult
+
+__all__ = ["Quadratic"]
+
+
+class Quadratic(Potential):
+    """The potential of N(mean, covariance) from N(0, I): phi(u) = <mean, u> + u' S^(1/2) u / 2.
+
+    psi(y) = (y - m)' S^(-1/2) (y - m) / 2 on m + range S and +inf elsewhere. State: ``mean`` (d,),
+    ``covariance`` (d, d). Queries are answered in their own dtype and on their own device.
+
+    Args:
+        mean: (d,), finite.
+        covariance: (d, d), symmetric positive semidefinite; eigenvalues below d eps times the largest are
+            taken for zero.
+
+    Raises:
+        ValueError: a shape is wrong, an entry is not finite, or the covariance is not symmetric positive
+            semidefinite.
+    """
+
+    mean: Tensor
+    covariance: Tensor
+    _axes: Tensor
+    _deviations: Tensor
+
+    def __init__(self, mean: Tensor, covariance: Tensor) -> None:
+        mean, covariance = torch.as_tensor(mean), torch.as_tensor(covariance)
+        if mean.ndim != 1 or covariance.shape != (len(mean), len(mean)):
+            raise ValueError(
+                "Quadratic: expected mean (d,) and covariance (d, d), "
+                f"got {tuple(mean.shape)} and {tuple(covariance.shape)}"
+            )
+        super().__init__(len(mean))
+        self.register_buffer("mean", mean.detach().clone())
+        self.register_buffer("covariance", covariance.detach().clone())
+        axes, deviations = _principal_axes(self.mean, self.covariance)
+        self.register_buffer("_axes", axes, persistent=False)
+        self.register_buffer("_deviations", deviations, persistent=False)
+        self.register_load_state_dict_post_hook(_refresh)
+
+    def constructor_arguments(self) -> dict[str, object]:
+        """Mean and covariance."""
+        return {"mean": self.mean, "covariance": self.covariance}
+
+    def value(self, y: Tensor) -> Tensor:
+        """psi(y), (B,); +inf off m + range S."""
+        self.check(y, "y")
+        mean, axes, deviations = self._like(y)
+        coordinates = (y - mean) @ axes
+        positive = deviations > 0
+        off = torch.linalg.vector_norm(torch.where(positive, 0.0, coordinates), dim=1)
+        terms = torch.where(positive, coordinates.square() / torch.where(positive, deviations, 1.0), 0.0)
+        return torch.where(off <= self.domain_tolerance(y), 0.5 * terms.sum(1), torch.inf)
+
+    def conjugate(self, u: Tensor) -> Tensor:
+        """phi(u), (B,)."""
+        self.check(u, "u")
+        mean, axes, deviations = self._like(u)
+        return u @ mean + 0.5 * ((u @ axes).square() * deviations).sum(1)
+
+    def decompose(self, x: Tensor, alpha: Tensor | float, beta: Tensor | float) -> ProxResult:
+        """The Moreau pair, by a diagonal solve in the principal axes."""
+        self.check(x, "x")
+        alpha, beta = self.per_row(alpha, x, "alpha"), self.per_row(beta, x, "beta")
+        mean, axes, deviations = self._like(x)
+        denominator = alpha[:, None] + beta[:, None] * deviations
+        coordinates = ((x - beta[:, None] * mean) @ axes) / denominator
+        collapsed = (denominator == 0) & (deviations == 0)  # alpha = 0: a projection on the range
+        point = mean + torch.where(collapsed, 0.0, deviations * coordinates) @ axes.mT
+        gain = (deviations / denominator).nan_to_num(0.0, posinf=0.0).amax(1)
+        scale = torch.linalg.vector_norm(x, dim=1) + beta * torch.linalg.vector_norm(mean)
+        magnitude = torch.linalg.vector_norm(point, dim=1) + gain * scale
+        return self.exact_result(x, point, coordinates @ axes.mT, magnitude.detach())
+
+    def second_epi_derivative(self, y: Tensor, u: Tensor) -> GeneralizedQuadratic:
+        """S^(-1/2) on the range of S, the same at every point."""
+        self.check(y, "y")
+        _, axes, deviations = self._like(y)
+        positive = deviations > 0
+        basis = axes * positive
+        hessian = torch.diag(torch.where(positive, 1 / torch.where(positive, deviations, 1.0), 0.0))
+        return GeneralizedQuadratic(basis.expand(len(y), -1, -1), hessian.expand(len(y), -1, -1))
+
+    def _like(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return self.mean.to(x), self._axes.to(x), self._deviations.to(x)
+
+
+def _principal_axes(mean: Tensor, covariance: Tensor) -> tuple[Tensor, Tensor]:
+    """Eigenvectors and standard deviations of a covariance, both in float64."""
+    if not (torch.isfinite(mean).all() and torch.isfinite(covariance).all()):
+        raise ValueError("Quadratic: mean and covariance must be finite")
+    eps = torch.finfo(covariance.dtype if covariance.is_floating_point() else torch.float64).eps
+    matrix = covariance.double()
+    size = matrix.abs().max()
+    asymmetry = (matrix - matrix.mT).abs().max()
+    if asymmetry > 64 * eps * size:
+        raise ValueError(f"Quadratic: the covariance is not symmetric (largest difference {asymmetry:.3g})")
+    eigenvalues, axes = torch.linalg.eigh(0.5 * (matrix + matrix.mT))
+    zero = 8 * len(mean) * eps * size
+    if eigenvalues[0] < -zero:
+        raise ValueError(f"Quadratic: the covariance is not positive semidefinite (eigenvalue {eigenvalues[0]:.3g})")
+    return axes, torch.where(eigenvalues > zero, eigenvalues.clamp(min=0).sqrt(), 0.0)
+
+
+def _refresh(module: torch.nn.Module, _: object) -> None:
+    if isinstance(module, Quadratic):
+        module._axes, module._deviations = _principal_axes(module.mean, module.covariance)

@@ -1,0 +1,127 @@
+"""Interpolation schedules ``x_t = alpha(t) x0 + beta(t) x1``.
+
+``alpha`` multiplies the *source* point and falls from 1 to 0, ``beta`` multiplies the *data* point and
+rises from 0 to 1 (t = 0 is noise, t = 1 is data). Other libraries give these letters the other way round.
+Every formula is written so that it keeps full relative accuracy at both ends of the interval.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor
+
+__all__ = ["Cosine", "Linear", "Polynomial", "Schedule"]
+
+
+class Schedule(ABC):
+    """A pair of coefficients alpha, beta and their time derivatives, each mapping t in [0, 1] elementwise.
+
+    A subclass supplies the four coefficients; ``wronskian`` and ``rescaled_time`` follow. All of them take
+    and return a floating-point tensor of any shape and are differentiable in ``t``.
+    """
+
+    @abstractmethod
+    def alpha(self, t: Tensor) -> Tensor:
+        """Coefficient of the source point, 1 at t = 0 and 0 at t = 1."""
+
+    @abstractmethod
+    def beta(self, t: Tensor) -> Tensor:
+        """Coefficient of the data point, 0 at t = 0 and 1 at t = 1."""
+
+    @abstractmethod
+    def alpha_derivative(self, t: Tensor) -> Tensor:
+        """Time derivative of ``alpha`` (negative)."""
+
+    @abstractmethod
+    def beta_derivative(self, t: Tensor) -> Tensor:
+        """Time derivative of ``beta`` (positive)."""
+
+    def wronskian(self, t: Tensor) -> Tensor:
+        """W = alpha beta' - alpha' beta > 0, the factor between the data point and the velocity."""
+        return self.alpha(t) * self.beta_derivative(t) - self.alpha_derivative(t) * self.beta(t)
+
+    def rescaled_time(self, t: Tensor) -> Tensor:
+        """tau = -log alpha(t), the clock of terminal normal hyperbolicity; +inf at t = 1."""
+        return -torch.log(self.alpha(t))
+
+    def __eq__(self, other: object) -> bool:
+        return type(self) is type(other) and vars(self) == vars(other)
+
+    def __hash__(self) -> int:
+        return hash((type(self), *vars(self).values()))
+
+    def __repr__(self) -> str:
+        arguments = ", ".join(f"{value:g}" for value in vars(self).values())
+        return f"{type(self).__name__}({arguments})"
+
+
+class Linear(Schedule):
+    """alpha = 1 - t, beta = t: straight lines at constant speed, the schedule of OT-CFM."""
+
+    def alpha(self, t: Tensor) -> Tensor:
+        """1 - t."""
+        return 1 - t
+
+    def beta(self, t: Tensor) -> Tensor:
+        """The time t itself."""
+        return t
+
+    def alpha_derivative(self, t: Tensor) -> Tensor:
+        """-1."""
+        return -torch.ones_like(t)
+
+    def beta_derivative(self, t: Tensor) -> Tensor:
+        """1."""
+        return torch.ones_like(t)
+
+
+class Cosine(Schedule):
+    """alpha = cos(pi t / 2), beta = sin(pi t / 2): the variance-preserving schedule, with W = pi / 2."""
+
+    def alpha(self, t: Tensor) -> Tensor:
+        """cos(pi t / 2), as sin(pi (1 - t) / 2): cos itself loses its last digits near t = 1."""
+        return torch.sin(0.5 * math.pi * (1 - t))
+
+    def beta(self, t: Tensor) -> Tensor:
+        """sin(pi t / 2)."""
+        return torch.sin(0.5 * math.pi * t)
+
+    def alpha_derivative(self, t: Tensor) -> Tensor:
+        """-(pi / 2) sin(pi t / 2)."""
+        return -0.5 * math.pi * self.beta(t)
+
+    def beta_derivative(self, t: Tensor) -> Tensor:
+        """(pi / 2) cos(pi t / 2)."""
+        return 0.5 * math.pi * self.alpha(t)
+
+
+class Polynomial(Schedule):
+    """alpha = (1 - t)^n, beta = 1 - (1 - t)^n, for any degree n > 0; n = 1 is ``Linear``.
+
+    Raises:
+        ValueError: ``n`` is not a positive finite number.
+    """
+
+    def __init__(self, n: float) -> None:
+        if not (math.isfinite(n) and n > 0):
+            raise ValueError(f"Polynomial: the degree n must be a positive finite number, got {n!r}")
+        self.n = float(n)
+
+    def alpha(self, t: Tensor) -> Tensor:
+        """(1 - t)^n."""
+        return (1 - t) ** self.n
+
+    def beta(self, t: Tensor) -> Tensor:
+        """1 - (1 - t)^n, without the cancellation at small t."""
+        return -torch.expm1(self.n * torch.log1p(-t))
+
+    def alpha_derivative(self, t: Tensor) -> Tensor:
+        """-n (1 - t)^(n - 1)."""
+        return -self.n * (1 - t) ** (self.n - 1)
+
+    def beta_derivative(self, t: Tensor) -> Tensor:
+        """n (1 - t)^(n - 1)."""
+        return -self.alpha_derivative(t)
