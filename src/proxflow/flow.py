@@ -20,7 +20,7 @@ class ProximalFlow(nn.Module):
     """The population OT-CFM flow of a potential: x_t = alpha(t) x0 + beta(t) grad phi(x0).
 
     Points may have any event shape with ``potential.dim`` entries; results keep it. Times are floats or tensors,
-    0-dimensional or (B,), in [0, 1]. State: ``potential.*``.
+    0-dimensional or (B,), in [0, 1]; scalars are checked, tensor entries out of range give NaN rows. State: ``potential.*``.
 
     Args:
         potential: the extended Brenier potential.
@@ -81,7 +81,7 @@ class ProximalFlow(nn.Module):
 
     def recover_source(self, t: Tensor | float, x: Tensor) -> Tensor:
         """The source point u behind x_t, with x = alpha u + beta y; (B, *event); refused at t = 1."""
-        self._refuse_end(t, "recover_source")
+        t = self._before_end(t, "recover_source")
         pair = self._solved(t, x)
         return self._delivered(pair.multiplier, pair, x)
 
@@ -92,7 +92,7 @@ class ProximalFlow(nn.Module):
             ValueError: t = 1; finish with ``recover_target``, as ``sampling.integrate`` does.
             ConvergenceError: a row did not converge and ``on_failure`` is "raise".
         """
-        self._refuse_end(t, "velocity")
+        t = self._before_end(t, "velocity")
         times, _ = self._query(t, x)
         pair = self._solved(t, x)
         source_rate = self.schedule.alpha_derivative(times)[:, None]
@@ -101,7 +101,7 @@ class ProximalFlow(nn.Module):
 
     def jacobian(self, t: Tensor | float, x: Tensor) -> Tensor:
         """Derivative of the velocity in x, (B, d, d): (alpha'/alpha) I + (W/alpha) D recover_target; symmetric."""
-        self._refuse_end(t, "jacobian")
+        t = self._before_end(t, "jacobian")
         times, flat = self._query(t, x)
         alpha, beta = self.schedule.alpha(times), self.schedule.beta(times)
         derivative = self.potential.decompose_jacobian(flat, alpha, beta)
@@ -172,11 +172,15 @@ class ProximalFlow(nn.Module):
         return times, x.reshape(len(x), self.dim)
 
     @staticmethod
-    def _refuse_end(t: Tensor | float, name: str) -> None:
-        if not isinstance(t, Tensor) and t == 1:
+    def _before_end(t: Tensor | float, name: str) -> Tensor | float:
+        """The same times; a scalar 1 is refused, entries 1 of a tensor become NaN."""
+        if isinstance(t, Tensor):
+            return torch.where(t < 1, t, torch.nan)
+        if t == 1:
             raise ValueError(
                 f"{name}: at t = 1 this is not a function of x; stop before 1 and finish with recover_target"
             )
+        return t
 
     def _solved(self, t: Tensor | float, x: Tensor) -> ProxResult:
         pair = self.solve(t, x)

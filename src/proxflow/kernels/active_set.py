@@ -27,7 +27,7 @@ from torch import Tensor
 from proxflow.kernels.search import max_inner_product
 from proxflow.results import Status
 
-__all__ = ["affine_step", "atom_keys", "polyhedral_face"]
+__all__ = ["affine_step", "atom_keys", "polyhedral_face", "score_size"]
 
 _ROUNDINGS = 8.0  # scores agree to this many roundings of their size
 _REGULARISATION = 1e-13
@@ -86,7 +86,7 @@ def _(
     return support, x.new_empty((len(x), width)), x.new_empty(len(x)), index, index.clone()
 
 
-@polyhedral_face.register_vmap  # type: ignore[untyped-decorator]
+@polyhedral_face.register_vmap
 def _(
     info: object,
     in_dims: tuple[int | None, ...],
@@ -116,7 +116,7 @@ def affine_step(scores: Tensor, offsets: Tensor, used: Tensor, beta: Tensor, reg
         scores: (B, K) scores <r, y_i - y> - alpha h_i of the support at the current point y.
         offsets: (B, K, d) y_i - y.
         used: (B, K) which slots hold an atom.
-        beta: (B,), positive.
+        beta: (B,); where it is 0 the support must be a single atom.
         regularisation: added to the diagonal, relative to its mean.
 
     Returns:
@@ -131,17 +131,21 @@ def affine_step(scores: Tensor, offsets: Tensor, used: Tensor, beta: Tensor, reg
     diagonal = torch.where(used, regularisation * size, 1.0)
     matrix = gram + size[:, :, None] * mask[:, :, None] * mask[:, None, :] + torch.diag_embed(diagonal)
     level = (scores * mask).sum(1, keepdim=True) / count[:, None]
-    centred = (scores - level) * mask / beta[:, None]
+    centred = (scores - level) * mask / beta.clamp(min=torch.finfo(beta.dtype).tiny)[:, None]
     factor = torch.linalg.cholesky_ex(matrix).L
     solution = torch.cholesky_solve(torch.stack([centred, mask], dim=2), factor)
     newton, ones = solution.unbind(2)
     return (newton - ones * (newton.sum(1, keepdim=True) / ones.sum(1, keepdim=True))) * mask
 
 
+def score_size(x: Tensor, alpha: Tensor, beta: Tensor, keys: Tensor) -> Tensor:
+    """Largest size of the terms of a scaled score, the unit of its rounding, (B,)."""
+    size: Tensor = torch.linalg.vector_norm(x, dim=1) + beta + alpha * keys[:, -2].abs().max()
+    return size
+
+
 def _tolerance(x: Tensor, alpha: Tensor, beta: Tensor, keys: Tensor) -> Tensor:
-    """Rounding of a scaled score, (B,)."""
-    size = torch.linalg.vector_norm(x, dim=1) + beta + alpha * keys[:, -2].abs().max()
-    return _ROUNDINGS * torch.finfo(x.dtype).eps * size
+    return _ROUNDINGS * torch.finfo(x.dtype).eps * score_size(x, alpha, beta, keys)
 
 
 def _certify(x: Tensor, alpha: Tensor, beta: Tensor, keys: Tensor, lifted: Tensor) -> tuple[Tensor, Tensor]:
@@ -242,7 +246,7 @@ class _Batch:
         residual = self.x[rows].double() - beta[:, None] * lifted[:, :-1]
         offsets = atoms - lifted[:, None, :]
         scores = (offsets[:, :, :-1] @ residual[:, :, None])[:, :, 0] + alpha[:, None] * offsets[:, :, -1]
-        change = affine_step(scores, offsets[:, :, :-1], used, beta.clamp(min=1e-300), _REGULARISATION)
+        change = affine_step(scores, offsets[:, :, :-1], used, beta, _REGULARISATION)
         falling = used & (weights + change < 0)
         ratio = torch.where(falling, weights / torch.where(falling, -change, 1.0), torch.inf)
         length = ratio.amin(1).clamp(max=1.0)

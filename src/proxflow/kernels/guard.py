@@ -34,7 +34,7 @@ def _(status: Tensor, error_bound: Tensor) -> Tensor:
     return torch.empty_like(status)
 
 
-@require_converged.register_vmap  # type: ignore[untyped-decorator]
+@require_converged.register_vmap
 def _(info: object, in_dims: tuple[int | None, ...], status: Tensor, error_bound: Tensor) -> tuple[Tensor, int | None]:
     rows = status if in_dims[0] is None else status.movedim(in_dims[0], 0)
     bounds = error_bound if in_dims[1] is None else error_bound.movedim(in_dims[1], 0)

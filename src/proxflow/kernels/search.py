@@ -7,7 +7,7 @@ score block that stays in cache and is reused, and, on the CPU, by numpy's vecto
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -18,7 +18,8 @@ _BLOCK_BYTES = 1 << 21  # one score block: about the size of a core's L2 cache
 _MIN_ROWS = 256  # fewer rows than this leave the matrix product inefficient
 
 
-class Maximum(NamedTuple):
+@dataclass(frozen=True)
+class Maximum:
     """The best score of each row and where it is attained (the lowest index on an exact tie)."""
 
     value: Tensor

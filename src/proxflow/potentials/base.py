@@ -54,7 +54,8 @@ class GeneralizedQuadratic:
         identity = torch.eye(self.basis.shape[-1], dtype=self.basis.dtype, device=self.basis.device)
         diagonal = torch.where(self._used(), beta[:, None], 1.0)
         matrix = diagonal[:, :, None] * identity + alpha[:, None, None] * self.hessian
-        return self.basis @ torch.linalg.solve(matrix, self.basis.mT)
+        inverse: Tensor = torch.linalg.solve(matrix, self.basis.mT)
+        return self.basis @ inverse
 
     def _used(self) -> Tensor:
         return self.basis.square().sum(1) > 0.5
@@ -176,12 +177,15 @@ class Potential(nn.Module, ABC):
     def domain_tolerance(y: Tensor) -> Tensor:
         """Distance from the domain up to which psi(y) counts as finite, (B,)."""
         relative = 1e-9 if y.dtype == torch.float64 else 1e-5
-        return relative * (1 + torch.linalg.vector_norm(y, dim=1))
+        norm: Tensor = torch.linalg.vector_norm(y, dim=1)
+        return relative * (1 + norm)
 
     @staticmethod
-    def exact_result(x: Tensor, point: Tensor, multiplier: Tensor, magnitude: Tensor) -> ProxResult:
+    def exact_result(
+        x: Tensor, alpha: Tensor, beta: Tensor, point: Tensor, multiplier: Tensor, magnitude: Tensor
+    ) -> ProxResult:
         """The record of a closed form: gap zero, an error of some roundings of ``magnitude`` (B,)."""
-        finite = torch.isfinite(x).all(1) & torch.isfinite(point).all(1)
+        finite = torch.isfinite(x.sum(1) + alpha + beta) & torch.isfinite(point).all(1)
         status = torch.where(finite, int(Status.converged), int(Status.non_finite))
         zeros = torch.zeros_like(magnitude)
         return ProxResult(

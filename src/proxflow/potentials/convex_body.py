@@ -44,19 +44,20 @@ class Ball(Potential):
     def conjugate(self, u: Tensor) -> Tensor:
         """radius |u|, (B,)."""
         self.check(u, "u")
-        return self.radius * torch.linalg.vector_norm(u, dim=1)
+        norm: Tensor = torch.linalg.vector_norm(u, dim=1)
+        return self.radius * norm
 
     def decompose(self, x: Tensor, alpha: Tensor | float, beta: Tensor | float) -> ProxResult:
         """Projection of x / beta on the ball, whatever alpha / beta; at x = 0, beta = 0 the point 0."""
         self.check(x, "x")
-        alpha, beta = self.per_row(alpha, x, "alpha")[:, None], self.per_row(beta, x, "beta")[:, None]
-        reach = beta * self.radius
+        alpha, beta = self.per_row(alpha, x, "alpha"), self.per_row(beta, x, "beta")
+        reach = beta[:, None] * self.radius
         inside = x.square().sum(1, keepdim=True).sqrt() <= reach
         norm = torch.where(inside, torch.ones_like(x), x).square().sum(1, keepdim=True).sqrt()
-        point = torch.where(inside, x / torch.where(beta > 0, beta, 1.0), self.radius * x / norm)
+        point = torch.where(inside, x / torch.where(beta > 0, beta, 1.0)[:, None], self.radius * x / norm)
         excess = torch.where(inside, torch.zeros_like(x), x * ((norm - reach) / norm))
-        multiplier = excess / alpha
-        return self.exact_result(x, point, multiplier, torch.linalg.vector_norm(point.detach(), dim=1))
+        multiplier = excess / alpha[:, None]
+        return self.exact_result(x, alpha, beta, point, multiplier, torch.linalg.vector_norm(point.detach(), dim=1))
 
     def second_epi_derivative(self, y: Tensor, u: Tensor) -> GeneralizedQuadratic:
         """|u| / radius on the tangent space where u != 0; where u = 0, zero on the whole space (y inside)."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from proxflow.kernels.active_set import affine_step, atom_keys, polyhedral_face
+from proxflow.kernels.active_set import affine_step, atom_keys, polyhedral_face, score_size
 from proxflow.kernels.faces import contact_basis
 from proxflow.kernels.search import max_inner_product
 from proxflow.measures import Source
@@ -65,7 +65,7 @@ class Discrete(Potential):
             self.register_buffer(name, None, persistent=False)
         self.max_iterations = max_iterations
         self._prepare()
-        self.register_load_state_dict_post_hook(_refresh)
+        self.register_load_state_dict_post_hook(_refresh)  # type: ignore[no-untyped-call]
 
     def constructor_arguments(self) -> dict[str, object]:
         """Points, heights, weights and source."""
@@ -119,7 +119,7 @@ class Discrete(Potential):
         point = self._point(x, alpha, beta, support, weights)
         failed = (status == int(Status.non_finite))[:, None]
         multiplier = (x - beta[:, None] * point) / alpha[:, None]
-        rounding = 8 * torch.finfo(x.dtype).eps * self._score_size(x_hat.detach(), alpha, beta_hat)
+        rounding = 8 * torch.finfo(x.dtype).eps * score_size(x_hat.detach(), alpha, beta_hat, self._keys)
         slack = self._radius * (gap_hat + rounding)
         invalid = torch.where(failed[:, 0], torch.nan, 0.0)
         return ProxResult(
@@ -136,7 +136,7 @@ class Discrete(Potential):
         self._check_query(y, "y")
         self._check_query(u, "u")
         ones = torch.ones_like(u[:, 0])
-        return self._form(u, ones, self._score_size(u, ones, torch.zeros_like(ones)))
+        return self._form(u, ones, score_size(u, ones, torch.zeros_like(ones), self._keys))
 
     def decompose_jacobian(self, x: Tensor, alpha: Tensor | float, beta: Tensor | float) -> Tensor:
         """(1 / beta) times the projector on the contact span, with the contact set at the query's own rounding."""
@@ -144,7 +144,7 @@ class Discrete(Potential):
         alpha, beta = self.per_row(alpha, x, "alpha"), self.per_row(beta, x, "beta")
         x_hat, beta_hat = self._normalised(x, beta)
         point = self.decompose(x, alpha, beta).point
-        size = self._score_size(x_hat, alpha, beta_hat)
+        size = score_size(x_hat, alpha, beta_hat, self._keys)
         return self._form(x - beta[:, None] * point, alpha, size).resolvent(alpha, beta)
 
     # ---------------------------------------------------------------- inside
@@ -161,9 +161,6 @@ class Discrete(Potential):
 
     def _normalised(self, x: Tensor, beta: Tensor) -> tuple[Tensor, Tensor]:
         return x - beta[:, None] * self._centre, beta * self._radius
-
-    def _score_size(self, x_hat: Tensor, alpha: Tensor, beta_hat: Tensor) -> Tensor:
-        return torch.linalg.vector_norm(x_hat, dim=1) + beta_hat + alpha * self._keys[:, -2].abs().max()
 
     def _form(self, residual: Tensor, alpha: Tensor, score_size: Tensor) -> GeneralizedQuadratic:
         tolerance = _CONTACT_ROUNDINGS * torch.finfo(residual.dtype).eps * score_size

@@ -45,7 +45,7 @@ class Quadratic(Potential):
         axes, deviations = _principal_axes(self.mean, self.covariance)
         self.register_buffer("_axes", axes, persistent=False)
         self.register_buffer("_deviations", deviations, persistent=False)
-        self.register_load_state_dict_post_hook(_refresh)
+        self.register_load_state_dict_post_hook(_refresh)  # type: ignore[no-untyped-call]
 
     def constructor_arguments(self) -> dict[str, object]:
         """Mean and covariance."""
@@ -79,7 +79,7 @@ class Quadratic(Potential):
         gain = (deviations / denominator).nan_to_num(0.0, posinf=0.0).amax(1)
         scale = torch.linalg.vector_norm(x, dim=1) + beta * torch.linalg.vector_norm(mean)
         magnitude = torch.linalg.vector_norm(point, dim=1) + gain * scale
-        return self.exact_result(x, point, coordinates @ axes.mT, magnitude.detach())
+        return self.exact_result(x, alpha, beta, point, coordinates @ axes.mT, magnitude.detach())
 
     def second_epi_derivative(self, y: Tensor, u: Tensor) -> GeneralizedQuadratic:
         """S^(-1/2) on the range of S, the same at every point."""

@@ -1,0 +1,202 @@
+"""ProximalFlow against the closed forms of THEORY section 7 and the laws of section 2."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from scipy.stats import norm
+
+import proxflow as pf
+from tests.laws.cases import CASES
+
+SCHEDULES = [pf.schedules.Linear(), pf.schedules.Cosine(), pf.schedules.Polynomial(2.5), pf.schedules.Polynomial(1)]
+TIMES = [0.0, 1e-6, 0.1, 0.5, 0.9, 1 - 1e-6]
+EPS = torch.finfo(torch.float64).eps
+f64 = torch.float64
+
+
+def gaussian_case():
+    axes = torch.linalg.qr(torch.randn(5, 5, generator=torch.Generator().manual_seed(0), dtype=f64))[0]
+    deviations = torch.tensor([2.0, 1.0, 0.3, 0.0, 0.0], dtype=f64)
+    mean = torch.arange(5, dtype=f64)
+    covariance = axes @ torch.diag(deviations**2) @ axes.T
+    root = axes @ torch.diag(deviations) @ axes.T
+    return pf.potentials.Quadratic(mean, covariance), lambda x0: mean + x0 @ root
+
+
+def sphere_case():
+    centre = torch.tensor([1.0, -2.0, 0.5], dtype=f64)
+    potential = pf.potentials.Ball(3, 2.0).rotate(torch.eye(3, dtype=f64), centre)
+    return potential, lambda x0: centre + 2 * x0 / x0.norm(dim=1, keepdim=True)
+
+
+def torus_case():
+    def project(x0):
+        return torch.cat([x0[:, :2] / x0[:, :2].norm(dim=1, keepdim=True), x0[:, 2:] / x0[:, 2:].norm(dim=1, keepdim=True)], 1)
+
+    return pf.potentials.Product([pf.potentials.Ball(2), pf.potentials.Ball(2)]), project
+
+
+def two_atoms_case():
+    a = torch.tensor([[0.6, -0.8]], dtype=f64) * 1.5
+    h = -1.5 * norm.ppf(0.3)
+    potential = pf.potentials.Discrete(torch.cat([a, -a]), torch.tensor([h, -h], dtype=f64))
+    return potential, lambda x0: torch.where((x0 @ a.T) > h, a, -a)
+
+
+EXACT = {"gaussian": gaussian_case, "sphere": sphere_case, "torus": torus_case, "two atoms": two_atoms_case}
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES, ids=str)
+@pytest.mark.parametrize("t", TIMES)
+@pytest.mark.parametrize("case", EXACT)
+def test_recovers_both_ends_along_exact_trajectories(case, t, schedule, generator):
+    potential, brenier = EXACT[case]()
+    flow = pf.ProximalFlow(potential, schedule)
+    x0 = torch.randn(200, potential.dim, generator=generator, dtype=f64)
+    target = brenier(x0)
+    time = torch.tensor(t, dtype=f64)
+    alpha, beta = schedule.alpha(time), schedule.beta(time)
+    x = alpha * x0 + beta * target
+    scale = 1 + target.norm(dim=1)
+    assert ((flow.recover_target(t, x) - target).norm(dim=1) <= 1e-10 * scale).all()
+    rounding = 16 * EPS * x.norm(dim=1) * abs(schedule.alpha_derivative(time) / alpha)
+    velocity = schedule.alpha_derivative(time) * x0 + schedule.beta_derivative(time) * target
+    error = (flow.velocity(t, x) - velocity).norm(dim=1)
+    assert (error <= torch.maximum(1e-10 * (1 + velocity.norm(dim=1)), rounding)).all()
+    source_rounding = 16 * EPS * (x.norm(dim=1) + target.norm(dim=1)) / alpha
+    assert ((flow.recover_source(t, x) - x0).norm(dim=1) <= 1e-10 + source_rounding).all()
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES, ids=str)
+def test_two_atoms_in_the_gap(schedule, generator):
+    """Off the trajectories the recovered point is the projection of z - lam h a/|a|^2 on the segment."""
+    potential, _ = two_atoms_case()
+    a, h = potential.points[0], float(potential.heights[0])
+    t = 0.4
+    time = torch.tensor(t, dtype=f64)
+    alpha, beta = schedule.alpha(time), schedule.beta(time)
+    x = torch.randn(500, 2, generator=generator, dtype=f64)
+    position = ((x / beta - alpha / beta * h * a / a.dot(a)) @ a / a.dot(a)).clamp(-1, 1)
+    expected = position[:, None] * a
+    flow = pf.ProximalFlow(potential, schedule)
+    torch.testing.assert_close(flow.recover_target(t, x), expected, rtol=1e-10, atol=1e-10)
+    inside = position.abs() < 1
+    assert inside.any()
+    rates = torch.linalg.eigvalsh(flow.jacobian(t, x[inside])) / (-schedule.alpha_derivative(time) / alpha)
+    along = schedule.wronskian(time) / (-schedule.alpha_derivative(time) * beta) - 1
+    torch.testing.assert_close(rates, torch.tensor([-1.0, along], dtype=f64).expand_as(rates), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("schedule", SCHEDULES[:3], ids=str)
+def test_velocity_jacobian_is_symmetric_within_its_bounds(case, schedule, generator):
+    potential = CASES[case]()
+    flow = pf.ProximalFlow(potential, schedule)
+    x = torch.randn(20, potential.dim, generator=generator, dtype=f64)
+    for t in (0.2, 0.7):
+        time = torch.tensor(t, dtype=f64)
+        lower = schedule.alpha_derivative(time) / schedule.alpha(time)
+        upper = schedule.beta_derivative(time) / schedule.beta(time)
+        jacobian = flow.jacobian(t, x)
+        torch.testing.assert_close(jacobian, jacobian.mT, rtol=0, atol=1e-9)
+        spectrum = torch.linalg.eigvalsh(jacobian)
+        assert spectrum.min() >= lower - 1e-9
+        assert spectrum.max() <= upper + 1e-9
+        torch.testing.assert_close(flow.divergence(t, x), spectrum.sum(1), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_recovered_ends_are_constant_along_trajectories(case, generator):
+    potential = CASES[case]()
+    x0 = torch.randn(30, potential.dim, generator=generator, dtype=f64)
+    for schedule in SCHEDULES[:3]:
+        flow = pf.ProximalFlow(potential, schedule)
+        target = flow.transport(x0)
+        for t in (0.3, 0.8):
+            x = flow.interpolate(t, x0)
+            torch.testing.assert_close(flow.recover_target(t, x), target, rtol=1e-9, atol=1e-9)
+            torch.testing.assert_close(flow.recover_source(t, x), x0, rtol=1e-8, atol=1e-8)
+
+
+def test_transport_is_cyclically_monotone(generator):
+    flow = pf.ProximalFlow(CASES["atoms"]())
+    x0 = torch.randn(6, 4, generator=generator, dtype=f64)
+    y = flow.transport(x0)
+    matched = (x0 * y).sum()
+    for _ in range(200):
+        assert matched >= (x0 * y[torch.randperm(6, generator=generator)]).sum() - 1e-12
+
+
+def test_times_per_row_and_event_shapes(generator):
+    potential = CASES["atoms"]()
+    flow = pf.ProximalFlow(potential, pf.schedules.Cosine())
+    x = torch.randn(8, 2, 2, generator=generator, dtype=f64)
+    t = torch.linspace(0, 0.9, 8, dtype=f64)
+    together = flow.velocity(t, x)
+    assert together.shape == x.shape
+    alone = torch.cat([flow.velocity(float(t[i]), x[i : i + 1]) for i in range(8)])
+    torch.testing.assert_close(together, alone, rtol=1e-12, atol=1e-12)
+    assert flow.jacobian(t, x).shape == (8, 4, 4)
+    assert flow.sample(3, generator=generator).shape == (3, 4)
+
+
+def test_velocity_error_bound_holds(generator):
+    potential = CASES["atoms"]()
+    low, high = pf.ProximalFlow(potential), 0.6
+    x = torch.randn(50, 4, generator=generator, dtype=f64)
+    exact = low.velocity(high, x)
+    potential32 = CASES["atoms"]().to(torch.float32)
+    solved = pf.ProximalFlow(potential32).solve(high, x.float())
+    velocity = (solved.point.double() - x) / (1 - high)
+    assert ((velocity - exact).norm(dim=1) <= solved.velocity_error_bound.double() + 1e-5).all()
+
+
+def test_unconverged_queries_raise_or_become_nan(generator):
+    points = torch.randn(200, 10, generator=generator, dtype=f64)
+    potential = pf.potentials.Discrete(points, torch.zeros(200, dtype=f64), max_iterations=1)
+    x = torch.randn(20, 10, generator=generator, dtype=f64)
+    solved = pf.ProximalFlow(potential).solve(0.7, x)
+    failed = solved.status == int(pf.Status.max_iterations)
+    assert failed.any()
+    full = pf.potentials.Discrete(points, torch.zeros(200, dtype=f64))
+    exact = pf.ProximalFlow(full).recover_target(0.7, x)
+    assert ((solved.point - exact).norm(dim=1) <= solved.error_bound + 1e-12).all()
+    with pytest.raises(pf.ConvergenceError, match=f"{int(failed.sum())} of 20 queries"):
+        pf.ProximalFlow(potential).velocity(0.7, x)
+    quiet = pf.ProximalFlow(potential, on_failure="nan").velocity(0.7, x)
+    assert torch.equal(torch.isnan(quiet).all(1), failed)
+
+
+@pytest.mark.parametrize("t", [-0.1, 1.1, math.nan])
+def test_bad_times_are_refused(t):
+    flow = pf.ProximalFlow(pf.potentials.Ball(2))
+    with pytest.raises(ValueError, match=r"t must be in \[0, 1\]"):
+        flow.recover_target(t, torch.zeros(1, 2))
+    row = flow.recover_target(torch.tensor([t, 0.5]), torch.ones(2, 2))
+    assert torch.isnan(row[0]).all()
+    assert torch.isfinite(row[1]).all()
+
+
+@pytest.mark.parametrize("name", ["velocity", "jacobian", "recover_source", "divergence"])
+def test_velocity_at_the_end_is_refused(name):
+    query = getattr(pf.ProximalFlow(pf.potentials.Ball(2)), name)
+    with pytest.raises(ValueError, match="at t = 1"):
+        query(1.0, torch.zeros(1, 2))
+    rows = query(torch.tensor([1.0, 0.5]), torch.ones(2, 2))
+    assert torch.isnan(rows[0]).all()
+    assert torch.isfinite(rows[1]).all()
+
+
+def test_bad_arguments_are_refused():
+    with pytest.raises(ValueError, match="on_failure must be"):
+        pf.ProximalFlow(pf.potentials.Ball(2), on_failure="ignore")
+    flow = pf.ProximalFlow(CASES["atoms"]())
+    with pytest.raises(ValueError, match="with 4 entries per row"):
+        flow.velocity(0.5, torch.zeros(3, 5, dtype=f64))
+    with pytest.raises(ValueError, match=r"x is torch.float32 on cpu, the points are torch.float64 on\s*cpu"):
+        flow.velocity(0.5, torch.zeros(3, 4))
+    with pytest.raises(ValueError, match="no density"):
+        flow.log_prob(torch.zeros(3, 4, dtype=f64))
