@@ -11,7 +11,7 @@ from proxflow.semidiscrete.problem import SemiDual
 
 __all__ = ["Averages", "Descent"]
 
-_FIRST_RATE = 2.0  # first step, in gaps per unit of relative mass error and per draw an atom has seen
+_FIRST_RATE = 1.0  # first step, in gaps per unit of relative mass error and per draw an atom has seen
 _DECAY = 0.55  # the rate falls like (1 + draws per atom)^-_DECAY; the theory asks for (1/2, 1)
 _LONGEST_STEP = 0.5  # in gaps per unit of relative mass error
 
