@@ -34,7 +34,9 @@ def sphere_case():
 
 def torus_case():
     def project(x0):
-        return torch.cat([x0[:, :2] / x0[:, :2].norm(dim=1, keepdim=True), x0[:, 2:] / x0[:, 2:].norm(dim=1, keepdim=True)], 1)
+        return torch.cat(
+            [x0[:, :2] / x0[:, :2].norm(dim=1, keepdim=True), x0[:, 2:] / x0[:, 2:].norm(dim=1, keepdim=True)], 1
+        )
 
     return pf.potentials.Product([pf.potentials.Ball(2), pf.potentials.Ball(2)]), project
 

@@ -20,7 +20,8 @@ class ProximalFlow(nn.Module):
     """The population OT-CFM flow of a potential: x_t = alpha(t) x0 + beta(t) grad phi(x0).
 
     Points may have any event shape with ``potential.dim`` entries; results keep it. Times are floats or tensors,
-    0-dimensional or (B,), in [0, 1]; scalars are checked, tensor entries out of range give NaN rows. State: ``potential.*``.
+    0-dimensional or (B,), in [0, 1]; scalars are checked, tensor entries out of range give NaN rows.
+    State: ``potential.*``.
 
     Args:
         potential: the extended Brenier potential.

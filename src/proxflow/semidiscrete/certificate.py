@@ -65,8 +65,8 @@ def transport_cost(
     rows = []
     for count in _chunks(n, problem.rows_at_once):
         noise = problem.noise(count, generator)
-        scores = [problem.search(noise, half.heights).value.double() for half in (averages, first_half, second_half)]
-        rows.append(torch.cat([torch.stack(scores, dim=1), noise[:, :-1].double()], dim=1))
+        best = [problem.search(noise, half.heights).value.double() for half in (averages, first_half, second_half)]
+        rows.append(torch.cat([torch.stack(best, dim=1), noise[:, :-1].double()], dim=1))
     table = torch.cat(rows)
     scores, noise = table[:, :3] * problem.radius, table[:, 3:]
     dual, stderr = _dual_mean(problem, scores[:, 0], noise)

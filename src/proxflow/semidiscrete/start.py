@@ -51,4 +51,5 @@ def _gaussian_form(points: Tensor, weights: Tensor) -> Tensor:
     variances, axes = torch.linalg.eigh(covariance)
     kept = variances > 1e-12 * variances[-1]
     coordinates = centred @ axes[:, kept]
-    return 0.5 * (coordinates.square() / variances[kept].sqrt()).sum(1)
+    form: Tensor = 0.5 * (coordinates.square() / variances[kept].sqrt()).sum(1)
+    return form

@@ -1,0 +1,151 @@
+"""Saving and loading: one safetensors file with a JSON description, versioned, without unpickling.
+
+An object is stored as its constructor call: its class and arguments, tensors apart. Loading calls the constructor
+again, so that what is read passes the same checks as what a user builds.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import json
+import math
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import safetensors
+from safetensors.torch import save as to_bytes
+from torch import Tensor
+
+import proxflow
+
+__all__ = ["load", "save", "write_atomically"]
+
+_FORMAT_VERSION = 1
+
+_CLASSES = {
+    "Ball": "proxflow.potentials.convex_body",
+    "Cosine": "proxflow.schedules",
+    "Discrete": "proxflow.potentials.discrete",
+    "Evaluation": "proxflow.semidiscrete.fit",
+    "Fit": "proxflow.semidiscrete.fit",
+    "Gaussian": "proxflow.measures",
+    "Linear": "proxflow.schedules",
+    "Polynomial": "proxflow.schedules",
+    "Product": "proxflow.potentials.product",
+    "ProximalFlow": "proxflow.flow",
+    "Quadratic": "proxflow.potentials.quadratic",
+    "Rotated": "proxflow.potentials.calculus",
+    "Scaled": "proxflow.potentials.calculus",
+    "Standardisation": "proxflow.data",
+}
+
+
+def save(obj: object, path: str | os.PathLike[str]) -> None:
+    """Write a potential, flow, fit, schedule or standardisation to ``path``.
+
+    The file is complete or not there: an interrupted write leaves an older file as it was.
+
+    Raises:
+        TypeError: the object, or something inside it, is of a class that cannot be stored.
+    """
+    tensors: dict[str, Tensor] = {}
+    tree = _encode(obj, "root", tensors)
+    header = {"format_version": _FORMAT_VERSION, "proxflow": proxflow.__version__, "object": tree}
+    write_atomically(Path(path), to_bytes(tensors, metadata={"proxflow": json.dumps(header)}))
+
+
+def load(path: str | os.PathLike[str]) -> Any:
+    """Read what ``save`` wrote; tensors come back on the CPU in their dtype.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is not from proxflow, is damaged, or is of a newer format.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file")
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a mapping
+    except safetensors.SafetensorError as error:
+        raise ValueError(f"{path} is truncated or not a safetensors file ({error})") from error
+    if "proxflow" not in metadata:
+        raise ValueError(f"{path} is not a proxflow file; write one with proxflow.save")
+    header = json.loads(metadata["proxflow"])
+    if header["format_version"] > _FORMAT_VERSION:
+        raise ValueError(
+            f"{path} has format {header['format_version']}, written by proxflow {header['proxflow']}; this version "
+            f"reads up to {_FORMAT_VERSION}: upgrade proxflow"
+        )
+    return _decode(header["object"], tensors, path)
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file so that, whatever happens, the old content or the new one is there."""
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(name, 0o666 & ~_umask())
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _encode(value: object, key: str, tensors: dict[str, Tensor]) -> Any:
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else {"float": repr(value)}
+    if isinstance(value, Tensor):
+        tensors[key] = value.detach().cpu().contiguous().clone()
+        return {"tensor": key}
+    if isinstance(value, list | tuple):
+        items = [_encode(item, f"{key}.{i}", tensors) for i, item in enumerate(value)]
+        return {"tuple": items} if isinstance(value, tuple) else items
+    name = type(value).__name__
+    if _CLASSES.get(name) != type(value).__module__:
+        raise TypeError(f"save: {key} is a {name}, which cannot be stored; storable are {', '.join(_CLASSES)}")
+    arguments = {k: _encode(v, f"{key}.{k}", tensors) for k, v in _arguments(value).items()}
+    return {"class": name, "arguments": arguments}
+
+
+def _arguments(value: object) -> dict[str, object]:
+    if dataclasses.is_dataclass(value):
+        return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    describe = getattr(value, "constructor_arguments", None)
+    if describe is not None:
+        arguments: dict[str, object] = describe()
+        return arguments
+    return {name.lstrip("_"): entry for name, entry in vars(value).items()}
+
+
+def _decode(tree: Any, tensors: dict[str, Tensor], path: Path) -> Any:
+    if isinstance(tree, list):
+        return [_decode(item, tensors, path) for item in tree]
+    if not isinstance(tree, dict):
+        return tree
+    if "tensor" in tree:
+        return tensors[tree["tensor"]]
+    if "float" in tree:
+        return float(tree["float"])
+    if "tuple" in tree:
+        return tuple(_decode(item, tensors, path) for item in tree["tuple"])
+    name = tree["class"]
+    if name not in _CLASSES:
+        raise ValueError(f"{path} holds a {name!r}, which this version of proxflow does not know")
+    arguments = {key: _decode(value, tensors, path) for key, value in tree["arguments"].items()}
+    return getattr(importlib.import_module(_CLASSES[name]), name)(**arguments)

@@ -1,0 +1,43 @@
+import math
+
+import pytest
+import torch
+
+from proxflow.semidiscrete.certificate import mass_error
+
+DRAWS, REPEATS = 2000, 4000
+
+
+def estimates(mass: torch.Tensor, weights: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(3)
+    atoms = torch.multinomial(mass.expand(REPEATS, -1), DRAWS, replacement=True, generator=generator)
+    counts = torch.zeros(REPEATS, len(mass), dtype=torch.float64)
+    counts.scatter_add_(1, atoms, torch.ones((), dtype=torch.float64).expand(atoms.shape))
+    results = [mass_error(row, weights) for row in counts]
+    return torch.tensor([r.chi2 for r in results]), torch.tensor([r.stderr for r in results])
+
+
+@pytest.mark.parametrize("tilt", [0.0, 0.1, 1.0])
+def test_chi2_is_unbiased_and_its_standard_error_is_its_spread(tilt: float) -> None:
+    generator = torch.Generator().manual_seed(1)
+    weights = torch.rand(40, generator=generator, dtype=torch.float64) + 0.2
+    weights /= weights.sum()
+    mass = weights * torch.exp(tilt * torch.randn(40, generator=generator, dtype=torch.float64))
+    mass /= mass.sum()
+    truth = float(((mass - weights) ** 2 / weights).sum())
+    chi2, stderr = estimates(mass, weights)
+    spread = float(chi2.std())
+    assert float(chi2.mean()) == pytest.approx(truth, abs=4 * spread / math.sqrt(REPEATS))
+    assert float(stderr.square().mean().sqrt()) == pytest.approx(spread, rel=0.08)
+
+
+def test_at_the_optimum_the_spread_is_the_one_of_the_theory() -> None:
+    weights = torch.full((50,), 0.02, dtype=torch.float64)
+    chi2, _ = estimates(weights, weights)
+    assert float(chi2.std()) == pytest.approx(math.sqrt(2 * 49 / (DRAWS * (DRAWS - 1))), rel=0.06)
+    assert float(chi2.min()) < 0  # an unbiased estimate of zero takes both signs
+
+
+def test_one_cell_that_gets_everything_has_a_known_error() -> None:
+    error = mass_error(torch.tensor([1000.0, 0.0, 0.0, 0.0]), torch.full((4,), 0.25, dtype=torch.float64))
+    assert error.chi2 == pytest.approx(3.0)
