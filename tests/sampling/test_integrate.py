@@ -98,10 +98,11 @@ def test_one_proximal_step_is_an_euler_step_under_linear(generator: torch.Genera
 
 
 @pytest.mark.parametrize(("method", "order"), [("euler", 1), ("midpoint", 2), ("heun", 2), ("proximal", 1)])
-def test_order_of_convergence_on_curved_trajectories(generator: torch.Generator, method: str, order: int) -> None:
-    x0 = draw(generator, 20, 3)
-    coarse, fine = ((integrate(independent, x0, k, method).end - (1 + 2 * x0)).norm() for k in (200, 400))
-    assert float(torch.log2(coarse / fine)) == pytest.approx(order, abs=0.1)
+def test_order_of_convergence_on_a_nonlinear_field(generator: torch.Generator, method: str, order: int) -> None:
+    x0 = draw(generator, 20, 3).abs()
+    exact = x0 / (1 + 1.5 * x0)  # of x' = -(1 + t) x^2
+    errors = [(integrate(lambda t, x: -(1 + t) * x**2, x0, k, method).end - exact).norm() for k in (200, 400)]
+    assert float(torch.log2(errors[0] / errors[1])) == pytest.approx(order, abs=0.1)
 
 
 @pytest.mark.parametrize("method", ["midpoint", "heun"])
@@ -145,7 +146,7 @@ def test_never_calls_the_field_at_the_end_and_counts_every_call(
     assert max(field.times) < 1
     assert result.evaluations == len(field.times)
     count = len(result.times) - 1
-    expected = {"euler": count, "midpoint": 2 * count - 1, "heun": 2 * count - 1, "proximal": count}
+    expected = {"euler": count, "midpoint": 2 * count, "heun": 2 * count - 1, "proximal": count}
     if method in expected:
         assert count == (steps or (1 if method == "proximal" else 100))
         assert result.evaluations == expected[method]
@@ -239,7 +240,6 @@ def test_assertions_of_the_field_pass_through() -> None:
         ({"steps": 0}, "steps must be an integer"),
         ({"steps": 2.0}, r"got 2\.0"),
         ({"steps": True}, "steps must be an integer"),
-        ({"steps": 2**30}, "steps must be an integer"),
         ({"method": "rk4"}, "'rk4'; known are euler, midpoint, heun, dopri5, proximal"),
         ({"x0": torch.zeros(3, 2, dtype=torch.int64)}, "got torch.int64"),
         ({"x0": torch.zeros(3, 2, dtype=torch.float16)}, "got torch.float16"),

@@ -177,7 +177,7 @@ def test_ctrl_c_returns_the_best_so_far(call: int) -> None:
     assert not result.converged
     assert torch.isfinite(result.potential.heights).all()
     assert result.chi2_stderr > 0
-    assert 0 < result.samples_used < 50_000
+    assert 0 < result.samples_used < 1 << 17  # the least that an uninterrupted fit uses
 
 
 @pytest.mark.parametrize("as_fit", [True, False])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 from torchdiffeq import odeint
 
+from proxflow.errors import ConvergenceError
 from proxflow.flow import ProximalFlow
 from proxflow.schedules import Linear, Schedule
 
@@ -19,9 +21,10 @@ Field = Callable[[Tensor, Tensor], Tensor]
 
 METHODS = ("euler", "midpoint", "heun", "dopri5", "proximal")
 
-_SOLVERS = {"euler": "euler", "midpoint": "midpoint", "heun": "heun2", "dopri5": "dopri5"}
+_SOLVERS = {"euler": "euler", "midpoint": "midpoint", "heun": "heun2"}
 _DEFAULT_STEPS = {"euler": 100, "midpoint": 100, "heun": 100, "dopri5": 1, "proximal": 1}
-_ADAPTIVE_END = 1 - 1e-3  # dopri5 stops here: a field of a singular target is stiff like 1 / (1 - t) beyond
+_LONGEST_LAST_STEP = 1e-3  # of dopri5, which leaves a proximal last step: near t = 1 a field may be singular
+_MOST_ADAPTIVE_STEPS = 10_000  # between two reported times; more mean a field that dopri5 cannot follow
 
 
 @dataclass(frozen=True)
@@ -70,23 +73,36 @@ def integrate(
     Raises:
         ValueError: unknown method, steps < 1, x0 without a batch dimension or not floating point, a schedule that
             contradicts the flow's, or a field whose values do not look like x.
+        ConvergenceError: dopri5 cannot keep its tolerances. A row that is not finite never raises: it comes out as
+            NaN and touches no other.
     """
-    if method not in METHODS:
-        raise ValueError(f"integrate: unknown method {method!r}; known: {', '.join(METHODS)}")
+    _check(x0, steps, method, schedule, rtol, atol)
     count = _DEFAULT_STEPS[method] if steps is None else steps
-    if not isinstance(count, int) or count < 1:
-        raise ValueError(f"integrate: steps must be a positive integer, got {steps!r}")
-    if x0.ndim < 2 or not x0.is_floating_point():
-        raise ValueError(
-            f"integrate: x0 must be a floating-point tensor (B, *event), got {x0.dtype} of shape {tuple(x0.shape)}"
-        )
     walker = _Walker(field, _schedule_of(field, schedule))
     times = torch.linspace(0, 1, count + 1, dtype=torch.float64, device=x0.device).to(x0.dtype)
     if method == "proximal":
         points = walker.proximal(times, x0)
+    elif method == "dopri5":
+        points = walker.adaptive(times, x0, rtol, atol)
     else:
-        points = walker.runge_kutta(times, x0, method, rtol, atol)
+        points = walker.fixed(times, x0, method)
     return Trajectory(times, points, walker.evaluations)
+
+
+def _check(x0: Tensor, steps: int | None, method: str, schedule: Schedule | None, rtol: float, atol: float) -> None:
+    if method not in METHODS:
+        raise ValueError(f"integrate: unknown method {method!r}; known are {', '.join(METHODS)}")
+    if steps is not None and (not isinstance(steps, int) or isinstance(steps, bool) or steps < 1):
+        raise ValueError(f"integrate: steps must be an integer of at least 1, got {steps!r}")
+    if x0.dtype not in (torch.float32, torch.float64):
+        raise ValueError(f"integrate: x0 must be float32 or float64, got {x0.dtype}")
+    if x0.ndim == 0:
+        raise ValueError("integrate: x0 must have a batch dimension, (B, *event), got a single number")
+    if schedule is not None and not isinstance(schedule, Schedule):
+        raise ValueError(f"integrate: schedule must be a proxflow Schedule, got {schedule!r}")
+    for name, tolerance in (("rtol", rtol), ("atol", atol)):
+        if not (math.isfinite(tolerance) and tolerance > 0):
+            raise ValueError(f"integrate: {name} must be a positive number, got {tolerance!r}")
 
 
 def _schedule_of(field: Field | ProximalFlow, schedule: Schedule | None) -> Schedule:
@@ -108,10 +124,13 @@ class _Walker:
     def __call__(self, t: Tensor, x: Tensor) -> Tensor:
         self.evaluations += 1
         velocity = self._field(t.to(x.dtype), x)
-        if velocity.shape != x.shape or velocity.dtype != x.dtype:
+        if not isinstance(velocity, Tensor):
+            raise ValueError(f"integrate: the field must return a tensor, got {type(velocity).__name__}")
+        if velocity.shape != x.shape:
+            raise ValueError(f"integrate: the field returned shape {tuple(velocity.shape)} for x of {tuple(x.shape)}")
+        if velocity.dtype != x.dtype or velocity.device != x.device:
             raise ValueError(
-                f"integrate: the field gave {velocity.dtype} of shape {tuple(velocity.shape)} "
-                f"for x {x.dtype} of shape {tuple(x.shape)}"
+                f"integrate: the field returned {velocity.dtype} on {velocity.device} for x of {x.dtype} on {x.device}"
             )
         return velocity
 
@@ -122,20 +141,33 @@ class _Walker:
             points.append(self._proximal_step(now, following, points[-1]))
         return torch.stack(points)
 
-    def runge_kutta(self, times: Tensor, x0: Tensor, method: str, rtol: float, atol: float) -> Tensor:
-        """torchdiffeq up to the last time that the method may use, then the last step."""
+    def fixed(self, times: Tensor, x0: Tensor, method: str) -> Tensor:
+        """A Runge-Kutta method on the grid, up to the last time that it may use; then the last step."""
         if method == "midpoint" and not isinstance(self._field, ProximalFlow):
-            points: Tensor = odeint(self, x0, times, method="midpoint")
+            points: Tensor = odeint(self, x0, times, method=method)
             return points
-        last = times.new_tensor(_ADAPTIVE_END).maximum(times[-2]) if method == "dopri5" else times[-2]
+        points = odeint(self, x0, times[:-1], method=_SOLVERS[method]) if len(times) > 2 else x0[None]
+        return torch.cat([points, self._proximal_step(times[-2], times[-1], points[-1])[None]])
+
+    def adaptive(self, times: Tensor, x0: Tensor, rtol: float, atol: float) -> Tensor:
+        """dopri5 with its tolerance kept by every row, landing on the grid and on the last time it may use."""
+        length = max(math.sqrt(max(rtol, atol)), math.sqrt(torch.finfo(x0.dtype).eps))  # its error is length^2
+        last = times.new_tensor(1 - min(length, _LONGEST_LAST_STEP)).maximum(times[-2])
         grid = torch.cat([times[:-1], last[None]]).unique()
-        points = x0[None]
-        if len(grid) > 1:
-            points = odeint(
-                self, x0, grid, method=_SOLVERS[method], rtol=rtol, atol=atol, options=_landing(method, grid)
-            )
-        end = self._proximal_step(last, times[-1], points[-1])
-        return torch.cat([points[: len(times) - 1], end[None]])
+        rows = _LiveRows(self, x0)
+        options = {"step_t": grid[1:], "first_step": 1e-2 * float(grid[1]), "norm": _worst_row}
+        options["max_num_steps"] = _MOST_ADAPTIVE_STEPS
+        try:
+            points = odeint(rows, rows.start, grid, method="dopri5", rtol=rtol, atol=atol, options=options)
+        except AssertionError as error:  # how torchdiffeq gives up; a field's own comes through as it is
+            if error is rows.assertion:
+                raise
+            raise ConvergenceError(
+                f"integrate: dopri5 cannot keep rtol={rtol:g}, atol={atol:g} on this field ({error}). "
+                "Loosen rtol and atol, or use a fixed-step method"
+            ) from error
+        points = torch.cat([points[: len(times) - 1], self._proximal_step(last, times[-1], points[-1])[None]])
+        return torch.cat([x0[None], points[1:].masked_fill(rows.broken, torch.nan)])
 
     def _proximal_step(self, now: Tensor, following: Tensor, x: Tensor) -> Tensor:
         schedule = self._schedule
@@ -148,6 +180,33 @@ class _Walker:
         return schedule.alpha(following) * source + schedule.beta(following) * target
 
 
-def _landing(method: str, grid: Tensor) -> dict[str, object] | None:
-    """Options that make an adaptive solver land on every time of the grid and never step beyond its end."""
-    return {"step_t": grid[1:], "first_step": 1e-2 * float(grid[1])} if method == "dopri5" else None
+class _LiveRows:
+    """A field as an adaptive solver needs it: a row that is not finite stands still, so that it spoils no other."""
+
+    def __init__(self, field: Field, x0: Tensor) -> None:
+        self._field = field
+        self.assertion: AssertionError | None = None
+        self.broken = ~_finite_rows(x0)
+        self.start = x0.masked_fill(self.broken, 0.0)
+
+    def __call__(self, t: Tensor, x: Tensor) -> Tensor:
+        try:
+            velocity = self._field(t, x)
+        except AssertionError as error:
+            self.assertion = error
+            raise
+        self.broken = self.broken | ~_finite_rows(velocity)
+        return velocity.masked_fill(self.broken, 0.0)
+
+
+def _finite_rows(x: Tensor) -> Tensor:
+    """(B, 1, ...), whether all entries of a row are finite."""
+    finite = torch.isfinite(x.detach()).reshape(len(x), math.prod(x.shape[1:])).all(1)
+    return finite.reshape(-1, *[1] * (x.ndim - 1))
+
+
+def _worst_row(error: Tensor) -> Tensor:
+    """The largest root mean square over the rows: a mean over the batch would hide a bad row in a large one."""
+    if error.numel() == 0:
+        return error.new_zeros(())
+    return error.reshape(len(error), -1).square().mean(1).sqrt().max()

@@ -47,10 +47,10 @@ def mass_error(counts: Tensor, weights: Tensor) -> MassError:
     mass = counts / n
     ratio = mass / weights
     pairs = 2 * max(float((mass * ratio / weights).sum()), 0.0) / (n * (n - 1))
-    linear = 4 * max(float((mass * ratio.square()).sum()) - float((mass * ratio).sum()) ** 2, 0.0) / n
+    linear = 4 * (float((mass * ratio.square()).sum()) - float((mass * ratio).sum()) ** 2) / n
     # The plug-in linear term is inflated by the noise of the counts, about 4 (N - 1) / n^2; take that out.
-    linear = max(linear - 4 * (len(counts) - 1) / n**2, 0.0)
-    return MassError(estimate, math.sqrt(pairs + linear))
+    linear -= 4 * (len(counts) - 1) / n**2
+    return MassError(estimate, math.sqrt(max(pairs + linear, 0.5 * pairs)))
 
 
 def transport_cost(
@@ -60,6 +60,8 @@ def transport_cost(
 
     The heights miss the optimum by their own noise, which biases J upwards. The same noise makes J convex
     between the averages of the two halves of the run, so that the bias is measured on the same draws and removed.
+    Where J still fell from the first half to the second (noise alone would make it rise, the second being the
+    shorter), the optimum may lie as much again below: the upper end of the interval allows for that.
     """
     second_half = averages.since(first_half)
     rows = []
@@ -82,7 +84,8 @@ def transport_cost(
     penalty = 2 * problem.radius * float(problem.weights @ averages.heights)
     value = dual + data + offset - penalty + 2 * bias
     half = 1.96 * math.hypot(stderr, bias)
-    return Cost(value, (value - half, value + half))
+    drift = max(float(levels[1] - levels[2]), 0.0)
+    return Cost(value, (value - half, value + half + 2 * drift))
 
 
 def _dual_mean(problem: SemiDual, score: Tensor, noise: Tensor) -> tuple[float, float]:
