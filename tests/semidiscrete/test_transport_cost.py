@@ -34,19 +34,25 @@ def test_the_closed_form_of_two_atoms_agrees_with_its_semi_dual() -> None:
     assert 2 + 1 - 2 * float(semi_dual) == pytest.approx(two_atom_cost(2, 1.0, 0.3), abs=4e-3)
 
 
-def test_the_bias_of_a_rough_fit_is_removed() -> None:
-    # 40 atoms at so few draws that the dual value alone is low by several of its standard errors
+def test_the_bias_of_noisy_heights_is_removed() -> None:
+    # 40 atoms on a line, where the dual value alone is low by several of its standard errors
     points = np.linspace(-2, 2, 40)
     exact = line_cost(points, np.full(40, 1 / 40))
-    covered, errors = 0, []
-    for seed in range(40):
+    results = [fit(torch.tensor(points)[:, None], seed=seed) for seed in range(20)]
+    covered = sum(low <= exact <= high for low, high in (r.transport_cost_interval for r in results))
+    assert covered >= 17
+    assert np.mean([r.transport_cost for r in results]) == pytest.approx(exact, rel=0.01)
+
+
+def test_the_interval_of_a_fit_cut_short_covers_whatever_is_missing() -> None:
+    points = np.linspace(-2, 2, 40)
+    exact = line_cost(points, np.full(40, 1 / 40))
+    for seed in range(10):
         with pytest.warns(ConvergenceWarning):
-            result = fit(torch.tensor(points)[:, None], seed=seed, max_samples=20_000, tol=1e-5)
+            result = fit(torch.tensor(points)[:, None], seed=seed, max_samples=2000 * (1 + seed), tol=1e-3)
         low, high = result.transport_cost_interval
-        covered += low <= exact <= high
-        errors.append((result.transport_cost - exact) / (high - low))
-    assert covered >= 34
-    assert abs(np.mean(errors)) < 0.25
+        assert low <= exact <= high
+        assert low <= result.transport_cost <= high
 
 
 class UniformOnUnitInterval:

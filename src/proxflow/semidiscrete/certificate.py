@@ -12,7 +12,7 @@ from proxflow.measures import Gaussian
 from proxflow.semidiscrete.descent import Averages
 from proxflow.semidiscrete.problem import SemiDual
 
-__all__ = ["Cost", "MassError", "cell_counts", "mass_error", "transport_cost"]
+__all__ = ["Cost", "MassError", "bracketed", "cell_counts", "mass_error", "transport_cost"]
 
 
 @dataclass(frozen=True)
@@ -25,10 +25,11 @@ class MassError:
 
 @dataclass(frozen=True)
 class Cost:
-    """Squared 2-Wasserstein distance in the user's units and its 95% interval."""
+    """Squared 2-Wasserstein distance in the user's units, its 95% interval, and the dual value: a lower bound."""
 
     value: float
     interval: tuple[float, float]
+    dual: float
 
 
 def cell_counts(problem: SemiDual, heights: Tensor, n: int, generator: torch.Generator) -> Tensor:
@@ -71,7 +72,7 @@ def transport_cost(
         rows.append(torch.cat([torch.stack(best, dim=1), noise[:, :-1].double()], dim=1))
     table = torch.cat(rows)
     scores, noise = table[:, :3] * problem.radius, table[:, 3:]
-    dual, stderr = _dual_mean(problem, scores[:, 0], noise)
+    mean, stderr = _dual_mean(problem, scores[:, 0], noise)
     levels = scores.mean(0) + problem.radius * torch.stack(
         [problem.weights @ half.heights for half in (averages, first_half, second_half)]
     )
@@ -79,13 +80,36 @@ def transport_cost(
     convexity = max(float(share * levels[1] + (1 - share) * levels[2] - levels[0]), 0.0)
     a, b = first_half.relative_variance, second_half.relative_variance
     bias = convexity * (share**2 * a + (1 - share) ** 2 * b) / (share * (1 - share) * (a + b))
-    data = problem.radius**2 * float(problem.weights @ problem.points.square().sum(1))
-    offset = float(problem.centre @ (problem.centre + 2 * problem.radius * (problem.weights @ problem.points)))
-    penalty = 2 * problem.radius * float(problem.weights @ averages.heights)
-    value = dual + data + offset - penalty + 2 * bias
-    half = 1.96 * math.hypot(stderr, bias)
+    dual = mean + float(problem.weights @ _atom_costs(problem, averages.heights))
     drift = max(float(levels[1] - levels[2]), 0.0)
-    return Cost(value, (value - half, value + half + 2 * drift))
+    half = 1.96 * math.hypot(stderr, bias)
+    value = dual + 2 * bias
+    return Cost(value, (value - half, value + half + 2 * drift), dual)
+
+
+def bracketed(problem: SemiDual, heights: Tensor, counts: Tensor, cost: Cost) -> Cost:
+    """The cost with an interval that holds however far the heights are from the optimum.
+
+    Below, the dual value. Above, the triangle inequality for W2 through the law that the heights do reach: its map
+    is optimal for the cell masses, and what those have too much of is moved to where it lacks.
+    """
+    excess = counts / counts.sum() - problem.weights
+    reached = cost.dual + float(excess @ _atom_costs(problem, heights))
+    gain, loss = excess.clamp(min=0), (-excess).clamp(min=0)
+    moved = max(float(gain.sum()), torch.finfo(torch.float64).tiny)
+    apart = float((gain + loss) @ problem.points.square().sum(1))
+    apart -= 2 * float((gain @ problem.points) @ (loss @ problem.points)) / moved
+    half = 0.5 * (cost.interval[1] - cost.interval[0])
+    upper = (math.sqrt(max(reached + half, 0.0)) + problem.radius * math.sqrt(max(apart, 0.0))) ** 2
+    low, high = cost.dual - half, max(upper, cost.interval[1])
+    return Cost(min(max(cost.value, low), high), (low, high), cost.dual)
+
+
+def _atom_costs(problem: SemiDual, heights: Tensor) -> Tensor:
+    """|y_j|^2 - 2 h_j in the user's units: what atom j adds to the cost beside E|X|^2 - 2 E phi_h(X)."""
+    points = problem.centre + problem.radius * problem.points
+    costs: Tensor = points.square().sum(1) - 2 * problem.radius * heights
+    return costs
 
 
 def _dual_mean(problem: SemiDual, score: Tensor, noise: Tensor) -> tuple[float, float]:

@@ -17,7 +17,7 @@ from proxflow.errors import ConvergenceWarning
 from proxflow.measures import Gaussian, Source
 from proxflow.potentials.discrete import Discrete
 from proxflow.semidiscrete.atoms import Atoms, gather_atoms
-from proxflow.semidiscrete.certificate import Cost, MassError, cell_counts, mass_error, transport_cost
+from proxflow.semidiscrete.certificate import Cost, MassError, bracketed, cell_counts, mass_error, transport_cost
 from proxflow.semidiscrete.descent import Averages, Descent
 from proxflow.semidiscrete.problem import SemiDual
 from proxflow.semidiscrete.start import scaled_gaussian
@@ -53,7 +53,7 @@ class Fit:
         seconds: wall time.
         cell_mass: (N,) float64, cell masses counted on the last evaluation: the weights of the flow as it is.
         transport_cost: W2^2 between source and data.
-        transport_cost_interval: its 95% interval.
+        transport_cost_interval: its 95% interval; not converged, from the dual value up to a triangle inequality.
         samples_used: noise draws passed through the search to move the heights.
         evaluation_samples: noise draws spent on chi2 and costs.
         atom_of_row: (rows given,) int64, the atom of each row.
@@ -174,8 +174,9 @@ class _Run:
 
     def _descend(self, descent: Descent) -> None:
         count = len(self.problem)
-        least = max(_EXPECTED_EFFICIENCY * count / self.tol, min(_LEAST_DRAWS, self.cap))
-        for goal in _checkpoints(least, self.cap - self.spent):
+        cap = max(self.cap - self.spent, 1)
+        least = min(max(_EXPECTED_EFFICIENCY * count / self.tol, _LEAST_DRAWS), cap)
+        for goal in _checkpoints(least, cap):
             while descent.samples_used < goal:
                 descent.step()
             self.snapshots.append(descent.averages)
@@ -215,6 +216,7 @@ class _Run:
             self.evaluation_samples += draws
         converged = error.chi2 + 2 * error.stderr <= self.tol
         if not converged:
+            cost = bracketed(problem, heights, self.counts, cost)
             message = f"fit stopped at chi2 = {error.chi2:.3g} +- {error.stderr:.2g}, above tol = {self.tol:g}; "
             warnings.warn(message + "raise max_samples, or use it as the flow of its cell_mass", ConvergenceWarning, 3)
         dtype = atoms.points.dtype
@@ -281,11 +283,11 @@ def _dirac_cost(problem: SemiDual) -> Cost:
     """E|X - y|^2, exact where the source knows its second moment and is centred."""
     if isinstance(problem.source, Gaussian):
         value = problem.source.second_moment + float(problem.centre.square().sum())
-        return Cost(value, (value, value))
+        return Cost(value, (value, value), value)
     draws = problem.source.sample(_COST_DRAWS, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     terms = (draws - problem.centre.to(draws)).square().sum(1)
     value, half = float(terms.mean()), 1.96 * float(terms.std()) / math.sqrt(len(terms))
-    return Cost(value, (value - half, value + half))
+    return Cost(value, (value - half, value + half), value)
 
 
 def _reporter(progress: bool | None) -> Callable[[str], None]:
