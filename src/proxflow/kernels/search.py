@@ -14,8 +14,8 @@ from torch import Tensor
 
 __all__ = ["Maximum", "max_inner_product"]
 
-_BLOCK_BYTES = 1 << 21  # one score block: about the size of a core's L2 cache
-_MIN_ROWS = 256  # fewer rows than this leave the matrix product inefficient
+_BLOCK_BYTES = 1 << 20  # one score block: within a core's L2 cache
+_MIN_ROWS = 128  # fewer rows than this leave the matrix product inefficient
 
 
 @dataclass(frozen=True)

@@ -171,8 +171,6 @@ class Discrete(Potential):
     def _point(self, x: Tensor, alpha: Tensor, beta: Tensor, support: Tensor, weights: Tensor) -> Tensor:
         """sum_i p_i y_i, with derivatives: a support's affine minimiser is smooth in x, heights and points."""
         atoms = self.points[support]
-        if support.shape[1] == 1:
-            return atoms[:, 0]
         used = weights > 0
         if torch.is_grad_enabled():
             lifted = (weights[:, None, :] @ atoms)[:, 0]
