@@ -8,7 +8,6 @@ python benchmarks/semidiscrete.py
 from __future__ import annotations
 
 import argparse
-import math
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -27,7 +26,8 @@ import proxflow as pf
 from proxflow.semidiscrete.certificate import mass_error
 
 TARGET = 1e-2
-OTT_BATCH = 512
+OTT_RUNS = [(4096, 100), (4096, 150), (4096, 200), (4096, 400), (512, 2000), (512, 8000)]
+"""Batch and steps of the runs tried."""
 OTT_RATES: dict[str, Callable[[int], float | optax.Schedule]] = {
     "its tutorial's schedule, 2000 to 10": lambda steps: optax.linear_schedule(2000.0, 10.0, steps),
     "constant 100": lambda steps: 100.0,
@@ -66,38 +66,36 @@ def efficiency(data: Mapping[str, Tensor], seeds: int, tol: float) -> None:
         print(f"  {name:26s}{len(points):7d}{chi2:9.5f}{draws:10.0f}{1:7d}{figure:10.2f}{seconds:9.2f}")
 
 
-def race(points: Tensor, seeds: int, tol: float, steps_tried: tuple[int, ...]) -> None:
+def race(points: Tensor, seeds: int, tol: float, runs: list[tuple[int, int]]) -> None:
     """Wall time to chi2 = tol: a whole certified fit of ours, against OTT's bare iterations.
 
-    OTT is compiled beforehand, evaluates nothing on its way, and is given the shortest of several run lengths that
-    reaches the target.
+    OTT is compiled beforehand, evaluates nothing on its way, and is given the fastest of several batch sizes and
+    numbers of steps that reaches the target.
     """
     print(f"wall time to chi2 <= {tol:g}, N = {len(points)}, d = {points.shape[1]}")
     fits = [pf.semidiscrete.fit(points, seed=seed, tol=tol) for seed in range(seeds)]
     ours = statistics.median(fit.seconds for fit in fits)
-    print(f"  {'proxflow, certificate included':46s}{ours:8.2f} s   chi2 {fits[-1].chi2:.4f}")
+    worst = max(fit.chi2 for fit in fits)
+    print(f"  {'proxflow, certificate included':52s}{ours:8.2f} s   chi2 {worst:.4f} at most")
     for name, rate in OTT_RATES.items():
-        seconds, chi2, steps = shortest_run(points, rate, tol, steps_tried)
+        seconds, chi2, batch, steps = fastest_run(points, rate, tol, runs)
         reached = f"{seconds / ours:.1f} x" if chi2 <= tol else "target not reached"
-        print(f"  {f'OTT, {name}, {steps} steps':46s}{seconds:8.2f} s   chi2 {chi2:.4f}   {reached}")
+        print(f"  {f'OTT, {name}, batch {batch}, {steps} steps':52s}{seconds:8.2f} s   chi2 {chi2:.4f}   {reached}")
 
 
-def shortest_run(
-    points: Tensor, rate: Callable[[int], float | optax.Schedule], tol: float, steps_tried: tuple[int, ...]
-) -> tuple[float, float, int]:
-    """Seconds, chi2 and steps of the first run that meets the target, else of the best one."""
-    best = (math.inf, math.inf, 0)
-    for steps in steps_tried:
-        heights, seconds = run_ott(points, optax.sgd(rate(steps)), steps)
-        chi2 = mass_error_of(points, heights)
-        if chi2 < best[1]:
-            best = (seconds, chi2, steps)
-        if chi2 <= tol:
-            break
-    return best
+def fastest_run(
+    points: Tensor, rate: Callable[[int], float | optax.Schedule], tol: float, runs: list[tuple[int, int]]
+) -> tuple[float, float, int, int]:
+    """Seconds, chi2, batch and steps of the fastest run that meets the target, else of the most accurate one."""
+    outcomes = []
+    for batch, steps in runs:
+        heights, seconds = run_ott(points, optax.sgd(rate(steps)), batch, steps)
+        outcomes.append((seconds, mass_error_of(points, heights), batch, steps))
+    met = [outcome for outcome in outcomes if outcome[1] <= tol]
+    return min(met) if met else min(outcomes, key=lambda outcome: outcome[1])
 
 
-def run_ott(points: Tensor, optimizer: optax.GradientTransformation, steps: int) -> tuple[Tensor, float]:
+def run_ott(points: Tensor, optimizer: optax.GradientTransformation, batch: int, steps: int) -> tuple[Tensor, float]:
     """Heights and seconds of a compiled OTT run."""
 
     def sampler(key: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype | None = None) -> jax.Array:
@@ -107,7 +105,7 @@ def run_ott(points: Tensor, optimizer: optax.GradientTransformation, steps: int)
     problem = SemidiscreteLinearProblem(cloud)
     solver = SemidiscreteSolver(
         num_iterations=steps,
-        batch_size=OTT_BATCH,
+        batch_size=batch,
         optimizer=optimizer,
         error_eval_every=steps,
         error_num_repeats=1,
@@ -129,12 +127,12 @@ def main(arguments: list[str] | None = None) -> None:
     quick = parser.parse_args(arguments).quick
     if quick:
         efficiency({"50 normal points in R^4": normal_cloud(50, 4)}, 1, 0.1)
-        race(normal_cloud(50, 4), 1, 0.1, (4,))
+        race(normal_cloud(50, 4), 1, 0.1, [(64, 4)])
         return
     digits = pf.data.load("digits").points.flatten(1)
     data = {"digits": digits, "digits x 1e3": 1e3 * digits, "normal points in R^32": normal_cloud(10_000, 32)}
     efficiency(data, 3, TARGET)
-    race(digits, 3, TARGET, (500, 1000, 2000, 4000, 8000))
+    race(digits, 5, TARGET, OTT_RUNS)
 
 
 if __name__ == "__main__":
