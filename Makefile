@@ -18,9 +18,6 @@ endef
 .venv/installed-test: pyproject.toml constraints.txt
 	$(call install,test)
 
-.venv/installed-bench: pyproject.toml constraints.txt
-	$(call install,test$(comma)bench)
-
 .venv/installed-docs: pyproject.toml constraints.txt
 	$(call install,all$(comma)docs)
 
@@ -37,12 +34,15 @@ check: .venv/installed-test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: .venv/installed-bench
+bench: .venv/installed-test
 	$(BIN)/python benchmarks/prox.py
 	$(BIN)/python benchmarks/semidiscrete.py
 
 docs: .venv/installed-docs
-	$(BIN)/mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+docs/images/flow.png: docs/picture.py .venv/installed-demo
+	$(BIN)/python docs/picture.py
 
 format: .venv/installed-test
 	$(BIN)/ruff check --fix .

@@ -26,7 +26,7 @@ import proxflow as pf
 from proxflow.semidiscrete.certificate import mass_error
 
 TARGET = 1e-2
-OTT_RUNS = [(4096, 100), (4096, 150), (4096, 200), (4096, 400), (512, 2000), (512, 8000)]
+OTT_RUNS = [(4096, 100), (4096, 150), (4096, 200), (4096, 400), (512, 2000)]
 """Batch and steps of the runs tried."""
 OTT_RATES: dict[str, Callable[[int], float | optax.Schedule]] = {
     "its tutorial's schedule, 2000 to 10": lambda steps: optax.linear_schedule(2000.0, 10.0, steps),
