@@ -19,7 +19,7 @@ class Quadratic(Potential):
 
     Args:
         mean: (d,), finite.
-        covariance: (d, d), symmetric positive semidefinite; eigenvalues below d eps times the largest are
+        covariance: (d, d), symmetric positive semidefinite; eigenvalues below 8 d eps times its largest entry are
             taken for zero.
 
     Raises:
