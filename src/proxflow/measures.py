@@ -7,6 +7,7 @@ needs no base class. A source may also offer ``second_moment`` (a float, E|X|^2)
 from __future__ import annotations
 
 import math
+import operator
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -45,9 +46,12 @@ class Gaussian:
     """
 
     def __init__(self, dim: int) -> None:
-        if dim < 1 or dim != int(dim):
+        try:
+            self._dim = operator.index(dim)
+        except TypeError:
+            raise ValueError(f"Gaussian: dim must be a positive integer, got {dim!r}") from None
+        if self._dim < 1:
             raise ValueError(f"Gaussian: dim must be a positive integer, got {dim!r}")
-        self._dim = int(dim)
 
     @property
     def dim(self) -> int:

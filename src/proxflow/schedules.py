@@ -77,6 +77,10 @@ class Linear(Schedule):
         """1."""
         return torch.ones_like(t)
 
+    def rescaled_time(self, t: Tensor) -> Tensor:
+        """-log(1 - t)."""
+        return -torch.log1p(-t)
+
 
 class Cosine(Schedule):
     """alpha = cos(pi t / 2), beta = sin(pi t / 2): the variance-preserving schedule, with W = pi / 2."""
@@ -97,6 +101,12 @@ class Cosine(Schedule):
         """(pi / 2) cos(pi t / 2)."""
         return 0.5 * math.pi * self.alpha(t)
 
+    def rescaled_time(self, t: Tensor) -> Tensor:
+        """-log cos(pi t / 2), as -log(1 - sin(pi t / 2)^2) / 2 in the first half, where the cosine is near 1."""
+        early = -0.5 * torch.log1p(-self.beta(t.clamp(max=0.5)).square())
+        late = -torch.log(self.alpha(t.clamp(min=0.5)))
+        return torch.where(t < 0.5, early, late)
+
 
 class Polynomial(Schedule):
     """alpha = (1 - t)^n, beta = 1 - (1 - t)^n, for any degree n > 0; n = 1 is ``Linear``.
@@ -116,7 +126,8 @@ class Polynomial(Schedule):
 
     def beta(self, t: Tensor) -> Tensor:
         """1 - (1 - t)^n, without the cancellation at small t."""
-        return -torch.expm1(self.n * torch.log1p(-t))
+        early = -torch.expm1(self.n * torch.log1p(-t.clamp(max=0.5)))
+        return torch.where(t < 0.5, early, 1 - self.alpha(t))
 
     def alpha_derivative(self, t: Tensor) -> Tensor:
         """-n (1 - t)^(n - 1)."""
@@ -125,3 +136,11 @@ class Polynomial(Schedule):
     def beta_derivative(self, t: Tensor) -> Tensor:
         """n (1 - t)^(n - 1)."""
         return -self.alpha_derivative(t)
+
+    def wronskian(self, t: Tensor) -> Tensor:
+        """W = n (1 - t)^(n - 1), as alpha + beta = 1."""
+        return self.beta_derivative(t)
+
+    def rescaled_time(self, t: Tensor) -> Tensor:
+        """-n log(1 - t)."""
+        return -self.n * torch.log1p(-t)

@@ -11,13 +11,14 @@ import importlib
 import json
 import math
 import os
-import tempfile
+import secrets
 from pathlib import Path
 from typing import Any
 
 import safetensors
+import torch
 from safetensors.torch import save as to_bytes
-from torch import Tensor
+from torch import Tensor, nn
 
 import proxflow
 
@@ -29,6 +30,7 @@ _CLASSES = {
     "Ball": "proxflow.potentials.convex_body",
     "Cosine": "proxflow.schedules",
     "Discrete": "proxflow.potentials.discrete",
+    "Ellipsoid": "proxflow.potentials.convex_body",
     "Evaluation": "proxflow.semidiscrete.fit",
     "Fit": "proxflow.semidiscrete.fit",
     "Gaussian": "proxflow.measures",
@@ -50,6 +52,7 @@ def save(obj: object, path: str | os.PathLike[str]) -> None:
 
     Raises:
         TypeError: the object, or something inside it, is of a class that cannot be stored.
+        FileNotFoundError: the folder of ``path`` does not exist.
     """
     tensors: dict[str, Tensor] = {}
     tree = _encode(obj, "root", tensors)
@@ -75,34 +78,37 @@ def load(path: str | os.PathLike[str]) -> Any:
         raise ValueError(f"{path} is truncated or not a safetensors file ({error})") from error
     if "proxflow" not in metadata:
         raise ValueError(f"{path} is not a proxflow file; write one with proxflow.save")
-    header = json.loads(metadata["proxflow"])
-    if header["format_version"] > _FORMAT_VERSION:
-        raise ValueError(
-            f"{path} has format {header['format_version']}, written by proxflow {header['proxflow']}; this version "
-            f"reads up to {_FORMAT_VERSION}: upgrade proxflow"
-        )
-    return _decode(header["object"], tensors, path)
+    try:
+        header = json.loads(metadata["proxflow"])
+        version, writer, tree = header["format_version"], header["proxflow"], header["object"]
+        if version > _FORMAT_VERSION:
+            raise ValueError(
+                f"{path} has format {version}, written by proxflow {writer}; this version "
+                f"reads up to {_FORMAT_VERSION}: upgrade proxflow"
+            )
+        return _decode(tree, tensors, path)
+    except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path} is damaged: its description cannot be read ({error!r})") from error
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file so that, whatever happens, the old content or the new one is there."""
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    """Write a file so that, whatever happens, the old content or the new one is there.
+
+    Raises:
+        FileNotFoundError: the folder of ``path`` does not exist.
+    """
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"{path} cannot be written: there is no folder {path.parent}; make it first")
+    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
-        with os.fdopen(descriptor, "wb") as file:
+        with open(partial, "xb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(name, 0o666 & ~_umask())
-        os.replace(name, path)
+        os.replace(partial, path)
     except BaseException:
-        Path(name).unlink(missing_ok=True)
+        partial.unlink(missing_ok=True)
         raise
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def _encode(value: object, key: str, tensors: dict[str, Tensor]) -> Any:
@@ -148,4 +154,18 @@ def _decode(tree: Any, tensors: dict[str, Tensor], path: Path) -> Any:
     if name not in _CLASSES:
         raise ValueError(f"{path} holds a {name!r}, which this version of proxflow does not know")
     arguments = {key: _decode(value, tensors, path) for key, value in tree["arguments"].items()}
-    return getattr(importlib.import_module(_CLASSES[name]), name)(**arguments)
+    try:
+        value = getattr(importlib.import_module(_CLASSES[name]), name)(**arguments)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path} holds a {name} that cannot be built ({error})") from error
+    if isinstance(value, nn.Module):
+        _restore_buffers(value, arguments)
+    return value
+
+
+def _restore_buffers(module: nn.Module, arguments: dict[str, Any]) -> None:
+    """Undo the rounding of constructors that normalise, so that what comes back is what was saved, bit by bit."""
+    with torch.no_grad():
+        for name, buffer in module.named_buffers(recurse=False):
+            if isinstance(arguments.get(name), Tensor):
+                buffer.copy_(arguments[name])

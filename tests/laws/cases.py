@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import torch
 
-from proxflow.potentials import Ball, Discrete, Potential, Product, Quadratic
+from proxflow.potentials import Ball, Discrete, Ellipsoid, Potential, Product, Quadratic
 
 
 def _random(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -44,6 +44,8 @@ def cospherical_grid() -> Potential:
 CASES: dict[str, Callable[[], Potential]] = {
     "ball": lambda: Ball(3),
     "ball of radius 2.5 in R^1": lambda: Ball(1, 2.5),
+    "ellipsoid": lambda: Ellipsoid([0.3, 1.0, 2.5]),
+    "needle": lambda: Ellipsoid([1e-3, 1.0]),
     "clifford torus": lambda: Product([Ball(2), Ball(2)]),
     "gaussian": full_gaussian,
     "singular gaussian": singular_gaussian,

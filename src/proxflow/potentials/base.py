@@ -21,7 +21,13 @@ from proxflow.results import ProxResult, Status
 if TYPE_CHECKING:
     from proxflow.potentials.calculus import Rotated, Scaled
 
-__all__ = ["GeneralizedQuadratic", "Potential"]
+__all__ = ["GeneralizedQuadratic", "Potential", "as_parameter"]
+
+
+def as_parameter(value: object) -> Tensor:
+    """Tensors and arrays in their own dtype, Python numbers in float64: nothing is rounded on its way in."""
+    own = hasattr(value, "dtype")
+    return torch.as_tensor(value, dtype=None if own else torch.float64)
 
 
 @dataclass(frozen=True)

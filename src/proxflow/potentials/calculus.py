@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from proxflow.measures import Gaussian
-from proxflow.potentials.base import GeneralizedQuadratic, Potential
+from proxflow.potentials.base import GeneralizedQuadratic, Potential, as_parameter
 from proxflow.results import ProxResult
 
 __all__ = ["Rotated", "Scaled"]
@@ -29,7 +29,7 @@ class Rotated(Potential):
 
     def __init__(self, potential: Potential, rotation: Tensor, shift: Tensor | None = None) -> None:
         d = potential.dim
-        rotation = torch.as_tensor(rotation)
+        rotation = as_parameter(rotation)
         shift = torch.zeros(d, dtype=rotation.dtype, device=rotation.device) if shift is None else shift
         super().__init__(d, potential.source)
         _check_motion(potential, rotation, shift)

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from proxflow.measures import Source
-from proxflow.potentials.base import GeneralizedQuadratic, Potential
+from proxflow.potentials.base import GeneralizedQuadratic, Potential, as_parameter
 from proxflow.results import ProxResult
 
-__all__ = ["Ball"]
+__all__ = ["Ball", "Ellipsoid"]
+
+_NEWTON_STEPS = 60
 
 
 class Ball(Potential):
@@ -72,6 +75,111 @@ class Ball(Potential):
         curvature = (length / self.radius)[:, None, None] * identity
         curvature = curvature * (torch.arange(self.dim, device=y.device) > 0).to(y)
         return GeneralizedQuadratic(torch.where(outer, tangent, identity), curvature)
+
+
+class Ellipsoid(Potential):
+    """The potential of a law on the boundary of an ellipsoid about 0: phi(u) = |diag(a) u|.
+
+    That law has density (Gauss curvature / area of the unit sphere) on the boundary: it is not the uniform one
+    (THEORY section 7). State: ``semi_axes`` (d,). Queries are answered in their own dtype and on their own device.
+
+    Args:
+        semi_axes: (d,), positive.
+
+    Raises:
+        ValueError: the semi-axes are not (d,) positive finite numbers.
+    """
+
+    semi_axes: Tensor
+
+    def __init__(self, semi_axes: Tensor | Sequence[float], *, source: Source | None = None) -> None:
+        axes = as_parameter(semi_axes)
+        if axes.ndim != 1:
+            raise ValueError(f"Ellipsoid: semi_axes must have shape (d,), got {tuple(axes.shape)}")
+        if not bool((torch.isfinite(axes) & (axes > 0)).all()):
+            raise ValueError("Ellipsoid: semi_axes must be positive finite numbers")
+        super().__init__(len(axes), source)
+        self.register_buffer("semi_axes", axes)
+
+    def constructor_arguments(self) -> dict[str, object]:
+        """Semi-axes and source."""
+        return {"semi_axes": self.semi_axes, "source": self.source}
+
+    def value(self, y: Tensor) -> Tensor:
+        """0 on the ellipsoid, +inf off it, (B,)."""
+        self.check(y, "y")
+        one = torch.ones_like(y[:, 0])
+        distance = torch.linalg.vector_norm(y - self.decompose(y, 0 * one, one).point, dim=1)
+        return torch.where(distance <= self.domain_tolerance(y), distance * 0, torch.inf)
+
+    def conjugate(self, u: Tensor) -> Tensor:
+        """|diag(a) u|, (B,)."""
+        self.check(u, "u")
+        norm: Tensor = torch.linalg.vector_norm(u * self.semi_axes.to(u), dim=1)
+        return norm
+
+    def decompose(self, x: Tensor, alpha: Tensor | float, beta: Tensor | float) -> ProxResult:
+        """Projection of x / beta on the ellipsoid, whatever alpha / beta, by the root of its secular equation.
+
+        With w = diag(a) x / c, c = |diag(a) x| and q = beta a^2 / c, the point is a w / (q + s) where s = 0 inside and
+        else |w / (q + s)| = 1; the multiplier is then (c s / alpha) w / (a (q + s)).
+        """
+        self.check(x, "x")
+        alpha, beta = self.per_row(alpha, x, "alpha"), self.per_row(beta, x, "beta")
+        axes = self.semi_axes.to(x)
+        size = torch.linalg.vector_norm(x * axes, dim=1, keepdim=True)
+        centre = size == 0
+        size = torch.where(centre, 1.0, size)
+        direction, offset = x * axes / size, beta[:, None] * axes.square() / size
+        inside = centre[:, 0] | (torch.linalg.vector_norm(direction / offset, dim=1) <= 1)
+        root = torch.where(inside, 0.0, _secular_root(direction, offset))[:, None]
+        ray = torch.where(centre, 0.0, direction / torch.where(centre, 1.0, offset + root))
+        multiplier = (size * root / alpha[:, None]) * ray / axes
+        point = axes * ray
+        return self.exact_result(x, alpha, beta, point, multiplier, torch.linalg.vector_norm(point.detach(), dim=1))
+
+    def second_epi_derivative(self, y: Tensor, u: Tensor) -> GeneralizedQuadratic:
+        """The second fundamental form times |u| on the tangent space where u != 0; else zero on the whole space."""
+        self.check(y, "y")
+        self.check(u, "u")
+        axes = self.semi_axes.to(u)
+        length = torch.linalg.vector_norm(u, dim=1)
+        outer = (length > 0)[:, None, None]
+        frame = _frame(u / torch.where(length > 0, length, 1.0)[:, None])
+        tangent = frame.clone()
+        tangent[:, :, 0] = 0
+        # u = m y / a^2 with |y / a| = 1, so that m = |diag(a) u| and the form is m w' diag(a)^-2 w
+        strength = torch.linalg.vector_norm(u * axes, dim=1)[:, None, None]
+        form = strength * (tangent.mT @ (tangent / axes.square()[:, None]))
+        identity = torch.eye(self.dim, dtype=y.dtype, device=y.device)
+        return GeneralizedQuadratic(torch.where(outer, tangent, identity), form)
+
+
+def _secular_root(direction: Tensor, offset: Tensor) -> Tensor:
+    """s >= 0 with |direction / (offset + s)| = 1 for rows where the norm at 0 exceeds 1; differentiable.
+
+    1 / norm is concave and increasing in s, so Newton's method for it climbs from a lower bound to the root without
+    passing it; the bounds come from the extreme offsets, as |direction| = 1.
+    """
+    with torch.no_grad():
+        w, q = direction.detach(), offset.detach()
+        low = (1 - q.amax(1)).clamp(min=0)
+        high = (1 - q.amin(1)).clamp(min=0)
+        s = low
+        for _ in range(_NEWTON_STEPS):
+            s = torch.minimum(torch.maximum(_newton_step(w, q, s), low), high)
+    return _newton_step(direction, offset, s)
+
+
+def _newton_step(direction: Tensor, offset: Tensor, s: Tensor) -> Tensor:
+    """One step of Newton's method for 1 / |direction / (offset + s)| = 1."""
+    shifted = offset + s[:, None]
+    safe = torch.where(shifted > 0, shifted, torch.finfo(shifted.dtype).tiny ** 0.25)
+    ray = direction / safe
+    norm = torch.linalg.vector_norm(ray, dim=1)
+    slope = (ray.square() / safe).sum(1) / norm.square()
+    following: Tensor = s + (norm - 1) / slope
+    return following
 
 
 def _frame(normal: Tensor) -> Tensor:

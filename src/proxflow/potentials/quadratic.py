@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from proxflow.potentials.base import GeneralizedQuadratic, Potential
+from proxflow.potentials.base import GeneralizedQuadratic, Potential, as_parameter
 from proxflow.results import ProxResult
 
 __all__ = ["Quadratic"]
@@ -33,7 +33,7 @@ class Quadratic(Potential):
     _deviations: Tensor
 
     def __init__(self, mean: Tensor, covariance: Tensor) -> None:
-        mean, covariance = torch.as_tensor(mean), torch.as_tensor(covariance)
+        mean, covariance = as_parameter(mean), as_parameter(covariance)
         if mean.ndim != 1 or covariance.shape != (len(mean), len(mean)):
             raise ValueError(
                 "Quadratic: expected mean (d,) and covariance (d, d), "

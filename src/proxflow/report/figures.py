@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import math
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
@@ -14,59 +16,88 @@ from proxflow.flow import ProximalFlow
 from proxflow.semidiscrete import Fit
 
 if TYPE_CHECKING:
+    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
-__all__ = ["atom_weights", "convergence", "image_grid", "is_image", "path_images", "trajectories"]
+__all__ = ["atom_weights", "convergence", "image_grid", "is_image", "path_images", "plane_axes", "trajectories"]
 
 _INK, _ACCENT, _PALE = "#1f2933", "#c2410c", "#94a3b8"
 
 
 def convergence(fit: Fit) -> bytes:
     """Error of the atoms' weights against noise draws, with the statistical limit."""
-    figure = _figure(6.4, 3.6)
+    figure = _figure(6.4, 3.8)
     axes = figure.add_subplot()
     draws = [entry.samples_used for entry in fit.history]
-    errors = [max(entry.chi2, 1e-12) for entry in fit.history]
-    bars = [2 * entry.chi2_stderr for entry in fit.history]
-    axes.errorbar(draws, errors, yerr=bars, color=_ACCENT, marker="o", capsize=3, label="chi2 on fresh draws (2 s.e.)")
+    floor = fit.tol / 100
+    errors = [max(entry.chi2, floor) for entry in fit.history]
+    tops = [max(entry.chi2 + 2 * entry.chi2_stderr, error) for entry, error in zip(fit.history, errors, strict=True)]
+    bottoms = [
+        min(max(entry.chi2 - 2 * entry.chi2_stderr, floor), e) for entry, e in zip(fit.history, errors, strict=True)
+    ]
+    bars = [[e - b for e, b in zip(errors, bottoms, strict=True)], [t - e for e, t in zip(errors, tops, strict=True)]]
+    axes.errorbar(draws, errors, yerr=bars, color=_ACCENT, marker="o", capsize=3, label="measured, ± 2 standard errors")
     count = len(fit.potential.points)
-    axes.plot(draws, [(count - 1) / d for d in draws], color=_INK, ls="--", label="statistical limit (N - 1) / draws")
-    axes.axhline(fit.tol, color=_PALE, label="tolerance")
-    axes.set(xscale="log", yscale="log", xlabel="noise draws used", ylabel="chi2 of the atoms' weights")
-    axes.legend(frameon=False)
+    axes.plot(
+        draws, [(count - 1) / d for d in draws], color=_INK, ls="--", label="statistical limit, (atoms - 1) / draws"
+    )
+    axes.axhline(fit.tol, color=_PALE, label=f"tolerance, {fit.tol:g}")
+    axes.set(xscale="log", yscale="log", xlabel="noise draws used to fit", ylabel="χ² of the atoms' weights")
+    _plain_ticks(axes.xaxis, lambda value: f"{value:,.0f}")
+    _plain_ticks(axes.yaxis, lambda value: f"{value:.2g}")
+    figure.legend(loc="outside upper left", ncols=2, frameon=False, fontsize=9)
     return _png(figure)
 
 
 def atom_weights(fit: Fit) -> bytes:
     """Mass of each Laguerre cell against the weight it should have."""
     figure = _figure(6.4, 3.2)
+    from matplotlib.ticker import MaxNLocator
+
     axes = figure.add_subplot()
-    ratio = (fit.cell_mass / fit.potential.weights.double()).cpu().numpy()
-    axes.hist(ratio, bins=50, color=_PALE)
-    axes.axvline(1, color=_ACCENT, label="wanted")
-    axes.set(xlabel="measured cell mass / wanted weight (includes counting noise)", ylabel="atoms")
-    axes.legend(frameon=False)
+    ratio = fit.cell_mass.double().cpu() / fit.potential.weights.double().cpu()
+    axes.hist(ratio.numpy(), bins=_aligned_bins(ratio), color=_PALE)
+    axes.axvline(1, color=_ACCENT, label="its weight in the data")
+    axes.set(xlabel="share of the noise received / weight in the data", ylabel="number of atoms")
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.legend(frameon=False, fontsize=9)
     return _png(figure)
 
 
 def trajectories(flow: ProximalFlow, dataset: Dataset, generator: torch.Generator, count: int = 60) -> bytes:
-    """Straight paths from noise to data, seen in the plane of the data's two largest variances."""
-    points = dataset.points.reshape(len(dataset.points), -1)
-    plane = _principal_plane(points)
-    centre = points.mean(0)
+    """Paths from noise to data: over time in dimension 1, else in a plane (see ``plane_axes``)."""
+    points = dataset.points.reshape(dataset.n, -1)
     noise = flow.potential.source.sample(count, generator=generator, dtype=points.dtype)
-    paths = torch.stack([flow.interpolate(t, noise) for t in torch.linspace(0, 1, 9).tolist()])
-    flat = ((paths - centre) @ plane).cpu().numpy()
-    cloud = ((points - centre) @ plane).cpu().numpy()
-    figure = _figure(6.4, 5.2)
+    times = torch.linspace(0, 1, 17)
+    paths = torch.stack([flow.interpolate(t, noise) for t in times.tolist()])
+    figure = _figure(6.4, 4.8)
     axes = figure.add_subplot()
-    axes.scatter(cloud[:, 0], cloud[:, -1], s=4, color=_PALE, label="data")
-    for i in range(count):
-        axes.plot(flat[:, i, 0], flat[:, i, -1], color=_ACCENT, lw=0.7, alpha=0.7)
-    axes.scatter(flat[0, :, 0], flat[0, :, -1], s=10, color=_INK, label="noise (t = 0)", zorder=3)
-    axes.set(xlabel="first principal direction", ylabel="second principal direction", aspect="equal")
-    axes.legend(frameon=False)
+    if dataset.dim == 1:
+        axes.plot(times.numpy(), paths[:, :, 0].cpu().numpy(), color=_ACCENT, lw=0.7, alpha=0.7)
+        axes.scatter([1.0] * dataset.n, points[:, 0].cpu().numpy(), s=12, color=_INK, label="data (t = 1)", zorder=3)
+        axes.set(xlabel="time t", ylabel="value (standardised)")
+    else:
+        plane, names = plane_axes(points)
+        seen, cloud = (paths @ plane).cpu().numpy(), (points @ plane).cpu().numpy()
+        axes.scatter(cloud[:, 0], cloud[:, 1], s=5, color=_PALE, label="data")
+        axes.plot(seen[:, :, 0], seen[:, :, 1], color=_ACCENT, lw=0.7, alpha=0.7)
+        axes.scatter(seen[0, :, 0], seen[0, :, 1], s=10, color=_INK, label="noise (t = 0)", zorder=3)
+        axes.set(xlabel=f"{names[0]} (standardised)", ylabel=f"{names[1]} (standardised)")
+        axes.set_aspect("equal", adjustable="datalim")
+    figure.legend(loc="outside upper center", ncols=2, frameon=False, fontsize=9)
     return _png(figure)
+
+
+def plane_axes(points: Tensor) -> tuple[Tensor, tuple[str, str]]:
+    """The plane that a picture of (N, d) points, d >= 2, is drawn in, (d, 2), and the names of its axes.
+
+    The coordinates themselves in dimension 2, else the two directions of largest variance.
+    """
+    if points.shape[1] == 2:
+        return torch.eye(2).to(points), ("first coordinate", "second coordinate")
+    centred = points.double() - points.double().mean(0)
+    _, axes = torch.linalg.eigh(centred.mT @ centred)
+    return axes[:, -2:].flip(1).to(points), ("first principal direction", "second principal direction")
 
 
 def path_images(flow: ProximalFlow, dataset: Dataset, generator: torch.Generator, rows: int = 8) -> bytes:
@@ -76,23 +107,29 @@ def path_images(flow: ProximalFlow, dataset: Dataset, generator: torch.Generator
     times = torch.linspace(0, 1, 8).tolist()
     stages = torch.stack([flow.interpolate(t, noise) for t in times], dim=1)
     images = dataset.standardisation.undo(stages.reshape(-1, *dataset.event_shape))
-    return image_grid(images, len(times), [f"t = {t:.2f}" for t in times])
+    data = dataset.standardisation.undo(points)
+    limits = float(data.min()), float(data.max())
+    return image_grid(images, len(times), [f"t = {t:.2f}" for t in times], limits=limits)
 
 
-def image_grid(images: Tensor, columns: int, titles: list[str] | None = None) -> bytes:
-    """Images (n, H, W) or (n, C, H, W) in a grid."""
-    if images.ndim == 4:
-        images = images.movedim(1, -1)
-        low, high = images.min(), images.max()
-        images = (images - low) / (high - low).clamp(min=1e-12)
-    rows = -(-len(images) // columns)
-    figure = _figure(1.0 * columns, 1.0 * rows + (0.3 if titles else 0))
-    for i, image in enumerate(images.cpu().numpy()):
-        axes = figure.add_subplot(rows, columns, i + 1)
-        axes.imshow(image, cmap="gray_r")
-        axes.set_axis_off()
-        if titles and i < columns:
-            axes.set_title(titles[i], fontsize=8)
+def image_grid(
+    images: Tensor, columns: int, titles: list[str] | None = None, limits: tuple[float, float] | None = None
+) -> bytes:
+    """Images (n, H, W) or (n, C, H, W) in a grid, on one scale of brightness: ``limits`` are black and white."""
+    low, high = limits if limits is not None else (float(images.min()), float(images.max()))
+    shown = ((images - low) / max(high - low, 1e-12)).clamp(0, 1)
+    mosaic, tile = _mosaic(shown if shown.ndim == 4 else shown[:, None], columns)
+    height, width, _ = mosaic.shape
+    inches = min(1.0 * columns, 8.0)
+    figure = _figure(inches, inches * height / width + (0.3 if titles else 0))
+    axes = figure.add_subplot()
+    axes.imshow(mosaic.squeeze(2).cpu().numpy(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+    axes.set_frame_on(False)
+    axes.set(yticks=[], xticks=[])
+    if titles:
+        axes.xaxis.tick_top()
+        axes.set_xticks([(i + 0.5) * tile - 1 for i in range(len(titles))], titles, fontsize=8)
+        axes.tick_params(length=0)
     return _png(figure)
 
 
@@ -101,11 +138,42 @@ def is_image(event_shape: tuple[int, ...]) -> bool:
     return (len(event_shape) == 2 and min(event_shape) > 2) or (len(event_shape) == 3 and event_shape[0] in (1, 3, 4))
 
 
-def _principal_plane(points: Tensor) -> Tensor:
-    centred = points.double() - points.double().mean(0)
-    _, axes = torch.linalg.eigh(centred.mT @ centred)
-    plane: Tensor = axes[:, -2:].flip(1).to(points)
-    return plane
+def _mosaic(images: Tensor, columns: int) -> tuple[Tensor, int]:
+    """Images (n, C, H, W) as one image (height, width, C) on white, and the width of a tile with its gap."""
+    n, channels, height, width = images.shape
+    rows = -(-n // columns)
+    gap = max(1, min(height, width) // 8)
+    tiles = images.new_ones(rows * columns, channels, height + gap, width + gap)
+    tiles[:n, :, :height, :width] = images
+    grid = tiles.reshape(rows, columns, channels, height + gap, width + gap).permute(0, 3, 1, 4, 2)
+    whole = grid.reshape(rows * (height + gap), columns * (width + gap), channels)
+    return whole[: whole.shape[0] - gap, : whole.shape[1] - gap], width + gap
+
+
+def _aligned_bins(values: Tensor, most: int = 40) -> list[float]:
+    """Edges of at most about ``most`` equal bins that hold equally many of the values' possible levels.
+
+    Counts of draws take evenly spaced levels; bins of another width would show a comb that is not there.
+    """
+    levels = torch.unique(values)
+    low, high = float(levels[0]), float(levels[-1])
+    steps = levels.diff()
+    grain = max(float(steps.min()) if len(steps) else 0.0, (high - low) / 4096, 1e-9 * max(abs(high), 1.0))
+    if high - low < grain:
+        grain = 0.02
+    width = grain * max(1, math.ceil((high - low) / grain / most))
+    count = math.floor((high - low + grain / 2) / width) + 1
+    return [low - grain / 2 + i * width for i in range(count + 1)]
+
+
+def _plain_ticks(axis: Axis, show: Callable[[float], str]) -> None:
+    """Two or three plain numbers a decade, instead of powers of ten with factors."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
+
+    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=8))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: show(value)))
+    axis.set_minor_locator(NullLocator())
+    axis.set_minor_formatter(NullFormatter())
 
 
 def _figure(width: float, height: float) -> Figure:

@@ -1,0 +1,420 @@
+"""Saving and loading: bit by bit, never half a file, and clear refusals."""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import json
+import math
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import safetensors
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+import proxflow as pf
+from proxflow import storage
+from proxflow.data import Standardisation
+from proxflow.measures import Gaussian
+from proxflow.potentials import Ball, Discrete, Potential, Product, Quadratic
+from proxflow.schedules import Cosine, Linear, Polynomial
+from tests.laws.cases import CASES
+
+f64 = torch.float64
+MORE = {
+    "float32 atoms": lambda: Discrete(
+        torch.randn(37, 3, generator=torch.Generator().manual_seed(4)),
+        torch.randn(37, generator=torch.Generator().manual_seed(5)),
+        torch.rand(37, generator=torch.Generator().manual_seed(6)) + 0.1,
+        max_iterations=77,
+    ),
+    "float32 gaussian": lambda: Quadratic(torch.ones(2), torch.eye(2)),
+    "float32 rotation": lambda: Ball(2, 0.1).rotate(torch.tensor([[0.0, -1.0], [1.0, 0.0]])),
+    "ball with a source": lambda: Ball(2, source=Gaussian(2)),
+}
+POTENTIALS: dict[str, Callable[[], Potential]] = CASES | MORE
+SCHEDULES = [Linear(), Cosine(), Polynomial(2.5), Polynomial(1 / 3)]
+
+
+def same(first: object, second: object) -> None:
+    """Equal in class, structure, dtype and every bit."""
+    assert type(first) is type(second)
+    if isinstance(first, Tensor):
+        assert first.dtype == second.dtype
+        assert first.shape == second.shape
+        assert first.contiguous().numpy().tobytes() == second.contiguous().numpy().tobytes()
+    elif isinstance(first, float):
+        assert first.hex() == second.hex()
+    elif isinstance(first, list | tuple):
+        assert len(first) == len(second)
+        for one, other in zip(first, second, strict=True):
+            same(one, other)
+    elif isinstance(first, nn.Module):
+        same(list(first.state_dict().keys()), list(second.state_dict().keys()))
+        same(list(first.state_dict().values()), list(second.state_dict().values()))
+        for key, value in first.constructor_arguments().items():
+            same(value, second.constructor_arguments()[key])
+    elif dataclasses.is_dataclass(first):
+        for field in dataclasses.fields(first):
+            same(getattr(first, field.name), getattr(second, field.name))
+    else:
+        assert first == second
+
+
+def returned(obj: object, tmp_path: Path) -> object:
+    pf.save(obj, tmp_path / "object.safetensors")
+    return pf.load(tmp_path / "object.safetensors")
+
+
+@pytest.fixture(scope="module")
+def fitted() -> pf.semidiscrete.Fit:
+    points = torch.randn(20, 2, generator=torch.Generator().manual_seed(0)).repeat(2, 1)
+    return pf.semidiscrete.fit(points, seed=7)
+
+
+# -------------------------------------------------------------------- back and forth
+
+
+@pytest.mark.parametrize("case", POTENTIALS)
+def test_potentials_come_back_bit_by_bit(case, tmp_path):
+    potential = POTENTIALS[case]()
+    again = returned(potential, tmp_path)
+    same(potential, again)
+    dtype = next((buffer.dtype for buffer in potential.buffers()), f64)
+    x = torch.randn(9, potential.dim, generator=torch.Generator().manual_seed(1), dtype=dtype)
+    torch.testing.assert_close(again.decompose(x, 0.4, 0.6).point, potential.decompose(x, 0.4, 0.6).point)
+
+
+def test_weights_come_back_as_they_were_and_not_normalised_again(tmp_path):
+    for seed in range(20):
+        g = torch.Generator().manual_seed(seed)
+        potential = Discrete(torch.randn(37, 2, generator=g), torch.randn(37, generator=g), torch.rand(37, generator=g))
+        same(potential, returned(potential, tmp_path))
+
+
+@pytest.mark.parametrize("on_failure", ["raise", "nan"])
+@pytest.mark.parametrize("schedule", SCHEDULES, ids=str)
+def test_flows_come_back_bit_by_bit(schedule, on_failure, tmp_path):
+    flow = pf.ProximalFlow(CASES["atoms"](), schedule, on_failure=on_failure)
+    again = returned(flow, tmp_path)
+    same(flow, again)
+    x = torch.randn(9, flow.dim, generator=torch.Generator().manual_seed(1), dtype=f64)
+    same(flow.velocity(0.7, x), again.velocity(0.7, x))
+
+
+def test_a_fit_comes_back_bit_by_bit(fitted, tmp_path):
+    again = returned(fitted, tmp_path)
+    same(fitted, again)
+    assert again.seed == 7
+    assert again.cell_mass.dtype == f64
+    assert again.atom_of_row.dtype == torch.int64
+
+
+def test_an_exact_and_an_unfinished_fit_come_back(tmp_path):
+    exact = pf.semidiscrete.fit(torch.ones(1, 3, dtype=f64))
+    same(exact, returned(exact, tmp_path))
+    with pytest.warns(pf.ConvergenceWarning):
+        unfinished = pf.semidiscrete.fit(torch.arange(20.0)[:, None], max_samples=1)
+    same(unfinished, returned(unfinished, tmp_path))
+
+
+@pytest.mark.parametrize("value", [*SCHEDULES, Gaussian(3)], ids=str)
+def test_schedules_and_sources_come_back(value, tmp_path):
+    same(value, returned(value, tmp_path))
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.1, 5e-324, math.inf])
+def test_a_standardisation_comes_back(scale, tmp_path):
+    standardisation = Standardisation(torch.randn(2, 3, generator=torch.Generator().manual_seed(1), dtype=f64), scale)
+    same(standardisation, returned(standardisation, tmp_path))
+
+
+def test_gradients_are_left_behind(tmp_path):
+    heights = torch.zeros(3, requires_grad=True)
+    again = returned(Discrete(torch.eye(3), heights), tmp_path)
+    assert not again.heights.requires_grad
+    assert torch.equal(again.heights, heights.detach())
+
+
+def test_what_is_loaded_does_not_hang_on_the_file(tmp_path):
+    path = tmp_path / "x.safetensors"
+    pf.save(CASES["atoms"](), path)
+    loaded = pf.load(path)
+    expected = loaded.points.clone()
+    pf.save(CASES["grid"](), path)
+    assert torch.equal(loaded.points, expected)
+
+
+def test_text_and_path_objects_name_files(tmp_path):
+    pf.save(Linear(), str(tmp_path / "x"))
+    assert pf.load(str(tmp_path / "x")) == pf.load(tmp_path / "x") == Linear()
+
+
+def test_saving_leaves_the_object_and_only_the_file(tmp_path):
+    potential = CASES["atoms"]()
+    state = {key: value.clone() for key, value in potential.state_dict().items()}
+    pf.save(potential, tmp_path / "x")
+    for key, value in potential.state_dict().items():
+        assert torch.equal(value, state[key])
+    assert os.listdir(tmp_path) == ["x"]
+
+
+def test_files_carry_the_permissions_of_new_files(tmp_path):
+    pf.save(Linear(), tmp_path / "x")
+    (tmp_path / "y").touch()
+    assert (tmp_path / "x").stat().st_mode == (tmp_path / "y").stat().st_mode
+
+
+# -------------------------------------------------------------------- what cannot be stored
+
+
+class Homemade(Potential):
+    def __init__(self) -> None:
+        super().__init__(2)
+
+    def value(self, y):
+        return y.sum(1)
+
+    conjugate = value
+
+    def decompose(self, x, alpha, beta):
+        raise NotImplementedError
+
+    def second_epi_derivative(self, y, u):
+        raise NotImplementedError
+
+    def constructor_arguments(self):
+        return {}
+
+
+class Ellipse(Ball):
+    """A subclass of a storable class is not storable by that class's name."""
+
+
+class Uniform:
+    dim = 2
+    rotation_invariant = True
+
+    def sample(self, n, *, generator=None, dtype=None, device=None):
+        return torch.rand(n, 2, generator=generator, dtype=dtype, device=device)
+
+    def log_prob(self, x):
+        return torch.zeros(len(x))
+
+
+@pytest.mark.parametrize(
+    ("value", "named"),
+    [
+        (Homemade(), "Homemade"),
+        (Ellipse(2), "Ellipse"),
+        (Product([Homemade(), Ball(2)]), "Homemade"),
+        (pf.ProximalFlow(Homemade()), "Homemade"),
+        (Ball(2, source=Uniform()), "Uniform"),
+        (nn.Linear(2, 2), "Linear"),
+        ({"a": 1}, "dict"),
+        (lambda: 0, "function"),
+    ],
+)
+def test_a_foreign_class_is_named(value, named, tmp_path):
+    with pytest.raises(TypeError, match=rf"{named}.*cannot be stored; storable are Ball"):
+        pf.save(value, tmp_path / "x")
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_missing_folder_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=re.escape(f"there is no folder {tmp_path / 'none'}; make it first")):
+        pf.save(Linear(), tmp_path / "none" / "x.safetensors")
+
+
+def test_a_folder_is_not_replaced_by_a_file(tmp_path):
+    (tmp_path / "x").mkdir()
+    with pytest.raises(OSError, match="x"):
+        pf.save(Linear(), tmp_path / "x")
+    assert os.listdir(tmp_path) == ["x"]
+    assert (tmp_path / "x").is_dir()
+
+
+# -------------------------------------------------------------------- interrupted writes
+
+
+class Broken:
+    """A file that writes half and then fails."""
+
+    def __init__(self, file, error: BaseException) -> None:
+        self.file, self.error = file, error
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.file.close()
+
+    def write(self, content: bytes) -> None:
+        self.file.write(content[: len(content) // 2])
+        self.file.flush()
+        raise self.error
+
+
+FAILURES = [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt(), MemoryError()]
+
+
+def fail(monkeypatch, stage: str, error: BaseException) -> None:
+    def raising(*_args, **_options):
+        raise error
+
+    def opening(path, mode):
+        return Broken(open(path, mode), error)
+
+    if stage == "write":
+        monkeypatch.setattr(storage, "open", opening, raising=False)
+    else:
+        monkeypatch.setattr(storage.os, stage, raising)
+
+
+@pytest.mark.parametrize("stage", ["write", "fsync", "replace"])
+@pytest.mark.parametrize("error", FAILURES, ids=lambda e: type(e).__name__)
+@pytest.mark.parametrize("existing", [True, False], ids=["over an old file", "anew"])
+def test_a_failed_write_leaves_what_was_there(existing, error, stage, tmp_path, monkeypatch):
+    path = tmp_path / "x.safetensors"
+    if existing:
+        pf.save(Polynomial(3), path)
+    before = path.read_bytes() if existing else None
+    with monkeypatch.context() as patched:
+        fail(patched, stage, error)
+        with pytest.raises(type(error)):
+            pf.save(MORE["float32 atoms"](), path)
+    assert os.listdir(tmp_path) == (["x.safetensors"] if existing else [])
+    if existing:
+        assert path.read_bytes() == before
+        assert pf.load(path) == Polynomial(3)
+    pf.save(MORE["float32 atoms"](), path)
+    same(pf.load(path), MORE["float32 atoms"]())
+
+
+# -------------------------------------------------------------------- damaged and foreign files
+
+
+def rewrite(path: Path, change: Callable[[dict], object]) -> None:
+    """Change the description inside a file."""
+    with safetensors.safe_open(path, framework="pt") as file:
+        header = json.loads(file.metadata()["proxflow"])
+        tensors = {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118
+    change(header)
+    save_file(tensors, path, metadata={"proxflow": json.dumps(header)})
+
+
+@pytest.fixture
+def stored(tmp_path) -> Path:
+    path = tmp_path / "stored.safetensors"
+    pf.save(CASES["atoms"](), path)
+    return path
+
+
+def test_the_file_is_plain_safetensors_with_a_description(stored):
+    with safetensors.safe_open(stored, framework="pt") as file:
+        header = json.loads(file.metadata()["proxflow"])
+        assert torch.equal(file.get_tensor("root.points"), CASES["atoms"]().points)
+    assert header["format_version"] == 1
+    assert header["proxflow"] == pf.__version__
+    assert header["object"]["class"] == "Discrete"
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=re.escape(str(tmp_path / "none"))):
+        pf.load(tmp_path / "none")
+
+
+@pytest.mark.parametrize("kept", [0, 4, 8, 100, 0.5, 0.999])
+def test_a_truncated_file_is_refused(kept, stored):
+    content = stored.read_bytes()
+    stored.write_bytes(content[: kept if isinstance(kept, int) else int(kept * len(content))])
+    with pytest.raises(ValueError, match=re.escape(f"{stored} is truncated or not a safetensors file")):
+        pf.load(stored)
+
+
+@pytest.mark.parametrize("content", [b"hello world, this is no such file", b"\x93NUMPY" * 40, b"{}" * 99])
+def test_another_kind_of_file_is_refused(content, stored):
+    stored.write_bytes(content)
+    with pytest.raises(ValueError, match=re.escape(f"{stored} is truncated or not a safetensors file")):
+        pf.load(stored)
+
+
+@pytest.mark.parametrize("metadata", [None, {"format": "pt"}])
+def test_safetensors_of_another_program_are_refused(metadata, stored):
+    save_file({"weight": torch.ones(3)}, stored, metadata=metadata)
+    with pytest.raises(ValueError, match=re.escape(f"{stored} is not a proxflow file")):
+        pf.load(stored)
+
+
+def test_a_newer_format_says_who_wrote_it(stored):
+    rewrite(stored, lambda header: header.update(format_version=2, proxflow="9.9"))
+    with pytest.raises(ValueError, match=r"has format 2, written by proxflow 9\.9; .*up to 1: upgrade proxflow"):
+        pf.load(stored)
+
+
+@pytest.mark.parametrize("name", ["Future", "os.system", "Potential"])
+def test_an_unknown_class_is_named(name, stored):
+    rewrite(stored, lambda header: header["object"].update({"class": name}))
+    with pytest.raises(ValueError, match=f"{re.escape(str(stored))} holds a '{name}', which this version"):
+        pf.load(stored)
+
+
+def test_an_unknown_class_inside_is_named(tmp_path):
+    pf.save(pf.ProximalFlow(Ball(2)), tmp_path / "x")
+    rewrite(tmp_path / "x", lambda header: header["object"]["arguments"]["schedule"].update({"class": "Sigmoid"}))
+    with pytest.raises(ValueError, match="holds a 'Sigmoid'"):
+        pf.load(tmp_path / "x")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda header: header.pop("format_version"),
+        lambda header: header.pop("object"),
+        lambda header: header.update(format_version="one"),
+        lambda header: header.update(object={"kind": "Discrete"}),
+        lambda header: header["object"].pop("arguments"),
+        lambda header: header["object"].update(arguments=[1, 2]),
+        lambda header: header["object"].update({"class": ["Discrete"]}),
+        lambda header: header["object"]["arguments"].update(points={"tensor": "root.none"}),
+    ],
+)
+def test_a_damaged_description_is_refused(change, stored):
+    rewrite(stored, change)
+    with pytest.raises(ValueError, match=re.escape(f"{stored} is damaged")):
+        pf.load(stored)
+
+
+@pytest.mark.parametrize("text", ["", "not json", "[]", "3", "null"])
+def test_a_description_that_is_no_description_is_refused(text, stored):
+    save_file({"a": torch.ones(1)}, stored, metadata={"proxflow": text})
+    with pytest.raises(ValueError, match=re.escape(str(stored))):
+        pf.load(stored)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda header: header["object"]["arguments"].update(surprise=1),
+        lambda header: header["object"]["arguments"].pop("points"),
+        lambda header: header["object"]["arguments"].update(heights={"tensor": "root.points"}),
+    ],
+)
+def test_arguments_that_do_not_fit_are_refused(change, stored):
+    rewrite(stored, change)
+    with pytest.raises(ValueError, match=re.escape(f"{stored} holds a Discrete that cannot be built")):
+        pf.load(stored)
+
+
+def test_what_is_read_passes_the_checks_of_what_is_built(stored):
+    with safetensors.safe_open(stored, framework="pt") as file:
+        metadata, tensors = file.metadata(), {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118
+    tensors["root.points"][3] = math.nan
+    save_file(tensors, stored, metadata=metadata)
+    with pytest.raises(ValueError, match="1 rows of points are not finite"):
+        pf.load(stored)
