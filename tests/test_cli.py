@@ -170,7 +170,7 @@ def test_without_out_the_run_is_named_after_the_data(data, tmp_path, monkeypatch
 
 
 def test_a_fit_that_does_not_converge_says_so_and_is_kept(real_page, data, tmp_path, capsys):
-    assert call("fit", data, "--out", tmp_path / "run", "--max-samples", 1, "--tol", 1e-5) == 0
+    assert call("fit", data, "--out", tmp_path / "run", "--max-samples", 1, "--tol", 1e-2) == 0
     output = capsys.readouterr()
     assert "NOT converged" in output.out
     assert "--max-samples" in output.out

@@ -74,7 +74,7 @@ def returned(obj: object, tmp_path: Path) -> object:
 @pytest.fixture(scope="module")
 def fitted() -> pf.semidiscrete.Fit:
     points = torch.randn(20, 2, generator=torch.Generator().manual_seed(0)).repeat(2, 1)
-    return pf.semidiscrete.fit(points, seed=7)
+    return pf.semidiscrete.fit(points, tol=0.5, max_samples=3000, seed=7)
 
 
 # -------------------------------------------------------------------- back and forth
