@@ -13,7 +13,9 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-__all__ = ["Gaussian", "Source"]
+__all__ = ["Empirical", "Gaussian", "Source", "Uniform"]
+
+_DENSITY_NUMBERS = 1 << 22  # entries of one block of distances
 
 
 @runtime_checkable
@@ -72,16 +74,14 @@ class Gaussian:
         device: torch.device | str | None = None,
     ) -> Tensor:
         """``n`` independent draws, shape (n, d); drawn on the generator's device, delivered on ``device``."""
-        if n < 0:
-            raise ValueError(f"Gaussian.sample: n must not be negative, got {n}")
+        _check_count(self, n)
         drawn_on = generator.device if generator is not None else device
         draws = torch.randn((n, self._dim), generator=generator, dtype=dtype, device=drawn_on)
         return draws.to(device) if device is not None else draws
 
     def log_prob(self, x: Tensor) -> Tensor:
         """Log-density at ``x`` of shape (B, d), shape (B,)."""
-        if x.ndim != 2 or x.shape[1] != self._dim:
-            raise ValueError(f"Gaussian.log_prob: expected x of shape (B, {self._dim}), got {tuple(x.shape)}")
+        _check_rows(self, x)
         return -0.5 * (x.square().sum(1) + self._dim * math.log(2 * math.pi))
 
     def __eq__(self, other: object) -> bool:
@@ -92,3 +92,163 @@ class Gaussian:
 
     def __repr__(self) -> str:
         return f"Gaussian({self._dim})"
+
+
+class Uniform:
+    """The uniform law on the box [low, high]^dim.
+
+    Raises:
+        ValueError: ``dim`` is not a positive integer, or low and high are not finite with low < high.
+    """
+
+    def __init__(self, dim: int, low: float = 0.0, high: float = 1.0) -> None:
+        self._dim = Gaussian(dim).dim
+        if not (math.isfinite(low) and math.isfinite(high) and low < high):
+            raise ValueError(f"Uniform: low and high must be finite with low < high, got {low!r} and {high!r}")
+        self.low, self.high = float(low), float(high)
+
+    @property
+    def dim(self) -> int:
+        """Dimension d of the space."""
+        return self._dim
+
+    @property
+    def second_moment(self) -> float:
+        """E|X|^2 = d (low^2 + low high + high^2) / 3."""
+        return self._dim * (self.low**2 + self.low * self.high + self.high**2) / 3
+
+    def constructor_arguments(self) -> dict[str, object]:
+        """Dimension and ends."""
+        return {"dim": self._dim, "low": self.low, "high": self.high}
+
+    def sample(
+        self,
+        n: int,
+        *,
+        generator: torch.Generator | None = None,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+    ) -> Tensor:
+        """``n`` independent draws, shape (n, d); drawn on the generator's device, delivered on ``device``."""
+        _check_count(self, n)
+        drawn_on = generator.device if generator is not None else device
+        draws = self.low + (self.high - self.low) * torch.rand(
+            (n, self._dim), generator=generator, dtype=dtype, device=drawn_on
+        )
+        return draws.to(device) if device is not None else draws
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """Log-density at ``x`` of shape (B, d), shape (B,); -inf off the box."""
+        _check_rows(self, x)
+        inside = ((x >= self.low) & (x <= self.high)).all(1)
+        return torch.where(inside, -self._dim * math.log(self.high - self.low), -torch.inf).to(x)
+
+    def __repr__(self) -> str:
+        return f"Uniform({self._dim}, {self.low:g}, {self.high:g})"
+
+
+class Empirical:
+    """A finite data set as a source (unpaired data to data), its rows blurred by normal noise if wanted.
+
+    With ``bandwidth`` 0 a source of n rows has masses in steps of 1 / n only: a map from it can meet the weights of a
+    target only to that accuracy, and n should be far above the number of atoms. A bandwidth above 0 makes it a mixture
+    of normal laws, which has a density. Draws come back in the dtype asked for.
+
+    Args:
+        points: (n, *event) rows, finite; float32 or float64.
+        weights: (n,), not negative; equal if None.
+        bandwidth: standard deviation of the blur per coordinate.
+
+    Raises:
+        ValueError: rows or weights that are not finite, weights of the wrong number or negative, or a bad bandwidth.
+    """
+
+    def __init__(self, points: Tensor, weights: Tensor | None = None, bandwidth: float = 0.0) -> None:
+        if points.ndim < 2 or points.numel() == 0 or points.dtype not in (torch.float32, torch.float64):
+            raise ValueError(
+                "Empirical: points must be a non-empty (n, *event) tensor of float32 or float64, "
+                f"got {tuple(points.shape)} of {points.dtype}"
+            )
+        if not bool(torch.isfinite(points).all()):
+            raise ValueError("Empirical: points must be finite; drop the rows that are not")
+        if weights is None:
+            weights = torch.ones(len(points), dtype=torch.float64, device=points.device)
+        usable = weights.shape == (len(points),) and bool((torch.isfinite(weights) & (weights >= 0)).all())
+        if not (usable and bool(weights.sum() > 0)):
+            raise ValueError(f"Empirical: weights must be ({len(points)},), finite, not negative and not all zero")
+        if not (math.isfinite(bandwidth) and bandwidth >= 0):
+            raise ValueError(f"Empirical: the bandwidth must be a number of at least 0, got {bandwidth!r}")
+        self.points = points.detach().reshape(len(points), -1)
+        self.weights = weights.detach().double() / weights.sum().double()
+        self.bandwidth = float(bandwidth)
+
+    @property
+    def dim(self) -> int:
+        """Dimension d of the space."""
+        return self.points.shape[1]
+
+    @property
+    def second_moment(self) -> float:
+        """E|X|^2."""
+        rows = float(self.weights @ self.points.double().square().sum(1))
+        return rows + self.dim * self.bandwidth**2
+
+    def constructor_arguments(self) -> dict[str, object]:
+        """Points, weights and bandwidth."""
+        return {"points": self.points, "weights": self.weights, "bandwidth": self.bandwidth}
+
+    def sample(
+        self,
+        n: int,
+        *,
+        generator: torch.Generator | None = None,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+    ) -> Tensor:
+        """``n`` independent draws, shape (n, d); drawn on the generator's device, delivered on ``device``."""
+        _check_count(self, n)
+        drawn_on = generator.device if generator is not None else self.points.device
+        levels = torch.rand(n, generator=generator, dtype=torch.float64, device=drawn_on).to(self.weights.device)
+        row = torch.searchsorted(self.weights.cumsum(0), levels).clamp(max=len(self.points) - 1)
+        draws = self.points[row].to(self.points.dtype if dtype is None else dtype)
+        if self.bandwidth > 0:
+            blur = torch.randn(draws.shape, generator=generator, dtype=draws.dtype, device=drawn_on)
+            draws = draws + self.bandwidth * blur.to(draws.device)
+        return draws.to(device) if device is not None else draws
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """Log-density at ``x`` of shape (B, d), shape (B,).
+
+        Raises:
+            ValueError: the bandwidth is 0, where there is no density.
+        """
+        _check_rows(self, x)
+        if self.bandwidth == 0:
+            raise ValueError("Empirical.log_prob: finitely many points have no density; give a bandwidth above 0")
+        points, offset = self.points.to(x), self.dim * math.log(self.bandwidth * math.sqrt(2 * math.pi))
+        levels = torch.log(self.weights).to(x) - offset
+        parts = [
+            torch.logsumexp(levels - 0.5 * (_distances(rows, points) / self.bandwidth).square(), dim=1)
+            for rows in x.split(max(1, _DENSITY_NUMBERS // len(points)))
+        ]
+        return torch.cat(parts)
+
+    def __repr__(self) -> str:
+        return f"Empirical({len(self.points)} points in dimension {self.dim}, bandwidth={self.bandwidth:g})"
+
+
+def _distances(rows: Tensor, points: Tensor) -> Tensor:
+    """Without the expansion |a|^2 - 2 <a, b> + |b|^2, which cancels far from the origin."""
+    return torch.cdist(rows, points, compute_mode="donot_use_mm_for_euclid_dist")
+
+
+def _check_count(source: Source, n: int) -> None:
+    if n < 0:
+        raise ValueError(f"{type(source).__name__}.sample: n must not be negative, got {n}")
+
+
+def _check_rows(source: Source, x: Tensor) -> None:
+    if x.ndim != 2 or x.shape[1] != source.dim:
+        raise ValueError(
+            f"{type(source).__name__}.log_prob: expected x of shape (B, {source.dim}), got {tuple(x.shape)}"
+        )

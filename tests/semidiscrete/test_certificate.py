@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from proxflow.semidiscrete.certificate import mass_error
+from proxflow.semidiscrete.problem import Tally
 
 DRAWS, REPEATS = 2000, 4000
 
@@ -13,7 +14,7 @@ def estimates(mass: torch.Tensor, weights: torch.Tensor) -> tuple[torch.Tensor, 
     atoms = torch.multinomial(mass.expand(REPEATS, -1), DRAWS, replacement=True, generator=generator)
     counts = torch.zeros(REPEATS, len(mass), dtype=torch.float64)
     counts.scatter_add_(1, atoms, torch.ones((), dtype=torch.float64).expand(atoms.shape))
-    results = [mass_error(row, weights) for row in counts]
+    results = [mass_error(Tally(row, row, DRAWS), weights) for row in counts]
     return torch.tensor([r.chi2 for r in results]), torch.tensor([r.stderr for r in results])
 
 
@@ -39,5 +40,21 @@ def test_at_the_optimum_the_spread_is_the_one_of_the_theory() -> None:
 
 
 def test_one_cell_that_gets_everything_has_a_known_error() -> None:
-    error = mass_error(torch.tensor([1000.0, 0.0, 0.0, 0.0]), torch.full((4,), 0.25, dtype=torch.float64))
+    counts = torch.tensor([1000.0, 0.0, 0.0, 0.0], dtype=torch.float64)
+    error = mass_error(Tally(counts, counts, 1000), torch.full((4,), 0.25, dtype=torch.float64))
     assert error.chi2 == pytest.approx(3.0)
+
+
+def test_soft_assignments_are_judged_without_bias_and_with_a_safe_standard_error() -> None:
+    generator = torch.Generator().manual_seed(2)
+    weights = torch.full((6,), 1 / 6, dtype=torch.float64)
+    scores = torch.randn(REPEATS, 200, 6, generator=generator, dtype=torch.float64)
+    tilted = torch.tensor([0.5, 0, 0, 0, 0, 0], dtype=torch.float64)
+    laws = torch.softmax(scores + tilted, dim=2)
+    mass = laws.mean((0, 1))
+    truth = float(((mass - weights) ** 2 / weights).sum())
+    results = [mass_error(Tally(law.sum(0), law.square().sum(0), 200), weights) for law in laws]
+    chi2 = torch.tensor([result.chi2 for result in results])
+    spread = float(chi2.std())
+    assert float(chi2.mean()) == pytest.approx(truth, abs=5 * spread / math.sqrt(REPEATS))
+    assert float(torch.tensor([result.stderr for result in results]).mean()) > spread

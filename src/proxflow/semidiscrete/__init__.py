@@ -1,5 +1,6 @@
 """Fitting a discrete potential to data: semidiscrete optimal transport, with a certificate."""
 
-from proxflow.semidiscrete.fit import Evaluation, Fit, fit
+from proxflow.semidiscrete.fit import METHODS, fit
+from proxflow.semidiscrete.result import Evaluation, Fit
 
-__all__ = ["Evaluation", "Fit", "fit"]
+__all__ = ["METHODS", "Evaluation", "Fit", "fit"]

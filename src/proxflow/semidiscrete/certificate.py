@@ -10,9 +10,9 @@ from torch import Tensor
 
 from proxflow.measures import Gaussian
 from proxflow.semidiscrete.descent import Averages
-from proxflow.semidiscrete.problem import SemiDual
+from proxflow.semidiscrete.problem import SemiDual, Tally
 
-__all__ = ["Cost", "MassError", "bracketed", "cell_counts", "mass_error", "transport_cost"]
+__all__ = ["Cost", "MassError", "bracketed", "fresh_tally", "mass_error", "smooth_transport_cost", "transport_cost"]
 
 _BIAS_SHARE = 4  # the bias is a difference on common draws: it needs fewer of them than the mean
 
@@ -34,25 +34,26 @@ class Cost:
     dual: float
 
 
-def cell_counts(problem: SemiDual, heights: Tensor, n: int, generator: torch.Generator) -> Tensor:
-    """How many of ``n`` fresh draws fall in each Laguerre cell, (N,) float64."""
-    counts = torch.zeros(len(problem), dtype=torch.float64, device=problem.points.device)
-    for rows in _chunks(n, problem.rows_at_once):
-        atom = problem.search(problem.noise(rows, generator), heights).index
-        counts += torch.bincount(atom, minlength=len(problem))
-    return counts
+def fresh_tally(problem: SemiDual, heights: Tensor, n: int, generator: torch.Generator) -> Tally:
+    """The assignment of ``n`` fresh draws."""
+    parts = [problem.assign(problem.noise(rows, generator), heights) for rows in _chunks(n, problem.rows_at_once)]
+    total = torch.stack([part.total for part in parts]).sum(0)
+    return Tally(total, torch.stack([part.squares for part in parts]).sum(0), n)
 
 
-def mass_error(counts: Tensor, weights: Tensor) -> MassError:
-    """Unbiased chi2 from multinomial counts (THEORY section 3), with the variance of that U-statistic."""
-    n = float(counts.sum())
-    estimate = float(((counts.square() - counts) / weights).sum()) / (n * (n - 1)) - 1
-    mass = counts / n
+def mass_error(tally: Tally, weights: Tensor) -> MassError:
+    """Unbiased chi2 from pairs of different draws (THEORY section 3), with the variance of that U-statistic.
+
+    The variance is that of draws assigned to one atom each; softly assigned ones, an average over those, have less.
+    """
+    n = float(tally.draws)
+    estimate = float(((tally.total.square() - tally.squares) / weights).sum()) / (n * (n - 1)) - 1
+    mass = tally.mass
     ratio = mass / weights
     pairs = 2 * max(float((mass * ratio / weights).sum()), 0.0) / (n * (n - 1))
     linear = 4 * (float((mass * ratio.square()).sum()) - float((mass * ratio).sum()) ** 2) / n
     # The plug-in linear term is inflated by the noise of the counts, about 4 (N - 1) / n^2; take that out.
-    linear -= 4 * (len(counts) - 1) / n**2
+    linear -= 4 * (len(mass) - 1) / n**2
     return MassError(estimate, math.sqrt(max(pairs + linear, 0.5 * pairs)))
 
 
@@ -88,18 +89,30 @@ def _scores(problem: SemiDual, candidates: list[Tensor], n: int, generator: torc
     scores, draws = [], []
     for count in _chunks(n, problem.rows_at_once):
         noise = problem.noise(count, generator)
-        scores.append(torch.stack([problem.search(noise, h).value.double() for h in candidates], dim=1))
+        scores.append(torch.stack([problem.conjugate(noise, h) for h in candidates], dim=1))
         draws.append(noise[:, :-1].double())
     return torch.cat(scores) * problem.radius, torch.cat(draws)
 
 
-def bracketed(problem: SemiDual, heights: Tensor, counts: Tensor, cost: Cost) -> Cost:
+def smooth_transport_cost(problem: SemiDual, heights: Tensor, n: int, generator: torch.Generator) -> Cost:
+    """E|X - grad phi(X)|^2, the cost of the smooth map: optimal to its own image, whatever the heights."""
+    terms = []
+    for count in _chunks(n, problem.rows_at_once):
+        noise = problem.noise(count, generator)
+        images = problem.centre + problem.radius * problem.images(noise, heights)
+        terms.append((noise[:, :-1].double() - images).square().sum(1))
+    costs = torch.cat(terms)
+    value, half = float(costs.mean()), 1.96 * float(costs.std()) / math.sqrt(n)
+    return Cost(value, (value - half, value + half), value - half)
+
+
+def bracketed(problem: SemiDual, heights: Tensor, mass: Tensor, cost: Cost) -> Cost:
     """The cost with an interval that holds however far the heights are from the optimum.
 
     Below, the dual value. Above, the triangle inequality for W2 through the law that the heights do reach: its map
     is optimal for the cell masses, and what those have too much of is moved to where it lacks.
     """
-    excess = counts / counts.sum() - problem.weights
+    excess = mass - problem.weights
     reached = cost.dual + float(excess @ _atom_costs(problem, heights))
     gain, loss = excess.clamp(min=0), (-excess).clamp(min=0)
     moved = max(float(gain.sum()), torch.finfo(torch.float64).tiny)
@@ -113,9 +126,7 @@ def bracketed(problem: SemiDual, heights: Tensor, counts: Tensor, cost: Cost) ->
 
 def _atom_costs(problem: SemiDual, heights: Tensor) -> Tensor:
     """|y_j|^2 - 2 h_j in the user's units: what atom j adds to the cost beside E|X|^2 - 2 E phi_h(X)."""
-    points = problem.centre + problem.radius * problem.points
-    costs: Tensor = points.square().sum(1) - 2 * problem.radius * heights
-    return costs
+    return problem.square_norms() - 2 * problem.radius * heights
 
 
 def _dual_mean(problem: SemiDual, score: Tensor, noise: Tensor) -> tuple[float, float]:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from proxflow.semidiscrete.problem import SemiDual
+from proxflow.semidiscrete.start import Start
 
-__all__ = ["Averages", "Descent"]
+__all__ = ["Averages", "Iterate", "batch_size", "descend"]
 
 _FIRST_RATE = 1.0  # first step, in gaps per unit of relative mass error and per draw an atom has seen
 _DECAY = 0.55  # the rate falls like (1 + draws per atom)^-_DECAY; the theory asks for (1/2, 1)
-_LONGEST_STEP = 0.5  # in gaps per unit of relative mass error
+_LONGEST_STEP = 0.25  # in gaps per unit of relative mass error
 
 
 @dataclass(frozen=True)
@@ -35,38 +37,61 @@ class Averages:
         total = self.weight * self.heights - earlier.weight * earlier.heights
         return Averages(total / weight, weight, self.squares - earlier.squares)
 
+    def including(self, heights: Tensor, weight: float) -> Averages:
+        """The average with one more iterate."""
+        total = self.weight + weight
+        mean = self.heights + (weight / total) * (heights - self.heights)
+        return Averages(mean, total, self.squares + weight**2)
 
-class Descent:
-    """The moving heights. Each step is the relative mass error of the cells, in units of the typical score gap.
+
+@dataclass(frozen=True)
+class Iterate:
+    """Where a descent stands after ``steps`` batches: the moving heights (N,), their averages, the draws used.
 
     Iterates are averaged with weights growing linearly, which forgets the start at a cost of a factor 4/3 in
-    variance against the uniform average (THEORY section 3).
+    variance against the uniform average (THEORY section 3). ``units`` are the typical score gaps between atoms and
+    between groups of each level, ``noise`` is the state of the generator that the next batch comes from.
     """
 
-    def __init__(self, problem: SemiDual, heights: Tensor, unit: float, generator: torch.Generator) -> None:
-        self._problem = problem
-        self._generator = generator
-        self._unit = unit
-        self._heights = heights.clone()
-        self._count = 0
-        self.batch = max(256, min(len(problem) // 8, problem.rows_at_once))
-        self.samples_used = 0
-        self.averages = Averages(heights.clone(), 0.0, 0.0)
+    heights: Tensor
+    averages: Averages
+    steps: int
+    samples_used: int
+    units: tuple[float, ...]
+    noise: Tensor
 
-    def step(self) -> None:
-        """One batch of fresh noise."""
-        problem = self._problem
-        atom = problem.search(problem.noise(self.batch, self._generator), self._heights).index
-        mass = torch.bincount(atom, minlength=len(problem)).double() / self.batch
-        rate = _FIRST_RATE * (1 + self.samples_used / len(problem)) ** -_DECAY
-        length = min(rate * self.batch / len(problem), _LONGEST_STEP)
-        self._heights -= length * self._unit * (1 - mass / problem.weights)
-        self.samples_used += self.batch
-        self._count += 1
-        self._average()
+    @classmethod
+    def start(cls, start: Start, generator: torch.Generator) -> Iterate:
+        """Before the first batch."""
+        averages = Averages(start.heights, 0.0, 0.0)
+        return cls(start.heights, averages, 0, start.samples_used, start.units, generator.get_state())
 
-    def _average(self) -> None:
-        old, weight = self.averages, float(self._count)
-        total = old.weight + weight
-        mean = old.heights + (weight / total) * (self._heights - old.heights)
-        self.averages = Averages(mean, total, old.squares + weight**2)
+
+def batch_size(problem: SemiDual) -> int:
+    """Noise draws of one step."""
+    return max(256, min(len(problem) // 8, problem.rows_at_once))
+
+
+def descend(problem: SemiDual, groups: list[Tensor], iterate: Iterate, generator: torch.Generator) -> Iterate:
+    """One step on fresh noise: the relative mass error of cells and of groups of cells, each in its own unit."""
+    batch, weights = batch_size(problem), problem.weights
+    mass = problem.assign(problem.noise(batch, generator), iterate.heights).mass
+    change = _step_length(iterate, batch, len(problem)) * iterate.units[0] * (mass / weights - 1)
+    for labels, unit in zip(groups, iterate.units[1:], strict=True):
+        excess = torch.bincount(labels, mass) / torch.bincount(labels, weights) - 1
+        change += (_step_length(iterate, batch, len(excess)) * unit * excess)[labels]
+    heights = iterate.heights + change
+    return dataclasses.replace(
+        iterate,
+        heights=heights,
+        averages=iterate.averages.including(heights, iterate.steps + 1.0),
+        steps=iterate.steps + 1,
+        samples_used=iterate.samples_used + batch,
+        noise=generator.get_state(),
+    )
+
+
+def _step_length(iterate: Iterate, batch: int, count: int) -> float:
+    """In units per relative mass error, for ``count`` cells that share the draws."""
+    rate: float = _FIRST_RATE * (1 + iterate.steps * batch / count) ** -_DECAY
+    return min(rate * batch / count, _LONGEST_STEP)

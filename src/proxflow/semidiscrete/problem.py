@@ -2,46 +2,76 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
-from proxflow.kernels.search import Maximum, max_inner_product
+from proxflow.kernels.search import max_inner_product
 from proxflow.measures import Source
-from proxflow.semidiscrete.atoms import Atoms
 
-__all__ = ["SemiDual"]
+__all__ = ["SemiDual", "Tally"]
 
 _FLOAT32_ROUNDINGS = 2.0**12  # a score gap this many roundings wide is safe in float32
+_SOFTMAX_BYTES = 1 << 21  # one block of assignment probabilities: about a core's cache
+
+
+@dataclass(frozen=True)
+class Tally:
+    """How ``draws`` noise draws were assigned: sum (N,) and sum of squares (N,) of the assignment probabilities."""
+
+    total: Tensor
+    squares: Tensor
+    draws: int
+
+    @property
+    def mass(self) -> Tensor:
+        """Estimated cell masses, (N,)."""
+        return self.total / self.draws
 
 
 class SemiDual:
     """J(h) = E phi_h(X0) + <b, h> for normalised atoms, with the noise and the precision of its search.
 
-    Scores are shifted by <u, centre> against the user's; the maximising atom is the same, and heights in the
+    phi_h(u) = max_j <u, y_j> - h_j, or for epsilon > 0 the smooth
+    epsilon log sum_j N b_j exp((<u, y_j> - h_j) / epsilon).
+    Scores are shifted by <u, centre> against the user's; the assignment is the same, and heights and epsilon in the
     user's units are ``radius`` times those here.
     """
 
-    def __init__(self, atoms: Atoms, source: Source, max_memory: int) -> None:
-        points = atoms.points.double()
-        self.weights = atoms.weights
+    def __init__(self, points: Tensor, weights: Tensor, source: Source, epsilon: float, max_memory: int) -> None:
+        self.weights = weights
         self.source = source
         self.centre = points.mean(0)
         centred = points - self.centre
         self.radius = float(torch.linalg.vector_norm(centred, dim=1).max()) or 1.0
         self.points = centred / self.radius
+        self.epsilon = epsilon / self.radius
         self.dtype = torch.float32
         self.rows_at_once = max(256, min(1 << 16, max_memory // (16 * (points.shape[1] + 2))))
+        self._log_weights = torch.log(len(points) * weights)
         self._keys = self._build_keys()
 
     def __len__(self) -> int:
         return len(self.points)
 
-    def choose_precision(self, gap: float, heights: Tensor) -> None:
-        """Search in float32 where a typical score gap is far above its rounding, else in float64."""
+    def choose_precision(self, gap: float, heights: Tensor) -> bool:
+        """Search in float32 where a typical score gap is far above its rounding, else in float64: then True."""
         size = float(self.source.dim) ** 0.5 + float(heights.abs().max())
-        if gap < _FLOAT32_ROUNDINGS * torch.finfo(torch.float32).eps * size:
-            self.dtype = torch.float64
-            self._keys = self._build_keys()
+        double = bool(gap < _FLOAT32_ROUNDINGS * torch.finfo(torch.float32).eps * size)
+        if double:
+            self.search_in(torch.float64)
+        return double
+
+    def search_in(self, dtype: torch.dtype) -> None:
+        """Draw noise and take scores in this precision from now on."""
+        self.dtype = dtype
+        self._keys = self._build_keys()
+
+    def square_norms(self) -> Tensor:
+        """|y_j|^2 in the user's units, (N,)."""
+        return (self.centre + self.radius * self.points).square().sum(1)
 
     def noise(self, n: int, generator: torch.Generator) -> Tensor:
         """``n`` source draws with a trailing 1 for the height coordinate, (n, d + 1)."""
@@ -49,16 +79,61 @@ class SemiDual:
         draws = self.source.sample(n, generator=generator, dtype=self.dtype, device=device)
         return torch.cat([draws, draws.new_ones(n, 1)], dim=1)
 
-    def search(self, noise: Tensor, heights: Tensor) -> Maximum:
-        """Best score and its atom for each noise row, at normalised heights (N,)."""
-        self._keys[:, -1] = -heights
-        return max_inner_product(noise, self._keys)
+    def assign(self, noise: Tensor, heights: Tensor) -> Tally:
+        """To which atoms noise rows go, at normalised heights (N,)."""
+        if self.epsilon == 0:
+            counts = torch.bincount(self._best(noise, heights)[1], minlength=len(self)).double()
+            return Tally(counts, counts, len(noise))
+        total, squares = torch.zeros_like(self.weights), torch.zeros_like(self.weights)
+        for scores in self._soft_scores(noise, heights):
+            law = torch.softmax(scores, dim=1)
+            total += law.sum(0)
+            squares += law.square().sum(0)
+        return Tally(total, squares, len(noise))
 
-    def score_gaps(self, noise: Tensor, heights: Tensor) -> Tensor:
-        """Best minus second-best score of each noise row, (n,)."""
+    def conjugate(self, noise: Tensor, heights: Tensor) -> Tensor:
+        """phi_h of each noise row, (n,) float64."""
+        if self.epsilon == 0:
+            return self._best(noise, heights)[0].double()
+        return torch.cat([self.epsilon * s.logsumexp(1).double() for s in self._soft_scores(noise, heights)])
+
+    def images(self, noise: Tensor, heights: Tensor) -> Tensor:
+        """grad phi_h of each noise row, (n, d) float64."""
+        if self.epsilon == 0:
+            return self.points[self._best(noise, heights)[1]]
+        points = self.points.to(self.dtype)
+        return torch.cat([(torch.softmax(s, 1) @ points).double() for s in self._soft_scores(noise, heights)])
+
+    def score_gaps(self, noise: Tensor, heights: Tensor, groups: list[Tensor]) -> Tensor:
+        """Best score less the best of another atom, and for each labelling less that of another group, (n, 1 + L)."""
+        keys = self._keys_at(heights)
+        return torch.cat([_gaps(part @ keys.mT, groups) for part in noise.split(64)])
+
+    # ---------------------------------------------------------------- inside
+
+    def _best(self, noise: Tensor, heights: Tensor) -> tuple[Tensor, Tensor]:
+        best = max_inner_product(noise, self._keys_at(heights))
+        return best.value, best.index
+
+    def _soft_scores(self, noise: Tensor, heights: Tensor) -> Iterator[Tensor]:
+        """Scores over epsilon with the weights inside, a block of rows at a time."""
+        keys = self._keys_at(heights - self.epsilon * self._log_weights)
+        rows = max(16, _SOFTMAX_BYTES // (keys.element_size() * len(self)))
+        for part in noise.split(rows):
+            yield (part @ keys.mT) / self.epsilon
+
+    def _keys_at(self, heights: Tensor) -> Tensor:
         self._keys[:, -1] = -heights
-        best = torch.cat([(part @ self._keys.mT).topk(2, dim=1).values for part in noise.split(64)])
-        return best[:, 0] - best[:, 1]
+        return self._keys
 
     def _build_keys(self) -> Tensor:
         return torch.cat([self.points, self.points.new_zeros(len(self.points), 1)], dim=1).to(self.dtype)
+
+
+def _gaps(scores: Tensor, groups: list[Tensor]) -> Tensor:
+    columns = [scores]
+    for labels in groups:
+        best = scores.new_full((len(scores), int(labels.max()) + 1), -torch.inf)
+        columns.append(best.scatter_reduce_(1, labels.expand(len(scores), -1), scores, "amax"))
+    top = torch.stack([column.topk(2, dim=1).values for column in columns], dim=1)
+    return top[:, :, 0] - top[:, :, 1]

@@ -1,0 +1,8 @@
+"""Named and file data sets as tensors, with a standardisation that can be undone."""
+
+from proxflow.data.built_in import BUILT_IN
+from proxflow.data.dataset import Dataset
+from proxflow.data.loading import load
+from proxflow.data.standardisation import Standardisation
+
+__all__ = ["BUILT_IN", "Dataset", "Standardisation", "load"]

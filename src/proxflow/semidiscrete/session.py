@@ -1,0 +1,101 @@
+"""What a run of a fit shares: its clock, its progress line and its checkpoint file."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from torch import Tensor
+
+from proxflow.measures import Source
+from proxflow.storage import load, save
+
+__all__ = ["Checkpoint", "Session", "fingerprint"]
+
+_SAVE_EVERY = 10.0  # seconds
+_PROBES = 16  # noise draws that stand for a source in a fingerprint
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a checkpoint file holds: whose fit, the seconds spent, and the state of its method."""
+
+    fingerprint: str
+    seconds: float
+    state: object
+
+
+class Session:
+    """One run: time spent (earlier, interrupted runs included), a line of progress, and where to save the state.
+
+    Raises:
+        ValueError: the checkpoint belongs to another fit, or is no checkpoint.
+    """
+
+    def __init__(
+        self, began: float, progress: bool | None, path: str | os.PathLike[str] | None, mark: str | None
+    ) -> None:
+        self._began = began
+        self._path = None if path is None else Path(path)
+        self._mark = mark
+        self._saved_at = time.perf_counter()
+        self.report = _reporter(progress)
+        self.state: object = None
+        if self._path is not None and self._path.exists():
+            self._resume(self._path)
+        elif self._path is not None and not self._path.parent.is_dir():
+            raise ValueError(f"fit: the folder of the checkpoint {self._path} does not exist; make it first")
+
+    @property
+    def seconds(self) -> float:
+        """Wall time spent."""
+        return time.perf_counter() - self._began
+
+    def save(self, state: object, *, now: bool) -> None:
+        """Keep a state: on disk if ``now`` or if the last time was long ago."""
+        if self._path is None or not (now or time.perf_counter() - self._saved_at > _SAVE_EVERY):
+            return
+        save(Checkpoint(str(self._mark), self.seconds, state), self._path)
+        self._saved_at = time.perf_counter()
+
+    def _resume(self, path: Path) -> None:
+        checkpoint = load(path)
+        if not isinstance(checkpoint, Checkpoint):
+            raise ValueError(f"fit: {path} is not a checkpoint of a fit; give another path")
+        if checkpoint.fingerprint != self._mark:
+            raise ValueError(
+                f"fit: the checkpoint {path} belongs to a fit of other points, weights, source, epsilon, warm start or "
+                "seed; repeat that call to go on with it, or give another path"
+            )
+        self.state = checkpoint.state
+        self._began -= checkpoint.seconds
+        self.report(f"going on from {path}, after {checkpoint.seconds:.1f} s")
+
+
+def fingerprint(tensors: list[Tensor | None], source: Source, numbers: list[float]) -> str:
+    """A hash of what a fit depends on; a source is known by its first draws."""
+    generator = torch.Generator().manual_seed(0)
+    probes = source.sample(_PROBES, generator=generator, dtype=torch.float64)
+    digest = hashlib.sha256(repr(numbers).encode())
+    for tensor in [*tensors, probes]:
+        if tensor is None:
+            digest.update(b"none")
+        else:
+            digest.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
+            digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _reporter(progress: bool | None) -> Callable[[str], None]:
+    """A function that shows one line of progress on standard error, or does nothing."""
+    if not (sys.stderr.isatty() if progress is None else progress):
+        return lambda message: None
+    console = Console(stderr=True)
+    return lambda message: console.print(f"[dim]fit:[/dim] {message}")

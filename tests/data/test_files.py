@@ -1,0 +1,160 @@
+"""Files back and forth: arrays of every kind, bit by bit, and what is refused."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pyarrow.csv
+import pyarrow.parquet
+import pytest
+import torch
+
+import proxflow as pf
+from tests.data.sources import LABELS, POINTS, WRITERS, f64, raw, refusal, table
+
+
+@pytest.mark.parametrize("suffix", WRITERS)
+def test_files_come_back_bit_by_bit(suffix, tmp_path):
+    path = tmp_path / f"points{suffix}"
+    WRITERS[suffix](path)
+    for source in (path, str(path)):
+        dataset = raw(source)
+        assert np.array_equal(dataset.points.numpy(), POINTS)
+        assert dataset.name == "points"
+        if suffix == ".npy":
+            assert dataset.labels is None
+        else:
+            assert np.array_equal(dataset.labels.numpy(), LABELS)
+
+
+def test_suffixes_are_read_in_any_case(tmp_path):
+    path = tmp_path / "POINTS.NPY"
+    with path.open("wb") as file:
+        np.save(file, POINTS)
+    assert raw(path).n == 6
+
+
+def test_the_only_array_of_an_archive_may_have_any_name(tmp_path):
+    np.savez(tmp_path / "a.npz", whatever=POINTS)
+    assert np.array_equal(raw(tmp_path / "a.npz").points.numpy(), POINTS)
+    np.savez(tmp_path / "b.npz", first=POINTS, second=POINTS)
+    assert "expected an entry 'points', found first, second" in refusal(tmp_path / "b.npz")
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.int64, torch.uint8, torch.bool])
+def test_tensors_of_any_real_dtype_keep_their_values(dtype, tmp_path):
+    tensor = torch.tensor([[0.5, 3.0], [1.0, 0.0]]).to(dtype)
+    torch.save(tensor, tmp_path / "x.pt")
+    assert torch.equal(raw(tmp_path / "x.pt").points, tensor.double())
+
+
+def test_tensors_with_a_gradient_and_sparse_ones_are_read(tmp_path):
+    torch.save(torch.eye(3, requires_grad=True), tmp_path / "a.pt")
+    torch.save(torch.eye(3).to_sparse(), tmp_path / "b.pt")
+    assert torch.equal(raw(tmp_path / "a.pt").points, torch.eye(3, dtype=f64))
+    assert torch.equal(raw(tmp_path / "b.pt").points, torch.eye(3, dtype=f64))
+
+
+class Trap:
+    """Unpickled, it leaves a file behind."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.system, (f"touch '{self.mark}'",)
+
+
+@pytest.mark.parametrize("wrapped", [True, False], ids=["in torch.save", "bare pickle"])
+@pytest.mark.parametrize("suffix", [".pt", ".npy", ".npz"])
+def test_no_file_runs_code(wrapped, suffix, tmp_path):
+    mark, path = tmp_path / "sprung", tmp_path / f"trap{suffix}"
+    if wrapped:
+        torch.save({"points": Trap(mark)}, path)
+    else:
+        path.write_bytes(pickle.dumps(Trap(mark)))
+    message = refusal(path)
+    assert str(path) in message
+    assert not mark.exists()
+    for dangerous in ("weights_only", "allow_pickle", "trust"):
+        assert dangerous not in message
+    pickle.loads(pickle.dumps(Trap(mark)))
+    assert mark.exists()
+
+
+def test_a_pickle_in_a_pt_file_says_what_to_save_instead(tmp_path):
+    torch.save({"points": Trap(tmp_path / "sprung")}, tmp_path / "trap.pt")
+    assert "objects other than tensors" in refusal(tmp_path / "trap.pt")
+
+
+@pytest.mark.parametrize("content", [b"", b"hello world\n" * 20, bytes(range(256))], ids=["empty", "text", "bytes"])
+@pytest.mark.parametrize("suffix", WRITERS)
+def test_unreadable_files_are_named(suffix, content, tmp_path):
+    path = tmp_path / f"broken{suffix}"
+    path.write_bytes(content)
+    assert str(path) in refusal(path)
+
+
+@pytest.mark.parametrize("suffix", sorted(set(WRITERS) - {".csv"}))
+@pytest.mark.parametrize("kept", [0.3, 0.7, 0.98])
+def test_truncated_files_are_named(suffix, kept, tmp_path):
+    path = tmp_path / f"cut{suffix}"
+    WRITERS[suffix](path)
+    content = path.read_bytes()
+    path.write_bytes(content[: int(kept * len(content))])
+    assert f"{path} cannot be read" in refusal(path)
+
+
+def test_an_unknown_suffix_lists_the_known_ones(tmp_path):
+    (tmp_path / "x.txt").write_text("1 2")
+    message = refusal(tmp_path / "x.txt")
+    assert "'.txt'" in message
+    assert all(suffix in message for suffix in WRITERS)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("suffix", [".npy", ".csv", ".parquet"])
+def test_rows_that_are_not_finite_are_named(bad, suffix, tmp_path):
+    points = POINTS.copy()
+    points[[1, 4], [0, 1]] = bad
+    path = tmp_path / f"holes{suffix}"
+    if suffix == ".npy":
+        np.save(path, points)
+    elif suffix == ".csv":
+        pyarrow.csv.write_csv(table(points), path)
+    else:
+        pyarrow.parquet.write_table(table(points), path)
+    message = refusal(path)
+    assert str(path) in message
+    assert "2 rows" in message
+    assert "[1, 4]" in message
+
+
+@pytest.mark.parametrize(
+    ("array", "words"),
+    [
+        (np.zeros((0, 3)), "non-empty"),
+        (np.zeros((3, 0)), "non-empty"),
+        (np.ones(3), r"(N, *event)"),
+        (np.array(1.0), r"(N, *event)"),
+        (np.array([["a"]]), "expected numbers"),
+        (np.array([[1j]]), "expected numbers"),
+        (np.array([["2020-01-01"]], dtype="M8[D]"), "expected numbers"),
+        (np.array([[object()]]), "cannot be read"),
+    ],
+)
+def test_arrays_that_are_no_points_are_refused(array, words, tmp_path):
+    path = tmp_path / "x.npy"
+    np.save(path, array)
+    message = refusal(path)
+    assert words in message
+    assert str(path) in message
+
+
+def test_values_beyond_the_dtype_are_refused(tmp_path):
+    np.save(tmp_path / "x.npy", np.array([[1e200], [-1e200]]))
+    assert "too large for torch.float32" in refusal(tmp_path / "x.npy", standardise=False)
+    assert pf.data.load(tmp_path / "x.npy").points.tolist() == [[1.0], [-1.0]]

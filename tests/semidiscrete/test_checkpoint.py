@@ -1,0 +1,160 @@
+"""Interrupting and going on: the same heights, bit by bit."""
+
+from __future__ import annotations
+
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+
+import proxflow as pf
+from proxflow.errors import ConvergenceWarning
+from proxflow.semidiscrete import Fit, fit
+from tests.semidiscrete.sources import Interrupted, PlainNormal
+
+INTERRUPTIONS = 20
+
+
+def cloud(count: int, dim: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(count, dim, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+PROBLEMS = {
+    "noise": lambda **options: fit(cloud(100, 5), tol=6e-3, **options),
+    "smooth": lambda **options: fit(cloud(40, 4), epsilon=0.3, tol=3e-3, **options),
+    "Newton": lambda **options: fit(cloud(150, 3), **options),
+}
+
+
+def interrupted_after(seconds: float, run: object) -> None:
+    """Ctrl-C after some time; a run that is over before is let be."""
+    timer = threading.Timer(seconds, signal.raise_signal, [signal.SIGINT])
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            timer.start()
+            run()  # type: ignore[operator]
+    except KeyboardInterrupt:
+        pass
+    finally:
+        try:
+            timer.cancel()
+            timer.join()
+        except KeyboardInterrupt:
+            timer.join()
+
+
+def same(first: Fit, second: Fit) -> bool:
+    """Bit by bit, but for the cost: a mean over many draws, whose last digit depends on where memory was free."""
+    heights = torch.equal(first.potential.heights, second.potential.heights)
+    masses = torch.equal(first.cell_mass, second.cell_mass)
+    numbers = (first.chi2, first.samples_used) == (second.chi2, second.samples_used)
+    return heights and masses and numbers and first.transport_cost == pytest.approx(second.transport_cost, rel=1e-12)
+
+
+@pytest.mark.parametrize("name", PROBLEMS)
+def test_a_run_interrupted_at_random_moments_ends_as_an_uninterrupted_one(name: str, tmp_path: Path) -> None:
+    began = time.perf_counter()
+    whole = PROBLEMS[name]()
+    duration = time.perf_counter() - began
+    moments = random.Random(7)
+    for count in range(INTERRUPTIONS):
+        path = tmp_path / f"{count}.safetensors"
+        interrupted_after(moments.uniform(0, 1.2 * duration), lambda path=path: PROBLEMS[name](checkpoint=path))
+        assert same(PROBLEMS[name](checkpoint=path), whole)
+
+
+@pytest.mark.parametrize("call", [5, 40, 100])
+def test_ctrl_c_keeps_the_state_on_disk_and_the_next_call_goes_on(call: int, tmp_path: Path) -> None:
+    path = tmp_path / "run.safetensors"
+    points = cloud(300, 6)
+    whole = fit(points, source=PlainNormal(6))
+    with pytest.warns(ConvergenceWarning):
+        part = fit(points, source=Interrupted(6, call), checkpoint=path)
+    assert not part.converged
+    state = pf.load(path).state
+    assert state.iterate.samples_used == part.samples_used
+    going_on = PlainNormal(6)
+    assert same(fit(points, source=going_on, checkpoint=path), whole)
+    from_scratch = PlainNormal(6)
+    fit(points, source=from_scratch, checkpoint=tmp_path / "other.safetensors")
+    assert going_on.calls < from_scratch.calls
+
+
+def test_a_killed_process_can_be_gone_on_from(tmp_path: Path) -> None:
+    path = tmp_path / "run.safetensors"
+    script = (
+        "import sys, torch, proxflow as pf\n"
+        "points = torch.randn(2000, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)\n"
+        f"pf.semidiscrete.fit(points, checkpoint={str(path)!r})\n"
+    )
+    watcher = "from proxflow.semidiscrete import session\nsession._SAVE_EVERY = 0.0\n"
+    process = subprocess.Popen([sys.executable, "-c", watcher + script])
+    try:
+        for _ in range(600):
+            if path.exists():
+                break
+            time.sleep(0.1)
+        time.sleep(0.3)
+    finally:
+        process.kill()
+        process.wait()
+    assert path.exists()
+    points = torch.randn(2000, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    assert same(fit(points, checkpoint=path), fit(points))
+
+
+def test_a_finished_checkpoint_gives_the_result_again_without_a_draw_for_the_heights(tmp_path: Path) -> None:
+    path = tmp_path / "run.safetensors"
+    first = PROBLEMS["noise"](checkpoint=path)
+    before = pf.load(path).state.iterate.steps
+    assert same(PROBLEMS["noise"](checkpoint=path), first)
+    assert pf.load(path).state.iterate.steps == before
+
+
+def test_a_larger_cap_goes_on(tmp_path: Path) -> None:
+    path = tmp_path / "run.safetensors"
+    points = cloud(300, 6)
+    with pytest.warns(ConvergenceWarning):
+        part = fit(points, max_samples=5_000, checkpoint=path)
+    rest = fit(points, checkpoint=path)
+    assert rest.converged
+    assert rest.history[: len(part.history)] == part.history
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"seed": 1},
+        {"epsilon": 0.1},
+        {"weights": torch.arange(1.0, 41.0)},
+        {"source": PlainNormal(4)},
+        {"warm_start": torch.zeros(40)},
+    ],
+    ids=lambda other: next(iter(other)),
+)
+def test_a_checkpoint_of_another_fit_is_refused(other: dict[str, object], tmp_path: Path) -> None:
+    path = tmp_path / "run.safetensors"
+    points = cloud(40, 4)
+    if "source" in other:
+        fit(points, checkpoint=path, source=pf.measures.Uniform(4, -1.0, 1.0))
+    else:
+        fit(points, checkpoint=path)
+    with pytest.raises(ValueError, match="belongs to a fit of other"):
+        fit(points, checkpoint=path, **other)  # type: ignore[arg-type]
+
+
+def test_a_file_that_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "potential.safetensors"
+    pf.save(pf.potentials.Ball(2), path)
+    with pytest.raises(ValueError, match="is not a checkpoint"):
+        fit(cloud(10, 4), checkpoint=path)
+    with pytest.raises(ValueError, match="folder of the checkpoint"):
+        fit(cloud(10, 4), checkpoint=tmp_path / "missing" / "run.safetensors")
