@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import importlib
 import json
 import math
 import os
@@ -20,12 +21,19 @@ from torch import Tensor, nn
 import proxflow as pf
 from proxflow import storage
 from proxflow.data import Standardisation
-from proxflow.measures import Gaussian
-from proxflow.potentials import Ball, Discrete, Potential, Product, Quadratic
+from proxflow.measures import Empirical, Gaussian, Uniform
+from proxflow.potentials import Ball, Discrete, Entropic, Potential, Product, Quadratic, Quantile, Radial
 from proxflow.schedules import Cosine, Linear, Polynomial
-from tests.laws.cases import CASES
+from tests.laws.cases import STORED
 
 f64 = torch.float64
+
+
+def blurred_rows() -> Empirical:
+    g = torch.Generator().manual_seed(8)
+    return Empirical(torch.randn(7, 2, generator=g), torch.rand(7, generator=g), 0.1)
+
+
 MORE = {
     "float32 atoms": lambda: Discrete(
         torch.randn(37, 3, generator=torch.Generator().manual_seed(4)),
@@ -36,8 +44,14 @@ MORE = {
     "float32 gaussian": lambda: Quadratic(torch.ones(2), torch.eye(2)),
     "float32 rotation": lambda: Ball(2, 0.1).rotate(torch.tensor([[0.0, -1.0], [1.0, 0.0]])),
     "ball with a source": lambda: Ball(2, source=Gaussian(2)),
+    "float32 entropic": lambda: Entropic(torch.eye(3), torch.rand(3), 0.7, torch.tensor([0.5, 0.3, 0.2])),
+    "entropic with caps": lambda: Entropic(torch.eye(3), torch.zeros(3), 1 / 3, max_iterations=17, max_memory=2**20),
+    "float32 line": lambda: Quantile((torch.tensor([0.0, 0.3, 0.3, 1.0]), torch.tensor([-1.0, -1.0, 0.1, 2.0]))),
+    "float32 shells": lambda: Radial(2, (torch.tensor([0.0, 0.4, 1.0]), torch.tensor([0.1, 0.7, 0.7]))),
+    "atoms from a box": lambda: Discrete(torch.eye(2), torch.zeros(2), source=Uniform(2, -0.1, 0.3)),
+    "atoms from data": lambda: Discrete(torch.eye(2), torch.zeros(2), source=blurred_rows()),
 }
-POTENTIALS: dict[str, Callable[[], Potential]] = CASES | MORE
+POTENTIALS: dict[str, Callable[[], Potential]] = STORED | MORE
 SCHEDULES = [Linear(), Cosine(), Polynomial(2.5), Polynomial(1 / 3)]
 
 
@@ -57,8 +71,12 @@ def same(first: object, second: object) -> None:
     elif isinstance(first, nn.Module):
         same(list(first.state_dict().keys()), list(second.state_dict().keys()))
         same(list(first.state_dict().values()), list(second.state_dict().values()))
+        assert first.constructor_arguments().keys() == second.constructor_arguments().keys()
         for key, value in first.constructor_arguments().items():
             same(value, second.constructor_arguments()[key])
+    elif isinstance(first, Uniform | Empirical):
+        for key, value in vars(first).items():
+            same(value, vars(second)[key])
     elif dataclasses.is_dataclass(first):
         for field in dataclasses.fields(first):
             same(getattr(first, field.name), getattr(second, field.name))
@@ -71,10 +89,18 @@ def returned(obj: object, tmp_path: Path) -> object:
     return pf.load(tmp_path / "object.safetensors")
 
 
-@pytest.fixture(scope="module")
-def fitted() -> pf.semidiscrete.Fit:
-    points = torch.randn(20, 2, generator=torch.Generator().manual_seed(0)).repeat(2, 1)
-    return pf.semidiscrete.fit(points, tol=0.5, max_samples=3000, seed=7)
+def atoms(count: int, dim: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    return torch.randn(count, dim, generator=torch.Generator().manual_seed(0), dtype=dtype)
+
+
+FITS: dict[str, Callable[[], pf.semidiscrete.Fit]] = {
+    "one atom": lambda: pf.semidiscrete.fit(torch.ones(1, 3, dtype=f64)),
+    "quantiles": lambda: pf.semidiscrete.fit(atoms(20, 1, f64), seed=7),
+    "damped Newton": lambda: pf.semidiscrete.fit(atoms(20, 2).repeat(2, 1), seed=7),
+    "averaged gradient": lambda: pf.semidiscrete.fit(atoms(20, 5).repeat(2, 1), tol=0.5, max_samples=3000, seed=7),
+    "entropic": lambda: pf.semidiscrete.fit(atoms(20, 2), epsilon=0.1, tol=0.5, max_samples=3000),
+    "box to atoms": lambda: pf.semidiscrete.fit(atoms(5, 2), source=Uniform(2), tol=0.5, max_samples=3000),
+}
 
 
 # -------------------------------------------------------------------- back and forth
@@ -100,32 +126,57 @@ def test_weights_come_back_as_they_were_and_not_normalised_again(tmp_path):
 @pytest.mark.parametrize("on_failure", ["raise", "nan"])
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=str)
 def test_flows_come_back_bit_by_bit(schedule, on_failure, tmp_path):
-    flow = pf.ProximalFlow(CASES["atoms"](), schedule, on_failure=on_failure)
+    flow = pf.ProximalFlow(STORED["atoms"](), schedule, on_failure=on_failure)
     again = returned(flow, tmp_path)
     same(flow, again)
     x = torch.randn(9, flow.dim, generator=torch.Generator().manual_seed(1), dtype=f64)
     same(flow.velocity(0.7, x), again.velocity(0.7, x))
 
 
-def test_a_fit_comes_back_bit_by_bit(fitted, tmp_path):
+@pytest.mark.parametrize("case", FITS)
+def test_a_fit_comes_back_bit_by_bit(case, tmp_path):
+    fitted = FITS[case]()
     again = returned(fitted, tmp_path)
     same(fitted, again)
-    assert again.seed == 7
+    assert fitted.method == ("averaged gradient" if case in ("entropic", "box to atoms") else case)
     assert again.cell_mass.dtype == f64
     assert again.atom_of_row.dtype == torch.int64
 
 
-def test_an_exact_and_an_unfinished_fit_come_back(tmp_path):
-    exact = pf.semidiscrete.fit(torch.ones(1, 3, dtype=f64))
-    same(exact, returned(exact, tmp_path))
+def test_an_unfinished_fit_comes_back(tmp_path):
     with pytest.warns(pf.ConvergenceWarning):
-        unfinished = pf.semidiscrete.fit(torch.arange(20.0)[:, None], max_samples=1)
+        unfinished = pf.semidiscrete.fit(atoms(20, 4), max_samples=1)
     same(unfinished, returned(unfinished, tmp_path))
 
 
-@pytest.mark.parametrize("value", [*SCHEDULES, Gaussian(3)], ids=str)
-def test_schedules_and_sources_come_back(value, tmp_path):
+@pytest.mark.parametrize(("dim", "state"), [(2, "NewtonState"), (4, "StochasticState")])
+def test_a_checkpoint_comes_back_bit_by_bit(dim, state, tmp_path):
+    pf.semidiscrete.fit(atoms(20, dim), tol=0.5, max_samples=3000, checkpoint=tmp_path / "checkpoint")
+    checkpoint = pf.load(tmp_path / "checkpoint")
+    assert type(checkpoint.state).__name__ == state
+    same(checkpoint, returned(checkpoint, tmp_path))
+
+
+SOURCES = [Gaussian(3), Uniform(2, -0.1, 1 / 3), Empirical(atoms(4, 3)), Empirical(atoms(4, 3, f64)), blurred_rows()]
+
+
+@pytest.mark.parametrize("value", SCHEDULES, ids=str)
+def test_schedules_come_back(value, tmp_path):
     same(value, returned(value, tmp_path))
+
+
+@pytest.mark.parametrize("value", SOURCES, ids=str)
+def test_sources_come_back_and_draw_the_same(value, tmp_path):
+    again = returned(value, tmp_path)
+    same(value, again)
+    draws = [source.sample(99, generator=torch.Generator().manual_seed(3)) for source in (value, again)]
+    same(*draws)
+
+
+@pytest.mark.parametrize("name", storage._CLASSES)
+def test_a_storable_class_is_at_home_where_its_name_leads(name):
+    module = storage._CLASSES[name]
+    assert getattr(importlib.import_module(module), name).__module__ == module
 
 
 @pytest.mark.parametrize("scale", [1.0, 0.1, 5e-324, math.inf])
@@ -143,10 +194,10 @@ def test_gradients_are_left_behind(tmp_path):
 
 def test_what_is_loaded_does_not_hang_on_the_file(tmp_path):
     path = tmp_path / "x.safetensors"
-    pf.save(CASES["atoms"](), path)
+    pf.save(STORED["atoms"](), path)
     loaded = pf.load(path)
     expected = loaded.points.clone()
-    pf.save(CASES["grid"](), path)
+    pf.save(STORED["grid"](), path)
     assert torch.equal(loaded.points, expected)
 
 
@@ -156,7 +207,7 @@ def test_text_and_path_objects_name_files(tmp_path):
 
 
 def test_saving_leaves_the_object_and_only_the_file(tmp_path):
-    potential = CASES["atoms"]()
+    potential = STORED["atoms"]()
     state = {key: value.clone() for key, value in potential.state_dict().items()}
     pf.save(potential, tmp_path / "x")
     for key, value in potential.state_dict().items():
@@ -196,7 +247,7 @@ class Ellipse(Ball):
     """A subclass of a storable class is not storable by that class's name."""
 
 
-class Uniform:
+class OwnSource:
     dim = 2
     rotation_invariant = True
 
@@ -214,14 +265,14 @@ class Uniform:
         (Ellipse(2), "Ellipse"),
         (Product([Homemade(), Ball(2)]), "Homemade"),
         (pf.ProximalFlow(Homemade()), "Homemade"),
-        (Ball(2, source=Uniform()), "Uniform"),
+        (Ball(2, source=OwnSource()), "OwnSource"),
         (nn.Linear(2, 2), "Linear"),
         ({"a": 1}, "dict"),
         (lambda: 0, "function"),
     ],
 )
 def test_a_foreign_class_is_named(value, named, tmp_path):
-    with pytest.raises(TypeError, match=rf"{named}.*cannot be stored; storable are Ball"):
+    with pytest.raises(TypeError, match=rf"{named}.*cannot be stored; storable are .*Ball"):
         pf.save(value, tmp_path / "x")
     assert os.listdir(tmp_path) == []
 
@@ -311,14 +362,14 @@ def rewrite(path: Path, change: Callable[[dict], object]) -> None:
 @pytest.fixture
 def stored(tmp_path) -> Path:
     path = tmp_path / "stored.safetensors"
-    pf.save(CASES["atoms"](), path)
+    pf.save(STORED["atoms"](), path)
     return path
 
 
 def test_the_file_is_plain_safetensors_with_a_description(stored):
     with safetensors.safe_open(stored, framework="pt") as file:
         header = json.loads(file.metadata()["proxflow"])
-        assert torch.equal(file.get_tensor("root.points"), CASES["atoms"]().points)
+        assert torch.equal(file.get_tensor("root.points"), STORED["atoms"]().points)
     assert header["format_version"] == 1
     assert header["proxflow"] == pf.__version__
     assert header["object"]["class"] == "Discrete"

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
+import contextlib
 import math
-import platform
+import shlex
 import sys
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,6 +15,7 @@ import typer
 
 if TYPE_CHECKING:
     from proxflow.data import Dataset
+    from proxflow.run_folder import RunFolder
     from proxflow.schedules import Schedule
     from proxflow.semidiscrete import Fit
 
@@ -24,11 +26,13 @@ app = typer.Typer(
 )
 
 _SCHEDULES = ("linear", "cosine")
-_FIT_FILE, _DATA_FILE, _RUN_FILE, _PAGE = "fit.safetensors", "standardisation.safetensors", "run.json", "report.html"
-_SAMPLES, _SAMPLE_RECORD, _SAMPLE_PICTURE = "samples.npy", "samples.json", "samples.png"
 _INTERRUPTED = 130
+_MANY_POINTS = 10_000
+_MOST_IMAGES = 256
 
-Data = Annotated[str, typer.Argument(help="A built-in data set (digits, moons, 8gaussians, ...) or a file or folder.")]
+Data = Annotated[
+    str, typer.Argument(help="A built-in data set (digits, fashion-mnist, moons, ...) or a file or folder.")
+]
 Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of all randomness.")]
 
 
@@ -41,41 +45,93 @@ def _root() -> None:
 def fit(
     data: Data,
     out: Annotated[Path | None, typer.Option(help="Run folder; runs/NAME if not given.")] = None,
+    points: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="How many points: a random subset of real data (all), or the size of a synthetic set."
+        ),
+    ] = None,
+    label: Annotated[
+        str | None, typer.Option(metavar="COLUMN", help="Column of labels of .csv, .parquet and .h5ad; else 'label'.")
+    ] = None,
+    representation: Annotated[
+        str | None, typer.Option(metavar="KEY", help="Entry of obsm of .h5ad, such as X_pca; else X.")
+    ] = None,
+    data_dir: Annotated[
+        Path | None, typer.Option(help="Folder of the files of fashion-mnist; else where Debian's package puts them.")
+    ] = None,
     tol: Annotated[float, typer.Option(help="Tolerance on chi2, the error of the atoms' weights.")] = 1e-2,
+    epsilon: Annotated[
+        float,
+        typer.Option(help="Smoothing, such as 0.5: the flow then ends between data points, at 0 on them."),
+    ] = 0.0,
     max_samples: Annotated[int | None, typer.Option(help="Cap on noise draws.")] = None,
     schedule: Annotated[str, typer.Option(help="linear or cosine.")] = "linear",
     seed: Seed = 0,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a run that is already there.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with an interrupted run: the same command, with --resume.")
+    ] = False,
 ) -> None:
     """Fit the exact OT-CFM flow of a data set and write a report.
 
+    Ctrl-C keeps the best so far, and --resume goes on from there.
+
     Example: `proxflow fit digits --out runs/digits`
+
+    Example: `proxflow fit fashion-mnist --points 1000`
+
+    Example: `proxflow fit cells.h5ad --representation X_pca --label cell_type`
     """
     import proxflow as pf
     from proxflow.report import render_page
-    from proxflow.storage import write_atomically
+    from proxflow.run_folder import RunFolder
 
     if schedule not in _SCHEDULES:
         raise ValueError(f"unknown schedule {schedule!r}; known: {', '.join(_SCHEDULES)}")
+    if overwrite and resume:
+        raise ValueError("--overwrite begins again and --resume goes on; give one of them")
     if out is not None:
-        _claim(out, overwrite)
-    dataset = pf.data.load(data, seed=seed)
-    folder = out if out is not None else Path("runs") / dataset.name
-    _claim(folder, overwrite)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", pf.ConvergenceWarning)  # the verdict below says it
-        result = pf.semidiscrete.fit(dataset.points, tol=tol, max_samples=max_samples, seed=seed)
-    flow = pf.ProximalFlow(result.potential, _schedule(schedule))
-    page = render_page(result, flow, dataset, seed=seed)
-    arguments = {"data": data, "tol": tol, "max_samples": max_samples, "schedule": schedule, "seed": seed}
-    record = {"command": "fit", "arguments": arguments, **_fit_record(result, dataset), "versions": _versions()}
-    folder.mkdir(parents=True, exist_ok=True)
-    _remove_run(folder)
-    pf.save(result, folder / _FIT_FILE)
-    pf.save(dataset.standardisation, folder / _DATA_FILE)
-    write_atomically(folder / _PAGE, page.encode())
-    write_atomically(folder / _RUN_FILE, _json(record))
-    _print_fit(result, dataset, folder)
+        RunFolder(out).claim(overwrite=overwrite, resume=resume)
+    dataset = pf.data.load(data, n=points, seed=seed, label=label, representation=representation, data_dir=data_dir)
+    folder = RunFolder(out if out is not None else Path("runs") / dataset.name)
+    folder.claim(overwrite=overwrite, resume=resume)
+    if points is None and dataset.n > _MANY_POINTS:
+        typer.echo(
+            f"{dataset.name}: fitting all {dataset.n:,} points; --points 5000 is a quicker random subset", err=True
+        )
+    arguments = {
+        "data": data,
+        "points": points,
+        "label": label,
+        "representation": representation,
+        "data_dir": None if data_dir is None else str(data_dir),
+        "tol": tol,
+        "epsilon": epsilon,
+        "max_samples": max_samples,
+        "schedule": schedule,
+        "seed": seed,
+    }
+    command = _command("fit", arguments)
+    with folder.writing(resume=resume), _hint(folder):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", pf.ConvergenceWarning)  # the verdict below says it
+            result = pf.semidiscrete.fit(
+                dataset.points,
+                epsilon=epsilon,
+                tol=tol,
+                max_samples=max_samples,
+                seed=seed,
+                checkpoint=folder.checkpoint,
+            )
+        flow = pf.ProximalFlow(result.potential, _schedule(schedule))
+        page = render_page(result, flow, dataset, seed=seed, command=command)
+        folder.write_fit(result, dataset, page, arguments)
+    _print_fit(result, dataset)
+    if not result.converged:
+        typer.echo("  The flow is exact for its own weights. To go on, if need be with more --max-samples:")
+        typer.echo(f"    {command} --out {shlex.quote(str(folder.path))} --resume")
+    typer.echo(f"report: {folder.page}")
 
 
 @app.command()
@@ -99,12 +155,9 @@ def sample(
 
     import proxflow as pf
     from proxflow.report import figures
-    from proxflow.storage import write_atomically
+    from proxflow.run_folder import RunFolder
 
-    shape, schedule = _read_record(run)
-    fitted, standardisation = pf.load(run / _FIT_FILE), pf.load(run / _DATA_FILE)
-    if not isinstance(fitted, pf.semidiscrete.Fit) or math.prod(shape) != fitted.potential.dim:
-        raise ValueError(f"{run / _FIT_FILE} does not belong to {run / _RUN_FILE}; fit again with --overwrite")
+    fitted, standardisation, shape, schedule = RunFolder(run).read_fit()
     flow = pf.ProximalFlow(fitted.potential, _schedule(schedule))
     generator = torch.Generator().manual_seed(seed)
     noise = flow.potential.source.sample(count, generator=generator, dtype=fitted.potential.points.dtype)
@@ -112,16 +165,13 @@ def sample(
     samples = standardisation.undo(end.reshape((count, *shape)))
     buffer = io.BytesIO()
     np.save(buffer, samples.numpy())
+    columns = math.ceil(math.sqrt(min(count, _MOST_IMAGES)))
+    picture = figures.image_grid(samples[:_MOST_IMAGES], columns) if figures.is_image(shape) else None
     arguments = {"count": count, "steps": steps, "method": method, "seed": seed}
-    write_atomically(run / _SAMPLES, buffer.getvalue())
-    write_atomically(
-        run / _SAMPLE_RECORD, _json({"command": "sample", "arguments": arguments, "versions": _versions()})
-    )
-    typer.echo(f"{count} samples of shape {shape}: {run / _SAMPLES}")
-    if figures.is_image(shape):
-        columns = math.ceil(math.sqrt(min(count, 256)))
-        write_atomically(run / _SAMPLE_PICTURE, figures.image_grid(samples[:256], columns))
-        typer.echo(f"picture: {run / _SAMPLE_PICTURE}")
+    written = RunFolder(run).write_samples(buffer.getvalue(), picture, arguments)
+    typer.echo(f"{count} samples of shape {shape}: {written[0]}")
+    for path in written[1:]:
+        typer.echo(f"picture: {path}")
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -160,80 +210,43 @@ def _schedule(name: str) -> Schedule:
     return Cosine() if name == "cosine" else Linear()
 
 
-def _fit_record(result: Fit, dataset: Dataset) -> dict[str, Any]:
-    return {
-        "data": {
-            "name": dataset.name,
-            "points": dataset.n,
-            "event_shape": list(dataset.event_shape),
-            "sha256": dataset.content_hash,
-        },
-        "result": {
-            "atoms": len(result.potential.points),
-            "converged": result.converged,
-            "chi2": result.chi2,
-            "chi2_stderr": result.chi2_stderr,
-            "transport_cost": result.transport_cost,
-            "transport_cost_interval": list(result.transport_cost_interval),
-            "samples_used": result.samples_used,
-            "evaluation_samples": result.evaluation_samples,
-            "seconds": result.seconds,
-        },
-    }
+def _command(name: str, arguments: dict[str, Any]) -> str:
+    """The command line that gives these arguments, the first of which is no option."""
+    first, *options = [(key, value) for key, value in arguments.items() if value is not None]
+    words = [word for key, value in options for word in (f"--{key.replace('_', '-')}", str(value))]
+    return shlex.join(["proxflow", name, str(first[1]), *words])
 
 
-def _versions() -> dict[str, str]:
-    import numpy as np
-    import torch
+def _print_fit(result: Fit, dataset: Dataset) -> None:
+    from proxflow.report import wording
 
-    import proxflow as pf
-
-    return {
-        "proxflow": pf.__version__,
-        "torch": torch.__version__,
-        "numpy": np.__version__,
-        "python": platform.python_version(),
-    }
-
-
-def _json(record: dict[str, Any]) -> bytes:
-    return (json.dumps(record, indent=2, allow_nan=False) + "\n").encode()
-
-
-def _remove_run(folder: Path) -> None:
-    """Take away an earlier run, its record first: what is left of it then never passes for a run."""
-    for name in (_RUN_FILE, _FIT_FILE, _DATA_FILE, _PAGE, _SAMPLES, _SAMPLE_RECORD, _SAMPLE_PICTURE):
-        (folder / name).unlink(missing_ok=True)
-
-
-def _claim(folder: Path, overwrite: bool) -> None:
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"{folder} is a file; give another --out")
-    if (folder / _RUN_FILE).exists() and not overwrite:
-        raise ValueError(f"{folder} already holds a run; give another --out, or --overwrite to replace it")
-
-
-def _read_record(run: Path) -> tuple[tuple[int, ...], str]:
-    """Event shape and schedule of a run."""
-    path = run / _RUN_FILE
-    if not path.is_file():
-        raise ValueError(f"{run} holds no run (no {_RUN_FILE}); make one with: proxflow fit DATA --out {run}")
-    try:
-        record = json.loads(path.read_text())
-        return tuple(int(size) for size in record["data"]["event_shape"]), str(record["arguments"]["schedule"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is damaged ({error!r}); fit again with --overwrite") from error
-
-
-def _print_fit(result: Fit, dataset: Dataset, folder: Path) -> None:
-    low, high = result.transport_cost_interval
     verdict = "converged" if result.converged else "NOT converged"
     typer.echo(f"{dataset.name}: {dataset.n:,} points in dimension {dataset.dim}, {verdict} in {result.seconds:.1f} s")
-    typer.echo(f"  chi2 of the weights  {result.chi2:.4g} +- {result.chi2_stderr:.2g} (tolerance {result.tol:g})")
-    typer.echo(f"  transport cost W2^2  {result.transport_cost:.6g}, 95% interval [{low:.6g}, {high:.6g}]")
-    typer.echo(f"  noise draws          {result.samples_used:,} to fit, {result.evaluation_samples:,} to evaluate")
-    if not result.converged:
-        typer.echo(
-            "  The flow is exact for its own weights; for the data's, give more --max-samples or a larger --tol."
-        )
-    typer.echo(f"report: {folder / _PAGE}")
+    if counts := dataset.class_counts:
+        typer.echo(f"  labels               {_classes(counts)}")
+    typer.echo(f"  method               {wording.method_in_words(result)}")
+    if result.epsilon > 0:
+        typer.echo(f"  smoothing epsilon    {result.epsilon:g}")
+    typer.echo(f"  chi2 of the weights  {wording.chi2_in_words(result, '+-')} (tolerance {result.tol:g})")
+    typer.echo(f"  transport cost W2^2  {wording.cost_in_words(result)}")
+    if result.samples_used:
+        typer.echo(f"  noise draws          {result.samples_used:,} to fit, {result.evaluation_samples:,} to evaluate")
+    elif result.evaluation_samples:
+        typer.echo(f"  noise draws          none to fit, {result.evaluation_samples:,} to check")
+
+
+@contextlib.contextmanager
+def _hint(folder: RunFolder) -> Iterator[None]:
+    """Say that a fit can be gone on with where Ctrl-C strikes outside of it."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if folder.checkpoint.exists():
+            typer.echo(f"the fit is kept in {folder.path}; the same command with --resume goes on with it", err=True)
+        raise
+
+
+def _classes(counts: dict[str, int]) -> str:
+    fewest, most = min(counts.values()), max(counts.values())
+    each = f"{fewest:,}" if fewest == most else f"{fewest:,} to {most:,}"
+    return f"{len(counts):,} {'class' if len(counts) == 1 else 'classes'} of {each} points"

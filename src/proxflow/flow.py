@@ -146,16 +146,9 @@ class ProximalFlow(nn.Module):
         """log p1(y) = log p0(u) + logdet Hess psi(y), u = grad psi(y), (B,); needs a target with a density.
 
         Raises:
-            ValueError: the potential has no density, or offers none.
+            ValueError: the target has no density; the message names the potential.
         """
-        log_density = getattr(self.potential, "log_density", None)
-        if log_density is None:
-            raise ValueError(
-                f"log_prob: the target of {type(self.potential).__name__} has no density with respect to "
-                "Lebesgue measure here (it lies on a lower-dimensional set or on finitely many points)"
-            )
-        density: Tensor = log_density(y.reshape(len(y), -1))
-        return density
+        return self.potential.log_density(y.reshape(len(y), -1))
 
     # ---------------------------------------------------------------- inside
 

@@ -18,7 +18,7 @@ from typing import Any
 import safetensors
 import torch
 from safetensors.torch import save as to_bytes
-from torch import Tensor, nn
+from torch import Tensor
 
 import proxflow
 
@@ -27,21 +27,32 @@ __all__ = ["load", "save", "write_atomically"]
 _FORMAT_VERSION = 1
 
 _CLASSES = {
+    "Averages": "proxflow.semidiscrete.descent",
     "Ball": "proxflow.potentials.convex_body",
+    "Checkpoint": "proxflow.semidiscrete.session",
     "Cosine": "proxflow.schedules",
     "Discrete": "proxflow.potentials.discrete",
     "Ellipsoid": "proxflow.potentials.convex_body",
-    "Evaluation": "proxflow.semidiscrete.fit",
-    "Fit": "proxflow.semidiscrete.fit",
+    "Empirical": "proxflow.measures",
+    "Entropic": "proxflow.potentials.entropic",
+    "Evaluation": "proxflow.semidiscrete.result",
+    "Fit": "proxflow.semidiscrete.result",
     "Gaussian": "proxflow.measures",
+    "Iterate": "proxflow.semidiscrete.descent",
     "Linear": "proxflow.schedules",
+    "NewtonState": "proxflow.semidiscrete.newton",
     "Polynomial": "proxflow.schedules",
     "Product": "proxflow.potentials.product",
     "ProximalFlow": "proxflow.flow",
     "Quadratic": "proxflow.potentials.quadratic",
+    "Quantile": "proxflow.potentials.quantile",
+    "Radial": "proxflow.potentials.radial",
     "Rotated": "proxflow.potentials.calculus",
     "Scaled": "proxflow.potentials.calculus",
-    "Standardisation": "proxflow.data",
+    "Standardisation": "proxflow.data.standardisation",
+    "StochasticState": "proxflow.semidiscrete.stochastic",
+    "Tally": "proxflow.semidiscrete.problem",
+    "Uniform": "proxflow.measures",
 }
 
 
@@ -158,14 +169,15 @@ def _decode(tree: Any, tensors: dict[str, Tensor], path: Path) -> Any:
         value = getattr(importlib.import_module(_CLASSES[name]), name)(**arguments)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{path} holds a {name} that cannot be built ({error})") from error
-    if isinstance(value, nn.Module):
-        _restore_buffers(value, arguments)
+    if hasattr(value, "constructor_arguments"):
+        _restore_tensors(value, arguments)
     return value
 
 
-def _restore_buffers(module: nn.Module, arguments: dict[str, Any]) -> None:
+def _restore_tensors(value: Any, arguments: dict[str, Any]) -> None:
     """Undo the rounding of constructors that normalise, so that what comes back is what was saved, bit by bit."""
     with torch.no_grad():
-        for name, buffer in module.named_buffers(recurse=False):
-            if isinstance(arguments.get(name), Tensor):
-                buffer.copy_(arguments[name])
+        for name, argument in arguments.items():
+            kept = getattr(value, name, None)
+            if isinstance(argument, Tensor) and isinstance(kept, Tensor):
+                kept.copy_(argument)

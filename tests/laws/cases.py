@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import torch
 
-from proxflow.potentials import Ball, Discrete, Ellipsoid, Potential, Product, Quadratic
+from proxflow.potentials import Ball, Discrete, Ellipsoid, Entropic, Potential, Product, Quadratic, Quantile, Radial
 
 
 def _random(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -41,7 +41,36 @@ def cospherical_grid() -> Potential:
     return Discrete(points, 0.5 * points.square().sum(1))
 
 
-CASES: dict[str, Callable[[], Potential]] = {
+def entropic(epsilon: float, *, weights: torch.Tensor | None = None) -> Potential:
+    """Softened random atoms; epsilon in units of the data's variance, which is 1."""
+    return Entropic(_random(60, 4), 0.3 * _random(60, seed=1), epsilon, weights)
+
+
+# levels repeat at gaps, values at atoms
+STEPS_AND_GAPS = (
+    torch.tensor([0.0, 0.2, 0.2, 0.5, 0.7, 0.7, 0.9, 1.0], dtype=torch.float64),
+    torch.tensor([-2.0, -1.0, -0.5, -0.5, 0.3, 1.0, 1.0, 4.0], dtype=torch.float64),
+)
+SHELLS = (
+    torch.tensor([0.0, 0.3, 0.3, 0.6, 0.8, 1.0], dtype=torch.float64),
+    torch.tensor([0.0, 0.0, 1.0, 1.0, 2.0, 2.5], dtype=torch.float64),
+)
+HOLLOW = ([0.0, 0.5, 0.5, 1.0], [1.0, 1.5, 2.0, 2.0])
+
+
+def logistic(tail: torch.Tensor) -> torch.Tensor:
+    return torch.log(tail) - torch.log1p(-tail)
+
+
+def uniform_ball(dim: int) -> Potential:
+    return Radial(dim, lambda level: level ** (1 / dim))
+
+
+def exponential_radius() -> Potential:
+    return Radial(3, lambda level: -torch.log1p(-level), upper_quantile=lambda tail: -torch.log(tail))
+
+
+STORED: dict[str, Callable[[], Potential]] = {
     "ball": lambda: Ball(3),
     "ball of radius 2.5 in R^1": lambda: Ball(1, 2.5),
     "ellipsoid": lambda: Ellipsoid([0.3, 1.0, 2.5]),
@@ -59,4 +88,35 @@ CASES: dict[str, Callable[[], Potential]] = {
     "scaled gaussian": lambda: full_gaussian().scale(3.0),
     "rotated scaled atoms": lambda: random_atoms().scale(0.1).rotate(_rotation(4), _random(4)),
     "product with atoms": lambda: Product([random_atoms(), Ball(2), full_gaussian()]),
+    "entropic": lambda: entropic(0.3),
+    "sharp entropic": lambda: entropic(1e-3),
+    "weighted entropic": lambda: entropic(0.1, weights=torch.linspace(0.1, 2.0, 60, dtype=torch.float64)),
+    "entropic with fewer atoms than dimensions": lambda: Entropic(_random(3, 6), _random(3, seed=1), 0.2),
+    "entropic on a line": lambda: Entropic(torch.arange(5).double()[:, None] * _random(1, 3), _random(5), 0.5),
+    "one entropic atom": lambda: Entropic(torch.ones(1, 3).double(), torch.zeros(1).double(), 0.1),
+    "scaled entropic": lambda: entropic(0.3).scale(10.0),
+    "rotated entropic": lambda: entropic(0.3).rotate(_rotation(4), _random(4)),
+    "product with entropic": lambda: Product([entropic(0.3), Ball(2)]),
+    "line with atoms and gaps": lambda: Quantile(STEPS_AND_GAPS),
+    "two atoms on the line": lambda: Quantile(([0.0, 0.3, 0.3, 1.0], [-1.5, -1.5, 1.5, 1.5])),
+    "uniform on an interval": lambda: Quantile(([0.0, 1.0], [0.0, 1.0])),
+    "scaled line": lambda: Quantile(STEPS_AND_GAPS).scale(0.2),
+    "moved line": lambda: Quantile(STEPS_AND_GAPS).rotate(-torch.ones(1, 1).double(), torch.ones(1).double()),
+    "shells and an atom at 0": lambda: Radial(3, SHELLS),
+    "hollow ball and its sphere": lambda: Radial(2, HOLLOW),
+    "radial on the line": lambda: Radial(1, SHELLS),
+    "dirac as radial": lambda: Radial(2, ([0.0, 1.0], [0.0, 0.0])),
+    "rotated shells": lambda: Radial(3, SHELLS).rotate(_rotation(3), _random(3)),
+    "product of line and shells": lambda: Product([Quantile(STEPS_AND_GAPS), Radial(3, SHELLS), Ball(2)]),
+}
+# those given by functions cannot be written to a file
+CASES: dict[str, Callable[[], Potential]] = STORED | {
+    "logistic": lambda: Quantile(logistic, upper_quantile=lambda tail: -logistic(tail)),
+    "exponential": lambda: Quantile(lambda level: -torch.log1p(-level)),
+    "coin and interval": lambda: Quantile(lambda level: torch.where(level < 0.4, -1.0, 2 * level)),
+    "uniform ball": lambda: uniform_ball(5),
+    "uniform ball in high dimension": lambda: uniform_ball(100),
+    "exponential radius": exponential_radius,
+    "scaled exponential radius": lambda: exponential_radius().scale(0.3),
+    "product of functions": lambda: Product([uniform_ball(2), Quantile(lambda level: level.square())]),
 }

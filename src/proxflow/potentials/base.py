@@ -113,6 +113,17 @@ class Potential(nn.Module, ABC):
     def second_epi_derivative(self, y: Tensor, u: Tensor) -> GeneralizedQuadratic:
         """d2psi(y|u) for u in dpsi(y), both (B, d) (THEORY section 5)."""
 
+    def log_density(self, y: Tensor) -> Tensor:
+        """log p1(y) = log p0(u) + logdet Hess psi(y), u = grad psi(y), (B,); -inf off the support.
+
+        Raises:
+            ValueError: the target has no density, as here: a potential that has one overrides this method.
+        """
+        raise ValueError(
+            f"{type(self).__name__}: its target has no density with respect to Lebesgue measure (it lies on a "
+            "lower-dimensional set or on finitely many points)"
+        )
+
     @abstractmethod
     def constructor_arguments(self) -> dict[str, object]:
         """The arguments that build this potential again; what ``pf.save`` writes."""

@@ -84,6 +84,15 @@ class Rotated(Potential):
         centred = x - self.per_row(beta, x, "beta")[:, None] * self.shift.to(x)
         return rotation @ self.potential.decompose_jacobian(centred @ rotation, alpha, beta) @ rotation.mT
 
+    def log_density(self, y: Tensor) -> Tensor:
+        """The inner log-density at Q'(y - shift), (B,).
+
+        Raises:
+            ValueError: the inner law has no density.
+        """
+        self.check(y, "y")
+        return self.potential.log_density((y - self.shift.to(y)) @ self.rotation.to(y))
+
 
 class Scaled(Potential):
     """The law of factor * y, y from a known law: factor phi(u), factor psi(y / factor).
@@ -137,6 +146,15 @@ class Scaled(Potential):
         """Factor times the inner derivative at beta * factor."""
         self.check(x, "x")
         return self.factor * self.potential.decompose_jacobian(x, alpha, self.factor * self.per_row(beta, x, "beta"))
+
+    def log_density(self, y: Tensor) -> Tensor:
+        """The inner log-density at y / factor minus d log factor, (B,).
+
+        Raises:
+            ValueError: the inner law has no density.
+        """
+        self.check(y, "y")
+        return self.potential.log_density(y / self.factor) - self.dim * math.log(self.factor)
 
 
 def _check_motion(potential: Potential, rotation: Tensor, shift: Tensor) -> None:

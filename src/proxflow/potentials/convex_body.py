@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from proxflow.kernels.frames import frame_around
 from proxflow.measures import Source
 from proxflow.potentials.base import GeneralizedQuadratic, Potential, as_parameter
 from proxflow.results import ProxResult
@@ -68,7 +69,7 @@ class Ball(Potential):
         self.check(u, "u")
         length = torch.linalg.vector_norm(u, dim=1)
         outer = (length > 0)[:, None, None]
-        frame = _frame(u / torch.where(length > 0, length, 1.0)[:, None])
+        frame = frame_around(u / torch.where(length > 0, length, 1.0)[:, None])
         tangent = frame.clone()
         tangent[:, :, 0] = 0
         identity = torch.eye(self.dim, dtype=y.dtype, device=y.device)
@@ -145,7 +146,7 @@ class Ellipsoid(Potential):
         axes = self.semi_axes.to(u)
         length = torch.linalg.vector_norm(u, dim=1)
         outer = (length > 0)[:, None, None]
-        frame = _frame(u / torch.where(length > 0, length, 1.0)[:, None])
+        frame = frame_around(u / torch.where(length > 0, length, 1.0)[:, None])
         tangent = frame.clone()
         tangent[:, :, 0] = 0
         # u = m y / a^2 with |y / a| = 1, so that m = |diag(a) u| and the form is m w' diag(a)^-2 w
@@ -180,12 +181,3 @@ def _newton_step(direction: Tensor, offset: Tensor, s: Tensor) -> Tensor:
     slope = (ray.square() / safe).sum(1) / norm.square()
     following: Tensor = s + (norm - 1) / slope
     return following
-
-
-def _frame(normal: Tensor) -> Tensor:
-    """Orthonormal frames (B, d, d) whose first column is +-``normal`` (a Householder reflection)."""
-    identity = torch.eye(normal.shape[1], dtype=normal.dtype, device=normal.device)
-    sign = torch.where(normal[:, :1] >= 0, 1.0, -1.0).to(normal)
-    reflector = normal + sign * identity[0]
-    squared = reflector.square().sum(1)[:, None, None]
-    return identity - 2 * reflector[:, :, None] * reflector[:, None, :] / squared

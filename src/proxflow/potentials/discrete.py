@@ -9,6 +9,7 @@ from proxflow.kernels.active_set import affine_step, atom_keys, polyhedral_face,
 from proxflow.kernels.faces import contact_basis
 from proxflow.kernels.search import max_inner_product
 from proxflow.measures import Source
+from proxflow.potentials.atoms import check_atoms, check_like_atoms
 from proxflow.potentials.base import GeneralizedQuadratic, Potential
 from proxflow.results import ProxResult, Status
 
@@ -54,7 +55,7 @@ class Discrete(Potential):
         source: Source | None = None,
         max_iterations: int = 1000,
     ) -> None:
-        _check_atoms(points, heights, weights)
+        check_atoms("Discrete", points, heights, weights)
         super().__init__(points.shape[1], source)
         if weights is None:
             weights = torch.ones_like(heights)
@@ -182,40 +183,7 @@ class Discrete(Potential):
 
     def _check_query(self, x: Tensor, name: str) -> None:
         self.check(x, name)
-        if x.dtype != self.points.dtype or x.device != self.points.device:
-            raise ValueError(
-                f"Discrete: {name} is {x.dtype} on {x.device}, the points are {self.points.dtype} on "
-                f"{self.points.device}; convert one of them, e.g. potential.to(dtype, device)"
-            )
-
-
-def _check_atoms(points: Tensor, heights: Tensor, weights: Tensor | None) -> None:
-    if not isinstance(points, Tensor) or points.ndim != 2 or 0 in points.shape:
-        shape = tuple(getattr(points, "shape", ()))
-        raise ValueError(f"Discrete: points must be a non-empty (N, d) tensor, got shape {shape}")
-    if points.dtype not in (torch.float32, torch.float64):
-        raise ValueError(f"Discrete: points must be float32 or float64, got {points.dtype}")
-    for name, values in (("heights", heights), ("weights", weights)):
-        if values is None:
-            continue
-        if values.shape != (len(points),):
-            raise ValueError(f"Discrete: {name} must have shape ({len(points)},), got {tuple(values.shape)}")
-        if values.dtype != points.dtype or values.device != points.device:
-            raise ValueError(
-                f"Discrete: {name} is {values.dtype} on {values.device}, the points are {points.dtype} on "
-                f"{points.device}"
-            )
-        if not bool(torch.isfinite(values).all()):
-            raise ValueError(f"Discrete: {name} must be finite")
-    bad = torch.nonzero(~torch.isfinite(points).all(1))[:, 0]
-    if len(bad):
-        raise ValueError(f"Discrete: {len(bad)} rows of points are not finite, the first: {bad[:5].tolist()}")
-    if weights is not None and not bool((weights > 0).all()):
-        raise ValueError("Discrete: weights must be positive; leave out atoms of weight zero")
-    if len(torch.unique(points.detach(), dim=0)) < len(points):
-        raise ValueError(
-            "Discrete: the points must be distinct; merge equal rows and add up their weights (semidiscrete.fit does)"
-        )
+        check_like_atoms("Discrete", x, name, self.points)
 
 
 def _refresh(module: torch.nn.Module, _: object) -> None:

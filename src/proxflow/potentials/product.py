@@ -78,6 +78,14 @@ class Product(Potential):
             _block_diagonal([form.basis for form in forms]), _block_diagonal([form.hessian for form in forms])
         )
 
+    def log_density(self, y: Tensor) -> Tensor:
+        """Sum of the factors' log-densities, (B,).
+
+        Raises:
+            ValueError: a factor has no density.
+        """
+        return torch.stack([p.log_density(part) for p, part in self._split(y, "y")]).sum(0)
+
     def decompose_jacobian(self, x: Tensor, alpha: Tensor | float, beta: Tensor | float) -> Tensor:
         """Block-diagonal, (B, d, d)."""
         return _block_diagonal([p.decompose_jacobian(part, alpha, beta) for p, part in self._split(x, "x")])

@@ -90,6 +90,22 @@ class Quadratic(Potential):
         hessian = torch.diag(torch.where(positive, 1 / torch.where(positive, deviations, 1.0), 0.0))
         return GeneralizedQuadratic(basis.expand(len(y), -1, -1), hessian.expand(len(y), -1, -1))
 
+    def log_density(self, y: Tensor) -> Tensor:
+        """log p0(u) - sum of the log standard deviations, u = S^(-1/2) (y - m), (B,).
+
+        Raises:
+            ValueError: the covariance is singular.
+        """
+        self.check(y, "y")
+        mean, axes, deviations = self._like(y)
+        if bool((deviations == 0).any()):
+            raise ValueError(
+                f"Quadratic: the law has no density, its covariance has rank {int((deviations > 0).sum())} in "
+                f"dimension {self.dim}"
+            )
+        source = ((y - mean) @ axes / deviations) @ axes.mT
+        return self.source.log_prob(source) - deviations.log().sum()
+
     def _like(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         return self.mean.to(x), self._axes.to(x), self._deviations.to(x)
 

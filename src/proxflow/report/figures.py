@@ -16,40 +16,32 @@ from proxflow.flow import ProximalFlow
 from proxflow.semidiscrete import Fit
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
-__all__ = ["atom_weights", "convergence", "image_grid", "is_image", "path_images", "plane_axes", "trajectories"]
+__all__ = ["convergence", "image_grid", "is_image", "noise_shares", "path_images", "plane_axes", "trajectories"]
 
 _INK, _ACCENT, _PALE = "#1f2933", "#c2410c", "#94a3b8"
+_LEAST_CHI2 = 1e-30  # drawn for less
 
 
 def convergence(fit: Fit) -> bytes:
-    """Error of the atoms' weights against noise draws, with the statistical limit."""
+    """Error of the atoms' weights: after each Newton step of an exact fit, else against noise draws."""
     figure = _figure(6.4, 3.8)
     axes = figure.add_subplot()
-    draws = [entry.samples_used for entry in fit.history]
-    floor = fit.tol / 100
-    errors = [max(entry.chi2, floor) for entry in fit.history]
-    tops = [max(entry.chi2 + 2 * entry.chi2_stderr, error) for entry, error in zip(fit.history, errors, strict=True)]
-    bottoms = [
-        min(max(entry.chi2 - 2 * entry.chi2_stderr, floor), e) for entry, e in zip(fit.history, errors, strict=True)
-    ]
-    bars = [[e - b for e, b in zip(errors, bottoms, strict=True)], [t - e for e, t in zip(errors, tops, strict=True)]]
-    axes.errorbar(draws, errors, yerr=bars, color=_ACCENT, marker="o", capsize=3, label="measured, ± 2 standard errors")
-    count = len(fit.potential.points)
-    axes.plot(
-        draws, [(count - 1) / d for d in draws], color=_INK, ls="--", label="statistical limit, (atoms - 1) / draws"
-    )
+    exact = fit.samples_used == 0
+    if exact:
+        _draw_steps(axes, fit)
+    else:
+        _draw_evaluations(axes, fit)
     axes.axhline(fit.tol, color=_PALE, label=f"tolerance, {fit.tol:g}")
-    axes.set(xscale="log", yscale="log", xlabel="noise draws used to fit", ylabel="χ² of the atoms' weights")
-    _plain_ticks(axes.xaxis, lambda value: f"{value:,.0f}")
-    _plain_ticks(axes.yaxis, lambda value: f"{value:.2g}")
-    figure.legend(loc="outside upper left", ncols=2, frameon=False, fontsize=9)
+    axes.set(ylabel="χ² of the atoms' weights")
+    figure.legend(loc="outside upper left", ncols=3 if exact else 2, frameon=False, fontsize=9)
     return _png(figure)
 
 
-def atom_weights(fit: Fit) -> bytes:
+def noise_shares(fit: Fit) -> bytes:
     """Mass of each Laguerre cell against the weight it should have."""
     figure = _figure(6.4, 3.2)
     from matplotlib.ticker import MaxNLocator
@@ -136,6 +128,38 @@ def image_grid(
 def is_image(event_shape: tuple[int, ...]) -> bool:
     """Whether points of this shape are grey (H, W) or colour (C, H, W) images."""
     return (len(event_shape) == 2 and min(event_shape) > 2) or (len(event_shape) == 3 and event_shape[0] in (1, 3, 4))
+
+
+def _draw_steps(axes: Axes, fit: Fit) -> None:
+    """Exact chi2 after each Newton step; the last entry of the history is that of the heights as stored."""
+    from matplotlib.ticker import MaxNLocator
+
+    errors = [max(entry.chi2, _LEAST_CHI2) for entry in fit.history]
+    steps = range(1, len(errors))
+    stored = str(fit.potential.heights.dtype).removeprefix("torch.")
+    axes.plot(steps, errors[:-1], color=_ACCENT, marker="o", label="computed exactly")
+    axes.plot(len(steps), errors[-1], color=_INK, marker="D", ls="", label=f"as stored, in {stored}")
+    axes.set(yscale="log", xlabel="Newton step")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+
+
+def _draw_evaluations(axes: Axes, fit: Fit) -> None:
+    """Estimates of chi2 with their errors, against the noise draws used."""
+    draws = [entry.samples_used for entry in fit.history]
+    floor = fit.tol / 100
+    errors = [max(entry.chi2, floor) for entry in fit.history]
+    tops = [max(entry.chi2 + 2 * entry.chi2_stderr, error) for entry, error in zip(fit.history, errors, strict=True)]
+    bottoms = [
+        min(max(entry.chi2 - 2 * entry.chi2_stderr, floor), e) for entry, e in zip(fit.history, errors, strict=True)
+    ]
+    bars = [[e - b for e, b in zip(errors, bottoms, strict=True)], [t - e for e, t in zip(errors, tops, strict=True)]]
+    axes.errorbar(draws, errors, yerr=bars, color=_ACCENT, marker="o", capsize=3, label="measured, ± 2 standard errors")
+    count = len(fit.potential.points)
+    limit = "limit without smoothing" if fit.epsilon > 0 else "statistical limit"
+    axes.plot(draws, [(count - 1) / d for d in draws], color=_INK, ls="--", label=f"{limit}, (atoms - 1) / draws")
+    axes.set(xscale="log", yscale="log", xlabel="noise draws used to fit")
+    _plain_ticks(axes.xaxis, lambda value: f"{value:,.0f}")
+    _plain_ticks(axes.yaxis, lambda value: f"{value:.2g}")
 
 
 def _mosaic(images: Tensor, columns: int) -> tuple[Tensor, int]:

@@ -1,0 +1,53 @@
+"""What every potential made of finitely many atoms asks of its data and its queries."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+__all__ = ["check_atoms", "check_like_atoms"]
+
+
+def check_atoms(owner: str, points: Tensor, heights: Tensor, weights: Tensor | None) -> None:
+    """Refuse atoms that are not distinct finite rows, or heights and weights that do not go with them.
+
+    Raises:
+        ValueError: naming ``owner``, the argument, the shape or offending rows, and what to do.
+    """
+    if not isinstance(points, Tensor) or points.ndim != 2 or 0 in points.shape:
+        shape = tuple(getattr(points, "shape", ()))
+        raise ValueError(f"{owner}: points must be a non-empty (N, d) tensor, got shape {shape}")
+    if points.dtype not in (torch.float32, torch.float64):
+        raise ValueError(f"{owner}: points must be float32 or float64, got {points.dtype}")
+    for name, values in (("heights", heights), ("weights", weights)):
+        if values is not None:
+            _check_per_atom(owner, name, values, points)
+    bad = torch.nonzero(~torch.isfinite(points).all(1))[:, 0]
+    if len(bad):
+        raise ValueError(f"{owner}: {len(bad)} rows of points are not finite, the first: {bad[:5].tolist()}")
+    if weights is not None and not bool((weights > 0).all()):
+        raise ValueError(f"{owner}: weights must be positive; leave out atoms of weight zero")
+    if len(torch.unique(points.detach(), dim=0)) < len(points):
+        raise ValueError(
+            f"{owner}: the points must be distinct; merge equal rows and add up their weights (semidiscrete.fit does)"
+        )
+
+
+def check_like_atoms(owner: str, x: Tensor, name: str, points: Tensor) -> None:
+    """Refuse a query of another dtype or device than the atoms."""
+    if x.dtype != points.dtype or x.device != points.device:
+        raise ValueError(
+            f"{owner}: {name} is {x.dtype} on {x.device}, the points are {points.dtype} on "
+            f"{points.device}; convert one of them, e.g. potential.to(dtype, device)"
+        )
+
+
+def _check_per_atom(owner: str, name: str, values: Tensor, points: Tensor) -> None:
+    if values.shape != (len(points),):
+        raise ValueError(f"{owner}: {name} must have shape ({len(points)},), got {tuple(values.shape)}")
+    if values.dtype != points.dtype or values.device != points.device:
+        raise ValueError(
+            f"{owner}: {name} is {values.dtype} on {values.device}, the points are {points.dtype} on {points.device}"
+        )
+    if not bool(torch.isfinite(values).all()):
+        raise ValueError(f"{owner}: {name} must be finite")

@@ -1,0 +1,279 @@
+"""The entropic potential: a discrete one smoothed at a stated scale."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from proxflow.kernels.implicit import log_normaliser, moreau_pair
+from proxflow.kernels.softmax import covariance, draw, probabilities, row_blocks, solve_shifted
+from proxflow.kernels.softmax_prox import projection_temperature
+from proxflow.measures import Source
+from proxflow.potentials.atoms import check_atoms, check_like_atoms
+from proxflow.potentials.base import GeneralizedQuadratic, Potential
+from proxflow.results import ProxResult
+
+__all__ = ["Entropic"]
+
+_RANK_ROUNDINGS = 4.0
+
+
+@dataclass(frozen=True)
+class _Scaled:
+    """Atoms centred and scaled to the unit ball, in float64: y = centre + radius a, u = (epsilon / radius) v."""
+
+    centre: Tensor
+    radius: Tensor
+    atoms: Tensor
+    bias: Tensor
+    height: Tensor
+    epsilon: float
+
+    @property
+    def source_unit(self) -> Tensor:
+        return self.epsilon / self.radius
+
+
+class Entropic(Potential):
+    """phi(u) = epsilon log sum_j w_j exp((<u, y_j> - h_j) / epsilon), w_j = N weights_j; w_j = 1 for equal weights.
+
+    psi is finite exactly on the convex hull of the atoms. Any heights and any epsilon give an exactly optimal flow, to
+    the law of the softmax mean grad phi(X0), which has a density where the atoms span the space. As epsilon falls to 0
+    this becomes ``Discrete``; ``sample_atom`` draws from the coupling of source points and atoms behind phi.
+
+    Weights enter relative to equal ones: phi differs by epsilon log N from the average over the atoms.
+
+    All is computed in float64 and delivered in the query's dtype. First derivatives in queries, steps, heights and
+    points are exact in both modes; differentiating a prox twice raises. State: ``points`` (N, d), ``heights`` (N,),
+    ``weights`` (N,). Queries must have their dtype and device.
+
+    Args:
+        points: (N, d) distinct finite rows, float32 or float64.
+        heights: (N,) finite.
+        epsilon: positive; in units of <u, y>. Sharp laws (1e-3 of the data's variance) cost more steps, not accuracy.
+        weights: (N,) positive, normalised to sum 1; equal if None.
+        source: law of the noise; standard normal if None.
+        max_iterations: cap on Newton steps per query.
+        max_memory: bytes of scores and covariances held at once.
+
+    Raises:
+        ValueError: a shape, dtype or device does not match, rows are not finite or not distinct, a weight is not
+            positive, or epsilon, max_iterations or max_memory is not a positive number.
+    """
+
+    points: Tensor
+    heights: Tensor
+    weights: Tensor
+
+    def __init__(
+        self,
+        points: Tensor,
+        heights: Tensor,
+        epsilon: float,
+        weights: Tensor | None = None,
+        *,
+        source: Source | None = None,
+        max_iterations: int = 400,
+        max_memory: int = 2**28,
+    ) -> None:
+        check_atoms("Entropic", points, heights, weights)
+        if not (math.isfinite(epsilon) and epsilon > 0):
+            raise ValueError(
+                f"Entropic: epsilon must be a positive finite number, got {epsilon!r}; epsilon = 0 is Discrete"
+            )
+        for name, count in (("max_iterations", max_iterations), ("max_memory", max_memory)):
+            if count < 1:
+                raise ValueError(f"Entropic: {name} must be at least 1, got {count!r}")
+        super().__init__(points.shape[1], source)
+        if weights is None:
+            weights = torch.ones_like(heights)
+        self.register_buffer("points", points)
+        self.register_buffer("heights", heights)
+        self.register_buffer("weights", weights / weights.sum())
+        self.epsilon = float(epsilon)
+        self.max_iterations = int(max_iterations)
+        self.max_memory = int(max_memory)
+
+    def constructor_arguments(self) -> dict[str, object]:
+        """Points, heights, epsilon, weights, source and caps."""
+        return {
+            "points": self.points,
+            "heights": self.heights,
+            "epsilon": self.epsilon,
+            "weights": self.weights,
+            "source": self.source,
+            "max_iterations": self.max_iterations,
+            "max_memory": self.max_memory,
+        }
+
+    @property
+    def iterative(self) -> bool:
+        """True: Newton's method reports a status per row."""
+        return True
+
+    def value(self, y: Tensor) -> Tensor:
+        """psi(y) = sup_u <u, y> - phi(u), (B,); finite on the whole hull, its boundary included.
+
+        The supremum is followed by the proximal-point method; on the boundary it lies at infinity and is reached to
+        rounding.
+        """
+        self._check_query(y, "y")
+        scaled = self._scaled()
+        zero, one = torch.zeros_like(y[:, 0]), torch.ones_like(y[:, 0])
+        hull = self._pair(scaled, y, zero, one)[1]
+        outside = torch.linalg.vector_norm(scaled.centre + scaled.radius * hull - y, dim=1) > self.domain_tolerance(y)
+        inner = scaled.centre + scaled.radius * hull
+        v = self._pair(scaled, inner, zero, one)[0]
+        # the excess over the supremum at v is of second order: nothing is differentiated through v
+        v = v.detach()
+        psi = scaled.height + self.epsilon * ((v * hull).sum(1) - self._log_normaliser(scaled, v))
+        return torch.where(outside, torch.inf, psi).to(y.dtype)
+
+    def conjugate(self, u: Tensor) -> Tensor:
+        """phi(u), (B,)."""
+        self._check_query(u, "u")
+        scaled = self._scaled()
+        v = u.double() / scaled.source_unit
+        log_sum = self._log_normaliser(scaled, v)
+        return (u.double() @ scaled.centre - scaled.height + self.epsilon * log_sum).to(u.dtype)
+
+    def decompose(self, x: Tensor, alpha: Tensor | float, beta: Tensor | float) -> ProxResult:
+        """The Moreau pair by Newton's method, with its certificate; differentiable in all its inputs.
+
+        Where alpha = 0 the point is the projection on the hull; multiplier and gap are NaN.
+        """
+        self._check_query(x, "x")
+        alpha, beta = self.per_row(alpha, x, "alpha"), self.per_row(beta, x, "beta")
+        scaled = self._scaled()
+        v, y, gap, bound, iterations, status = self._pair(scaled, x, alpha, beta)
+        point = scaled.centre + scaled.radius * y
+        multiplier = torch.where((alpha > 0)[:, None], scaled.source_unit * v, torch.nan)
+        bound = scaled.radius * bound + self._rounding(scaled, x, alpha, beta, point)
+        return ProxResult(
+            point=point.to(x.dtype),
+            multiplier=multiplier.to(x.dtype),
+            gap=(self.epsilon * gap).detach().to(x.dtype),
+            error_bound=bound.detach().to(x.dtype),
+            iterations=iterations,
+            status=status,
+        )
+
+    def second_epi_derivative(self, y: Tensor, u: Tensor) -> GeneralizedQuadratic:
+        """(Hess phi(u))^-1 on its range, as far as float64 can tell it from 0 (THEORY section 5)."""
+        self._check_query(y, "y")
+        self._check_query(u, "u")
+        scaled = self._scaled()
+        spread = self._spread(scaled, u.double() / scaled.source_unit)
+        size, axes = torch.linalg.eigh(spread)
+        least = _RANK_ROUNDINGS * self.dim * torch.finfo(size.dtype).eps * size[:, -1:]
+        used = size > least
+        inverse = torch.where(used, 1 / torch.where(used, size, 1.0), 0.0)
+        hessian = torch.diag_embed(inverse * (self.epsilon / scaled.radius.square()))
+        return GeneralizedQuadratic((axes * used[:, None, :]).to(u.dtype), hessian.to(u.dtype))
+
+    def decompose_jacobian(self, x: Tensor, alpha: Tensor | float, beta: Tensor | float) -> Tensor:
+        """Hess phi (alpha I + beta Hess phi)^-1 at the solution, (B, d, d)."""
+        self._check_query(x, "x")
+        alpha, beta = self.per_row(alpha, x, "alpha"), self.per_row(beta, x, "beta")
+        scaled = self._scaled()
+        v = self._pair(scaled, x, alpha, beta)[0]
+        tau, radial = self._temperature(scaled, alpha, beta)
+        parts = [x.new_empty(0, self.dim, self.dim)]
+        for rows in self._blocks(len(x)):
+            spread = self._spread(scaled, v[rows])
+            derivative = scaled.radius * solve_shifted(
+                spread, projection_temperature(tau, radial)[rows], radial[rows], spread
+            )
+            parts.append((0.5 * (derivative + derivative.mT)).to(x.dtype))
+        return torch.cat(parts)
+
+    def log_density(self, y: Tensor) -> Tensor:
+        """log p1(y) = log p0(u) + logdet Hess psi(y), u = grad psi(y), (B,); -inf off the hull of the atoms.
+
+        Raises:
+            ValueError: the atoms span less than the space, so that the target has no density.
+        """
+        self._check_query(y, "y")
+        scaled = self._scaled()
+        rank = int(torch.linalg.matrix_rank(scaled.atoms.detach()))
+        if rank < self.dim:
+            raise ValueError(
+                f"Entropic: the atoms span {rank} of {self.dim} dimensions, so the target has no density; "
+                "reduce the data to their span first"
+            )
+        zero, one = torch.zeros_like(y[:, 0]), torch.ones_like(y[:, 0])
+        v, hull, *_ = self._pair(scaled, y, zero, one)
+        u = scaled.source_unit * v
+        outside = torch.linalg.vector_norm(scaled.centre + scaled.radius * hull - y, dim=1) > self.domain_tolerance(y)
+        parts = [torch.linalg.slogdet(self._spread(scaled, v[rows]))[1] for rows in self._blocks(len(y))]
+        contraction = torch.cat([v.new_empty(0), *parts]) + self.dim * (scaled.radius / scaled.source_unit).log()
+        density = self.source.log_prob(u) - contraction
+        return torch.where(outside, -torch.inf, density).to(y.dtype)
+
+    def sample_atom(self, u: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """One atom for each source point, (B,) int64, with the softmax probabilities whose mean is grad phi(u).
+
+        Raises:
+            ValueError: a row of ``u`` (B, d) is not finite.
+        """
+        self._check_query(u, "u")
+        bad = torch.nonzero(~torch.isfinite(u).all(1))[:, 0]
+        if len(bad):
+            raise ValueError(f"sample_atom: {len(bad)} rows of u are not finite, the first: {bad[:5].tolist()}")
+        drawn_on = u.device if generator is None else generator.device
+        uniform = torch.rand(len(u), generator=generator, dtype=torch.float64, device=drawn_on).to(u.device)
+        scaled = self._scaled()
+        with torch.no_grad():
+            return draw(u.double() / scaled.source_unit, scaled.atoms, scaled.bias, uniform, self.max_memory)
+
+    # ---------------------------------------------------------------- inside
+
+    def _scaled(self) -> _Scaled:
+        """Computed at every use: heights and points may be moved by an optimiser."""
+        points, heights = self.points.double(), self.heights.double()
+        centre = points.detach().mean(0)
+        atoms = points - centre
+        radius = torch.linalg.vector_norm(atoms.detach(), dim=1).max()
+        radius = torch.where(radius > 0, radius, 1.0)
+        height = heights.detach().mean()
+        bias = (self.weights.double() * len(points)).log() - (heights - height) / self.epsilon
+        return _Scaled(centre, radius, atoms / radius, bias, height, self.epsilon)
+
+    def _pair(
+        self, scaled: _Scaled, x: Tensor, alpha: Tensor, beta: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+        centred = x.double() - beta.double()[:, None] * scaled.centre
+        tau, radial = self._temperature(scaled, alpha, beta)
+        return moreau_pair(centred, tau, radial, scaled.atoms, scaled.bias, self.max_iterations, self.max_memory)
+
+    def _temperature(self, scaled: _Scaled, alpha: Tensor, beta: Tensor) -> tuple[Tensor, Tensor]:
+        return alpha.double() * scaled.source_unit, beta.double() * scaled.radius
+
+    def _log_normaliser(self, scaled: _Scaled, v: Tensor) -> Tensor:
+        return log_normaliser(v, scaled.atoms, scaled.bias, self.max_memory)
+
+    def _spread(self, scaled: _Scaled, v: Tensor) -> Tensor:
+        """Covariance of the softmax law in normalised units, (B, d, d)."""
+        parts = [v.new_empty(0, self.dim, self.dim)]
+        for rows in self._blocks(len(v)):
+            law = probabilities(v[rows], scaled.atoms, scaled.bias)
+            parts.append(covariance(law, law @ scaled.atoms, scaled.atoms, self.max_memory))
+        return torch.cat(parts)
+
+    def _blocks(self, rows: int) -> list[slice]:
+        return list(row_blocks(rows, max(len(self.points), self.dim**2), 8, self.max_memory))
+
+    def _rounding(self, scaled: _Scaled, x: Tensor, alpha: Tensor, beta: Tensor, point: Tensor) -> Tensor:
+        """Error of the point by its rounding to x's dtype and by centring the query, (B,)."""
+        tau, radial = self._temperature(scaled, alpha, beta)
+        centring = torch.linalg.vector_norm(x.double(), dim=1) + beta * torch.linalg.vector_norm(scaled.centre)
+        of_query = 4 * torch.finfo(torch.float64).eps * scaled.radius * centring / (tau + radial)
+        rounding: Tensor = of_query + torch.finfo(x.dtype).eps * torch.linalg.vector_norm(point, dim=1)
+        return rounding
+
+    def _check_query(self, x: Tensor, name: str) -> None:
+        self.check(x, name)
+        check_like_atoms("Entropic", x, name, self.points)
