@@ -27,7 +27,7 @@ demo: .venv/installed-demo
 	@echo "Open $(RUNS)/digits/report.html in a browser."
 
 test: .venv/installed-test
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
 check: .venv/installed-test
 	$(BIN)/ruff check .

@@ -9,7 +9,7 @@ import pytest
 import torch
 from scipy import stats
 
-from proxflow.measures import Gaussian, Source
+from proxflow.measures import Empirical, Gaussian, Source, Uniform
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -116,3 +116,80 @@ def test_compares_by_value_and_is_a_source():
     assert repr(Gaussian(3)) == "Gaussian(3)"
     assert isinstance(Gaussian(3), Source)
     assert not isinstance(object(), Source)
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def rows(count: int, dim: int) -> torch.Tensor:
+    return torch.randn(count, dim, generator=generator(3), dtype=torch.float64)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        Uniform(2, -1.0, 3.0),
+        Empirical(rows(50, 2)),
+        Empirical(rows(50, 2), torch.arange(50.0)),
+        Empirical(rows(50, 2).reshape(50, 1, 2), bandwidth=0.3),
+    ],
+    ids=repr,
+)
+def test_draws_have_the_second_moment_that_a_source_states(source):
+    draws = source.sample(200_000, generator=generator(), dtype=torch.float64)
+    square = draws.square().sum(1)
+    assert draws.shape == (200_000, source.dim)
+    assert float(square.mean()) == pytest.approx(source.second_moment, abs=4 * float(square.std()) / 200_000**0.5)
+    assert torch.equal(draws, source.sample(200_000, generator=generator(), dtype=torch.float64))
+    assert isinstance(source, Source)
+
+
+def test_rows_are_drawn_by_their_weights():
+    source = Empirical(torch.tensor([[0.0], [1.0], [2.0]]), torch.tensor([0.0, 1.0, 3.0]))
+    draws = source.sample(100_000, generator=generator())[:, 0]
+    assert float((draws == 0).sum()) == 0
+    assert float((draws == 2).float().mean()) == pytest.approx(0.75, abs=0.006)
+    assert draws.dtype == torch.float32
+    assert source.sample(3, dtype=torch.float64).dtype == torch.float64
+
+
+@pytest.mark.parametrize("source", [Uniform(2, -1.0, 2.0), Empirical(rows(20, 2), bandwidth=0.2)], ids=repr)
+def test_densities_integrate_to_one(source):
+    line = torch.linspace(-5, 5, 801, dtype=torch.float64)
+    density = source.log_prob(torch.cartesian_prod(line, line)).exp()
+    assert float(density.sum()) * float(line[1] - line[0]) ** 2 == pytest.approx(1, rel=0.01)
+
+
+def test_the_density_of_blurred_rows_is_that_of_a_mixture():
+    source = Empirical(rows(20, 3) + 1e4, torch.arange(1.0, 21.0), bandwidth=0.2)
+    parts = torch.distributions.Independent(torch.distributions.Normal(source.points, 0.2), 1)
+    weights = torch.distributions.Categorical(torch.arange(1.0, 21.0).double())
+    x = source.sample(40, generator=generator(), dtype=torch.float64)
+    expected = torch.distributions.MixtureSameFamily(weights, parts).log_prob(x)
+    torch.testing.assert_close(source.log_prob(x), expected, rtol=1e-9, atol=1e-9)
+
+
+def test_the_uniform_distribution_function():
+    assert Uniform(1, -1.0, 3.0).cdf(torch.tensor([-2.0, 0.0, 5.0])).tolist() == [0.0, 0.25, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda: Uniform(0), "dim"),
+        (lambda: Uniform(1, 1.0, 1.0), "low < high"),
+        (lambda: Empirical(torch.zeros(3)), "non-empty"),
+        (lambda: Empirical(torch.zeros(3, 1, dtype=torch.int64)), "float32 or float64"),
+        (lambda: Empirical(torch.full((3, 1), torch.nan)), "finite"),
+        (lambda: Empirical(torch.zeros(3, 1), torch.zeros(3)), "not all zero"),
+        (lambda: Empirical(torch.zeros(3, 1), torch.ones(2)), "weights must be"),
+        (lambda: Empirical(torch.zeros(3, 1), bandwidth=-1.0), "bandwidth"),
+        (lambda: Empirical(torch.zeros(3, 1)).log_prob(torch.zeros(1, 1)), "no density"),
+        (lambda: Uniform(2).log_prob(torch.zeros(1, 3)), "expected x of shape"),
+        (lambda: Uniform(2).sample(-1), "must not be negative"),
+    ],
+)
+def test_bad_sources_are_refused(make, said):
+    with pytest.raises(ValueError, match=said):
+        make()

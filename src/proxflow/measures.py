@@ -143,6 +143,10 @@ class Uniform:
         inside = ((x >= self.low) & (x <= self.high)).all(1)
         return torch.where(inside, -self._dim * math.log(self.high - self.low), -torch.inf).to(x)
 
+    def cdf(self, x: Tensor) -> Tensor:
+        """P(X <= x) on the line (dimension 1), elementwise."""
+        return ((x - self.low) / (self.high - self.low)).clamp(0, 1)
+
     def __repr__(self) -> str:
         return f"Uniform({self._dim}, {self.low:g}, {self.high:g})"
 

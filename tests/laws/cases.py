@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -109,6 +112,16 @@ STORED: dict[str, Callable[[], Potential]] = {
     "rotated shells": lambda: Radial(3, SHELLS).rotate(_rotation(3), _random(3)),
     "product of line and shells": lambda: Product([Quantile(STEPS_AND_GAPS), Radial(3, SHELLS), Ball(2)]),
 }
+
+
+def cube_of_the_documentation() -> Potential:
+    page = (Path(__file__).parents[2] / "docs" / "potentials.md").read_text()
+    namespace: dict[str, Any] = {}
+    exec(re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)[0], namespace)
+    cube: Potential = namespace["Cube"](3)
+    return cube
+
+
 # those given by functions cannot be written to a file
 CASES: dict[str, Callable[[], Potential]] = STORED | {
     "logistic": lambda: Quantile(logistic, upper_quantile=lambda tail: -logistic(tail)),
@@ -117,6 +130,7 @@ CASES: dict[str, Callable[[], Potential]] = STORED | {
     "uniform ball": lambda: uniform_ball(5),
     "uniform ball in high dimension": lambda: uniform_ball(100),
     "exponential radius": exponential_radius,
+    "a user's own, as the documentation shows it": cube_of_the_documentation,
     "scaled exponential radius": lambda: exponential_radius().scale(0.3),
     "product of functions": lambda: Product([uniform_ball(2), Quantile(lambda level: level.square())]),
 }
