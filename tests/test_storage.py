@@ -149,7 +149,7 @@ def test_an_unfinished_fit_comes_back(tmp_path):
     same(unfinished, returned(unfinished, tmp_path))
 
 
-@pytest.mark.parametrize(("dim", "state"), [(2, "NewtonState"), (4, "StochasticState")])
+@pytest.mark.parametrize(("dim", "state"), [(2, "ExactState"), (4, "StochasticState")])
 def test_a_checkpoint_comes_back_bit_by_bit(dim, state, tmp_path):
     pf.semidiscrete.fit(atoms(20, dim), tol=0.5, max_samples=3000, checkpoint=tmp_path / "checkpoint")
     checkpoint = pf.load(tmp_path / "checkpoint")

@@ -36,6 +36,7 @@ _CLASSES = {
     "Empirical": "proxflow.measures",
     "Entropic": "proxflow.potentials.entropic",
     "Evaluation": "proxflow.semidiscrete.result",
+    "ExactState": "proxflow.semidiscrete.exact",
     "Fit": "proxflow.semidiscrete.result",
     "Gaussian": "proxflow.measures",
     "Iterate": "proxflow.semidiscrete.descent",

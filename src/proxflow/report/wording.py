@@ -128,8 +128,8 @@ def convergence_caption(fit: Fit) -> str:
     if is_exact(fit):
         return (
             "Error of the shares after each Newton step. Shares are computed from the geometry of the cells, not "
-            "counted, so that no statistical error limits them; what is left is the rounding of the heights as they "
-            "are stored."
+            "counted, so that no statistical error limits them. The diamond is the error of the heights as they are "
+            "stored, rounded."
         )
     limit = " Smoothing makes the true limit lower than the one drawn." if fit.epsilon > 0 else ""
     return (

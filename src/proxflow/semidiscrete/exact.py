@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -14,12 +16,20 @@ from proxflow.semidiscrete.result import Evaluation, Solution
 from proxflow.semidiscrete.session import Session
 from proxflow.semidiscrete.start import marginal_form
 
-__all__ = ["exact_applies", "solve_exactly"]
+__all__ = ["ExactState", "exact_applies", "solve_exactly"]
 
 _MOST_ATOMS = {1: 1_000_000, 2: 200_000, 3: 30_000}  # more than these take minutes
 _CHECK_DRAWS = 1 << 16
 _CHECK_DEVIATIONS = 6.0
 _COST_ROUNDINGS = 1e-13
+
+
+@dataclass(frozen=True)
+class ExactState:
+    """A run at the end of a step: where Newton's method stands, and how it came there."""
+
+    newton: NewtonState
+    history: tuple[Evaluation, ...]
 
 
 def exact_applies(problem: SemiDual) -> bool:
@@ -40,21 +50,22 @@ def solve_exactly(
     newton = _start(problem, initial, session.state)
     if newton is None:
         return None
-    history = []
+    state = ExactState(newton.state, session.state.history if isinstance(session.state, ExactState) else ())
     try:
-        while not newton.state.finished:
+        while not state.newton.finished:
             newton.step()
-            history.append(Evaluation(0, newton.chi2, 0.0, session.seconds))
+            look = Evaluation(0, newton.chi2, 0.0, session.seconds)
+            state = ExactState(newton.state, (*state.history, look))
             session.report(f"Newton step {newton.state.steps}: chi2 = {newton.chi2:.3g}")
-            session.save(newton.state, now=newton.state.finished)
+            session.save(state, now=newton.state.finished)
     except KeyboardInterrupt:
         session.report("interrupted: certifying the best so far")
-        session.save(newton.state, now=True)
+        session.save(state, now=True)
     else:
         if newton.chi2 > tol:
             session.report("Newton stopped short: going on with stochastic steps")
             return None
-    heights = ((problem.radius * newton.state.heights).to(dtype).double()) / problem.radius
+    heights = ((problem.radius * state.newton.heights).to(dtype).double()) / problem.radius
     cells = newton.cells_at(heights)
     if cells is None or not _confirmed(problem, heights, cells, seed):
         session.report("the cells are too degenerate for exact masses: going on with stochastic steps")
@@ -67,7 +78,7 @@ def solve_exactly(
         method="quantiles" if problem.source.dim == 1 else "damped Newton",
         heights=heights.to(problem.weights.device),
         mass=cells.mass.to(problem.weights.device),
-        history=(*history, Evaluation(0, chi2, 0.0, session.seconds)),
+        history=(*state.history, Evaluation(0, chi2, 0.0, session.seconds)),
         transport_cost=cost.value,
         transport_cost_interval=cost.interval,
         samples_used=0,
@@ -81,7 +92,8 @@ def _start(problem: SemiDual, initial: Tensor | None, resumed: object) -> Damped
     On the line the marginal form is the answer: the edges of its cells are quantiles.
     """
     unused = torch.Generator()  # marginals of a normal source are known
-    for candidate in (resumed if isinstance(resumed, NewtonState) else None, initial, marginal_form(problem, unused)):
+    earlier = resumed.newton if isinstance(resumed, ExactState) else None
+    for candidate in (earlier, initial, marginal_form(problem, unused)):
         if candidate is None:
             continue
         try:

@@ -98,4 +98,4 @@ def _reporter(progress: bool | None) -> Callable[[str], None]:
     if not (sys.stderr.isatty() if progress is None else progress):
         return lambda message: None
     console = Console(stderr=True)
-    return lambda message: console.print(f"[dim]fit:[/dim] {message}")
+    return lambda message: console.print(f"[dim]fit:[/dim] {message}", highlight=False)
