@@ -66,7 +66,7 @@ def hard_cases() -> dict[str, Callable[[], Case]]:
         "8 gaussians": lambda: Case(pf.data.load("8gaussians", n=5000).points),
         "grid in the plane": lambda: Case(torch.cartesian_prod(line, line)),
         "swiss roll": lambda: Case(pf.data.load("swissroll", n=4000).points),
-        "line in R^20": lambda: Case(normal_cloud(5000, 1) @ normal_cloud(1, 20) + 1),
+        "line in R^20": lambda: Case(normal_cloud(5000, 1).double() @ normal_cloud(1, 20).double() + 1),
         "40 tight clusters in R^3": lambda: Case(clusters),
         "normal points in R^4": lambda: Case(normal_cloud(4000, 4)),
         "normal points in R^32": lambda: Case(normal_cloud(10_000, 32)),
