@@ -106,7 +106,8 @@ class Potential(nn.Module, ABC):
 
         Args:
             x: (B, d).
-            alpha, beta: scalars or (B,), both >= 0, not both 0.
+            alpha: scalar or (B,), >= 0.
+            beta: scalar or (B,), >= 0; not both 0.
         """
 
     @abstractmethod
