@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -44,6 +44,7 @@ def calls(share: float) -> settings:
         derandomize=True,
         database=None,
         print_blob=False,
+        phases=(Phase.generate,),  # to shrink a failure takes minutes, and its seed and scales are printed
         suppress_health_check=list(HealthCheck),
     )
 
@@ -54,10 +55,9 @@ def _report(request: pytest.FixtureRequest) -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
-    lines = request.config.pluginmanager.getplugin("terminalreporter")
-    if lines is not None:
-        ends = ", ".join(f"{count} {end}" for end, count in sorted(OUTCOMES.items()))
-        lines.write_line(f"\nfuzz: {sum(OUTCOMES.values())} calls: {ends}")
+    ends = ", ".join(f"{count} {end}" for end, count in sorted(OUTCOMES.items()))
+    with request.config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
+        print(f"\nfuzz: {sum(OUTCOMES.values())} calls: {ends}")
 
 
 # ------------------------------------------------------------------ making calls
@@ -194,6 +194,14 @@ def extreme_number(number: float, dtype: torch.dtype) -> bool:
     return abs(math.log10(number)) > reach
 
 
+def beyond(s: Subject, x: Tensor, dtype: torch.dtype) -> bool:
+    """Whether queries are so large, or so far out, that a solver may say that it did not reach its tolerance."""
+    lengths = norm(x[torch.isfinite(x).all(1)])
+    sharp = "Entropic" in repr(s.potential) and not 1e-1 < s.size < 1e6
+    out = bool((lengths > 1e8 * s.size).any())
+    return s.extreme or sharp or out or extreme(dtype, x, lengths / s.size)
+
+
 def extreme(dtype: torch.dtype, *numbers: Tensor | float) -> bool:
     flat = torch.cat([torch.as_tensor(n, dtype=torch.float64).flatten() for n in numbers]).abs()
     return any(extreme_number(n, dtype) for n in flat[torch.isfinite(flat)].tolist())
@@ -249,18 +257,20 @@ def check_fenchel_young(
 ) -> None:
     """phi(u) + psi(y) - <u, y> is zero up to errors ``du`` and ``dy`` of both points and the size of its terms."""
     phi, psi = s.potential.conjugate(u).double(), s.potential.value(y).double()
-    assert not torch.isnan(phi).any()
-    assert not torch.isnan(psi).any()
     rel, dtype = relative(u.dtype), u.dtype
     du, dy = torch.as_tensor(du).double(), torch.as_tensor(dy).double()
     product = (u.double() * y.double()).sum(1)
     # error of psi by that of y is |u| dy, and the other way round; both curved and of first order
-    size = phi.abs() + norm(u) * (norm(y) + s.size) + s.height
-    size = size + torch.where(torch.isfinite(psi), psi.abs(), 0.0)
-    slack = rel * size + 4 * du * (norm(y) + s.size) + 4 * dy * norm(u) + 1e3 * least(dtype)
+    terms = torch.where(torch.isfinite(phi), phi.abs(), 0.0) + torch.where(torch.isfinite(psi), psi.abs(), 0.0)
+    size = terms + norm(u) * (norm(y) + s.size) + s.height
+    of_y = torch.where(norm(u) > 0, 4 * dy * norm(u), 0.0)
+    slack = rel * size + 4 * du * (norm(y) + s.size) + of_y + 1e3 * least(dtype)
+    slack = slack + 1e-2 * s.size * du.square()  # phi of a normal law is quadratic
     big = overflows(size, dtype) | overflows(norm(u).square(), dtype) | overflows(norm(y).square(), dtype)
     gap = phi + psi - product
-    good = (gap.abs() <= slack) | big
+    # a point may be off the domain by its error bound
+    off = torch.isposinf(psi) & (dy > s.potential.domain_tolerance(y).double())
+    good = (gap.abs() <= slack) | big | off
     assert good.all(), f"Fenchel-Young gap {gap[~good].tolist()} above {slack[~good].tolist()}"
 
 
@@ -280,7 +290,9 @@ def check_pair(s: Subject, x: Tensor, alpha: Tensor, beta: Tensor, pair: ProxRes
     assert torch.isfinite(pair.point[known]).all()
     assert not torch.isnan(pair.error_bound[known]).any()
     positive = solved & (alpha > 0)
-    assert torch.isfinite(pair.multiplier[positive]).all(), "converged with a multiplier that is not finite"
+    of_source = norm(x.double() - beta.double()[:, None] * pair.point.double()) / alpha.double()
+    positive &= ~(overflows(of_source, dtype) & ~torch.isfinite(pair.multiplier).all(1))
+    assert torch.isfinite(pair.multiplier[positive]).all(), "a multiplier that is not finite and need not be so"
     assert (pair.gap[positive] >= 0).all()
     x, y, u = x[positive], pair.point[positive], pair.multiplier[positive]
     a, b = alpha[positive].double(), beta[positive].double()
@@ -290,13 +302,15 @@ def check_pair(s: Subject, x: Tensor, alpha: Tensor, beta: Tensor, pair: ProxRes
     slack = relative(dtype) * size + (1 + a + b) * 1e2 * least(dtype) * (1 + s.size)
     assert (error <= slack).all(), f"x - alpha u - beta y = {error.tolist()} above {slack.tolist()}"
     bound = pair.error_bound[positive].double()
-    du = relative(dtype) * (norm(x) + b * (norm(y) + s.size)) / a + b / a * bound
+    assert (bound >= 0).all()
+    du = relative(dtype) * (norm(x) + b * (norm(y) + s.size)) / a + (b / a * bound).nan_to_num(0.0)
     usable = torch.isfinite(du)
     check_fenchel_young(s, u[usable], y[usable], du[usable], bound[usable])
     if len(x) >= 2 and bool((a == a[0]).all()) and bool((b == b[0]).all()):
         dx, dy = x[0].double() - x[1].double(), y[0].double() - y[1].double()
         inner = dx @ dy - b[0] * dy @ dy
         step = (bound[0] + bound[1]) * (dx.norm() + b[0] * dy.norm() + b[0] * (bound[0] + bound[1]))
+        step = step.nan_to_num(torch.inf)
         assert inner >= -4 * step - 1e2 * relative(dtype) * size.amax() * dy.norm() - 1e-40, "not firmly nonexpansive"
 
 
@@ -348,7 +362,7 @@ def test_potentials(data: st.DataObject) -> None:
     x = make.rows(potential.dim, dtype, s.size / 1e3)
     method = data.draw(st.sampled_from(METHODS), label="method")
     finite = torch.isfinite(x).all(1)
-    far = s.extreme or extreme(dtype, x, norm(x[finite]) / s.size)
+    far = beyond(s, x, dtype)
     if make.chance(10) and len(x):
         wrong = make.misfit(x)
         name = {"form": "value", "prox": "brenier_map", "prox_jacobian": "conjugate", "log_density": "value"}
@@ -418,7 +432,6 @@ def check_conjugates(s: Subject, u: Tensor, phi: Tensor) -> None:
     """Finite where its size fits the dtype, convex between neighbouring rows."""
     finite = torch.isfinite(u).all(1)
     assert phi.shape == (len(u),)
-    assert not torch.isnan(phi[finite]).any(), "phi is NaN at a finite point"
     assert not torch.isfinite(phi[~finite]).any(), "phi is a number at a point that is not finite"
     size = norm(u) * s.size + norm(u).square() * s.size + s.height
     small = finite & ~overflows(size, u.dtype)
@@ -466,7 +479,8 @@ def test_flows(data: st.DataObject) -> None:
     times = torch.where((times >= 0) & (times <= 1), times, torch.nan)
     alpha, beta = flow.schedule.alpha(times), flow.schedule.beta(times)
     finite = torch.isfinite(x).all(1)
-    far = s.extreme or extreme(dtype, x, norm(x[finite]) / s.size, norm(x[finite])) or 0 < time < 1e-10
+    far = beyond(s, x, dtype) or 0 < time < 1e-10
+    far = far or ("Entropic" in repr(s.potential) and 0.99 < time < 1)  # alpha may be 1e-15 there
     ended = name in ("velocity", "recover_source", "jacobian", "divergence")
     bad = not per_row and (not 0 <= time <= 1 or (ended and time == 1))
     failing = s.potential.iterative and (far or dtype == torch.float32)
@@ -485,10 +499,12 @@ def test_flows(data: st.DataObject) -> None:
         return
     usable = finite & torch.isfinite(times) & ((times < 1) | (not ended))
     if name == "transport":
-        usable = finite
-    assert torch.isnan(answer[~usable]).all()
-    solved = torch.isfinite(answer.reshape(len(x), -1)).all(1)
-    assert not moderate or solved[usable].all(), "a finite row that gave NaN"
+        usable, times = finite, torch.zeros_like(times)
+    broken = answer[~usable]
+    assert torch.isnan(broken).reshape(len(broken), math.prod(broken.shape[1:])).any(1).all()
+    solved = torch.isfinite(answer.flatten(1) if answer.ndim > 1 else answer[:, None]).all(1)
+    smooth = (beta > 0) | (name not in ("jacobian", "divergence"))  # a Brenier map may have jumps
+    assert not moderate or solved[usable & smooth].all(), "a finite row that gave NaN"
     if name in ("jacobian", "divergence"):
         low, high = rates(flow, times)
         rows = solved & usable & ~zeros(far, usable) & torch.isfinite(high)
@@ -525,10 +541,10 @@ def check_ends(
         du, dy = 0 * a, relative(dtype) * 0.1 * (norm(answer) + norm(x)) / b
     elif name == "recover_target":
         y, u = answer, (x - b[:, None] * answer) / a[:, None]
-        du, dy = relative(dtype) * (norm(x) + b * norm(y)) / a, 0 * a
+        du, dy = relative(dtype) * (norm(x) + b * (norm(y) + s.size)) / a, 0 * a
     elif name == "recover_source":
         u, y = answer, (x - a[:, None] * answer) / b[:, None]
-        du, dy = 0 * a, relative(dtype) * (norm(x) + a * norm(u)) / b
+        du, dy = 0 * a, relative(dtype) * ((norm(x) + a * norm(u)) / b + s.size)
     else:
         y = (a[:, None] * answer - da[:, None] * x) / w[:, None]
         u = (db[:, None] * x - b[:, None] * answer) / w[:, None]
@@ -562,6 +578,8 @@ def test_integrate(data: st.DataObject) -> None:
         dtype == torch.float16 or method == "rk4" or (steps is not None and not (isinstance(steps, int) and steps > 0))
     )
     kind = data.draw(st.sampled_from(["constant", "flow", "flow"]), label="field")
+    if kind == "flow" and steps is None and method not in ("proximal", "dopri5"):
+        steps = 10  # the default of 100 steps is only long
     wide = dtype if dtype in FLOATS else torch.float32
     if kind == "constant":
         x = make.rows(3, dtype, 1.0)
@@ -581,7 +599,9 @@ def test_integrate(data: st.DataObject) -> None:
         return
     flow = pf.ProximalFlow(s.potential, schedule_of(make), on_failure="nan")
     x = make.rows(flow.dim, dtype, 1.0)
-    far = s.extreme or extreme(wide, x, norm(x) / s.size) or s.size > 1e6 or bool((norm(x) > 1e6).any())
+    far = beyond(s, x, wide) or s.size > 1e6 or bool((norm(x) > 1e6).any())
+    if method == "dopri5" and (far or flow.schedule != Linear()):
+        method = "heun"  # an adaptive method on a field of jumps takes its 10,000 steps, which is long
     answer = attempt(lambda: integrate(flow, x, steps, method), bad=bad, failing=far or dtype == torch.float32)
     if answer is None:
         return
