@@ -4,7 +4,7 @@ BIN := .venv/bin
 RUNS ?= runs
 comma := ,
 
-.PHONY: demo test check bench docs format clean
+.PHONY: demo test fuzz check bench docs format clean
 
 define install
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
@@ -28,6 +28,9 @@ demo: .venv/installed-demo
 
 test: .venv/installed-test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+
+fuzz: .venv/installed-test
+	OMP_NUM_THREADS=1 PROXFLOW_FUZZ=10000 $(BIN)/python -m pytest tests/test_fuzz.py
 
 check: .venv/installed-test
 	$(BIN)/ruff check .

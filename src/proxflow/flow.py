@@ -148,7 +148,7 @@ class ProximalFlow(nn.Module):
         Raises:
             ValueError: the target has no density; the message names the potential.
         """
-        return self.potential.log_density(y.reshape(len(y), -1))
+        return self.potential.log_density(y.reshape(len(y), math.prod(y.shape[1:])))
 
     # ---------------------------------------------------------------- inside
 

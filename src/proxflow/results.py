@@ -20,7 +20,7 @@ class Status(enum.IntEnum):
     stalled = 2
     """No step improves the point in this precision; the certificate still holds. Try float64."""
     non_finite = 3
-    """The query row holds NaN or inf; its result row is NaN."""
+    """The query row holds NaN or inf, or its point overflows; its result row is NaN."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,8 @@ class ProxResult:
 
     Attributes:
         point: the data point y, (B, d).
-        multiplier: the source point u = (x - beta y) / alpha, (B, d); NaN where alpha = 0.
+        multiplier: the source point u = (x - beta y) / alpha, (B, d); NaN where alpha = 0, not finite where it
+            overflows.
         gap: Fenchel-Young gap phi(u) + psi(y) - <u, y>, (B,), absolute, >= 0; zero for closed forms.
         error_bound: Euclidean bound on ``point``, (B,): sqrt(gap alpha / beta) plus rounding (THEORY 3).
         iterations: steps of the algorithm, (B,) int64; zero for closed forms.

@@ -24,6 +24,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from proxflow.kernels.norms import row_norm
 from proxflow.kernels.search import max_inner_product
 from proxflow.results import Status
 
@@ -140,8 +141,7 @@ def affine_step(scores: Tensor, offsets: Tensor, used: Tensor, beta: Tensor, reg
 
 def score_size(x: Tensor, alpha: Tensor, beta: Tensor, keys: Tensor) -> Tensor:
     """Largest size of the terms of a scaled score, the unit of its rounding, (B,)."""
-    size: Tensor = torch.linalg.vector_norm(x, dim=1) + beta + alpha * keys[:, -2].abs().max()
-    return size
+    return row_norm(x) + beta + alpha * keys[:, -2].abs().max()
 
 
 def _tolerance(x: Tensor, alpha: Tensor, beta: Tensor, keys: Tensor) -> Tensor:

@@ -86,7 +86,7 @@ def solve_shifted(spread: Tensor, shift: Tensor, factor: Tensor, right: Tensor) 
     weak = torch.nonzero((info > 0) | ~torch.isfinite(solved).all(2).all(1))[:, 0]
     if len(weak) == 0:
         return solved
-    size, axes = torch.linalg.eigh(spread[weak])
+    size, axes = torch.linalg.eigh(spread[weak].nan_to_num(0.0, 0.0, 0.0))
     size = shift[weak, None] + factor[weak, None] * size.clamp(min=0)
     return solved.index_copy(0, weak, axes @ ((axes.mT @ right[weak]) / size[:, :, None]))
 

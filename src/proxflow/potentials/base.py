@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from proxflow.kernels.norms import row_norm
 from proxflow.measures import Gaussian, Source
 from proxflow.results import ProxResult, Status
 
@@ -56,12 +57,12 @@ class GeneralizedQuadratic:
         return torch.where(off <= tolerance, form, torch.inf)
 
     def resolvent(self, alpha: Tensor, beta: Tensor) -> Tensor:
-        """P_L (beta I + alpha H)^-1 P_L, shape (B, d, d), for alpha, beta of shape (B,)."""
+        """P_L (beta I + alpha H)^-1 P_L, (B, d, d), for alpha, beta of shape (B,); NaN where there is no inverse."""
         identity = torch.eye(self.basis.shape[-1], dtype=self.basis.dtype, device=self.basis.device)
         diagonal = torch.where(self._used(), beta[:, None], 1.0)
         matrix = diagonal[:, :, None] * identity + alpha[:, None, None] * self.hessian
-        inverse: Tensor = torch.linalg.solve(matrix, self.basis.mT)
-        return self.basis @ inverse
+        inverse, info = torch.linalg.solve_ex(matrix, self.basis.mT)
+        return torch.where((info == 0)[:, None, None], self.basis @ inverse, torch.nan)
 
     def _used(self) -> Tensor:
         return self.basis.square().sum(1) > 0.5
@@ -159,7 +160,8 @@ class Potential(nn.Module, ABC):
         """Derivative of ``decompose(x, alpha, beta).point`` in x: P_L (beta I + alpha H)^-1 P_L, (B, d, d)."""
         pair = self.decompose(x, alpha, beta)
         alpha, beta = self.per_row(alpha, x, "alpha"), self.per_row(beta, x, "beta")
-        return self.second_epi_derivative(pair.point, pair.multiplier).resolvent(alpha, beta)
+        derivative = self.second_epi_derivative(pair.point, pair.multiplier).resolvent(alpha, beta)
+        return torch.where((pair.status == int(Status.non_finite))[:, None, None], torch.nan, derivative)
 
     def rotate(self, rotation: Tensor, shift: Tensor | None = None) -> Rotated:
         """The potential of the law of Q y + shift, for an orthogonal matrix Q."""
@@ -195,15 +197,14 @@ class Potential(nn.Module, ABC):
     def domain_tolerance(y: Tensor) -> Tensor:
         """Distance from the domain up to which psi(y) counts as finite, (B,)."""
         relative = 1e-9 if y.dtype == torch.float64 else 1e-5
-        norm: Tensor = torch.linalg.vector_norm(y, dim=1)
-        return relative * (1 + norm)
+        return relative * (1 + row_norm(y).nan_to_num(0.0, posinf=0.0))
 
     @staticmethod
     def exact_result(
         x: Tensor, alpha: Tensor, beta: Tensor, point: Tensor, multiplier: Tensor, magnitude: Tensor
     ) -> ProxResult:
         """The record of a closed form: gap zero, an error of some roundings of ``magnitude`` (B,)."""
-        finite = torch.isfinite(x.sum(1) + alpha + beta) & torch.isfinite(point).all(1)
+        finite = torch.isfinite(x).all(1) & torch.isfinite(alpha + beta) & torch.isfinite(point).all(1)
         status = torch.where(finite, int(Status.converged), int(Status.non_finite))
         zeros = torch.zeros_like(magnitude)
         return ProxResult(

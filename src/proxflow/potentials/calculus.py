@@ -8,6 +8,7 @@ import math
 import torch
 from torch import Tensor
 
+from proxflow.kernels.norms import row_norm
 from proxflow.measures import Gaussian
 from proxflow.potentials.base import GeneralizedQuadratic, Potential, as_parameter
 from proxflow.results import ProxResult
@@ -63,7 +64,7 @@ class Rotated(Potential):
         centred = x - self.per_row(beta, x, "beta")[:, None] * shift
         pair = self.potential.decompose(centred @ rotation, alpha, beta)
         point = pair.point @ rotation.mT + shift
-        rounding = 16 * torch.finfo(x.dtype).eps * torch.linalg.vector_norm(point.detach(), dim=1)
+        rounding = 16 * torch.finfo(x.dtype).eps * row_norm(point.detach())
         return dataclasses.replace(
             pair,
             point=point,

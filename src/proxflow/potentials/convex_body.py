@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from proxflow.kernels.frames import frame_around
+from proxflow.kernels.norms import row_norm
 from proxflow.measures import Source
 from proxflow.potentials.base import GeneralizedQuadratic, Potential, as_parameter
 from proxflow.results import ProxResult
@@ -42,26 +43,25 @@ class Ball(Potential):
     def value(self, y: Tensor) -> Tensor:
         """0 on the ball, +inf off it, (B,)."""
         self.check(y, "y")
-        outside = torch.linalg.vector_norm(y, dim=1) - self.radius
+        outside = row_norm(y) - self.radius
         return torch.where(outside <= self.domain_tolerance(y), outside * 0, torch.inf)
 
     def conjugate(self, u: Tensor) -> Tensor:
         """radius |u|, (B,)."""
         self.check(u, "u")
-        norm: Tensor = torch.linalg.vector_norm(u, dim=1)
-        return self.radius * norm
+        return self.radius * row_norm(u)
 
     def decompose(self, x: Tensor, alpha: Tensor | float, beta: Tensor | float) -> ProxResult:
         """Projection of x / beta on the ball, whatever alpha / beta; at x = 0, beta = 0 the point 0."""
         self.check(x, "x")
         alpha, beta = self.per_row(alpha, x, "alpha"), self.per_row(beta, x, "beta")
         reach = beta[:, None] * self.radius
-        inside = x.square().sum(1, keepdim=True).sqrt() <= reach
-        norm = torch.where(inside, torch.ones_like(x), x).square().sum(1, keepdim=True).sqrt()
-        point = torch.where(inside, x / torch.where(beta > 0, beta, 1.0)[:, None], self.radius * x / norm)
+        inside = row_norm(x)[:, None] <= reach
+        norm = row_norm(torch.where(inside, torch.ones_like(x), x))[:, None]
+        point = torch.where(inside, x / torch.where(beta > 0, beta, 1.0)[:, None], self.radius * (x / norm))
         excess = torch.where(inside, torch.zeros_like(x), x * ((norm - reach) / norm))
         multiplier = excess / alpha[:, None]
-        return self.exact_result(x, alpha, beta, point, multiplier, torch.linalg.vector_norm(point.detach(), dim=1))
+        return self.exact_result(x, alpha, beta, point, multiplier, row_norm(point.detach()))
 
     def second_epi_derivative(self, y: Tensor, u: Tensor) -> GeneralizedQuadratic:
         """|u| / radius on the tangent space where u != 0; where u = 0, zero on the whole space (y inside)."""
@@ -110,14 +110,14 @@ class Ellipsoid(Potential):
         """0 on the ellipsoid, +inf off it, (B,)."""
         self.check(y, "y")
         one = torch.ones_like(y[:, 0])
-        distance = torch.linalg.vector_norm(y - self.decompose(y, 0 * one, one).point, dim=1)
+        distance = row_norm(y - self.decompose(y, 0 * one, one).point)
         return torch.where(distance <= self.domain_tolerance(y), distance * 0, torch.inf)
 
     def conjugate(self, u: Tensor) -> Tensor:
         """|diag(a) u|, (B,)."""
         self.check(u, "u")
-        norm: Tensor = torch.linalg.vector_norm(u * self.semi_axes.to(u), dim=1)
-        return norm
+        axes = self.semi_axes.to(u)
+        return axes.max() * row_norm(u * (axes / axes.max()))
 
     def decompose(self, x: Tensor, alpha: Tensor | float, beta: Tensor | float) -> ProxResult:
         """Projection of x / beta on the ellipsoid, whatever alpha / beta, by the root of its secular equation.
@@ -127,17 +127,23 @@ class Ellipsoid(Potential):
         """
         self.check(x, "x")
         alpha, beta = self.per_row(alpha, x, "alpha"), self.per_row(beta, x, "beta")
-        axes = self.semi_axes.to(x)
-        size = torch.linalg.vector_norm(x * axes, dim=1, keepdim=True)
+        # in units of the largest axis and of the query, so that no square leaves the range of the dtype
+        longest = self.semi_axes.to(x).max()
+        axes = self.semi_axes.to(x) / longest
+        unit = x.detach().abs().amax(1, keepdim=True)
+        unit = torch.where(unit == 0, 1.0, unit)
+        scaled, reach = x / unit, beta[:, None] * (longest / unit)
+        size = row_norm(scaled * axes)[:, None]
         centre = size == 0
         size = torch.where(centre, 1.0, size)
-        direction, offset = x * axes / size, beta[:, None] * axes.square() / size
-        inside = centre[:, 0] | (torch.linalg.vector_norm(direction / offset, dim=1) <= 1)
+        direction, offset = scaled * axes / size, reach * axes.square() / size
+        inside = centre[:, 0] | (row_norm(direction / offset) <= 1)
         root = torch.where(inside, 0.0, _secular_root(direction, offset))[:, None]
         ray = torch.where(centre, 0.0, direction / torch.where(centre, 1.0, offset + root))
-        multiplier = (size * root / alpha[:, None]) * ray / axes
-        point = axes * ray
-        return self.exact_result(x, alpha, beta, point, multiplier, torch.linalg.vector_norm(point.detach(), dim=1))
+        multiplier = unit * ((size * root) * ray / axes) / alpha[:, None]
+        safe = torch.where(beta > 0, beta, 1.0)[:, None]
+        point = torch.where(inside[:, None] & (beta > 0)[:, None], x / safe, longest * (axes * ray))
+        return self.exact_result(x, alpha, beta, point, multiplier, row_norm(point.detach()))
 
     def second_epi_derivative(self, y: Tensor, u: Tensor) -> GeneralizedQuadratic:
         """The second fundamental form times |u| on the tangent space where u != 0; else zero on the whole space."""

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from proxflow.kernels.active_set import affine_step, atom_keys, polyhedral_face, score_size
 from proxflow.kernels.faces import contact_basis
+from proxflow.kernels.norms import row_norm
 from proxflow.kernels.search import max_inner_product
 from proxflow.measures import Source
 from proxflow.potentials.atoms import check_atoms, check_like_atoms
@@ -92,7 +93,7 @@ class Discrete(Potential):
         u = torch.zeros_like(y)
         best = torch.full_like(y[:, 0], -torch.inf)
         hull = self.decompose(y, 0.0, 1.0).point
-        outside = torch.linalg.vector_norm(hull - y, dim=1) > self.domain_tolerance(y)
+        outside = row_norm(hull - y) > self.domain_tolerance(y)
         for exponent in range(-2, 7):
             stiffness = 10.0**exponent / float(self._radius)
             u = self.decompose(u + stiffness * hull, 1.0, stiffness).multiplier
@@ -118,16 +119,18 @@ class Discrete(Potential):
         face = polyhedral_face(x_hat.detach(), alpha.detach(), beta_hat.detach(), self._keys, self.max_iterations)
         support, weights, gap_hat, iterations, status = face
         point = self._point(x, alpha, beta, support, weights)
-        failed = (status == int(Status.non_finite))[:, None]
         multiplier = (x - beta[:, None] * point) / alpha[:, None]
         rounding = 8 * torch.finfo(x.dtype).eps * score_size(x_hat.detach(), alpha, beta_hat, self._keys)
-        slack = self._radius * (gap_hat + rounding)
+        slack = gap_hat + rounding
+        overflow = ~torch.isfinite(slack) | ~torch.isfinite(point).all(1)
+        status = torch.where(overflow, int(Status.non_finite), status)
+        failed = (status == int(Status.non_finite))[:, None]
         invalid = torch.where(failed[:, 0], torch.nan, 0.0)
         return ProxResult(
             point=torch.where(failed, torch.nan, point),
             multiplier=torch.where(failed, torch.nan, multiplier),
-            gap=(self._radius * gap_hat / alpha).detach() + invalid,
-            error_bound=(slack / beta).sqrt().detach() + invalid,
+            gap=(self._radius * (gap_hat / alpha)).detach() + invalid,
+            error_bound=(torch.where(slack > 0, slack / beta, 0.0).sqrt() * self._radius.sqrt()).detach() + invalid,
             iterations=iterations,
             status=status,
         )
@@ -144,9 +147,10 @@ class Discrete(Potential):
         self._check_query(x, "x")
         alpha, beta = self.per_row(alpha, x, "alpha"), self.per_row(beta, x, "beta")
         x_hat, beta_hat = self._normalised(x, beta)
-        point = self.decompose(x, alpha, beta).point
+        pair = self.decompose(x, alpha, beta)
         size = score_size(x_hat, alpha, beta_hat, self._keys)
-        return self._form(x - beta[:, None] * point, alpha, size).resolvent(alpha, beta)
+        derivative = self._form(x - beta[:, None] * pair.point, alpha, size).resolvent(alpha, beta)
+        return torch.where((pair.status == int(Status.non_finite))[:, None, None], torch.nan, derivative)
 
     # ---------------------------------------------------------------- inside
 
@@ -155,7 +159,7 @@ class Discrete(Potential):
         points, heights = self.points.detach(), self.heights.detach()
         self._centre = points.mean(0)
         centred = points - self._centre
-        radius = torch.linalg.vector_norm(centred, dim=1).max()
+        radius = row_norm(centred).max()
         self._radius = torch.where(radius > 0, radius, 1.0)
         self._height_shift = heights.mean()
         self._keys = atom_keys(centred / self._radius, (heights - self._height_shift) / self._radius)
@@ -175,10 +179,10 @@ class Discrete(Potential):
         used = weights > 0
         if torch.is_grad_enabled():
             lifted = (weights[:, None, :] @ atoms)[:, 0]
-            offsets = atoms - lifted[:, None, :]
+            offsets = (atoms - lifted[:, None, :]) / self._radius
             residual = x - beta[:, None] * lifted
-            scores = (offsets @ residual[:, :, None])[:, :, 0] - alpha[:, None] * self.heights[support]
-            weights = weights + affine_step(scores, offsets, used, beta, 1e-14)
+            scores = (offsets @ residual[:, :, None])[:, :, 0] - alpha[:, None] * (self.heights[support] / self._radius)
+            weights = weights + affine_step(scores, offsets, used, beta * self._radius, 1e-14)
         return (weights[:, None, :] @ atoms)[:, 0]
 
     def _check_query(self, x: Tensor, name: str) -> None:

@@ -14,7 +14,7 @@ from proxflow.kernels.softmax_prox import projection_temperature
 from proxflow.measures import Source
 from proxflow.potentials.atoms import check_atoms, check_like_atoms
 from proxflow.potentials.base import GeneralizedQuadratic, Potential
-from proxflow.results import ProxResult
+from proxflow.results import ProxResult, Status
 
 __all__ = ["Entropic"]
 
@@ -167,11 +167,13 @@ class Entropic(Potential):
         self._check_query(u, "u")
         scaled = self._scaled()
         spread = self._spread(scaled, u.double() / scaled.source_unit)
-        size, axes = torch.linalg.eigh(spread)
+        finite = torch.isfinite(spread).all(2).all(1)[:, None]
+        size, axes = torch.linalg.eigh(torch.where(finite[:, :, None], spread, 0.0))
         least = _RANK_ROUNDINGS * self.dim * torch.finfo(size.dtype).eps * size[:, -1:]
-        used = size > least
-        inverse = torch.where(used, 1 / torch.where(used, size, 1.0), 0.0)
-        hessian = torch.diag_embed(inverse * (self.epsilon / scaled.radius.square()))
+        unit = self.epsilon / scaled.radius.square()
+        used = (size > least) & (unit < size * torch.finfo(u.dtype).max)
+        inverse = torch.where(used, unit / torch.where(used, size, 1.0), 0.0)
+        hessian = torch.diag_embed(torch.where(finite, inverse, torch.nan))
         return GeneralizedQuadratic((axes * used[:, None, :]).to(u.dtype), hessian.to(u.dtype))
 
     def decompose_jacobian(self, x: Tensor, alpha: Tensor | float, beta: Tensor | float) -> Tensor:
@@ -179,7 +181,7 @@ class Entropic(Potential):
         self._check_query(x, "x")
         alpha, beta = self.per_row(alpha, x, "alpha"), self.per_row(beta, x, "beta")
         scaled = self._scaled()
-        v = self._pair(scaled, x, alpha, beta)[0]
+        v, *_, status = self._pair(scaled, x, alpha, beta)
         tau, radial = self._temperature(scaled, alpha, beta)
         parts = [x.new_empty(0, self.dim, self.dim)]
         for rows in self._blocks(len(x)):
@@ -188,7 +190,8 @@ class Entropic(Potential):
                 spread, projection_temperature(tau, radial)[rows], radial[rows], spread
             )
             parts.append((0.5 * (derivative + derivative.mT)).to(x.dtype))
-        return torch.cat(parts)
+        failed = (status == int(Status.non_finite))[:, None, None]
+        return torch.where(failed, torch.nan, torch.cat(parts))
 
     def log_density(self, y: Tensor) -> Tensor:
         """log p1(y) = log p0(u) + logdet Hess psi(y), u = grad psi(y), (B,); -inf off the hull of the atoms.

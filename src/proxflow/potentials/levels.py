@@ -133,12 +133,12 @@ class _GaussianRadius(Levels):
 
     def tails(self, s: Tensor) -> tuple[Tensor, Tensor]:
         position = (s.clamp(0, self._end) - self._start) / _PANEL_WIDTH
-        panel = position.detach().floor().clamp(0, len(self._coefficients) - 1)
+        panel = position.detach().floor().clamp(0, len(self._coefficients) - 1).nan_to_num()
         exponent = _clenshaw(self._coefficients[panel.long()], 2 * (position - panel) - 1)
         below = s < self._median
         ratio = torch.where(below & (s > 0), s, self._median) / self._median
         small = (exponent + self._dim * ratio.log()).exp()
-        small = torch.where((s > 0) & (s < self._end), small, 0.0)
+        small = torch.where((s <= 0) | (s >= self._end), 0.0, small)
         return torch.where(below, small, 1 - small), torch.where(below, 1 - small, small)
 
     def density(self, s: Tensor) -> Tensor:

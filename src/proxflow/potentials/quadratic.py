@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from proxflow.kernels.norms import row_norm
 from proxflow.potentials.base import GeneralizedQuadratic, Potential, as_parameter
 from proxflow.results import ProxResult
 
@@ -57,7 +58,7 @@ class Quadratic(Potential):
         mean, axes, deviations = self._like(y)
         coordinates = (y - mean) @ axes
         positive = deviations > 0
-        off = torch.linalg.vector_norm(torch.where(positive, 0.0, coordinates), dim=1)
+        off = row_norm(torch.where(positive, 0.0, coordinates))
         terms = torch.where(positive, coordinates.square() / torch.where(positive, deviations, 1.0), 0.0)
         return torch.where(off <= self.domain_tolerance(y), 0.5 * terms.sum(1), torch.inf)
 
@@ -65,7 +66,8 @@ class Quadratic(Potential):
         """phi(u), (B,)."""
         self.check(u, "u")
         mean, axes, deviations = self._like(u)
-        return u @ mean + 0.5 * ((u @ axes).square() * deviations).sum(1)
+        coordinates = u @ axes
+        return u @ mean + 0.5 * (coordinates * (deviations * coordinates)).sum(1)
 
     def decompose(self, x: Tensor, alpha: Tensor | float, beta: Tensor | float) -> ProxResult:
         """The Moreau pair, by a diagonal solve in the principal axes."""
@@ -77,8 +79,8 @@ class Quadratic(Potential):
         collapsed = (denominator == 0) & (deviations == 0)  # alpha = 0: a projection on the range
         point = mean + torch.where(collapsed, 0.0, deviations * coordinates) @ axes.mT
         gain = (deviations / denominator).nan_to_num(0.0, posinf=0.0).amax(1)
-        scale = torch.linalg.vector_norm(x, dim=1) + beta * torch.linalg.vector_norm(mean)
-        magnitude = torch.linalg.vector_norm(point, dim=1) + gain * scale
+        scale = row_norm(x) + beta * row_norm(mean[None])
+        magnitude = row_norm(point) + gain * scale
         return self.exact_result(x, alpha, beta, point, coordinates @ axes.mT, magnitude.detach())
 
     def second_epi_derivative(self, y: Tensor, u: Tensor) -> GeneralizedQuadratic:

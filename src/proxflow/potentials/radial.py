@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from proxflow.kernels.frames import frame_around
+from proxflow.kernels.norms import row_norm
 from proxflow.measures import Source
 from proxflow.potentials.base import GeneralizedQuadratic
 from proxflow.potentials.by_quantile import ByQuantile
@@ -70,7 +71,7 @@ class Radial(ByQuantile):
     def value(self, y: Tensor) -> Tensor:
         """psi(y), (B,); +inf off the ball of radius sup T."""
         self.check(y, "y")
-        radius = _norm(y.double())
+        radius = row_norm(y.double())
         outside = self._distance_from_domain(radius) > self.domain_tolerance(y)
         value = self.transport.conjugate_value(radius.clamp(max=self.transport.highest))
         return torch.where(outside, torch.inf, value).to(y.dtype)
@@ -78,7 +79,7 @@ class Radial(ByQuantile):
     def conjugate(self, u: Tensor) -> Tensor:
         """phi(u), (B,)."""
         self.check(u, "u")
-        return self.transport.integral(_norm(u.double())).to(u.dtype)
+        return self.transport.integral(row_norm(u.double())).to(u.dtype)
 
     def decompose(self, x: Tensor, alpha: Tensor | float, beta: Tensor | float) -> ProxResult:
         """The Moreau pair along x: the root r of alpha r + beta T(r) = |x|, or |y| from a gap where T jumps there."""
@@ -101,7 +102,7 @@ class Radial(ByQuantile):
         """
         self.check(y, "y")
         self.check(u, "u")
-        radius, source_radius = _norm(y.double()), _norm(u.double())
+        radius, source_radius = row_norm(y.double()), row_norm(u.double())
         along = 1 / self.transport.slope(source_radius, torch.finfo(u.dtype).eps)
         centre = radius == 0
         across = torch.where(centre & (source_radius == 0), along, source_radius / radius)
@@ -135,7 +136,7 @@ class Radial(ByQuantile):
         """
         self.check(y, "y")
         self._check_density()
-        radius = _norm(y.double())
+        radius = row_norm(y.double())
         centre = radius == 0
         safe = torch.where(centre, 1.0, radius)
         source_radius = self.transport.inverse(radius.clamp(max=self.transport.highest))
@@ -152,13 +153,5 @@ class Radial(ByQuantile):
         """Arguments as rows, |x|, and the scalar pair of |x|."""
         self.check(x, "x")
         alpha, beta = self.per_row(alpha, x, "alpha"), self.per_row(beta, x, "beta")
-        radius = _norm(x.double())
+        radius = row_norm(x.double())
         return alpha, beta, radius, self.transport.pair(radius, alpha.double(), beta.double())
-
-
-def _norm(x: Tensor) -> Tensor:
-    """|x| per row, (B,), without overflow or underflow, and with gradient 0 at x = 0."""
-    size = x.detach().abs().amax(1)
-    zero = size == 0
-    scaled = torch.where(zero[:, None], 1.0, x / torch.where(zero, 1.0, size)[:, None])
-    return torch.where(zero, 0.0, size * scaled.square().sum(1).sqrt())
