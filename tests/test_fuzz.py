@@ -39,7 +39,7 @@ OUTCOMES: Counter[str] = Counter()
 
 def calls(share: float) -> settings:
     return settings(
-        max_examples=max(1, round(share * CALLS)),
+        max_examples=math.ceil(share * CALLS),
         deadline=timedelta(seconds=5),
         derandomize=True,
         database=None,

@@ -193,3 +193,44 @@ def test_bad_queries_are_refused(potential, queries):
         potential.prox(torch.zeros(4, potential.dim, dtype=torch.int64), 1.0)
     with pytest.raises(ValueError, match=r"step must be a scalar or have shape"):
         potential.prox(queries, torch.ones(3, dtype=torch.float64))
+
+
+def difference_quotient(potential: Potential, y: torch.Tensor, u: torch.Tensor, moved: torch.Tensor) -> torch.Tensor:
+    """psi(moved) - psi(y) - <u, moved - y>, twice: the numerator of a second epi-difference quotient."""
+    return 2 * (potential.value(moved) - potential.value(y) - (u * (moved - y)).sum(1))
+
+
+def test_second_epi_derivative_is_reached_by_difference_quotients(potential, queries, generator):
+    """Along the directions that the subdifferential follows (THEORY section 5): a recovery sequence for the liminf."""
+    pair = potential.prox(queries, 1.0)
+    y, u = pair.point, pair.multiplier
+    form = potential.second_epi_derivative(y, u)
+    coordinates = torch.randn(form.basis.shape[0], form.basis.shape[2], generator=generator, dtype=torch.float64)
+    w = (form.basis @ coordinates[..., None])[..., 0]
+    image = (form.basis @ (form.hessian @ coordinates[..., None]))[..., 0]
+    unit = 1 / (1 + w.norm(dim=1) + image.norm(dim=1))
+    w, image = unit[:, None] * w, unit[:, None] * image
+    wanted = (w * image).sum(1)
+    step = 1e-3
+    moved = potential.prox(y + step * w + u + step * image, 1.0).point
+    quotient = difference_quotient(potential, y, u, moved) / step**2
+    smooth = ((moved - y) / step - w).norm(dim=1) <= 1e-2 * w.norm(dim=1)
+    size = 1 + potential.value(y).abs() + (u * y).sum(1).abs()
+    error = (quotient - wanted).abs() - 100 * EPS * size / step**2
+    felt = (w.norm(dim=1) > 1e-6) | (form.subspace_dimension == 0)  # elsewhere the curvature is too large to see
+    assert (smooth | ~felt).double().mean() > 0.8
+    assert (error <= 0.02 * (wanted + w.norm(dim=1)))[smooth].double().mean() > 0.95
+
+
+def test_second_epi_derivative_is_infinite_where_quotients_blow_up(potential, queries, generator):
+    """Off the subspace a quotient grows like one over the step, for directions along which psi is finite at all."""
+    pair = potential.prox(queries, 1.0)
+    y, u = pair.point, pair.multiplier
+    form = potential.second_epi_derivative(y, u)
+    towards = potential.brenier_map(u + torch.randn(u.shape, generator=generator, dtype=torch.float64)) - y
+    off = towards - (form.basis @ (form.basis.mT @ towards[..., None]))[..., 0]
+    leaves = off.norm(dim=1) > 0.1 * towards.norm(dim=1) + 1e-6
+    assert torch.isinf(form(towards))[leaves].all()
+    coarse, fine = (difference_quotient(potential, y, u, y + s * towards) / s**2 for s in (1e-3, 1e-4))
+    steep = leaves & (coarse * 1e-3 > 1e-6 * (1 + u.norm(dim=1)) * towards.norm(dim=1))
+    assert (fine > 5 * coarse)[steep].sum() >= 0.9 * steep.sum()
