@@ -3,7 +3,8 @@
 A gradient step moves each height by what its own cell lacks, in units of the gap between neighbouring scores. Errors
 that a whole region shares then fade slowly, for the region competes with others across far larger gaps. A hierarchy
 adds, for each scale, the step that the same rule would give to groups taken as single atoms (an additive multilevel
-method, as of Bramble, Pasciak and Xu 1990).
+method, as of Bramble, Pasciak and Xu 1990). Shells around the mean carry what regions share whatever their direction:
+the error of a start that is right in every marginal but not in its radial law.
 """
 
 from __future__ import annotations
@@ -13,12 +14,13 @@ from torch import Tensor
 
 __all__ = ["nested_groups"]
 
+_SHELLS = 64
 _COARSENING = 4  # groups hold at least this many times as many atoms as those of the finer level
 _POWER_STEPS = 4
 
 
 def nested_groups(points: Tensor, weights: Tensor) -> list[Tensor]:
-    """Labels (N,) of the group of each atom, from fine groups of a few atoms to two groups; none for few atoms.
+    """Labels (N,) of the group of each atom, from fine regions to two halves, then shells; none for few atoms.
 
     Args:
         points: (N, d) distinct.
@@ -35,7 +37,14 @@ def nested_groups(points: Tensor, weights: Tensor) -> list[Tensor]:
         if _count(labels) * _COARSENING <= last:
             chosen.append(labels)
             last = _count(labels)
-    return chosen
+    return [*chosen, _shells(points, weights)] if chosen else []
+
+
+def _shells(points: Tensor, weights: Tensor) -> Tensor:
+    """Labels (N,) by distance from the mean, equally many atoms in each."""
+    rank = torch.linalg.vector_norm(points - weights @ points, dim=1).argsort().argsort()
+    labels: Tensor = rank * min(_SHELLS, len(points) // _COARSENING) // len(points)
+    return labels
 
 
 def _count(labels: Tensor) -> int:
