@@ -10,7 +10,19 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from proxflow import data, measures, potentials, report, sampling, schedules, semidiscrete
+    from proxflow import (
+        analysis,
+        couplings,
+        data,
+        matching,
+        measures,
+        metrics,
+        potentials,
+        report,
+        sampling,
+        schedules,
+        semidiscrete,
+    )
     from proxflow.errors import ConvergenceError, ConvergenceWarning
     from proxflow.flow import ProximalFlow
     from proxflow.results import ProxResult, Status
@@ -24,9 +36,13 @@ __all__ = [
     "ProxResult",
     "ProximalFlow",
     "Status",
+    "analysis",
+    "couplings",
     "data",
     "load",
+    "matching",
     "measures",
+    "metrics",
     "potentials",
     "report",
     "sampling",

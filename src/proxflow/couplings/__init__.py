@@ -1,0 +1,24 @@
+"""Couplings: which point of the noise is paired with which point of the data."""
+
+from proxflow.couplings.conditional import Conditional
+from proxflow.couplings.independent import Independent
+from proxflow.couplings.joint_conditional import JointConditional
+from proxflow.couplings.minibatch import Minibatch
+from proxflow.couplings.noise_pool import NoiseLaw
+from proxflow.couplings.pairing import pair
+from proxflow.couplings.pairs import Pairs
+from proxflow.couplings.semidiscrete import Semidiscrete
+from proxflow.couplings.stream import Coupling, PairStream
+
+__all__ = [
+    "Conditional",
+    "Coupling",
+    "Independent",
+    "JointConditional",
+    "Minibatch",
+    "NoiseLaw",
+    "PairStream",
+    "Pairs",
+    "Semidiscrete",
+    "pair",
+]

@@ -1,0 +1,34 @@
+"""The independent coupling: plain conditional flow matching."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from proxflow.couplings.pairs import Pairs
+from proxflow.couplings.rows import Rows, check_count
+from proxflow.measures import Source
+
+__all__ = ["Independent"]
+
+
+class Independent:
+    """Noise and data drawn apart.
+
+    Args:
+        points: (N, *event), finite, float32 or float64.
+        labels: (N,) or (N, k), or None.
+        source: law of the noise; standard normal if None.
+
+    Raises:
+        ValueError: bad points, labels not one for each point, or a source of another dimension.
+    """
+
+    def __init__(self, points: Tensor, labels: Tensor | None = None, *, source: Source | None = None) -> None:
+        self.rows = Rows("Independent", points, labels)
+        self.source = self.rows.source_or_normal(source)
+
+    def sample(self, n: int, *, generator: torch.Generator | None = None) -> Pairs:
+        """n independent pairs; the generator must be on a device that the noise can be drawn on."""
+        check_count("Independent", n)
+        return self.rows.pairs(self.rows.draw_noise(self.source, n, generator), self.rows.draw_index(n, generator))

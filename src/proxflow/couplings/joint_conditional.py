@@ -1,0 +1,127 @@
+"""Continuous conditions: optimal transport of noise and condition together."""
+
+from __future__ import annotations
+
+import math
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from proxflow.couplings.pairs import Pairs
+from proxflow.couplings.rows import Rows, check_count
+from proxflow.couplings.semidiscrete import Semidiscrete
+from proxflow.measures import Empirical, Gaussian, Source
+from proxflow.potentials import Discrete, Entropic
+from proxflow.semidiscrete import fit
+
+__all__ = ["JointConditional"]
+
+
+class _NoiseAndCondition:
+    """The product law of noise and of the data's conditions, scaled."""
+
+    def __init__(self, noise: Source, conditions: Empirical) -> None:
+        self.noise, self.conditions = noise, conditions
+
+    @property
+    def dim(self) -> int:
+        """Coordinates of noise and condition."""
+        return self.noise.dim + self.conditions.dim
+
+    def sample(
+        self,
+        n: int,
+        *,
+        generator: torch.Generator | None = None,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+    ) -> Tensor:
+        """n draws (n, dim): noise, then an independent condition."""
+        parts = [
+            part.sample(n, generator=generator, dtype=dtype, device=device) for part in (self.noise, self.conditions)
+        ]
+        return torch.cat(parts, dim=1)
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """Refused: finitely many conditions have no density."""
+        raise ValueError("a source of noise and conditions of the data has no density")
+
+
+class JointConditional:
+    """The semidiscrete coupling of (noise, w c) with (data, w c), for conditions c that are numbers.
+
+    A pair joins noise x0 and condition c0, drawn apart, with a row whose condition is near c0, the nearer the larger
+    the weight w. Its label is c0: given the label the noise has exactly the source's law, and the labels exactly that
+    of the data. What is not exact is the row: ``(pairs.label - conditions[pairs.index]).abs().mean()`` says by how much
+    its own condition misses the label. As w grows this falls to 0, and the noise of conditions that occur once becomes
+    independent of their row; as w falls to 0 the condition is ignored.
+
+    Args:
+        potential: fitted to ``(points, weight * conditions)``; ``JointConditional.fit`` makes it.
+        points: (N, *event), finite, float32 or float64.
+        conditions: (N,) or (N, k), finite, of the points' dtype.
+        weight: w, in units of the points per unit of the conditions.
+        source: law of the noise; standard normal if None.
+
+    Raises:
+        ValueError: bad points, conditions or weight, or a potential of others.
+    """
+
+    def __init__(
+        self,
+        potential: Discrete | Entropic,
+        points: Tensor,
+        conditions: Tensor,
+        weight: float,
+        *,
+        source: Source | None = None,
+    ) -> None:
+        self.rows = Rows("JointConditional", points, conditions)
+        self.source = self.rows.source_or_normal(source)
+        self.weight = weight
+        self._joint = Semidiscrete(potential, _joined(points, conditions, weight))
+
+    @classmethod
+    def fit(
+        cls,
+        points: Tensor,
+        conditions: Tensor,
+        weight: float,
+        *,
+        source: Source | None = None,
+        epsilon: float = 0.0,
+        tol: float = 1e-2,
+        seed: int = 0,
+        progress: bool | None = None,
+    ) -> Self:
+        """Fit the potential; arguments as of ``semidiscrete.fit``."""
+        joined = _joined(points, conditions, weight)
+        noise = (
+            Gaussian(joined.shape[1] - conditions.reshape(len(conditions), -1).shape[1]) if source is None else source
+        )
+        law = _NoiseAndCondition(noise, Empirical(joined[:, noise.dim :]))
+        result = fit(joined, source=law, epsilon=epsilon, tol=tol, seed=seed, progress=progress)
+        return cls(result.potential, points, conditions, weight, source=noise)
+
+    def sample(self, n: int, *, generator: torch.Generator | None = None) -> Pairs:
+        """n pairs of noise and a row, labelled by the condition that was drawn with the noise."""
+        check_count("JointConditional", n)
+        drawn = self._joint.sample(n, generator=generator)
+        pairs = self.rows.pairs(drawn.source[:, : self.rows.dim], drawn.index)
+        label = drawn.source[:, self.rows.dim :] / self.weight
+        own = self.rows.labels_of(pairs.index)
+        return Pairs(pairs.source, pairs.target, pairs.index, label.reshape(own.shape))
+
+
+def _joined(points: Tensor, conditions: Tensor, weight: float) -> Tensor:
+    """(N, d + k): flat points and weighted conditions."""
+    rows = Rows("JointConditional", points, conditions)
+    if conditions.dtype != points.dtype or not bool(torch.isfinite(conditions).all()):
+        raise ValueError(
+            f"JointConditional: conditions must be finite and of the points' {points.dtype}, got {conditions.dtype}; "
+            "for classes use couplings.Conditional"
+        )
+    if not (math.isfinite(weight) and weight > 0):
+        raise ValueError(f"JointConditional: weight must be a positive number, got {weight!r}")
+    return torch.cat([rows.flat, weight * conditions.detach().reshape(len(points), -1)], dim=1)

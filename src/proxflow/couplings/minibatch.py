@@ -1,0 +1,73 @@
+"""Minibatch optimal transport: batches of noise and data, assigned at least cost."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from proxflow.couplings.pairing import EPSILON, check_solver, permutation
+from proxflow.couplings.pairs import Pairs, joined, rows_of
+from proxflow.couplings.rows import Rows, check_count
+from proxflow.measures import Source
+
+__all__ = ["Minibatch"]
+
+
+class Minibatch:
+    """Noise and data assigned in batches of ``batch_size``, whatever the size of the training batch.
+
+    Pairs that a call does not use wait in a buffer for the next one, so that an assignment of 4,096 can serve a
+    training batch of 128. Data rows are drawn without replacement within an assignment where there are enough.
+
+    Args:
+        points: (N, *event), finite, float32 or float64.
+        batch_size: pairs assigned at once, at most N.
+        labels: (N,) or (N, k), or None; they travel with their points.
+        solver: "exact" or "sinkhorn" (see ``pair``).
+        epsilon: regularisation of "sinkhorn", as a share of the mean squared distance.
+        source: law of the noise; standard normal if None.
+
+    Raises:
+        ValueError: bad points, labels not one for each point, a batch larger than the data, or an unknown solver.
+    """
+
+    def __init__(
+        self,
+        points: Tensor,
+        batch_size: int,
+        labels: Tensor | None = None,
+        *,
+        solver: str = "exact",
+        epsilon: float = EPSILON,
+        source: Source | None = None,
+    ) -> None:
+        self.rows = Rows("Minibatch", points, labels)
+        if not 1 <= batch_size <= len(self.rows):
+            raise ValueError(
+                f"Minibatch: batch_size must be between 1 and the {len(self.rows)} points, got {batch_size}; "
+                "couplings.Semidiscrete couples the whole data set at any batch size"
+            )
+        check_solver("Minibatch", solver, epsilon)
+        self.batch_size = batch_size
+        self.solver, self.epsilon = solver, epsilon
+        self.source = self.rows.source_or_normal(source)
+        self._waiting: Pairs | None = None
+
+    def sample(self, n: int, *, generator: torch.Generator | None = None) -> Pairs:
+        """n pairs: those that wait first, then those of fresh assignments."""
+        check_count("Minibatch", n)
+        parts = [] if self._waiting is None else [self._waiting]
+        while sum(map(len, parts)) < n:
+            parts.append(self.assign(generator=generator))
+        pairs = joined(parts)
+        self._waiting = rows_of(pairs, slice(n, None)) if len(pairs) > n else None
+        return rows_of(pairs, slice(n))
+
+    def assign(self, *, generator: torch.Generator | None = None) -> Pairs:
+        """One fresh assignment, ``batch_size`` pairs; the buffer is neither used nor filled."""
+        noise = self.rows.draw_noise(self.source, self.batch_size, generator)
+        drawn_on = noise.device if generator is None else generator.device
+        order = torch.randperm(len(self.rows), generator=generator, device=drawn_on)
+        index = order[: self.batch_size].to(noise.device)
+        chosen = permutation(noise, self.rows.flat[index], self.solver, self.epsilon, generator)
+        return self.rows.pairs(noise, index[chosen])

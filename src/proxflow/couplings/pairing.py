@@ -1,0 +1,78 @@
+"""Pairing two batches: minibatch optimal transport as one line in an existing loop."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from proxflow.couplings.pairs import Pairs
+from proxflow.couplings.rows import check_labels
+from proxflow.kernels.assignment import least_cost_permutation, sinkhorn_permutation
+
+__all__ = ["SOLVERS", "check_solver", "pair", "permutation"]
+
+SOLVERS = ("exact", "sinkhorn")
+EPSILON = 0.05
+
+
+def pair(
+    x0: Tensor,
+    x1: Tensor,
+    *,
+    label: Tensor | None = None,
+    solver: str = "exact",
+    epsilon: float = EPSILON,
+    generator: torch.Generator | None = None,
+) -> Pairs:
+    """Pair two batches by a permutation of least squared distance; every point is used exactly once.
+
+    ``pairs = pf.couplings.pair(x0, x1, label=y)`` replaces the sampling of a transport plan in a training loop. The
+    source keeps its order; the targets, their indices into ``x1`` and their labels are permuted together.
+
+    Args:
+        x0: (n, *event) source points, finite.
+        x1: (n, *event) data points, of the same dtype and device.
+        label: (n,) or (n, k), the labels of ``x1``.
+        solver: "exact" assigns on the CPU; "sinkhorn" draws a permutation from an entropic plan on the points' device.
+        epsilon: regularisation of "sinkhorn", as a share of the mean squared distance.
+        generator: of the draw of "sinkhorn".
+
+    Raises:
+        ValueError: shapes, dtypes or devices differ, points are not finite, labels are not one for each point, or the
+            solver is unknown.
+        MissingExtraError: "sinkhorn" without POT.
+    """
+    _check_batches(x0, x1)
+    check_labels("pair", label, len(x1))
+    check_solver("pair", solver, epsilon)
+    index = permutation(x0.detach().flatten(1), x1.detach().flatten(1), solver, epsilon, generator)
+    return Pairs(x0, x1[index], index, None if label is None else label[index.to(label.device)])
+
+
+def permutation(x0: Tensor, x1: Tensor, solver: str, epsilon: float, generator: torch.Generator | None) -> Tensor:
+    """The row of x1 (n, d) for each row of x0 (n, d), by either solver."""
+    if solver == "exact":
+        return least_cost_permutation(x0, x1)
+    return sinkhorn_permutation(x0, x1, epsilon, generator)
+
+
+def check_solver(name: str, solver: str, epsilon: float) -> None:
+    """Refuse an unknown solver or a regularisation that is not positive."""
+    if solver not in SOLVERS:
+        raise ValueError(f"{name}: unknown solver {solver!r}; known are {', '.join(SOLVERS)}")
+    if not epsilon > 0:
+        raise ValueError(f"{name}: epsilon must be positive, got {epsilon!r}")
+
+
+def _check_batches(x0: Tensor, x1: Tensor) -> None:
+    if x0.shape != x1.shape or x0.ndim < 2:
+        raise ValueError(
+            f"pair: x0 and x1 must both have shape (n, *event), got {tuple(x0.shape)} and {tuple(x1.shape)}; "
+            "to couple batches of unequal size use couplings.Semidiscrete"
+        )
+    if x0.dtype != x1.dtype or x0.device != x1.device:
+        raise ValueError(f"pair: x0 is {x0.dtype} on {x0.device}, x1 is {x1.dtype} on {x1.device}; convert one of them")
+    for name, points in (("x0", x0), ("x1", x1)):
+        bad = torch.nonzero(~torch.isfinite(points.detach().flatten(1)).all(1))[:, 0]
+        if len(bad):
+            raise ValueError(f"pair: {len(bad)} rows of {name} hold NaN or inf, the first: {bad[:5].tolist()}")

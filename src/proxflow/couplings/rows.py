@@ -1,0 +1,99 @@
+"""The data of a coupling: checked rows with their labels, from which pairs are made."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from proxflow.couplings.pairs import Pairs
+from proxflow.measures import Gaussian, Source
+
+__all__ = ["Rows", "check_count", "check_labels"]
+
+
+class Rows:
+    """N data rows, flat inside and of their event shape outside, with a label for each or none.
+
+    Args:
+        name: of the coupling, for messages.
+        points: (N, *event), finite, float32 or float64.
+        labels: (N,) or (N, k), or None.
+
+    Raises:
+        ValueError: points are empty, of another dtype or not finite, or labels are not one for each row.
+    """
+
+    def __init__(self, name: str, points: Tensor, labels: Tensor | None) -> None:
+        if points.ndim < 2 or points.numel() == 0:
+            raise ValueError(f"{name}: points must be a non-empty (N, *event) tensor, got {tuple(points.shape)}")
+        if points.dtype not in (torch.float32, torch.float64):
+            raise ValueError(f"{name}: points must be float32 or float64, got {points.dtype}; convert them")
+        self.flat = points.detach().reshape(len(points), -1)
+        bad = torch.nonzero(~torch.isfinite(self.flat).all(1))[:, 0]
+        if len(bad):
+            raise ValueError(f"{name}: {len(bad)} rows of points hold NaN or inf, the first: {bad[:5].tolist()}")
+        check_labels(name, labels, len(points))
+        self.name = name
+        self.event_shape = tuple(points.shape[1:])
+        self.labels = None if labels is None else labels.detach().to(points.device)
+
+    def __len__(self) -> int:
+        return len(self.flat)
+
+    @property
+    def dim(self) -> int:
+        """Number of coordinates of one row."""
+        return math.prod(self.event_shape)
+
+    def source_or_normal(self, source: Source | None) -> Source:
+        """The source given, checked, or the standard normal law.
+
+        Raises:
+            ValueError: the source has another dimension.
+        """
+        if source is None:
+            return Gaussian(self.dim)
+        if source.dim != self.dim:
+            raise ValueError(f"{self.name}: the source has dimension {source.dim}, the points {self.dim}")
+        return source
+
+    def draw_noise(self, source: Source, n: int, generator: torch.Generator | None) -> Tensor:
+        """n draws of the source, (n, d), of the points' dtype and device."""
+        return source.sample(n, generator=generator, dtype=self.flat.dtype, device=self.flat.device)
+
+    def draw_index(self, n: int, generator: torch.Generator | None) -> Tensor:
+        """n rows, independent and equally likely, (n,) int64."""
+        drawn_on = self.flat.device if generator is None else generator.device
+        return torch.randint(len(self), (n,), generator=generator, device=drawn_on).to(self.flat.device)
+
+    def labels_of(self, index: Tensor) -> Tensor:
+        """Labels of given rows.
+
+        Raises:
+            ValueError: there are no labels.
+        """
+        if self.labels is None:
+            raise ValueError(f"{self.name}: the points have no labels")
+        return self.labels[index.to(self.labels.device)]
+
+    def pairs(self, source: Tensor, index: Tensor) -> Pairs:
+        """Source points (n, d) with the rows of ``index`` as their targets."""
+        shape = (len(index), *self.event_shape)
+        label = None if self.labels is None else self.labels[index]
+        return Pairs(source.reshape(shape), self.flat[index].reshape(shape), index, label)
+
+
+def check_count(name: str, n: int) -> None:
+    """Refuse a number of pairs below one."""
+    if n < 1:
+        raise ValueError(f"{name}.sample: n must be at least 1, got {n}")
+
+
+def check_labels(name: str, labels: Tensor | None, count: int) -> None:
+    """Refuse labels that are not one for each row."""
+    if labels is not None and (labels.ndim == 0 or len(labels) != count):
+        raise ValueError(
+            f"{name}: labels must have one entry for each of the {count} points, got {tuple(labels.shape)}"
+        )

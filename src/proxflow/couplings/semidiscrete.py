@@ -1,0 +1,124 @@
+"""The population coupling of a finite data set: fresh noise goes to the atom of its Laguerre cell."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from proxflow.couplings.noise_pool import NoiseLaw, NoisePool
+from proxflow.couplings.pairs import Pairs
+from proxflow.couplings.rows import Rows, check_count
+from proxflow.potentials import Discrete, Entropic
+
+__all__ = ["Semidiscrete"]
+
+
+class Semidiscrete:
+    """Optimal pairs at every batch size, from a fitted potential: one maximum-affine search each.
+
+    An ``Entropic`` potential draws the atom from its softmax instead. Rows of the data that are equal share an atom,
+    and its noise, evenly.
+
+    Args:
+        potential: as fitted by ``semidiscrete.fit(points)``.
+        points: (N, *event), the rows that it was fitted to, in the potential's dtype and on its device.
+        labels: (N,) or (N, k), or None.
+        max_draws: of noise, that one call of ``noise_for`` may make.
+        max_memory: bytes of noise that wait for their row to be asked for.
+
+    Raises:
+        ValueError: bad points, labels not one for each point, or points that are not the potential's atoms.
+    """
+
+    def __init__(
+        self,
+        potential: Discrete | Entropic,
+        points: Tensor,
+        labels: Tensor | None = None,
+        *,
+        max_draws: int = 1 << 17,
+        max_memory: int = 1 << 28,
+    ) -> None:
+        self.rows = Rows("Semidiscrete", points, labels)
+        self.potential = potential
+        self.source = self.rows.source_or_normal(potential.source)
+        self.atom_of_row = _atoms_of(self.rows.flat, potential.points)
+        order = self.atom_of_row.argsort(stable=True)
+        self._row_by_atom = order
+        self._multiplicity = torch.bincount(self.atom_of_row, minlength=len(potential.points))
+        self._first = self._multiplicity.cumsum(0) - self._multiplicity
+        self._pool = NoisePool(self._draw, potential, max_draws, max_memory)
+
+    @property
+    def noise_law(self) -> NoiseLaw:
+        """How exact what ``noise_for`` has given so far is."""
+        return self._pool.law
+
+    def sample(self, n: int, *, generator: torch.Generator | None = None) -> Pairs:
+        """n pairs: fresh noise, and the row that it is transported to."""
+        check_count("Semidiscrete", n)
+        noise, atom = self._draw(n, generator)
+        return self.rows.pairs(noise, self._row_of(atom, generator))
+
+    def noise_for(self, index: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
+        """Source points of given rows, (len(index), *event), for loops that visit the data in epochs.
+
+        Each is a draw of the source in the Laguerre cell of its row (of the atom's conditional law, where the
+        potential is entropic), by rejection: what falls into other cells waits until their row is asked for. Data
+        visited in epochs are exactly uniform; the noise then has the source's law up to the errors of the fit's cell
+        masses, its chi2. A cell that ``max_draws`` draws do not hit is served by the draw that comes nearest to it:
+        the smallest loss of score, counted in ``noise_law``.
+
+        Args:
+            index: (n,) int64, rows of the points; repetitions are served by different draws.
+
+        Raises:
+            ValueError: index is not a vector of whole numbers, or names a row that is not there.
+        """
+        if index.ndim != 1 or index.is_floating_point() or index.dtype == torch.bool:
+            raise ValueError(f"noise_for: index must be (n,) whole numbers, got {tuple(index.shape)} of {index.dtype}")
+        if len(index) and not 0 <= int(index.min()) <= int(index.max()) < len(self.rows):
+            raise ValueError(f"noise_for: index must name rows 0 to {len(self.rows) - 1}")
+        noise = self._pool.take(self.atom_of_row[index.to(self.atom_of_row.device)], generator)
+        return noise.reshape(len(index), *self.rows.event_shape)
+
+    def _draw(self, n: int, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
+        noise = self.rows.draw_noise(self.source, n, generator)
+        if isinstance(self.potential, Entropic):
+            return noise, self.potential.sample_atom(noise, generator)
+        return noise, self.potential.nearest_atom(noise)
+
+    def _row_of(self, atom: Tensor, generator: torch.Generator | None) -> Tensor:
+        """A row of each atom, at random where there are several."""
+        drawn_on = atom.device if generator is None else generator.device
+        uniform = torch.rand(len(atom), generator=generator, dtype=torch.float64, device=drawn_on).to(atom.device)
+        copies = self._multiplicity[atom]
+        return self._row_by_atom[self._first[atom] + (uniform * copies).long().clamp(max=copies - 1)]
+
+
+def _atoms_of(rows: Tensor, atoms: Tensor) -> Tensor:
+    """The atom equal to each row, (N,) int64.
+
+    Raises:
+        ValueError: the rows are of another dtype, device or width, a row is no atom, or an atom has no row.
+    """
+    if rows.dtype != atoms.dtype or rows.device != atoms.device or rows.shape[1] != atoms.shape[1]:
+        raise ValueError(
+            f"Semidiscrete: points are {rows.dtype} on {rows.device} with {rows.shape[1]} entries each, the atoms "
+            f"{atoms.dtype} on {atoms.device} with {atoms.shape[1]}; give the points that it was fitted to"
+        )
+    distinct, number = torch.unique(torch.cat([atoms, rows]), dim=0, return_inverse=True)
+    atom_of_number = torch.full((len(distinct),), -1, dtype=torch.int64, device=rows.device)
+    atom_of_number[number[: len(atoms)]] = torch.arange(len(atoms), device=rows.device)
+    atom_of_row = atom_of_number[number[len(atoms) :]]
+    strangers = torch.nonzero(atom_of_row < 0)[:, 0]
+    if len(strangers):
+        raise ValueError(
+            f"Semidiscrete: {len(strangers)} points are no atoms of the potential, the first: rows "
+            f"{strangers[:5].tolist()}; give the points that it was fitted to, or fit again"
+        )
+    if len(torch.unique(atom_of_row)) < len(atoms):
+        raise ValueError(
+            "Semidiscrete: some atoms of the potential are no row of points; give all that it was fitted to"
+        )
+    return atom_of_row

@@ -1,0 +1,115 @@
+"""Batches of pairs for training: drawn ahead in the background, the same whoever draws them and wherever one begins."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Protocol, Self
+
+import torch
+
+from proxflow.couplings.minibatch import Minibatch
+from proxflow.couplings.pairs import Pairs, joined, rows_of
+from proxflow.couplings.seeding import generator_of
+
+__all__ = ["Coupling", "PairStream"]
+
+
+class Coupling(Protocol):
+    """What training draws from: any object with ``sample``."""
+
+    def sample(self, n: int, *, generator: torch.Generator | None = None) -> Pairs:
+        """n pairs."""
+
+
+class PairStream:
+    """An endless sequence of batches, of which each is known by its number.
+
+    Batch k depends on the coupling, the seed and k only: every draw has a generator of its own. So a run is gone on
+    with from ``position`` alone; and several processes, each with its ``rank``, share out the batches that one would
+    draw. A ``Minibatch`` coupling is drawn by whole assignments, that batches of any size are cut from.
+
+    Args:
+        coupling: to draw from; the stream uses it in a thread, so leave it alone meanwhile.
+        batch_size: pairs of a batch, all processes together.
+        seed: of all draws.
+        position: the batch to begin with.
+        rank: of this process, which gets the pairs rank, rank + processes, ... of each batch.
+        processes: that share the batches.
+        ahead: batches drawn before they are asked for; 0 draws in the caller's thread.
+
+    Raises:
+        ValueError: a number out of range.
+    """
+
+    def __init__(
+        self,
+        coupling: Coupling,
+        batch_size: int,
+        *,
+        seed: int = 0,
+        position: int = 0,
+        rank: int = 0,
+        processes: int = 1,
+        ahead: int = 2,
+    ) -> None:
+        if not 0 <= rank < processes <= batch_size or position < 0 or ahead < 0:
+            raise ValueError(
+                "PairStream: needs 0 <= rank < processes <= batch_size, position >= 0 and ahead >= 0, "
+                f"got rank {rank}, processes {processes}, batch_size {batch_size}, position {position}, ahead {ahead}"
+            )
+        self.position = position
+        self._coupling, self._batch_size, self._seed = coupling, batch_size, seed
+        self._share = slice(rank, None, processes)
+        self._assignments: dict[int, Pairs] = {}
+        self._ahead = ahead
+        self._pending: deque[Future[Pairs]] = deque()
+        self._worker = ThreadPoolExecutor(1, thread_name_prefix="coupling") if ahead else None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __iter__(self) -> Iterator[Pairs]:
+        return self
+
+    def __next__(self) -> Pairs:
+        if self._worker is None:
+            pairs = self._batch(self.position)
+        else:
+            while len(self._pending) <= self._ahead:
+                self._pending.append(self._worker.submit(self._batch, self.position + len(self._pending)))
+            pairs = self._pending.popleft().result()
+        self.position += 1
+        return pairs
+
+    def close(self) -> None:
+        """Stop drawing ahead."""
+        if self._worker is not None:
+            self._worker.shutdown(wait=True, cancel_futures=True)
+        self._pending.clear()
+
+    def _batch(self, number: int) -> Pairs:
+        """This process's part of a batch."""
+        if isinstance(self._coupling, Minibatch):
+            pairs = self._cut(self._coupling, number * self._batch_size)
+        else:
+            pairs = self._coupling.sample(self._batch_size, generator=self._generator(number))
+        return rows_of(pairs, self._share)
+
+    def _cut(self, coupling: Minibatch, start: int) -> Pairs:
+        """A batch that begins at pair ``start`` of the assignments laid end to end."""
+        size = coupling.batch_size
+        needed = range(start // size, (start + self._batch_size - 1) // size + 1)
+        known = self._assignments
+        self._assignments = {
+            k: known[k] if k in known else coupling.assign(generator=self._generator(k)) for k in needed
+        }
+        offset = start - needed.start * size
+        return rows_of(joined(list(self._assignments.values())), slice(offset, offset + self._batch_size))
+
+    def _generator(self, number: int) -> torch.Generator:
+        return generator_of(self._seed, number)

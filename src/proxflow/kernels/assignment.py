@@ -1,0 +1,98 @@
+"""Assignment of two batches of equal size: the permutation of least squared distance, exact or entropic."""
+
+from __future__ import annotations
+
+import warnings
+
+import lap
+import numpy as np
+import torch
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+
+from proxflow.errors import ConvergenceWarning, MissingExtraError
+
+__all__ = ["least_cost_permutation", "sinkhorn_permutation", "squared_distances"]
+
+_FEW_DIMENSIONS = 8  # up to here near ties abound, and Jonker-Volgenant's reductions cost more than they save
+_MARGINAL_ERROR = 1e-2  # of a plan that is still taken for converged, in the 1-norm
+
+
+def least_cost_permutation(x0: Tensor, x1: Tensor) -> Tensor:
+    """The permutation p, (n,) int64, that minimises sum_i |x0_i - x1_p(i)|^2, exactly.
+
+    By sorting on the line, else by shortest augmenting paths (Jonker and Volgenant 1987; Crouse 2016), on the CPU.
+
+    Args:
+        x0: (n, d), finite.
+        x1: (n, d), finite, of the same dtype and device.
+    """
+    if x0.shape[1] == 1:
+        permutation = torch.empty(len(x0), dtype=torch.int64, device=x0.device)
+        permutation[x0[:, 0].argsort()] = x1[:, 0].argsort()
+        return permutation
+    if len(x0) == 0:
+        return torch.empty(0, dtype=torch.int64, device=x0.device)
+    cost = squared_distances(x1, x0).double().cpu().numpy()
+    cost -= cost.min(axis=1, keepdims=True)
+    cost -= cost.min(axis=0, keepdims=True)
+    solve = linear_sum_assignment if x0.shape[1] <= _FEW_DIMENSIONS else lap.lapjvs
+    row, column = solve(cost)[-2:]
+    permutation = torch.empty(len(x0), dtype=torch.int64)
+    permutation[torch.from_numpy(np.asarray(column, dtype=np.int64))] = torch.from_numpy(np.asarray(row, np.int64))
+    return permutation.to(x0.device)
+
+
+def sinkhorn_permutation(x0: Tensor, x1: Tensor, epsilon: float, generator: torch.Generator | None) -> Tensor:
+    """A random permutation drawn from the entropic plan, (n,) int64, without leaving the device of the data.
+
+    The plan comes from POT's log-domain Sinkhorn with regularisation ``epsilon`` times the mean squared distance.
+    Gumbel noise on its logarithm makes each row's best column a draw from the row; pairs that are best for both sides
+    are taken, and the rest choose again among themselves, until none is left: no point is lost or used twice.
+
+    Raises:
+        MissingExtraError: POT is not installed.
+    """
+    try:
+        import ot
+    except ImportError as error:
+        raise MissingExtraError("POT", "metrics") from error
+    cost = squared_distances(x0, x1)
+    share = torch.full((len(x0),), 1 / max(len(x0), 1), dtype=x0.dtype, device=x0.device)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # its verdict is checked below
+        plan = ot.sinkhorn(share, share, cost, epsilon * float(cost.mean()), method="sinkhorn_log", stopThr=1e-4)
+    error_of_plan = float((plan.sum(1) - share).abs().sum())
+    if not error_of_plan <= _MARGINAL_ERROR:
+        warnings.warn(
+            f"Sinkhorn stopped with an error of {error_of_plan:.2g} in the marginals of its plan; the pairs are a "
+            "permutation all the same, but dearer: raise epsilon, or use the exact solver",
+            ConvergenceWarning,
+            stacklevel=3,
+        )
+    drawn_on = x0.device if generator is None else generator.device
+    exponential = torch.empty(plan.shape, dtype=plan.dtype, device=drawn_on).exponential_(generator=generator)
+    return _mutual_choice(plan.log() - exponential.to(plan.device).log())
+
+
+def squared_distances(x0: Tensor, x1: Tensor) -> Tensor:
+    """|x0_i - x1_j|^2, (n, m), about the common mean, where the expansion loses fewest digits."""
+    centre = 0.5 * (x0.mean(0) + x1.mean(0))
+    a, b = x0 - centre, x1 - centre
+    return torch.addmm(a.square().sum(1)[:, None] + b.square().sum(1), a, b.mT, alpha=-2)
+
+
+def _mutual_choice(score: Tensor) -> Tensor:
+    """Match rows and columns that prefer each other, round after round; (n,) the column of each row."""
+    count = len(score)
+    rows = columns = torch.arange(count, device=score.device)
+    permutation = torch.empty_like(rows)
+    while len(rows):
+        favourite = score.argmax(1)
+        matched = score.argmax(0)[favourite] == torch.arange(len(rows), device=score.device)
+        permutation[rows[matched]] = columns[favourite[matched]]
+        free = torch.ones_like(matched)
+        free[favourite[matched]] = False
+        score = score[~matched][:, free]
+        rows, columns = rows[~matched], columns[free]
+    return permutation

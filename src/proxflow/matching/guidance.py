@@ -1,0 +1,42 @@
+"""From a conditional network to the field that samplers integrate."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from proxflow.matching.path import Network
+
+__all__ = ["field_of"]
+
+
+def field_of(
+    network: Network, label: Tensor | int | None = None, guidance: float = 1.0
+) -> Callable[[Tensor, Tensor], Tensor]:
+    """The field (t, x) -> velocity of a network at given labels, with classifier-free guidance (Ho and Salimans 2022).
+
+    The velocity is v + (guidance - 1) (v - v_none), v_none without label: 1 is the conditional field itself.
+
+    Args:
+        network: v(t, x, label); trained with a label dropout above 0 where guidance is not 1.
+        label: one for all points, or (B,); None leaves it out.
+        guidance: weight of the condition.
+
+    Raises:
+        ValueError: guidance without a label.
+    """
+    if label is None:
+        if guidance != 1:
+            raise ValueError(f"field_of: guidance {guidance} needs a label")
+        return lambda t, x: network(t, x)
+    labels = torch.as_tensor(label)
+
+    def field(t: Tensor, x: Tensor) -> Tensor:
+        conditional = network(t, x, labels)
+        if guidance == 1:
+            return conditional
+        return conditional + (guidance - 1) * (conditional - network(t, x))
+
+    return field

@@ -1,0 +1,167 @@
+"""Velocity networks: a perceptron for vectors, a U-Net for images; both with labels that may be left out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from proxflow.errors import MissingExtraError
+
+__all__ = ["MLP", "UNet"]
+
+
+class MLP(nn.Module):
+    """A perceptron on the flat point, a Fourier embedding of the time and, if wanted, a learned embedding of the class.
+
+    network(t, x, label=None): t a float or (B,), x (B, *event), label (B,) whole numbers from -1 to classes - 1, where
+    -1 and None mean "no class" (the field of classifier-free guidance). State: ``input``, ``hidden``, ``output``,
+    ``embedding``.
+
+    Args:
+        event_shape: of one point.
+        width: of the hidden layers.
+        depth: number of hidden layers.
+        classes: number of classes; 0 for a network without labels.
+        frequencies: of the time embedding: 2^0 to 2^(frequencies - 1) half turns.
+        state: parameters, as of ``state_dict``; random if None.
+
+    Raises:
+        ValueError: a size is below 1, or classes below 0.
+    """
+
+    def __init__(
+        self,
+        event_shape: Sequence[int],
+        *,
+        width: int = 512,
+        depth: int = 3,
+        classes: int = 0,
+        frequencies: int = 6,
+        state: Mapping[str, Tensor] | None = None,
+    ) -> None:
+        super().__init__()
+        self.event_shape = tuple(event_shape)
+        dim = math.prod(self.event_shape)
+        if min(dim, width, depth, frequencies) < 1 or classes < 0:
+            raise ValueError(
+                f"MLP: sizes must be at least 1 and classes at least 0, got event_shape {self.event_shape}, "
+                f"width {width}, depth {depth}, frequencies {frequencies}, classes {classes}"
+            )
+        self.width, self.depth, self.classes, self.frequencies = width, depth, classes, frequencies
+        self.input = nn.Linear(dim + 2 * frequencies, width)
+        self.hidden = nn.ModuleList(nn.Linear(width, width) for _ in range(depth - 1))
+        self.output = nn.Linear(width, dim)
+        self.embedding = nn.Embedding(classes + 1, width) if classes else None
+        if state is not None:
+            self.load_state_dict(dict(state))
+
+    def constructor_arguments(self) -> dict[str, object]:
+        """Sizes and state."""
+        return {
+            "event_shape": self.event_shape,
+            "width": self.width,
+            "depth": self.depth,
+            "classes": self.classes,
+            "frequencies": self.frequencies,
+            "state": dict(self.state_dict()),
+        }
+
+    def forward(self, t: Tensor | float, x: Tensor, label: Tensor | None = None) -> Tensor:
+        """Velocity (B, *event)."""
+        times = torch.as_tensor(t, dtype=x.dtype, device=x.device).expand(len(x))
+        powers = torch.arange(self.frequencies, dtype=x.dtype, device=x.device).exp2()
+        angle = math.pi * times[:, None] * powers
+        value = self.input(torch.cat([x.flatten(1), angle.sin(), angle.cos()], dim=1))
+        if self.embedding is not None:
+            value = value + self.embedding(_class_numbers(label, self.classes, x))
+        value = nn.functional.silu(value)
+        for layer in self.hidden:
+            value = nn.functional.silu(layer(value))
+        velocity: Tensor = self.output(value)
+        return velocity.reshape(x.shape)
+
+
+class UNet(nn.Module):
+    """diffusers' UNet2DModel as a velocity network for images; called as ``MLP`` is.
+
+    Images are padded to a size that the levels halve evenly. State: ``model.*``, as diffusers names it.
+
+    Args:
+        event_shape: (H, W) or (C, H, W).
+        channels: of each level, multiples of 32 (of 8 below 32).
+        classes: number of classes; 0 for a network without labels.
+        state: parameters, as of ``state_dict``; random if None.
+
+    Raises:
+        ValueError: the event shape is not that of an image, or a number is out of range.
+        MissingExtraError: diffusers is not installed.
+    """
+
+    def __init__(
+        self,
+        event_shape: Sequence[int],
+        *,
+        channels: Sequence[int] = (64, 128, 128),
+        classes: int = 0,
+        state: Mapping[str, Tensor] | None = None,
+    ) -> None:
+        super().__init__()
+        self.event_shape, self.channels, self.classes = tuple(event_shape), tuple(channels), classes
+        if len(self.event_shape) not in (2, 3):
+            raise ValueError(
+                f"UNet: event_shape must be (H, W) or (C, H, W), got {self.event_shape}; use MLP for vectors"
+            )
+        if not self.channels or min(self.channels) < 8 or classes < 0:
+            raise ValueError(
+                f"UNet: channels must be at least 8 and classes at least 0, got {self.channels}, {classes}"
+            )
+        try:
+            from diffusers.models.unets.unet_2d import UNet2DModel
+        except ImportError as error:
+            raise MissingExtraError("diffusers", "images") from error
+        planes = self.event_shape[0] if len(self.event_shape) == 3 else 1
+        levels = len(self.channels)
+        self.model = UNet2DModel(
+            in_channels=planes,
+            out_channels=planes,
+            layers_per_block=2,
+            block_out_channels=self.channels,
+            down_block_types=("DownBlock2D",) * (levels - 1) + ("AttnDownBlock2D",),
+            up_block_types=("AttnUpBlock2D",) + ("UpBlock2D",) * (levels - 1),
+            norm_num_groups=math.gcd(32, *self.channels),
+            num_class_embeds=classes + 1 if classes else None,
+        )
+        height, width = self.event_shape[-2:]
+        multiple = 2 ** (levels - 1)
+        self._padding = (0, -width % multiple, 0, -height % multiple)
+        if state is not None:
+            self.load_state_dict(dict(state))
+
+    def constructor_arguments(self) -> dict[str, object]:
+        """Sizes and state."""
+        return {
+            "event_shape": self.event_shape,
+            "channels": self.channels,
+            "classes": self.classes,
+            "state": dict(self.state_dict()),
+        }
+
+    def forward(self, t: Tensor | float, x: Tensor, label: Tensor | None = None) -> Tensor:
+        """Velocity (B, *event)."""
+        times = 1000 * torch.as_tensor(t, dtype=x.dtype, device=x.device).expand(len(x))  # diffusers' unit of time
+        images = x if x.ndim == 4 else x[:, None]
+        padded = nn.functional.pad(images, self._padding)
+        numbers = _class_numbers(label, self.classes, x) if self.classes else None
+        velocity: Tensor = self.model(padded, times, class_labels=numbers, return_dict=False)[0]
+        height, width = self.event_shape[-2:]
+        return velocity[..., :height, :width].reshape(x.shape)
+
+
+def _class_numbers(label: Tensor | None, classes: int, x: Tensor) -> Tensor:
+    """(B,) entries of an embedding table, whose first is "no class"."""
+    if label is None:
+        return torch.zeros(len(x), dtype=torch.int64, device=x.device)
+    return label.to(x.device, torch.int64).expand(len(x)) + 1
