@@ -15,8 +15,11 @@ endef
 .venv/installed-demo: pyproject.toml constraints.txt
 	$(call install,all)
 
+# torchcfm comes without its requirements: torchdyn, which the couplings do not use, brings a torchvision that need not
+# match the installed torch.
 .venv/installed-test: pyproject.toml constraints.txt
 	$(call install,test)
+	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -c constraints.txt torchcfm
 
 .venv/installed-docs: pyproject.toml constraints.txt
 	$(call install,all$(comma)docs)

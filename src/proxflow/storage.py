@@ -41,6 +41,7 @@ _CLASSES = {
     "Gaussian": "proxflow.measures",
     "Iterate": "proxflow.semidiscrete.descent",
     "Linear": "proxflow.schedules",
+    "MLP": "proxflow.matching.networks",
     "NewtonState": "proxflow.semidiscrete.newton",
     "Polynomial": "proxflow.schedules",
     "Product": "proxflow.potentials.product",
@@ -53,12 +54,15 @@ _CLASSES = {
     "Standardisation": "proxflow.data.standardisation",
     "StochasticState": "proxflow.semidiscrete.stochastic",
     "Tally": "proxflow.semidiscrete.problem",
+    "TrainRecord": "proxflow.matching.result",
+    "TrainingState": "proxflow.matching.checkpoint",
+    "UNet": "proxflow.matching.networks",
     "Uniform": "proxflow.measures",
 }
 
 
 def save(obj: object, path: str | os.PathLike[str]) -> None:
-    """Write a potential, flow, fit, schedule or standardisation to ``path``.
+    """Write a potential, flow, fit, schedule, standardisation or network to ``path``.
 
     The file is complete or not there: an interrupted write leaves an older file as it was.
 
@@ -131,6 +135,8 @@ def _encode(value: object, key: str, tensors: dict[str, Tensor]) -> Any:
     if isinstance(value, Tensor):
         tensors[key] = value.detach().cpu().contiguous().clone()
         return {"tensor": key}
+    if isinstance(value, dict):
+        return {"items": [[name, _encode(item, f"{key}.{name}", tensors)] for name, item in value.items()]}
     if isinstance(value, list | tuple):
         items = [_encode(item, f"{key}.{i}", tensors) for i, item in enumerate(value)]
         return {"tuple": items} if isinstance(value, tuple) else items
@@ -160,6 +166,8 @@ def _decode(tree: Any, tensors: dict[str, Tensor], path: Path) -> Any:
         return tensors[tree["tensor"]]
     if "float" in tree:
         return float(tree["float"])
+    if "items" in tree:
+        return {name: _decode(item, tensors, path) for name, item in tree["items"]}
     if "tuple" in tree:
         return tuple(_decode(item, tensors, path) for item in tree["tuple"])
     name = tree["class"]

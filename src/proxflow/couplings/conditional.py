@@ -70,6 +70,11 @@ class Conditional:
         """The potential of each class."""
         return {label: part.potential for label, part in self._parts.items()}
 
+    @property
+    def tensors(self) -> list[Tensor | None]:
+        """What the coupling depends on, for checkpoints."""
+        return [*self.rows.tensors, *(potential.heights for potential in self.potentials.values())]
+
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> Pairs:
         """n pairs: classes as often as in the data, noise of the source in each, coupled within the class."""
         check_count("Conditional", n)

@@ -28,6 +28,11 @@ class Independent:
         self.rows = Rows("Independent", points, labels)
         self.source = self.rows.source_or_normal(source)
 
+    @property
+    def tensors(self) -> list[Tensor | None]:
+        """What the coupling depends on, for checkpoints."""
+        return self.rows.tensors
+
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> Pairs:
         """n independent pairs; the generator must be on a device that the noise can be drawn on."""
         check_count("Independent", n)

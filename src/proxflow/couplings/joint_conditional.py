@@ -104,6 +104,11 @@ class JointConditional:
         result = fit(joined, source=law, epsilon=epsilon, tol=tol, seed=seed, progress=progress)
         return cls(result.potential, points, conditions, weight, source=noise)
 
+    @property
+    def tensors(self) -> list[Tensor | None]:
+        """What the coupling depends on, for checkpoints."""
+        return self._joint.tensors
+
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> Pairs:
         """n pairs of noise and a row, labelled by the condition that was drawn with the noise."""
         check_count("JointConditional", n)

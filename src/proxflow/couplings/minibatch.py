@@ -53,6 +53,11 @@ class Minibatch:
         self.source = self.rows.source_or_normal(source)
         self._waiting: Pairs | None = None
 
+    @property
+    def tensors(self) -> list[Tensor | None]:
+        """What the coupling depends on, for checkpoints."""
+        return self.rows.tensors
+
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> Pairs:
         """n pairs: those that wait first, then those of fresh assignments."""
         check_count("Minibatch", n)

@@ -43,6 +43,11 @@ class Rows:
         return len(self.flat)
 
     @property
+    def tensors(self) -> list[Tensor | None]:
+        """Points and labels."""
+        return [self.flat, self.labels]
+
+    @property
     def dim(self) -> int:
         """Number of coordinates of one row."""
         return math.prod(self.event_shape)

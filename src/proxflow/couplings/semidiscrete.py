@@ -54,6 +54,11 @@ class Semidiscrete:
         """How exact what ``noise_for`` has given so far is."""
         return self._pool.law
 
+    @property
+    def tensors(self) -> list[Tensor | None]:
+        """What the coupling depends on, for checkpoints."""
+        return [*self.rows.tensors, self.potential.heights]
+
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> Pairs:
         """n pairs: fresh noise, and the row that it is transported to."""
         check_count("Semidiscrete", n)

@@ -19,7 +19,7 @@ from proxflow.semidiscrete.atoms import Atoms, gather_atoms
 from proxflow.semidiscrete.exact import exact_applies, solve_exactly
 from proxflow.semidiscrete.problem import SemiDual
 from proxflow.semidiscrete.result import Fit, Solution
-from proxflow.semidiscrete.session import Session, fingerprint
+from proxflow.semidiscrete.session import Session, mark_of
 from proxflow.semidiscrete.span import span_of
 from proxflow.semidiscrete.stochastic import StochasticState, solve_stochastically
 from proxflow.semidiscrete.warm_start import carried_heights
@@ -81,7 +81,7 @@ def fit(
     initial = None if warm_start is None else carried_heights(warm_start, atoms.points)
     mark = None
     if checkpoint is not None:
-        mark = fingerprint([atoms.points, atoms.weights, initial], source, [epsilon, float(seed)])
+        mark = mark_of([atoms.points, atoms.weights, initial], source, [epsilon, float(seed)])
     session = Session(began, progress, checkpoint, mark)
     if len(atoms.points) == 1:
         solution, radius = _one_atom(atoms, source), 1.0

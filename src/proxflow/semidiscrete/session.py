@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import sys
 import time
@@ -14,10 +13,11 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
+from proxflow.fingerprint import fingerprint
 from proxflow.measures import Source
 from proxflow.storage import load, save
 
-__all__ = ["Checkpoint", "Session", "fingerprint"]
+__all__ = ["Checkpoint", "Session", "mark_of"]
 
 _SAVE_EVERY = 10.0  # seconds
 _PROBES = 16  # noise draws that stand for a source in a fingerprint
@@ -79,18 +79,11 @@ class Session:
         self.report(f"going on from {path}, after {checkpoint.seconds:.1f} s")
 
 
-def fingerprint(tensors: list[Tensor | None], source: Source, numbers: list[float]) -> str:
+def mark_of(tensors: list[Tensor | None], source: Source, numbers: list[float]) -> str:
     """A hash of what a fit depends on; a source is known by its first draws."""
     generator = torch.Generator().manual_seed(0)
     probes = source.sample(_PROBES, generator=generator, dtype=torch.float64)
-    digest = hashlib.sha256(repr(numbers).encode())
-    for tensor in [*tensors, probes]:
-        if tensor is None:
-            digest.update(b"none")
-        else:
-            digest.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
-            digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
+    return fingerprint(numbers, [*tensors, probes])
 
 
 def _reporter(progress: bool | None) -> Callable[[str], None]:

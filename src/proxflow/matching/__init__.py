@@ -1,0 +1,24 @@
+"""Training velocity networks on couplings."""
+
+from proxflow.matching.guidance import field_of
+from proxflow.matching.networks import MLP, UNet
+from proxflow.matching.path import Network, PathSample, flow_matching_loss, sample_path
+from proxflow.matching.result import TrainRecord, TrainResult
+from proxflow.matching.times import LogitNormal, TimeSampler, Uniform
+from proxflow.matching.train import train
+
+__all__ = [
+    "MLP",
+    "LogitNormal",
+    "Network",
+    "PathSample",
+    "TimeSampler",
+    "TrainRecord",
+    "TrainResult",
+    "UNet",
+    "Uniform",
+    "field_of",
+    "flow_matching_loss",
+    "sample_path",
+    "train",
+]

@@ -1,0 +1,54 @@
+"""The state of a training run on disk: all that it needs to end as if it had never stopped."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from proxflow.matching.result import TrainRecord
+from proxflow.storage import load
+
+__all__ = ["TrainingState", "read_state"]
+
+
+@dataclass(frozen=True)
+class TrainingState:
+    """A run after ``step`` steps, which is also the place of its coupling in the stream of batches.
+
+    ``mark`` is a hash of what the run depends on; the dictionaries are state_dicts; ``random`` is PyTorch's own state
+    of random numbers (for networks with dropout).
+    """
+
+    mark: str
+    step: int
+    network: dict[str, Tensor]
+    average: dict[str, Tensor]
+    optimiser: dict[str, Any]
+    scaler: dict[str, Any]
+    random: Tensor
+    history: tuple[TrainRecord, ...]
+    loss_sum: float
+    seconds: float
+
+
+def read_state(path: str | os.PathLike[str], mark: str) -> TrainingState | None:
+    """The state at a path, or None where there is no file.
+
+    Raises:
+        ValueError: the file holds no training run, or one that depends on other things than this one.
+    """
+    if not Path(path).exists():
+        return None
+    state = load(path)
+    if not isinstance(state, TrainingState):
+        raise ValueError(f"train: {path} is not a checkpoint of a training run; give another path")
+    if state.mark != mark:
+        raise ValueError(
+            f"train: the checkpoint {path} belongs to a run on other data or with another network, coupling, option or "
+            "seed; repeat that call to go on with it, or give another path"
+        )
+    return state
