@@ -1,5 +1,6 @@
 """Training velocity networks on couplings."""
 
+from proxflow.matching.breaking import break_pairs
 from proxflow.matching.guidance import field_of
 from proxflow.matching.networks import MLP, UNet
 from proxflow.matching.path import Network, PathSample, flow_matching_loss, sample_path
@@ -17,6 +18,7 @@ __all__ = [
     "TrainResult",
     "UNet",
     "Uniform",
+    "break_pairs",
     "field_of",
     "flow_matching_loss",
     "sample_path",

@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 
 from proxflow.couplings import Conditional, Coupling, Pairs, PairStream, Semidiscrete
+from proxflow.couplings.pairs import rows_of
 from proxflow.couplings.seeding import generator_of
 from proxflow.errors import ConvergenceError, MissingExtraError
 from proxflow.fingerprint import fingerprint
+from proxflow.matching.breaking import break_pairs
 from proxflow.matching.checkpoint import TrainingState, read_state
 from proxflow.matching.interruption import deferred_interrupts
 from proxflow.matching.log import TrainLog
@@ -46,6 +48,7 @@ def train(
     weight_decay: float = 0.0,
     schedule: Schedule | None = None,
     times: TimeSampler | None = None,
+    breaking: float | None = 2.0,
     label_dropout: float = 0.1,
     ema_decay: float = 0.999,
     gradient_clip: float = 1.0,
@@ -75,8 +78,12 @@ def train(
         weight_decay: of AdamW.
         schedule: of the path; Linear if None.
         times: law of t; ``Uniform`` if None.
+        breaking: a pair used at time t is broken with probability t**breaking (see ``break_pairs``): few-step samples
+            stay those of the coupling, and many-step ones get closer to the data. None keeps all pairs, which is
+            OT-CFM as published.
         label_dropout: share of whole-number labels that are left out, for classifier-free guidance.
-        ema_decay: of the exponential moving average of the parameters, below 1; 0 keeps the last parameters.
+        ema_decay: of the exponential moving average of the parameters, below 1, reached from 0 in the first steps: at
+            step k at most (1 + k) / (10 + k). 0 keeps the last parameters.
         gradient_clip: largest norm of the gradient.
         mixed_precision: "no", "bf16" or "fp16", as of accelerate.
         reference: draws held-out pairs for the field error; if None, the coupling itself where it is the population
@@ -102,7 +109,7 @@ def train(
     accelerator = _accelerator(mixed_precision) if accelerator is None else accelerator
     settings = _Settings(
         steps, batch_size, learning_rate, weight_decay, Linear() if schedule is None else schedule,
-        Uniform() if times is None else times, label_dropout, ema_decay, gradient_clip, evaluate_every,
+        Uniform() if times is None else times, breaking, label_dropout, ema_decay, gradient_clip, evaluate_every,
         checkpoint_every, seed, accelerator.num_processes, str(accelerator.mixed_precision),
     )  # fmt: skip
     _check(settings, network, coupling)
@@ -116,8 +123,6 @@ def train(
         batch_size,
         seed=seed,
         position=run.step,
-        rank=accelerator.process_index,
-        processes=accelerator.num_processes,
     )
     try:
         with deferred_interrupts() as interrupted, stream:
@@ -144,6 +149,7 @@ class _Settings:
     weight_decay: float
     schedule: Schedule
     times: TimeSampler
+    breaking: float | None
     label_dropout: float
     ema_decay: float
     gradient_clip: float
@@ -182,7 +188,7 @@ class _Run:
         self._began = time.perf_counter()
         self._mark = settings.mark(network, coupling) if checkpoint is not None else ""
         network.to(accelerator.device)
-        self.average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(settings.ema_decay), use_buffers=True)
+        self.average = AveragedModel(network, multi_avg_fn=self._move_average)
         optimiser = torch.optim.AdamW(
             network.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
         )
@@ -278,12 +284,21 @@ class _Run:
         return module
 
     def _path(self, pairs: Pairs) -> PathSample:
-        """Points on the paths of this process's pairs; times and dropped labels are cut from those of the batch."""
+        """Points on the paths of this process's share of a batch; what is random was drawn for all of it."""
         settings, share = self.settings, slice(self.accelerator.process_index, None, self.settings.processes)
         generator = generator_of(settings.seed, _TIMES, self.step)
-        t = settings.times.sample(settings.batch_size, generator=generator)[share]
-        dropped = torch.rand(settings.batch_size, generator=generator)[share] < settings.label_dropout
-        return sample_path(_moved(_without(pairs, dropped), self.accelerator.device), t, settings.schedule)
+        t = settings.times.sample(settings.batch_size, generator=generator)
+        dropped = torch.rand(settings.batch_size, generator=generator) < settings.label_dropout
+        if settings.breaking is not None:
+            pairs = break_pairs(pairs, t, settings.breaking, generator)
+        own = rows_of(_without(pairs, dropped), share)
+        return sample_path(_moved(own, self.accelerator.device), t[share], settings.schedule)
+
+    def _move_average(
+        self, average: tuple[Tensor, ...] | list[Tensor], current: tuple[Tensor, ...] | list[Tensor], _: Tensor | int
+    ) -> None:
+        decay = min(self.settings.ema_decay, (1 + self.step) / (10 + self.step))
+        torch._foreach_lerp_(list(average), list(current), 1 - decay)
 
     def _held_out_path(self, reference: Coupling) -> PathSample:
         pairs = reference.sample(_HELD_OUT, generator=generator_of(self.settings.seed, _HELD_OUT_PAIRS, 0))
@@ -322,6 +337,8 @@ def _check(settings: _Settings, network: nn.Module, coupling: Coupling) -> None:
     for name in ("label_dropout", "ema_decay"):
         if not 0 <= getattr(settings, name) < 1:
             raise ValueError(f"train: {name} must be in [0, 1), got {getattr(settings, name)!r}")
+    if settings.breaking is not None and not settings.breaking >= 0:
+        raise ValueError(f"train: breaking must not be negative, or None, got {settings.breaking!r}")
     if not settings.weight_decay >= 0:
         raise ValueError(f"train: weight_decay must not be negative, got {settings.weight_decay!r}")
     if settings.batch_size % settings.processes:
@@ -343,7 +360,7 @@ def _accelerator(mixed_precision: str) -> Accelerator:
         from accelerate import Accelerator
     except ImportError as error:
         raise MissingExtraError("accelerate", "train") from error
-    return Accelerator(mixed_precision=mixed_precision)
+    return Accelerator(mixed_precision=mixed_precision, cpu=not torch.accelerator.is_available())
 
 
 def _rate(step: int, steps: int) -> float:

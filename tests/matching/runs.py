@@ -1,0 +1,51 @@
+"""A small run, in this process or as a script: python runs.py FOLDER [--pause], alone or under torchrun."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+from proxflow.couplings import Minibatch
+from proxflow.matching import MLP, TrainResult, train
+
+STEPS = 40
+
+
+def points() -> torch.Tensor:
+    return torch.randn(120, 3, generator=torch.Generator().manual_seed(0))
+
+
+def labels() -> torch.Tensor:
+    return torch.arange(120) % 4
+
+
+def network() -> MLP:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return MLP((3,), width=16, depth=2, classes=4)
+
+
+def small_run(model: torch.nn.Module, **options: object) -> TrainResult:
+    """OT batches of 100, training batches of 32: assignments are cut across steps."""
+    arguments = {"steps": STEPS, "batch_size": 32, "evaluate_every": 10, "progress": False, "seed": 5} | options
+    return train(model, Minibatch(points(), 100, labels()), **arguments)  # type: ignore[arg-type]
+
+
+if __name__ == "__main__":
+    folder, rank = Path(sys.argv[1]), int(os.environ.get("RANK", "0"))
+    model, seen = network(), []
+
+    def record(_: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        t, x, label = inputs
+        seen.append(torch.cat([t[:, None], x, label[:, None]], dim=1).detach().clone())
+        if "--pause" in sys.argv and len(seen) == 25:
+            (folder / "waiting").touch()
+            time.sleep(60)
+
+    model.register_forward_pre_hook(record)
+    result = small_run(model, checkpoint=folder / "state.safetensors", checkpoint_every=10)
+    torch.save({"seen": seen, "network": result.network.state_dict()}, folder / f"rank{rank}.pt")

@@ -1,0 +1,69 @@
+"""Networks: shapes, labels, times, and files."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+import torch
+
+import proxflow as pf
+from proxflow.matching import MLP, UNet
+
+CASES = [
+    pytest.param(lambda **k: MLP((5,), width=16, depth=2, **k), (5,), id="vector"),
+    pytest.param(lambda **k: MLP((4, 4), width=16, **k), (4, 4), id="image as vector"),
+    pytest.param(lambda **k: UNet((9, 7), channels=(8, 16), **k), (9, 7), id="grey image"),
+    pytest.param(lambda **k: UNet((3, 8, 8), channels=(8, 16), **k), (3, 8, 8), id="colour image"),
+]
+
+
+@pytest.mark.parametrize(("make", "shape"), CASES)
+def test_velocity_has_the_shape_of_the_point(make, shape) -> None:
+    network = make().eval()
+    x = torch.randn(3, *shape)
+    one = network(0.25, x)
+    assert one.shape == x.shape
+    assert torch.allclose(one, network(torch.full((3,), 0.25), x), atol=1e-6)
+    assert torch.allclose(one, network(torch.tensor(0.25), x), atol=1e-6)
+    assert not torch.allclose(one, network(0.75, x), atol=1e-6)
+
+
+@pytest.mark.parametrize(("make", "shape"), CASES)
+def test_no_label_is_label_minus_one(make, shape) -> None:
+    network = make(classes=3).eval()
+    x = torch.randn(3, *shape)
+    assert torch.allclose(network(0.5, x), network(0.5, x, torch.tensor([-1, -1, -1])), atol=1e-6)
+    assert not torch.allclose(network(0.5, x), network(0.5, x, torch.tensor([0, 1, 2])), atol=1e-6)
+    assert torch.allclose(network(0.5, x, torch.tensor(2)), network(0.5, x, torch.full((3,), 2)), atol=1e-6)
+
+
+@pytest.mark.parametrize(("make", "shape"), CASES)
+def test_saved_and_loaded(make, shape, tmp_path) -> None:
+    network = make(classes=2).eval()
+    pf.save(network, tmp_path / "network")
+    x = torch.randn(2, *shape)
+    assert torch.equal(pf.load(tmp_path / "network").eval()(0.5, x), network(0.5, x))
+
+
+def test_bad_sizes() -> None:
+    with pytest.raises(ValueError, match="sizes must be at least 1"):
+        MLP((2,), width=0)
+    with pytest.raises(ValueError, match="use MLP for vectors"):
+        UNet((5,))
+    with pytest.raises(ValueError, match="channels must be at least 8"):
+        UNet((8, 8), channels=())
+
+
+def test_unet_without_diffusers_names_the_extra(monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "diffusers.models.unets.unet_2d", None)
+    with pytest.raises(ImportError, match=r"proxflow\[images\]"):
+        UNet((8, 8))
+
+
+def test_training_without_accelerate_names_the_extra(monkeypatch) -> None:
+    from tests.matching import runs
+
+    monkeypatch.setitem(sys.modules, "accelerate", None)
+    with pytest.raises(ImportError, match=r"proxflow\[train\]"):
+        runs.small_run(runs.network())

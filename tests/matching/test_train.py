@@ -1,0 +1,260 @@
+"""The training loop: what it learns, keeps, refuses and survives."""
+
+from __future__ import annotations
+
+import csv
+import math
+import os
+import signal
+
+import pytest
+import torch
+
+import proxflow as pf
+from proxflow.matching import MLP, LogitNormal, field_of, train
+from tests.matching import runs
+
+
+def _state(result: pf.matching.TrainResult) -> list[torch.Tensor]:
+    return [*result.network.state_dict().values(), *result.last_network.state_dict().values()]
+
+
+def _same(one: pf.matching.TrainResult, other: pf.matching.TrainResult) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(_state(one), _state(other), strict=True))
+
+
+@pytest.fixture(scope="module")
+def whole() -> pf.matching.TrainResult:
+    return runs.small_run(runs.network())
+
+
+def test_the_exact_flow_of_two_atoms_is_learned() -> None:
+    points = torch.tensor([[-1.0], [1.0]])
+    fit = pf.semidiscrete.fit(points)
+    torch.manual_seed(0)
+    network = MLP((1,), width=64, depth=2)
+    result = train(
+        network,
+        pf.couplings.Semidiscrete(fit.potential, points),
+        steps=1000,
+        learning_rate=3e-3,
+        breaking=None,
+        progress=False,
+    )
+    assert result.finished
+    assert [record.step for record in result.history] == [500, 1000]
+    assert result.history[1].field_error < min(0.1, result.history[0].field_error)
+    noise = torch.randn(500, 1, generator=torch.Generator().manual_seed(1))
+    end = pf.sampling.integrate(result.network, noise, steps=20, method="euler").end
+    exact = pf.ProximalFlow(fit.potential).transport(noise)
+    assert float(((end - exact).abs() < 0.2).float().mean()) > 0.9
+
+
+def test_field_error_is_the_distance_to_the_exact_field_on_its_trajectories() -> None:
+    points = torch.randn(50, 4, generator=torch.Generator().manual_seed(0))
+    fit = pf.semidiscrete.fit(points)
+    network = MLP((4,), width=8, depth=1)
+    result = train(network, pf.couplings.Semidiscrete(fit.potential, points), steps=1, ema_decay=0.0, progress=False)
+    flow = pf.ProximalFlow(fit.potential, on_failure="nan")
+    generator = torch.Generator().manual_seed(3)
+    noise, t = torch.randn(4000, 4, generator=generator), torch.rand(4000, generator=generator)
+    x = flow.interpolate(t, noise)
+    exact = flow.velocity(t, x)
+    with torch.no_grad():
+        error = (result.network(t, x) - exact).square().mean() / exact.square().mean()
+    assert result.history[-1].field_error == pytest.approx(float(error), rel=0.1)
+
+
+def test_same_seed_same_network(whole) -> None:
+    assert _same(whole, runs.small_run(runs.network()))
+    assert not _same(whole, runs.small_run(runs.network(), seed=6))
+
+
+def test_given_network_is_the_last_one(whole) -> None:
+    network = runs.network()
+    result = runs.small_run(network)
+    assert result.last_network is network
+    assert not torch.equal(result.network.input.weight, network.input.weight)
+    assert not result.network.training
+
+
+@pytest.mark.parametrize("moment", [1, 13, 39])
+def test_resumed_after_a_crash_it_ends_the_same(whole, tmp_path, moment) -> None:
+    network, calls = runs.network(), 0
+
+    def crash(module: torch.nn.Module, _: object) -> None:
+        nonlocal calls
+        calls += module.training
+        if calls == moment:
+            raise RuntimeError("power cut")
+
+    handle = network.register_forward_pre_hook(crash)
+    with pytest.raises(RuntimeError, match="power cut"):
+        runs.small_run(network, checkpoint=tmp_path / "state", checkpoint_every=6)
+    handle.remove()
+    result = runs.small_run(runs.network(), checkpoint=tmp_path / "state", checkpoint_every=6)
+    assert _same(whole, result)
+    assert [r.loss for r in result.history] == [r.loss for r in whole.history]
+
+
+def test_interrupt_ends_the_step_saves_and_returns(whole, tmp_path) -> None:
+    network, calls = runs.network(), 0
+
+    def press(module: torch.nn.Module, _: object) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 17:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    handle = network.register_forward_pre_hook(press)
+    stopped = runs.small_run(network, checkpoint=tmp_path / "state")
+    handle.remove()
+    assert not stopped.finished
+    assert stopped.steps == 17
+    assert _same(whole, runs.small_run(runs.network(), checkpoint=tmp_path / "state"))
+
+
+def test_finished_run_resumed_is_returned(whole, tmp_path) -> None:
+    runs.small_run(runs.network(), checkpoint=tmp_path / "state")
+    again = runs.small_run(runs.network(), checkpoint=tmp_path / "state")
+    assert again.finished
+    assert _same(whole, again)
+
+
+def test_other_data_or_options_are_refused(tmp_path) -> None:
+    runs.small_run(runs.network(), checkpoint=tmp_path / "state")
+    with pytest.raises(ValueError, match="belongs to a run on other data"):
+        runs.small_run(runs.network(), checkpoint=tmp_path / "state", seed=6)
+    moved = runs.points()
+    moved[7, 1] += 1e-3
+    with pytest.raises(ValueError, match="belongs to a run on other data"):
+        train(
+            runs.network(),
+            pf.couplings.Minibatch(moved, 100, runs.labels()),
+            steps=runs.STEPS,
+            batch_size=32,
+            seed=5,
+            checkpoint=tmp_path / "state",
+            progress=False,
+        )
+    pf.save(pf.schedules.Linear(), tmp_path / "other")
+    with pytest.raises(ValueError, match="is not a checkpoint of a training run"):
+        runs.small_run(runs.network(), checkpoint=tmp_path / "other")
+
+
+def test_loss_that_is_not_finite_stops_and_keeps_the_last_good_state(tmp_path) -> None:
+    network, calls = runs.network(), 0
+
+    def spoil(module: torch.nn.Module, _: object) -> None:
+        nonlocal calls
+        calls += module.training
+        if calls == 15:
+            module.output.bias.data.fill_(torch.nan)
+
+    network.register_forward_pre_hook(spoil)
+    with pytest.raises(pf.ConvergenceError, match=r"nan at step 15; .*state keeps the last good one"):
+        runs.small_run(network, checkpoint=tmp_path / "state", checkpoint_every=5)
+    kept = pf.load(tmp_path / "state")
+    assert kept.step == 10
+    assert all(bool(torch.isfinite(value).all()) for value in kept.network.values())
+
+
+def test_logs(tmp_path) -> None:
+    result = runs.small_run(runs.network(), log_dir=tmp_path)
+    with open(tmp_path / "history.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["step"]) for row in rows] == [10, 20, 30, 40]
+    assert [float(row["loss"]) for row in rows] == [record.loss for record in result.history]
+    assert all(math.isnan(float(row["field_error"])) for row in rows)  # a minibatch coupling is no reference
+    assert list(tmp_path.glob("events.out.tfevents.*"))
+
+
+def test_bf16_learns_too() -> None:
+    from accelerate.state import AcceleratorState
+
+    AcceleratorState._reset_state()
+    try:
+        result = runs.small_run(runs.network(), mixed_precision="bf16")
+    finally:
+        AcceleratorState._reset_state()
+    assert result.history[-1].loss < result.history[0].loss
+    assert result.network.input.weight.dtype == torch.float32
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.25, 0.999])
+def test_average_is_that_of_the_parameters(decay) -> None:
+    network, kept = runs.network(), []
+    network.register_forward_pre_hook(lambda module, _: kept.append(module.output.bias.detach().clone()))
+    result = runs.small_run(network, steps=4, ema_decay=decay, evaluate_every=4)
+    after = [*kept[1:], network.output.bias.detach()]
+    average = after[0]
+    for k, value in enumerate(after[1:], start=1):
+        kept_share = min(decay, (1 + k) / (10 + k))
+        average = kept_share * average + (1 - kept_share) * value
+    assert torch.allclose(result.network.output.bias, average, rtol=1e-6)
+
+
+def test_labels_are_dropped_as_often_as_asked() -> None:
+    seen = []
+    network = runs.network()
+    network.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[2]))
+    runs.small_run(network, label_dropout=0.25)
+    labels = torch.cat(seen)
+    share = float((labels == -1).float().mean())
+    assert abs(share - 0.25) < 4 * math.sqrt(0.25 * 0.75 / len(labels))
+    assert set(labels.tolist()) == {-1, 0, 1, 2, 3}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"steps": 0}, "steps"),
+        ({"batch_size": 0}, "batch_size"),
+        ({"learning_rate": 0.0}, "learning_rate"),
+        ({"learning_rate": math.nan}, "learning_rate"),
+        ({"ema_decay": 1.0}, "ema_decay"),
+        ({"label_dropout": -0.1}, "label_dropout"),
+        ({"breaking": -1.0}, "breaking"),
+        ({"weight_decay": -1.0}, "weight_decay"),
+        ({"gradient_clip": 0.0}, "gradient_clip"),
+        ({"mixed_precision": "fp8"}, "mixed_precision"),
+        ({"evaluate_every": 0}, "evaluate_every"),
+    ],
+)
+def test_bad_options_are_named(options, message) -> None:
+    with pytest.raises(ValueError, match=message):
+        runs.small_run(runs.network(), **options)
+
+
+def test_labels_beyond_the_network_are_refused() -> None:
+    with pytest.raises(ValueError, match="labels run from 0 to 3, the network has 2 classes"):
+        runs.small_run(MLP((3,), width=8, classes=2))
+
+
+def test_own_coupling_network_and_times() -> None:
+    class Own:
+        def sample(self, n, *, generator=None):
+            noise = torch.randn(n, 2, generator=generator)
+            return pf.couplings.Pairs(noise, noise + 1, torch.arange(n))
+
+    class Shift(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.shift = torch.nn.Parameter(torch.zeros(2))
+
+        def forward(self, t, x):
+            return self.shift.expand_as(x)
+
+    result = train(Shift(), Own(), steps=300, learning_rate=0.1, times=LogitNormal(), ema_decay=0.9, progress=False)
+    assert torch.allclose(result.network.shift, torch.ones(2), atol=1e-2)
+
+
+def test_guidance_extrapolates_from_no_label() -> None:
+    network = runs.network()
+    t, x = torch.tensor(0.3), torch.randn(5, 3)
+    plain, conditional = network(t, x), network(t, x, torch.full((5,), 2))
+    assert torch.equal(field_of(network)(t, x), plain)
+    assert torch.equal(field_of(network, 2)(t, x), conditional)
+    assert torch.allclose(field_of(network, 2, 3.0)(t, x), plain + 3 * (conditional - plain), atol=1e-6)
+    with pytest.raises(ValueError, match="needs a label"):
+        field_of(network, guidance=2.0)
