@@ -41,10 +41,10 @@ def wasserstein(
     """W2 between two clouds of equally weighted points, in float64.
 
     Exact by the network simplex of POT if neither cloud has more than ``exact_up_to`` points: two clouds of 5,000
-    take about 10 seconds and 1 GB, of 10,000 about a minute and 4 GB. On the line exact at any size, by sorting. Else
-    the sliced distance, sqrt of the mean of W2^2 over random directions, for any number of points, with memory that
-    grows by what one projection needs: at most W2 / sqrt(d) in dimension d, and for a pure translation equal to it up
-    to the choice of directions.
+    take some ten seconds and 1 GB, of 10,000 a minute or two and 4 GB, and Ctrl-C waits for the end. On the line
+    exact at any size, by sorting. Else the sliced distance, sqrt of the mean of W2^2 over random directions, for any
+    number of points, in blocks of directions that bound the memory: at most W2 / sqrt(d) in dimension d, and for a
+    pure translation equal to it, both up to the choice of directions.
 
     It is the distance of the clouds. Its square exceeds that of the laws that they were drawn from on average, by an
     amount that fades slowly in high dimension: compare only values of equal numbers of points.

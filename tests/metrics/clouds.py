@@ -1,0 +1,40 @@
+"""Clouds that the tests of several metrics share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+f64 = torch.float64
+
+Metric = Callable[[Tensor, Tensor], object]
+
+
+def normal(n: int, *event: int, seed: int = 0) -> Tensor:
+    return torch.randn((n, *event), generator=torch.Generator().manual_seed(seed), dtype=f64)
+
+
+BAD_PAIRS = {
+    "empty": (torch.zeros(0, 2), torch.zeros(3, 2), r"x must be .* got \(0, 2\)"),
+    "no coordinate": (torch.zeros(3, 2), torch.zeros(3, 0), r"y must be .* got \(3, 0\)"),
+    "single number": (torch.tensor(1.0), torch.zeros(3), r"x must be .* got \(\)"),
+    "integers": (torch.zeros(3, 2), torch.zeros(3, 2, dtype=torch.int64), "y must be .* got torch.int64; convert"),
+    "half": (torch.zeros(3, 2, dtype=torch.float16), torch.zeros(3, 2), "x must be .* got torch.float16; convert"),
+    "array": (torch.zeros(3, 2).numpy(), torch.zeros(3, 2), "x must be a torch tensor .* got ndarray; convert"),
+    "nan": (
+        torch.zeros(3, 2),
+        torch.tensor([[0.0, 1], [torch.nan, 0], [0, torch.inf]]),
+        r"y has rows .*\(1, 2\); drop",
+    ),
+    "many nan": (torch.full((9, 1), torch.nan), torch.zeros(3, 1), r"x has rows .*\(0, 1, 2, 3, 4, \.\.\. 9 in all\)"),
+    "event": (torch.zeros(3, 2, 2), torch.zeros(3, 4), r"one shape, got \(2, 2\) and \(4,\); reshape"),
+}
+
+
+def check_refusals(metric: Metric, case: str) -> None:
+    x, y, message = BAD_PAIRS[case]
+    with pytest.raises(ValueError, match=message):
+        metric(x, y)
