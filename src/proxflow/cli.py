@@ -14,7 +14,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
+    from proxflow.couplings import Coupling
     from proxflow.data import Dataset
+    from proxflow.matching import MLP, TrainResult, UNet
+    from proxflow.report import StepComparison
     from proxflow.run_folder import RunFolder
     from proxflow.schedules import Schedule
     from proxflow.semidiscrete import Fit
@@ -26,6 +29,9 @@ app = typer.Typer(
 )
 
 _SCHEDULES = ("linear", "cosine")
+_COUPLINGS = ("semidiscrete", "minibatch", "independent")
+_NETWORKS = ("mlp", "unet")
+_NETWORK_STEPS = 8
 _INTERRUPTED = 130
 _MANY_POINTS = 10_000
 _MOST_IMAGES = 256
@@ -34,6 +40,25 @@ Data = Annotated[
     str, typer.Argument(help="A built-in data set (digits, fashion-mnist, moons, ...) or a file or folder.")
 ]
 Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of all randomness.")]
+Out = Annotated[Path | None, typer.Option(help="Run folder; in runs/ and named after the data if not given.")]
+Points = Annotated[
+    int | None,
+    typer.Option(min=1, help="How many points: a random subset of real data (all), or the size of a synthetic set."),
+]
+Label = Annotated[
+    str | None, typer.Option(metavar="COLUMN", help="Column of labels of .csv, .parquet and .h5ad; else 'label'.")
+]
+Representation = Annotated[
+    str | None, typer.Option(metavar="KEY", help="Entry of obsm of .h5ad, such as X_pca; else X.")
+]
+DataDir = Annotated[
+    Path | None, typer.Option(help="Folder of the files of fashion-mnist; else where Debian's package puts them.")
+]
+ScheduleName = Annotated[str, typer.Option(help="linear or cosine.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a run that is already there.")]
+Resume = Annotated[
+    bool, typer.Option("--resume", help="Go on with an interrupted run: the same command, with --resume.")
+]
 
 
 @app.callback()
@@ -44,34 +69,21 @@ def _root() -> None:
 @app.command()
 def fit(
     data: Data,
-    out: Annotated[Path | None, typer.Option(help="Run folder; runs/NAME if not given.")] = None,
-    points: Annotated[
-        int | None,
-        typer.Option(
-            min=1, help="How many points: a random subset of real data (all), or the size of a synthetic set."
-        ),
-    ] = None,
-    label: Annotated[
-        str | None, typer.Option(metavar="COLUMN", help="Column of labels of .csv, .parquet and .h5ad; else 'label'.")
-    ] = None,
-    representation: Annotated[
-        str | None, typer.Option(metavar="KEY", help="Entry of obsm of .h5ad, such as X_pca; else X.")
-    ] = None,
-    data_dir: Annotated[
-        Path | None, typer.Option(help="Folder of the files of fashion-mnist; else where Debian's package puts them.")
-    ] = None,
+    out: Out = None,
+    points: Points = None,
+    label: Label = None,
+    representation: Representation = None,
+    data_dir: DataDir = None,
     tol: Annotated[float, typer.Option(help="Tolerance on chi2, the error of the atoms' weights.")] = 1e-2,
     epsilon: Annotated[
         float,
         typer.Option(help="Smoothing, such as 0.5: the flow then ends between data points, at 0 on them."),
     ] = 0.0,
     max_samples: Annotated[int | None, typer.Option(help="Cap on noise draws.")] = None,
-    schedule: Annotated[str, typer.Option(help="linear or cosine.")] = "linear",
+    schedule: ScheduleName = "linear",
     seed: Seed = 0,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a run that is already there.")] = False,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with an interrupted run: the same command, with --resume.")
-    ] = False,
+    overwrite: Overwrite = False,
+    resume: Resume = False,
 ) -> None:
     """Fit the exact OT-CFM flow of a data set and write a report.
 
@@ -85,17 +97,11 @@ def fit(
     """
     import proxflow as pf
     from proxflow.report import render_page
-    from proxflow.run_folder import RunFolder
 
-    if schedule not in _SCHEDULES:
-        raise ValueError(f"unknown schedule {schedule!r}; known: {', '.join(_SCHEDULES)}")
-    if overwrite and resume:
-        raise ValueError("--overwrite begins again and --resume goes on; give one of them")
-    if out is not None:
-        RunFolder(out).claim(overwrite=overwrite, resume=resume)
-    dataset = pf.data.load(data, n=points, seed=seed, label=label, representation=representation, data_dir=data_dir)
-    folder = RunFolder(out if out is not None else Path("runs") / dataset.name)
-    folder.claim(overwrite=overwrite, resume=resume)
+    _check_choice("schedule", schedule, _SCHEDULES)
+    folder, dataset = _claimed(
+        out, "", data, points, seed, label, representation, data_dir, overwrite=overwrite, resume=resume
+    )
     if points is None and dataset.n > _MANY_POINTS:
         typer.echo(
             f"{dataset.name}: fitting all {dataset.n:,} points; --points 5000 is a quicker random subset", err=True
@@ -135,18 +141,117 @@ def fit(
 
 
 @app.command()
+def train(
+    data: Data,
+    out: Out = None,
+    coupling: Annotated[
+        str, typer.Option(help="semidiscrete (the population coupling), minibatch or independent.")
+    ] = "semidiscrete",
+    conditional: Annotated[
+        bool, typer.Option("--conditional", help="Tell the network the label; implied by --label.")
+    ] = False,
+    points: Points = None,
+    label: Label = None,
+    representation: Representation = None,
+    data_dir: DataDir = None,
+    steps: Annotated[int, typer.Option(min=1, help="Optimiser steps.")] = 6000,
+    batch_size: Annotated[int, typer.Option(min=1, help="Pairs a step.")] = 256,
+    ot_batch: Annotated[
+        int | None, typer.Option(min=1, help="Pairs assigned at once by minibatch; the batch size if not given.")
+    ] = None,
+    learning_rate: Annotated[float, typer.Option(help="Of AdamW, at its largest.")] = 1e-3,
+    network: Annotated[str, typer.Option(help="mlp, or unet for images.")] = "mlp",
+    width: Annotated[int, typer.Option(min=8, help="Hidden width of mlp, or first channels of unet.")] = 512,
+    depth: Annotated[int, typer.Option(min=1, help="Hidden layers of mlp, or levels of unet.")] = 3,
+    schedule: ScheduleName = "linear",
+    seed: Seed = 0,
+    overwrite: Overwrite = False,
+    resume: Resume = False,
+) -> None:
+    """Train a flow-matching network on a data set and write a report.
+
+    Ctrl-C keeps the state, and --resume goes on from there.
+
+    Example: `proxflow train digits --conditional --out runs/digits-network`
+
+    Example: `proxflow train cells.csv --coupling minibatch --ot-batch 1024`
+    """
+    import torch
+
+    import proxflow as pf
+    from proxflow.report import compare_steps, render_training_page
+
+    _check_choice("coupling", coupling, _COUPLINGS)
+    _check_choice("network", network, _NETWORKS)
+    _check_choice("schedule", schedule, _SCHEDULES)
+    folder, dataset = _claimed(
+        out, "-network", data, points, seed, label, representation, data_dir, overwrite=overwrite, resume=resume
+    )
+    conditional = conditional or label is not None
+    if conditional and (dataset.labels is None or int(dataset.labels.min()) < 0):
+        raise ValueError(f"{dataset.name} has no labels to train on, numbered from 0; leave out --conditional")
+    arguments = {
+        "data": data,
+        "coupling": coupling,
+        "conditional": conditional,
+        "points": points,
+        "label": label,
+        "representation": representation,
+        "data_dir": None if data_dir is None else str(data_dir),
+        "steps": steps,
+        "batch_size": batch_size,
+        "ot_batch": ot_batch,
+        "learning_rate": learning_rate,
+        "network": network,
+        "width": width,
+        "depth": depth,
+        "schedule": schedule,
+        "seed": seed,
+    }
+    command = _command("train", arguments)
+    with folder.writing(resume=resume), _hint(folder):
+        pairs, fitted = _coupling(coupling, dataset, conditional, ot_batch or batch_size, folder, seed)
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            model = _network(network, dataset, conditional, width, depth)
+        result = pf.matching.train(
+            model,
+            pairs,
+            steps=steps,
+            batch_size=batch_size,
+            learning_rate=learning_rate,
+            schedule=_schedule(schedule),
+            checkpoint=folder.training_checkpoint,
+            log_dir=folder.path,
+            seed=seed,
+        )
+        comparison = compare_steps(result, dataset, _schedule(schedule), seed)
+        page = render_training_page(result, comparison, dataset, arguments, command)
+        folder.write_training(result, fitted, dataset, page, arguments)
+    _print_training(result, comparison, dataset)
+    if not result.finished:
+        typer.echo("  stopped early; to go on:")
+        typer.echo(f"    {command} --out {shlex.quote(str(folder.path))} --resume")
+    typer.echo(f"report: {folder.page}")
+
+
+@app.command()
 def sample(
-    run: Annotated[Path, typer.Argument(help="A run folder written by `proxflow fit`.")],
+    run: Annotated[Path, typer.Argument(help="A run folder written by `proxflow fit` or `proxflow train`.")],
     count: Annotated[int, typer.Option(min=1, help="How many points to generate.")] = 64,
-    steps: Annotated[int | None, typer.Option(min=1, help="Sampler steps; default by method.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Sampler steps; 8 for a network, else by method.")] = None,
     method: Annotated[str, typer.Option(help="proximal, euler, midpoint, heun or dopri5.")] = "proximal",
+    label: Annotated[str | None, typer.Option(help="Class to generate, of a network that was told the labels.")] = None,
+    guidance: Annotated[float, typer.Option(help="Weight of the label; 1 is the network's own.")] = 1.0,
     seed: Seed = 0,
 ) -> None:
-    """Generate with a fitted flow: writes samples.npy (in the units of the data) into the run folder.
+    """Generate with a fitted flow or a trained network: writes samples.npy, in the units of the data, into its folder.
 
     With it come samples.json, the arguments, and for images samples.png.
 
     Example: `proxflow sample runs/digits --count 64`
+
+    Example: `proxflow sample runs/digits-network --steps 4 --label 3 --guidance 2`
     """
     import io
 
@@ -157,21 +262,41 @@ def sample(
     from proxflow.report import figures
     from proxflow.run_folder import RunFolder
 
-    fitted, standardisation, shape, schedule = RunFolder(run).read_fit()
-    flow = pf.ProximalFlow(fitted.potential, _schedule(schedule))
+    folder = RunFolder(run)
     generator = torch.Generator().manual_seed(seed)
-    noise = flow.potential.source.sample(count, generator=generator, dtype=fitted.potential.points.dtype)
-    end = pf.sampling.integrate(flow, noise, steps=steps, method=method).end
-    samples = standardisation.undo(end.reshape((count, *shape)))
+    with torch.no_grad():
+        if folder.is_trained:
+            network, standardisation, shape, schedule = folder.read_network()
+            number = None if label is None else folder.class_number(label, network.classes)
+            field = pf.matching.field_of(network, number, guidance)
+            noise = torch.randn((count, *shape), generator=generator, dtype=next(network.parameters()).dtype)
+            path = pf.sampling.integrate(
+                field, noise, steps=steps or _NETWORK_STEPS, method=method, schedule=_schedule(schedule)
+            )
+        else:
+            if label is not None or guidance != 1:
+                raise ValueError(f"{run} holds a fitted flow, which takes no --label or --guidance")
+            fitted, standardisation, shape, schedule = folder.read_fit()
+            flow = pf.ProximalFlow(fitted.potential, _schedule(schedule))
+            noise = flow.potential.source.sample(count, generator=generator, dtype=fitted.potential.points.dtype)
+            path = pf.sampling.integrate(flow, noise, steps=steps, method=method)
+    samples = standardisation.undo(path.end.reshape((count, *shape)))
     buffer = io.BytesIO()
     np.save(buffer, samples.numpy())
     columns = math.ceil(math.sqrt(min(count, _MOST_IMAGES)))
     picture = figures.image_grid(samples[:_MOST_IMAGES], columns) if figures.is_image(shape) else None
-    arguments = {"count": count, "steps": steps, "method": method, "seed": seed}
-    written = RunFolder(run).write_samples(buffer.getvalue(), picture, arguments)
+    arguments = {
+        "count": count,
+        "steps": steps,
+        "method": method,
+        "label": label,
+        "guidance": guidance,
+        "seed": seed,
+    }
+    written = folder.write_samples(buffer.getvalue(), picture, arguments)
     typer.echo(f"{count} samples of shape {shape}: {written[0]}")
-    for path in written[1:]:
-        typer.echo(f"picture: {path}")
+    for path_written in written[1:]:
+        typer.echo(f"picture: {path_written}")
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -202,6 +327,72 @@ def _explanation(error: Exception) -> str | None:
         return f"{describe()} (see proxflow --help)"
     known = isinstance(error, ValueError | ConvergenceError | MissingExtraError | OSError)
     return str(error) if known else None
+
+
+def _check_choice(name: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise ValueError(f"unknown {name} {value!r}; known: {', '.join(known)}")
+
+
+def _claimed(
+    out: Path | None,
+    suffix: str,
+    data: str,
+    points: int | None,
+    seed: int,
+    label: str | None,
+    representation: str | None,
+    data_dir: Path | None,
+    *,
+    overwrite: bool,
+    resume: bool,
+) -> tuple[RunFolder, Dataset]:
+    """The folder to write to, refused before the data are read where that can be known, and the data."""
+    import proxflow as pf
+    from proxflow.run_folder import RunFolder
+
+    if overwrite and resume:
+        raise ValueError("--overwrite begins again and --resume goes on; give one of them")
+    if out is not None:
+        RunFolder(out).claim(overwrite=overwrite, resume=resume)
+    dataset = pf.data.load(data, n=points, seed=seed, label=label, representation=representation, data_dir=data_dir)
+    folder = RunFolder(out if out is not None else Path("runs") / f"{dataset.name}{suffix}")
+    folder.claim(overwrite=overwrite, resume=resume)
+    return folder, dataset
+
+
+def _coupling(
+    name: str, dataset: Dataset, conditional: bool, ot_batch: int, folder: RunFolder, seed: int
+) -> tuple[Coupling, Fit | None]:
+    """The coupling, and the fit behind it where it has one to write down."""
+    import proxflow as pf
+
+    labels = dataset.labels if conditional else None
+    if name == "independent":
+        return pf.couplings.Independent(dataset.points, labels), None
+    if name == "minibatch":
+        if conditional:
+            typer.echo(
+                "minibatch with labels: within a class the noise is not normal in training but is in sampling; "
+                "--coupling semidiscrete keeps it normal",
+                err=True,
+            )
+        return pf.couplings.Minibatch(dataset.points, ot_batch, labels), None
+    if labels is not None:
+        return pf.couplings.Conditional.fit(dataset.points, labels, seed=seed), None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", pf.ConvergenceWarning)  # any fit is an exact coupling of its own weights
+        fitted = pf.semidiscrete.fit(dataset.points, seed=seed, checkpoint=folder.checkpoint)
+    return pf.couplings.Semidiscrete(fitted.potential, dataset.points), fitted
+
+
+def _network(name: str, dataset: Dataset, conditional: bool, width: int, depth: int) -> MLP | UNet:
+    from proxflow.matching import MLP, UNet
+
+    classes = int(dataset.labels.max()) + 1 if conditional and dataset.labels is not None else 0
+    if name == "mlp":
+        return MLP(dataset.event_shape, width=width, depth=depth, classes=classes)
+    return UNet(dataset.event_shape, channels=[width * min(2**level, 4) for level in range(depth)], classes=classes)
 
 
 def _schedule(name: str) -> Schedule:
@@ -235,14 +426,23 @@ def _print_fit(result: Fit, dataset: Dataset) -> None:
         typer.echo(f"  noise draws          none to fit, {result.evaluation_samples:,} to check")
 
 
+def _print_training(result: TrainResult, comparison: StepComparison, dataset: Dataset) -> None:
+    last = result.history[-1]
+    typer.echo(f"{dataset.name}: {result.steps:,} steps in {result.seconds:.1f} s, loss {last.loss:.4g}")
+    if math.isfinite(last.field_error):
+        typer.echo(f"  field error          {last.field_error:.4g}, relative to the exact flow on held-out noise")
+    for steps, distance in zip(comparison.steps, comparison.energy_distance, strict=True):
+        typer.echo(f"  energy distance      {distance:.4g} at {steps} Euler step{'s' if steps > 1 else ''}")
+
+
 @contextlib.contextmanager
 def _hint(folder: RunFolder) -> Iterator[None]:
-    """Say that a fit can be gone on with where Ctrl-C strikes outside of it."""
+    """Say that a run can be gone on with where Ctrl-C strikes outside of it."""
     try:
         yield
     except KeyboardInterrupt:
-        if folder.checkpoint.exists():
-            typer.echo(f"the fit is kept in {folder.path}; the same command with --resume goes on with it", err=True)
+        if folder.kept:
+            typer.echo(f"the run is kept in {folder.path}; the same command with --resume goes on with it", err=True)
         raise
 
 

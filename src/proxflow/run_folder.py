@@ -16,19 +16,22 @@ import torch
 import proxflow
 from proxflow import storage
 from proxflow.data import Dataset, Standardisation
+from proxflow.matching import MLP, TrainResult, UNet
 from proxflow.semidiscrete import Fit
 
 __all__ = ["RunFolder"]
 
 _RECORD, _FIT, _STANDARDISATION, _PAGE = "run.json", "fit.safetensors", "standardisation.safetensors", "report.html"
 _SAMPLES, _SAMPLE_RECORD, _SAMPLE_PICTURE = "samples.npy", "samples.json", "samples.png"
-_CHECKPOINT = "checkpoint.safetensors"
+_CHECKPOINT, _TRAINING = "checkpoint.safetensors", "training.safetensors"
+_NETWORK, _HISTORY = "network.safetensors", "history.csv"
 
 
 class RunFolder:
-    """One fit and what was made from it. A folder holds a run if and only if it holds its record, ``run.json``.
+    """One fit or training run, and what was made from it.
 
-    While a fit runs, and after one that did not converge, the folder holds its checkpoint.
+    A folder holds a run if and only if it holds its record, ``run.json``. While a command runs, and after a fit that
+    did not converge or a training that was stopped, the folder holds its checkpoints.
     """
 
     def __init__(self, path: Path) -> None:
@@ -38,6 +41,16 @@ class RunFolder:
     def checkpoint(self) -> Path:
         """Where a fit keeps its state."""
         return self.path / _CHECKPOINT
+
+    @property
+    def training_checkpoint(self) -> Path:
+        """Where training keeps its state."""
+        return self.path / _TRAINING
+
+    @property
+    def kept(self) -> bool:
+        """Whether there is something to go on with."""
+        return self.checkpoint.exists() or self.training_checkpoint.exists()
 
     @property
     def page(self) -> Path:
@@ -52,11 +65,11 @@ class RunFolder:
         """
         if self.path.exists() and not self.path.is_dir():
             raise ValueError(f"{self.path} is a file; give another --out")
-        kept = self.checkpoint.exists()
+        kept = self.kept
         if resume:
             if not kept:
                 raise ValueError(
-                    f"{self.path} holds no fit to go on with (no {_CHECKPOINT}: none was begun, or it converged); "
+                    f"{self.path} holds nothing to go on with (no {_CHECKPOINT}: none was begun, or it ended well); "
                     "leave out --resume"
                 )
             return
@@ -69,7 +82,7 @@ class RunFolder:
             )
         if kept:
             raise ValueError(
-                f"{self.path} holds an unfinished fit; give another --out, --resume to go on with it, or --overwrite "
+                f"{self.path} holds an unfinished run; give another --out, --resume to go on with it, or --overwrite "
                 "to begin again"
             )
 
@@ -83,6 +96,7 @@ class RunFolder:
         self.path.mkdir(parents=True, exist_ok=True)
         if not resume:
             self.checkpoint.unlink(missing_ok=True)
+            self.training_checkpoint.unlink(missing_ok=True)
         try:
             yield
         except BaseException:
@@ -96,14 +110,66 @@ class RunFolder:
 
         What an interruption leaves thus never passes for a run. The checkpoint stays unless the fit converged.
         """
-        for name in (_RECORD, _FIT, _STANDARDISATION, _PAGE, _SAMPLES, _SAMPLE_RECORD, _SAMPLE_PICTURE):
-            (self.path / name).unlink(missing_ok=True)
-        storage.save(fit, self.path / _FIT)
-        storage.save(dataset.standardisation, self.path / _STANDARDISATION)
-        storage.write_atomically(self.page, page.encode())
-        storage.write_atomically(self.path / _RECORD, _json(_record("fit", arguments) | _fit_record(fit, dataset)))
+        record = _record("fit", arguments) | _data_record(dataset) | _fit_record(fit)
+        self._write({_FIT: fit, _STANDARDISATION: dataset.standardisation}, page, record)
         if fit.converged:
             self.checkpoint.unlink(missing_ok=True)
+
+    def write_training(
+        self, result: TrainResult, fit: Fit | None, dataset: Dataset, page: str, arguments: dict[str, Any]
+    ) -> None:
+        """Replace an earlier run, as ``write_fit`` does; the checkpoints stay unless training ended."""
+        record = _record("train", arguments) | _data_record(dataset) | _training_record(result)
+        objects = {_NETWORK: result.network, _STANDARDISATION: dataset.standardisation}
+        self._write(objects if fit is None else {_FIT: fit, **objects}, page, record)
+        if result.finished:
+            self.checkpoint.unlink(missing_ok=True)
+            self.training_checkpoint.unlink(missing_ok=True)
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether the run is one of training.
+
+        Raises:
+            ValueError: there is no run, or its record is damaged.
+        """
+        return self._read_record()[2] == "train"
+
+    def read_network(self) -> tuple[MLP | UNet, Standardisation, tuple[int, ...], str]:
+        """The network, its standardisation, and the event shape and the name of the schedule of its run.
+
+        Raises:
+            ValueError: there is no run, or it is damaged.
+        """
+        shape, schedule, _ = self._read_record()
+        network, standardisation = storage.load(self.path / _NETWORK), storage.load(self.path / _STANDARDISATION)
+        if not isinstance(network, MLP | UNet) or network.event_shape != shape:
+            raise ValueError(
+                f"{self.path / _NETWORK} does not belong to {self.path / _RECORD}; train again with --overwrite"
+            )
+        return network.eval(), standardisation, shape, schedule
+
+    def class_number(self, label: str, classes: int) -> int:
+        """The number of a class that is given by its name or number.
+
+        Raises:
+            ValueError: the network was not told labels, or there is no such class.
+        """
+        if classes == 0:
+            raise ValueError(f"{self.path}: the network was trained without labels; train with --conditional")
+        names = list(json.loads((self.path / _RECORD).read_text())["data"]["labels"] or {})
+        if label not in names:
+            raise ValueError(f"{self.path}: no class {label!r}; known are {', '.join(names[:30])}")
+        numbered = all(name.isdecimal() for name in names)
+        return int(label) if numbered else names.index(label)
+
+    def _write(self, objects: dict[str, object], page: str, record: dict[str, Any]) -> None:
+        for name in (_RECORD, _FIT, _NETWORK, _STANDARDISATION, _PAGE, _SAMPLES, _SAMPLE_RECORD, _SAMPLE_PICTURE):
+            (self.path / name).unlink(missing_ok=True)
+        for name, entry in objects.items():
+            storage.save(entry, self.path / name)
+        storage.write_atomically(self.page, page.encode())
+        storage.write_atomically(self.path / _RECORD, _json(record))
 
     def read_fit(self) -> tuple[Fit, Standardisation, tuple[int, ...], str]:
         """The fit, its standardisation, and the event shape and the name of the schedule of its run.
@@ -111,7 +177,7 @@ class RunFolder:
         Raises:
             ValueError: there is no run, or it is damaged.
         """
-        shape, schedule = self._read_record()
+        shape, schedule, _ = self._read_record()
         fit, standardisation = storage.load(self.path / _FIT), storage.load(self.path / _STANDARDISATION)
         if not isinstance(fit, Fit) or math.prod(shape) != fit.potential.dim:
             raise ValueError(f"{self.path / _FIT} does not belong to {self.path / _RECORD}; fit again with --overwrite")
@@ -127,7 +193,8 @@ class RunFolder:
             written.append(self.path / _SAMPLE_PICTURE)
         return written
 
-    def _read_record(self) -> tuple[tuple[int, ...], str]:
+    def _read_record(self) -> tuple[tuple[int, ...], str, str]:
+        """Event shape, schedule and command."""
         path = self.path / _RECORD
         if not path.is_file():
             raise ValueError(
@@ -135,7 +202,8 @@ class RunFolder:
             )
         try:
             record = json.loads(path.read_text())
-            return tuple(int(size) for size in record["data"]["event_shape"]), str(record["arguments"]["schedule"])
+            shape = tuple(int(size) for size in record["data"]["event_shape"])
+            return shape, str(record["arguments"]["schedule"]), str(record["command"])
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{path} is damaged ({error!r}); fit again with --overwrite") from error
 
@@ -151,8 +219,8 @@ def _record(command: str, arguments: dict[str, Any]) -> dict[str, Any]:
     return {"command": command, "arguments": arguments, "versions": versions}
 
 
-def _fit_record(fit: Fit, dataset: Dataset) -> dict[str, Any]:
-    """What was fitted, and what the fit is worth."""
+def _data_record(dataset: Dataset) -> dict[str, Any]:
+    """What a run was made from."""
     return {
         "data": {
             "name": dataset.name,
@@ -160,7 +228,27 @@ def _fit_record(fit: Fit, dataset: Dataset) -> dict[str, Any]:
             "event_shape": list(dataset.event_shape),
             "sha256": dataset.content_hash,
             "labels": dataset.class_counts,
-        },
+        }
+    }
+
+
+def _training_record(result: TrainResult) -> dict[str, Any]:
+    """How training went."""
+    last = result.history[-1]
+    return {
+        "result": {
+            "finished": result.finished,
+            "steps": result.steps,
+            "loss": last.loss,
+            "field_error": last.field_error if math.isfinite(last.field_error) else None,
+            "seconds": result.seconds,
+        }
+    }
+
+
+def _fit_record(fit: Fit) -> dict[str, Any]:
+    """What a fit is worth."""
+    return {
         "result": {
             "method": fit.method,
             "epsilon": fit.epsilon,

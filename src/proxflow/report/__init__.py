@@ -1,5 +1,6 @@
-"""Figures and one self-contained HTML page about a fitted flow."""
+"""Figures, and self-contained HTML pages about fitted flows and trained networks."""
 
 from proxflow.report.page import render_page
+from proxflow.report.training import StepComparison, compare_steps, render_training_page
 
-__all__ = ["render_page"]
+__all__ = ["StepComparison", "compare_steps", "render_page", "render_training_page"]

@@ -2,25 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from proxflow.data import Dataset
 from proxflow.flow import ProximalFlow
+from proxflow.report.template import Row
 from proxflow.report.wording import chi2_in_words, cost_in_words, is_exact, method_in_words
 from proxflow.semidiscrete import Fit
 
-__all__ = ["Row", "certificate", "origin"]
+__all__ = ["certificate", "origin"]
 
 _CLASSES_SHOWN = 30
-
-
-@dataclass(frozen=True)
-class Row:
-    """A name, what it means in a few words, and its value."""
-
-    name: str
-    meaning: str
-    value: str
 
 
 def certificate(fit: Fit, flow: ProximalFlow, dataset: Dataset) -> list[Row]:

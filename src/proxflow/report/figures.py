@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor
 from proxflow.data import Dataset
 from proxflow.errors import MissingExtraError
 from proxflow.flow import ProximalFlow
+from proxflow.matching.result import TrainResult
 from proxflow.semidiscrete import Fit
 
 if TYPE_CHECKING:
@@ -20,7 +21,18 @@ if TYPE_CHECKING:
     from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
-__all__ = ["convergence", "image_grid", "is_image", "noise_shares", "path_images", "plane_axes", "trajectories"]
+__all__ = [
+    "convergence",
+    "image_grid",
+    "is_image",
+    "noise_shares",
+    "path_images",
+    "plane_axes",
+    "sample_clouds",
+    "step_quality",
+    "training_curves",
+    "trajectories",
+]
 
 _INK, _ACCENT, _PALE = "#1f2933", "#c2410c", "#94a3b8"
 _LEAST_CHI2 = 1e-30  # drawn for less
@@ -122,6 +134,50 @@ def image_grid(
         axes.xaxis.tick_top()
         axes.set_xticks([(i + 0.5) * tile - 1 for i in range(len(titles))], titles, fontsize=8)
         axes.tick_params(length=0)
+    return _png(figure)
+
+
+def training_curves(result: TrainResult) -> bytes:
+    """Loss and field error at each look at a training run."""
+    figure = _figure(6.4, 3.6)
+    axes = figure.add_subplot()
+    steps = [record.step for record in result.history]
+    axes.plot(steps, [record.loss for record in result.history], color=_INK, marker=".", label="loss")
+    if not math.isnan(result.history[-1].field_error):
+        errors = [record.field_error for record in result.history]
+        axes.plot(steps, errors, color=_ACCENT, marker=".", label="field error")
+    axes.set(xlabel="step", yscale="log")
+    _plain_ticks(axes.yaxis, lambda value: f"{value:.2g}")
+    figure.legend(loc="outside upper left", ncols=2, frameon=False, fontsize=9)
+    return _png(figure)
+
+
+def step_quality(steps: Sequence[int], distances: Sequence[float]) -> bytes:
+    """Energy distance to the data against the number of steps."""
+    figure = _figure(6.4, 3.2)
+    axes = figure.add_subplot()
+    axes.plot(steps, distances, color=_ACCENT, marker="o")
+    axes.axhline(0, color=_PALE)
+    axes.set(xscale="log", xlabel="Euler steps", ylabel="energy distance to the data")
+    axes.set_xticks(list(steps), [str(k) for k in steps])
+    axes.minorticks_off()
+    return _png(figure)
+
+
+def sample_clouds(steps: Sequence[int], samples: Tensor, dataset: Dataset) -> bytes:
+    """Samples (K, n, d), d >= 2, over the data, one panel for each number of steps."""
+    points = dataset.points.reshape(dataset.n, -1)
+    plane, _ = plane_axes(points)
+    cloud = (points @ plane).cpu().numpy()
+    figure = _figure(2.2 * len(steps), 2.5)
+    for i, (k, generated) in enumerate(zip(steps, samples, strict=True)):
+        axes = figure.add_subplot(1, len(steps), i + 1)
+        seen = (generated.to(plane) @ plane).cpu().numpy()
+        axes.scatter(cloud[:, 0], cloud[:, 1], s=2, color=_PALE)
+        axes.scatter(seen[:, 0], seen[:, 1], s=2, color=_ACCENT, alpha=0.5)
+        axes.set(xticks=[], yticks=[])
+        axes.set_aspect("equal", adjustable="datalim")
+        axes.set_title(f"{k} step{'s' if k > 1 else ''}", fontsize=9)
     return _png(figure)
 
 

@@ -1,0 +1,114 @@
+"""proxflow train, and proxflow sample of what it leaves."""
+
+from __future__ import annotations
+
+import importlib
+import json
+
+import numpy as np
+import pytest
+
+from proxflow import report
+from tests.cli.commands import call, refusal
+
+QUICK = ["--steps", "20", "--width", "16", "--depth", "1", "--batch-size", "16"]
+TRAINED = ["history.csv", "network.safetensors", "report.html", "run.json", "standardisation.safetensors"]
+
+
+@pytest.fixture(autouse=True)
+def blank_training_page(monkeypatch):
+    monkeypatch.setattr(report, "render_training_page", lambda *_args, **_options: "<!doctype html>")
+
+
+@pytest.fixture
+def labelled(tmp_path):
+    """Three classes, told by name, in a table."""
+    generator = np.random.default_rng(0)
+    rows = [f"{x:.6f},{y:.6f},{'abc'[i % 3]}" for i, (x, y) in enumerate(generator.normal(size=(60, 2)))]
+    (tmp_path / "table.csv").write_text("x,y,kind\n" + "\n".join(rows) + "\n")
+    return tmp_path / "table.csv"
+
+
+def _files(folder) -> list[str]:
+    return sorted(path.name for path in folder.iterdir() if "tfevents" not in path.name)
+
+
+@pytest.mark.parametrize("coupling", ["semidiscrete", "minibatch", "independent"])
+def test_a_run_of_each_coupling_can_be_sampled(data, tmp_path, coupling, capsys) -> None:
+    folder = tmp_path / "run"
+    assert call("train", data, "--out", folder, "--coupling", coupling, *QUICK) == 0
+    assert "energy distance" in capsys.readouterr().out
+    assert _files(folder) == sorted([*TRAINED, *(["fit.safetensors"] if coupling == "semidiscrete" else [])])
+    record = json.loads((folder / "run.json").read_text())
+    assert record["command"] == "train"
+    assert record["arguments"]["coupling"] == coupling
+    assert record["result"]["steps"] == 20
+    assert call("sample", folder, "--count", "7", "--steps", "2", "--method", "euler") == 0
+    samples = np.load(folder / "samples.npy")
+    assert samples.shape == (7, 2)
+    assert abs(samples[:, 0].mean() - 1000) < 200  # in the units of the data
+
+
+def test_classes_are_sampled_by_name(labelled, tmp_path, capsys) -> None:
+    folder = tmp_path / "run"
+    assert call("train", labelled, "--label", "kind", "--out", folder, *QUICK) == 0
+    assert call("sample", folder, "--label", "b", "--guidance", "2.5", "--count", "3") == 0
+    first = np.load(folder / "samples.npy")
+    assert call("sample", folder, "--label", "c", "--guidance", "2.5", "--count", "3") == 0
+    assert not np.array_equal(first, np.load(folder / "samples.npy"))
+    capsys.readouterr()
+    assert "no class 'd'; known are a, b, c" in refusal(capsys, "sample", folder, "--label", "d")
+    assert "needs a label" in refusal(capsys, "sample", folder, "--guidance", "2")
+
+
+def test_minibatch_with_labels_says_what_it_does(labelled, tmp_path, capsys) -> None:
+    assert call("train", labelled, "--label", "kind", "--coupling", "minibatch", "--out", tmp_path / "run", *QUICK) == 0
+    assert "the noise is not normal in training" in capsys.readouterr().err
+
+
+def test_same_command_same_network(data, tmp_path) -> None:
+    for name in ("one", "two"):
+        assert call("train", data, "--out", tmp_path / name, *QUICK) == 0
+    assert (tmp_path / "one/network.safetensors").read_bytes() == (tmp_path / "two/network.safetensors").read_bytes()
+
+
+def test_resume_after_interruption(data, tmp_path, monkeypatch) -> None:
+    module = importlib.import_module("proxflow.matching.train")
+    whole, folder = tmp_path / "whole", tmp_path / "run"
+    assert call("train", data, "--out", whole, *QUICK) == 0
+    step = module._Run.advance
+    with monkeypatch.context() as patch:
+
+        def stop(self, pairs) -> None:
+            step(self, pairs)
+            if self.step == 9:
+                self.save()
+                raise KeyboardInterrupt
+
+        patch.setattr(module._Run, "advance", stop)
+        assert call("train", data, "--out", folder, *QUICK) == 130
+    assert "training.safetensors" in _files(folder)
+    assert "run.json" not in _files(folder)
+    assert call("train", data, "--out", folder, "--resume", *QUICK) == 0
+    assert (folder / "network.safetensors").read_bytes() == (whole / "network.safetensors").read_bytes()
+    assert "training.safetensors" not in _files(folder)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--coupling", "best"], "unknown coupling 'best'; known: semidiscrete, minibatch, independent"),
+        (["--network", "transformer"], "unknown network"),
+        (["--conditional"], "has no labels to train on"),
+        (["--coupling", "minibatch", "--ot-batch", "1000"], "batch_size must be between 1 and the 24 points"),
+        (["--network", "unet"], "use MLP for vectors"),
+        (["--resume"], "holds nothing to go on with"),
+    ],
+)
+def test_refusals(data, tmp_path, capsys, options, message) -> None:
+    assert message in refusal(capsys, "train", data, "--out", tmp_path / "run", *QUICK, *options)
+    assert not (tmp_path / "run" / "run.json").exists()
+
+
+def test_a_fitted_flow_takes_no_label(run, capsys) -> None:
+    assert "takes no --label" in refusal(capsys, "sample", run, "--label", "1")
