@@ -43,6 +43,7 @@ check: .venv/installed-test
 bench: .venv/installed-test
 	$(BIN)/python benchmarks/prox.py
 	$(BIN)/python benchmarks/semidiscrete.py
+	$(BIN)/python benchmarks/couplings.py
 
 docs: .venv/installed-docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict

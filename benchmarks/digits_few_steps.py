@@ -22,7 +22,7 @@ from torchcfm.optimal_transport import OTPlanSampler
 import proxflow as pf
 
 STEPS = (1, 2, 4, 8, 100)
-GENERATED, TRAIN, BATCH = 2000, 1437, 256
+BATCH = 256
 ROWS = (
     "I-CFM, torchcfm",
     "OT-CFM, torchcfm",
@@ -57,11 +57,11 @@ def coupling_of(row: str, points: Tensor, seed: int) -> pf.couplings.Coupling:
     return pf.couplings.Semidiscrete(pf.semidiscrete.fit(points, seed=seed).potential, points)
 
 
-def results(row: str, seed: int, train_steps: int) -> list[tuple[float, float]]:
+def results(row: str, seed: int, train_steps: int, points: int, generated: int) -> list[tuple[float, float]]:
     """Energy distance and W2 to held-out digits at each number of steps."""
     digits = pf.data.load("digits").points.flatten(1)
     order = torch.randperm(len(digits), generator=torch.Generator().manual_seed(seed))
-    train, held_out = digits[order[:TRAIN]], digits[order[TRAIN:]]
+    train, held_out = digits[order[:points]], digits[order[1437:]]
     torch.manual_seed(seed)
     network = pf.matching.MLP((digits.shape[1],), width=512, depth=3)
     published = row in ("I-CFM, torchcfm", "OT-CFM, torchcfm", "semidiscrete, no pair broken")
@@ -74,7 +74,7 @@ def results(row: str, seed: int, train_steps: int) -> list[tuple[float, float]]:
         seed=seed,
         progress=False,
     )
-    noise = torch.randn(GENERATED, digits.shape[1], generator=torch.Generator().manual_seed(1000 + seed))
+    noise = torch.randn(generated, digits.shape[1], generator=torch.Generator().manual_seed(1000 + seed))
     with torch.no_grad():
         ends = [pf.sampling.integrate(result.network, noise, steps=k, method="euler").end for k in STEPS]
     return [
@@ -90,14 +90,21 @@ def main() -> None:
     """Print both metrics for each row and number of steps."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--train-steps", type=int, default=6000)
+    parser.add_argument("--points", type=int, default=1437, help="digits to train on")
+    parser.add_argument("--generated", type=int, default=2000, help="digits to generate")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--rows", nargs="*", default=list(ROWS), choices=list(ROWS))
+    parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that it runs")
     options = parser.parse_args()
+    if options.quick:
+        options.train_steps, options.seeds, options.points, options.generated = 2, 1, 100, 400
     print(f"{options.train_steps} training steps, {options.seeds} seeds; mean +- standard error")
     print(f"{'Euler steps':32s}" + "".join(f"{k:>20d}" for k in STEPS))
     for row in options.rows:
         began = time.perf_counter()
-        runs = [results(row, seed, options.train_steps) for seed in range(options.seeds)]
+        runs = [
+            results(row, seed, options.train_steps, options.points, options.generated) for seed in range(options.seeds)
+        ]
         for metric, name in enumerate(("energy distance", "W2")):
             cells = [_cell([run[k][metric] for run in runs]) for k in range(len(STEPS))]
             print(f"{row:32s}" + "".join(f"{cell:>20s}" for cell in cells) + f"  {name}", flush=True)

@@ -168,7 +168,10 @@ def main() -> None:
     parser.add_argument("--train", type=int, default=TRAIN, help="training points")
     parser.add_argument("--tasks", nargs="*", default=list(TASKS), choices=list(TASKS))
     parser.add_argument("--rows", nargs="*", default=list(ROWS), choices=list(ROWS))
+    parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that it runs")
     options = parser.parse_args()
+    if options.quick:
+        options.steps, options.seeds, options.train = 2, 1, 50
     torch.set_num_threads(1)
     print(f"{options.steps} steps, {options.seeds} seeds from 42; mean +- standard deviation over seeds")
     for task in options.tasks:

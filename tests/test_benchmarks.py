@@ -21,6 +21,22 @@ def test_prox() -> None:
     assert "two bare GEMMs" in output
 
 
+def test_couplings() -> None:
+    output = printed_by("couplings.py")
+    assert "proxflow, Semidiscrete" in output
+    assert "label accuracy" in output
+
+
+def test_digits_few_steps() -> None:
+    output = printed_by("digits_few_steps.py")
+    assert output.count("energy distance") == output.count("  W2") == 5
+
+
+def test_two_dimensional() -> None:
+    output = printed_by("two_dimensional.py")
+    assert output.count("NPE") == 16
+
+
 def test_semidiscrete() -> None:
     output = printed_by("semidiscrete.py")
     assert "chi2 M/N" in output

@@ -267,7 +267,7 @@ class OwnSource:
         (pf.ProximalFlow(Homemade()), "Homemade"),
         (Ball(2, source=OwnSource()), "OwnSource"),
         (nn.Linear(2, 2), "Linear"),
-        ({"a": 1}, "dict"),
+        ({1, 2}, "set"),
         (lambda: 0, "function"),
     ],
 )
@@ -469,3 +469,12 @@ def test_what_is_read_passes_the_checks_of_what_is_built(stored):
     save_file(tensors, stored, metadata=metadata)
     with pytest.raises(ValueError, match="1 rows of points are not finite"):
         pf.load(stored)
+
+
+def test_dictionaries_keep_their_keys(tmp_path):
+    state = {"step": 3, 0: {"mean": torch.arange(3.0), "betas": (0.9, 0.999)}, "none": None}
+    pf.save(state, tmp_path / "state")
+    again = pf.load(tmp_path / "state")
+    assert list(again) == ["step", 0, "none"]
+    assert torch.equal(again[0]["mean"], state[0]["mean"])
+    assert again[0]["betas"] == (0.9, 0.999)

@@ -32,6 +32,7 @@ _SCHEDULES = ("linear", "cosine")
 _COUPLINGS = ("semidiscrete", "minibatch", "independent")
 _NETWORKS = ("mlp", "unet")
 _NETWORK_STEPS = 8
+_LOOKS = 12  # at least, at a training run
 _INTERRUPTED = 130
 _MANY_POINTS = 10_000
 _MOST_IMAGES = 256
@@ -221,6 +222,7 @@ def train(
             batch_size=batch_size,
             learning_rate=learning_rate,
             schedule=_schedule(schedule),
+            evaluate_every=max(1, min(500, steps // _LOOKS)),
             checkpoint=folder.training_checkpoint,
             log_dir=folder.path,
             seed=seed,
@@ -403,8 +405,10 @@ def _schedule(name: str) -> Schedule:
 
 def _command(name: str, arguments: dict[str, Any]) -> str:
     """The command line that gives these arguments, the first of which is no option."""
-    first, *options = [(key, value) for key, value in arguments.items() if value is not None]
-    words = [word for key, value in options for word in (f"--{key.replace('_', '-')}", str(value))]
+    first, *options = [(key, value) for key, value in arguments.items() if value is not None and value is not False]
+    words = []
+    for key, value in options:
+        words += [f"--{key.replace('_', '-')}"] if value is True else [f"--{key.replace('_', '-')}", str(value)]
     return shlex.join(["proxflow", name, str(first[1]), *words])
 
 

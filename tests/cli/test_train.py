@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import shlex
 
 import numpy as np
 import pytest
@@ -59,6 +60,14 @@ def test_classes_are_sampled_by_name(labelled, tmp_path, capsys) -> None:
     capsys.readouterr()
     assert "no class 'd'; known are a, b, c" in refusal(capsys, "sample", folder, "--label", "d")
     assert "needs a label" in refusal(capsys, "sample", folder, "--guidance", "2")
+
+
+def test_the_command_on_the_page_repeats_the_run(labelled, tmp_path, monkeypatch) -> None:
+    commands = []
+    monkeypatch.setattr(report, "render_training_page", lambda *given, **_options: commands.append(given[-1]) or "")
+    assert call("train", labelled, "--conditional", "--label", "kind", "--out", tmp_path / "one", *QUICK) == 0
+    assert call(*shlex.split(commands[0])[1:], "--out", tmp_path / "two") == 0
+    assert (tmp_path / "one/network.safetensors").read_bytes() == (tmp_path / "two/network.safetensors").read_bytes()
 
 
 def test_minibatch_with_labels_says_what_it_does(labelled, tmp_path, capsys) -> None:
