@@ -13,6 +13,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from proxflow.couplings.noise_pool import NoiseLaw
 from proxflow.couplings.pairs import Pairs
 from proxflow.couplings.rows import Rows, check_count
 from proxflow.couplings.semidiscrete import Semidiscrete
@@ -89,26 +90,39 @@ class Conditional:
                 index[places] = self._members[label][pairs.index]
         return self.rows.pairs(noise, index)
 
+    @property
+    def noise_law(self) -> NoiseLaw:
+        """How exact what ``noise_for`` has given so far is, over all classes."""
+        laws = [part.noise_law for part in self._parts.values()]
+        return NoiseLaw(
+            served=sum(law.served for law in laws),
+            approximated=sum(law.approximated for law in laws),
+            largest_gap=max(law.largest_gap for law in laws),
+            draws=sum(law.draws for law in laws),
+        )
+
     def noise_for(self, index: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
         """Source points of given rows, (len(index), *event), each in the cell of its row in its own class.
 
         See ``Semidiscrete.noise_for``.
         """
+        index = self.rows.checked_index(index)
         labels = self.rows.labels_of(index)
         noise = self.rows.flat.new_empty(len(index), *self.rows.event_shape)
         for label, part in self._parts.items():
             places = torch.nonzero(labels == label)[:, 0]
             if len(places):
-                place_in_class = torch.searchsorted(self._members[label], index[places].to(noise.device))
+                place_in_class = torch.searchsorted(self._members[label], index[places])
                 noise[places] = part.noise_for(place_in_class, generator=generator)
         return noise
 
 
 def _members(labels: Tensor) -> dict[int, Tensor]:
     """The rows of each class, ascending."""
-    if labels.ndim != 1 or labels.is_floating_point():
+    if labels is None or labels.ndim != 1 or labels.is_floating_point():
+        got = "None" if labels is None else f"{tuple(labels.shape)} of {labels.dtype}"
         raise ValueError(
-            f"Conditional: labels must be (N,) whole numbers, got {tuple(labels.shape)} of {labels.dtype}; "
+            f"Conditional: labels must be (N,) whole numbers, got {got}; "
             "for continuous conditions use couplings.JointConditional"
         )
     return {int(label): torch.nonzero(labels == label)[:, 0] for label in torch.unique(labels)}

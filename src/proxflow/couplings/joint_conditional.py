@@ -11,7 +11,7 @@ from torch import Tensor
 from proxflow.couplings.pairs import Pairs
 from proxflow.couplings.rows import Rows, check_count
 from proxflow.couplings.semidiscrete import Semidiscrete
-from proxflow.measures import Empirical, Gaussian, Source
+from proxflow.measures import Empirical, Source
 from proxflow.potentials import Discrete, Entropic
 from proxflow.semidiscrete import fit
 
@@ -81,6 +81,11 @@ class JointConditional:
         self.source = self.rows.source_or_normal(source)
         self.weight = weight
         self._joint = Semidiscrete(potential, _joined(points, conditions, weight))
+        if not isinstance(potential.source, _NoiseAndCondition):
+            raise ValueError(
+                "JointConditional: the potential's noise does not hold the conditions of the data; fit it with "
+                "JointConditional.fit"
+            )
 
     @classmethod
     def fit(
@@ -97,9 +102,7 @@ class JointConditional:
     ) -> Self:
         """Fit the potential; arguments as of ``semidiscrete.fit``."""
         joined = _joined(points, conditions, weight)
-        noise = (
-            Gaussian(joined.shape[1] - conditions.reshape(len(conditions), -1).shape[1]) if source is None else source
-        )
+        noise = Rows("JointConditional", points, conditions).source_or_normal(source)
         law = _NoiseAndCondition(noise, Empirical(joined[:, noise.dim :]))
         result = fit(joined, source=law, epsilon=epsilon, tol=tol, seed=seed, progress=progress)
         return cls(result.potential, points, conditions, weight, source=noise)

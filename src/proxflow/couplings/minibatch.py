@@ -17,7 +17,7 @@ class Minibatch:
     """Noise and data assigned in batches of ``batch_size``, whatever the size of the training batch.
 
     Pairs that a call does not use wait in a buffer for the next one, so that an assignment of 4,096 can serve a
-    training batch of 128. Data rows are drawn without replacement within an assignment where there are enough.
+    training batch of 128. Data rows are drawn without replacement within an assignment.
 
     Args:
         points: (N, *event), finite, float32 or float64.

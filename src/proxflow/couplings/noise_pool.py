@@ -12,9 +12,12 @@ from proxflow.potentials import Discrete, Entropic
 
 __all__ = ["NoiseLaw", "NoisePool"]
 
-_BLOCK = 1 << 12
+_LARGEST_BLOCK = 1 << 12  # draws made at once
+_SMALLEST_BLOCK = 1 << 8
 _MOST = 1 << 32  # occurrences of one atom
 _NEAREST_AMONG = 1 << 12  # draws searched for the one nearest to a cell that none has hit
+_LEAST_TRIES = 1 << 17
+_TRIES_PER_ATOM = 32  # in a row that miss a cell of average mass once in e^32
 
 
 @dataclass(frozen=True)
@@ -23,7 +26,7 @@ class NoiseLaw:
 
     Attributes:
         served: rows served.
-        approximated: those of them served by a draw outside of their cell, because no draw had hit it.
+        approximated: those of them served by a draw outside of their cell, because too many in a row had missed it.
         largest_gap: the largest loss of score of those, max_j(<u, y_j> - h_j) - (<u, y_i> - h_i), a Fenchel-Young gap.
         draws: noise draws made for them all.
     """
@@ -34,13 +37,28 @@ class NoiseLaw:
     draws: int = 0
 
 
+@dataclass(frozen=True)
+class _Draws:
+    """Source points (n, d) and their atoms (n,)."""
+
+    noise: Tensor
+    atom: Tensor
+
+    def __len__(self) -> int:
+        return len(self.atom)
+
+    def rows(self, rows: Tensor) -> _Draws:
+        return _Draws(self.noise[rows], self.atom[rows])
+
+
 class NoisePool:
     """Draws waiting for their atom to be asked for.
 
     Args:
         draw: gives n source points (n, d) and their atoms (n,).
         potential: whose scores rank the draws for a cell that none has hit.
-        max_draws: that one call may make.
+        max_draws: in a row that may miss a cell before it is given up, until one hits it; 32 for each atom, and 2^17 at
+            the least, if None.
         max_memory: bytes of waiting draws; of atoms with many, the surplus is dropped first.
     """
 
@@ -48,64 +66,72 @@ class NoisePool:
         self,
         draw: Callable[[int, torch.Generator | None], tuple[Tensor, Tensor]],
         potential: Discrete | Entropic,
-        max_draws: int,
+        max_draws: int | None,
         max_memory: int,
     ) -> None:
-        self._draw, self._potential, self._max_draws = draw, potential, max_draws
         points = potential.points
-        self._capacity = max(_BLOCK, max_memory // (points.element_size() * points.shape[1]))
-        self._noise = points.new_empty(0, points.shape[1])
-        self._atom = torch.empty(0, dtype=torch.int64, device=points.device)
+        self._draw, self._potential = draw, potential
+        self._max_draws = max(_LEAST_TRIES, _TRIES_PER_ATOM * len(points)) if max_draws is None else max_draws
+        self._block = min(_LARGEST_BLOCK, max(_SMALLEST_BLOCK, 4 * len(points)))
+        self._capacity = max(self._block, max_memory // (points.element_size() * points.shape[1]))
+        self._stock = _Draws(
+            points.new_empty(0, points.shape[1]), torch.empty(0, dtype=torch.int64, device=points.device)
+        )
+        self._missed = torch.zeros(len(points), dtype=torch.int64, device=points.device)
         self.law = NoiseLaw()
 
     def take(self, atoms: Tensor, generator: torch.Generator | None) -> Tensor:
         """A draw for each atom asked for, (n, d), each draw given once."""
-        noise = self._noise.new_empty(len(atoms), self._noise.shape[1])
-        missing = self._serve(noise, atoms, torch.arange(len(atoms), device=atoms.device))
-        drawn = 0
-        while len(missing) and drawn < self._max_draws:
-            fresh, cell = self._draw(_BLOCK, generator)
-            drawn += _BLOCK
-            self._noise, self._atom = torch.cat([self._noise, fresh]), torch.cat([self._atom, cell])
-            missing = self._serve(noise, atoms, missing)
-            self._shrink()
-        gap = self._serve_nearest(noise, atoms, missing, generator) if len(missing) else 0.0
+        noise = self._stock.noise.new_empty(len(atoms), self._stock.noise.shape[1])
+        missing, self._stock = self._serve(noise, atoms, torch.arange(len(atoms), device=atoms.device), self._stock)
+        drawn, left = 0, [self._stock]
+        while bool((self._missed[atoms[missing]] < self._max_draws).any()):
+            missing, unused = self._serve(noise, atoms, missing, self._fresh(self._block, generator))
+            drawn += self._block
+            left.append(unused)
+            if sum(map(len, left)) > self._capacity:
+                left = [self._shrunk(_joined(left))]
+        self._stock = _joined(left)
+        gap = 0.0
+        if len(missing):
+            among = max(_NEAREST_AMONG, 2 * len(missing))
+            missing, unused = self._serve(noise, atoms, missing, self._fresh(among, generator))
+            gap = self._serve_nearest(noise, atoms, missing, unused.noise)  # the rest, now biased, is dropped
+            drawn += among
         law = self.law
         self.law = NoiseLaw(
-            law.served + len(atoms),
-            law.approximated + len(missing),
-            max(law.largest_gap, gap),
-            law.draws + drawn,
+            law.served + len(atoms), law.approximated + len(missing), max(law.largest_gap, gap), law.draws + drawn
         )
         return noise
 
-    def _serve(self, noise: Tensor, atoms: Tensor, wanted: Tensor) -> Tensor:
-        """Give what is there to the requests ``wanted``, and return those still open."""
-        if not len(self._atom):
-            return wanted
-        stock, stock_order = _occurrences(self._atom, len(self._potential.points))
+    def _fresh(self, count: int, generator: torch.Generator | None) -> _Draws:
+        draws = _Draws(*self._draw(count, generator))
+        self._missed += count
+        self._missed[draws.atom] = 0
+        return draws
+
+    def _serve(self, noise: Tensor, atoms: Tensor, wanted: Tensor, draws: _Draws) -> tuple[Tensor, _Draws]:
+        """Give what is there to the requests ``wanted``; return those still open, and the draws not used."""
+        if not len(draws):
+            return wanted, draws
+        stock, stock_order = _occurrences(draws.atom, len(self._potential.points))
         asked, asked_order = _occurrences(atoms[wanted], len(self._potential.points))
         place = torch.searchsorted(stock, asked).clamp(max=len(stock) - 1)
         found = stock[place] == asked
         given = stock_order[place[found]]
-        noise[wanted[asked_order[found]]] = self._noise[given]
-        kept = torch.ones_like(self._atom, dtype=torch.bool)
+        noise[wanted[asked_order[found]]] = draws.noise[given]
+        kept = torch.ones_like(draws.atom, dtype=torch.bool)
         kept[given] = False
-        self._noise, self._atom = self._noise[kept], self._atom[kept]
-        return wanted[asked_order[~found]]
+        return wanted[asked_order[~found]], draws.rows(kept)
 
-    def _shrink(self) -> None:
-        """Drop the later draws of the atoms that have most, where memory is short."""
-        if len(self._atom) <= self._capacity:
-            return
-        key, order = _occurrences(self._atom, len(self._potential.points))
+    def _shrunk(self, draws: _Draws) -> _Draws:
+        """Half of what memory holds, without the later draws of the atoms that have most."""
+        key, order = _occurrences(draws.atom, len(self._potential.points))
         earliest = (key % _MOST).argsort(stable=True)[: self._capacity // 2]
-        kept = order[earliest].sort().values
-        self._noise, self._atom = self._noise[kept], self._atom[kept]
+        return draws.rows(order[earliest].sort().values)
 
-    def _serve_nearest(self, noise: Tensor, atoms: Tensor, missing: Tensor, generator: torch.Generator | None) -> float:
-        """Give each open request the fresh draw that loses least, and return the largest loss."""
-        fresh, _ = self._draw(max(_NEAREST_AMONG, 2 * len(missing)), generator)
+    def _serve_nearest(self, noise: Tensor, atoms: Tensor, missing: Tensor, fresh: Tensor) -> float:
+        """Give each open request the draw (m, d) that loses least, and return the largest loss."""
         best = self._potential.conjugate(fresh)
         free = torch.ones(len(fresh), dtype=torch.bool, device=fresh.device)
         largest = 0.0
@@ -117,6 +143,10 @@ class NoisePool:
             noise[request] = fresh[choice]
             largest = max(largest, float(loss[choice]))
         return largest
+
+
+def _joined(parts: list[_Draws]) -> _Draws:
+    return _Draws(torch.cat([part.noise for part in parts]), torch.cat([part.atom for part in parts]))
 
 
 def _occurrences(atoms: Tensor, count: int) -> tuple[Tensor, Tensor]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -34,12 +36,12 @@ def pair(
         x1: (n, *event) data points, of the same dtype and device.
         label: (n,) or (n, k), the labels of ``x1``.
         solver: "exact" assigns on the CPU; "sinkhorn" draws a permutation from an entropic plan on the points' device.
-        epsilon: regularisation of "sinkhorn", as a share of the mean squared distance.
+        epsilon: regularisation of "sinkhorn", as a share of the mean squared distance about the batches' means.
         generator: of the draw of "sinkhorn".
 
     Raises:
-        ValueError: shapes, dtypes or devices differ, points are not finite, labels are not one for each point, or the
-            solver is unknown.
+        ValueError: shapes, dtypes or devices differ, points are not floating point or not finite, labels are not one
+            for each point, or the solver is unknown.
         MissingExtraError: "sinkhorn" without POT.
     """
     _check_batches(x0, x1)
@@ -60,18 +62,22 @@ def check_solver(name: str, solver: str, epsilon: float) -> None:
     """Refuse an unknown solver or a regularisation that is not positive."""
     if solver not in SOLVERS:
         raise ValueError(f"{name}: unknown solver {solver!r}; known are {', '.join(SOLVERS)}")
-    if not epsilon > 0:
-        raise ValueError(f"{name}: epsilon must be positive, got {epsilon!r}")
+    if not (math.isfinite(epsilon) and epsilon > 0):
+        raise ValueError(f"{name}: epsilon must be a positive number, got {epsilon!r}")
 
 
 def _check_batches(x0: Tensor, x1: Tensor) -> None:
-    if x0.shape != x1.shape or x0.ndim < 2:
+    if not (isinstance(x0, Tensor) and isinstance(x1, Tensor)):
+        raise ValueError(f"pair: x0 and x1 must be tensors, got {type(x0).__name__} and {type(x1).__name__}")
+    if x0.shape != x1.shape or x0.ndim < 2 or 0 in x0.shape[1:]:
         raise ValueError(
             f"pair: x0 and x1 must both have shape (n, *event), got {tuple(x0.shape)} and {tuple(x1.shape)}; "
             "to couple batches of unequal size use couplings.Semidiscrete"
         )
     if x0.dtype != x1.dtype or x0.device != x1.device:
         raise ValueError(f"pair: x0 is {x0.dtype} on {x0.device}, x1 is {x1.dtype} on {x1.device}; convert one of them")
+    if not x0.is_floating_point():
+        raise ValueError(f"pair: x0 and x1 must be floating point, got {x0.dtype}; convert them")
     for name, points in (("x0", x0), ("x1", x1)):
         bad = torch.nonzero(~torch.isfinite(points.detach().flatten(1)).all(1))[:, 0]
         if len(bad):

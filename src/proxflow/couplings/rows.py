@@ -26,8 +26,9 @@ class Rows:
     """
 
     def __init__(self, name: str, points: Tensor, labels: Tensor | None) -> None:
-        if points.ndim < 2 or points.numel() == 0:
-            raise ValueError(f"{name}: points must be a non-empty (N, *event) tensor, got {tuple(points.shape)}")
+        if not isinstance(points, Tensor) or points.ndim < 2 or points.numel() == 0:
+            shape = tuple(getattr(points, "shape", ()))
+            raise ValueError(f"{name}: points must be a non-empty (N, *event) tensor, got {type(points)} of {shape}")
         if points.dtype not in (torch.float32, torch.float64):
             raise ValueError(f"{name}: points must be float32 or float64, got {points.dtype}; convert them")
         self.flat = points.detach().reshape(len(points), -1)
@@ -73,6 +74,19 @@ class Rows:
         drawn_on = self.flat.device if generator is None else generator.device
         return torch.randint(len(self), (n,), generator=generator, device=drawn_on).to(self.flat.device)
 
+    def checked_index(self, index: Tensor) -> Tensor:
+        """Rows that a caller names, (n,) int64, on the points' device.
+
+        Raises:
+            ValueError: index is not a vector of whole numbers, or names a row that is not there.
+        """
+        if not isinstance(index, Tensor) or index.ndim != 1 or not _is_whole(index):
+            got = f"{tuple(index.shape)} of {index.dtype}" if isinstance(index, Tensor) else type(index).__name__
+            raise ValueError(f"noise_for: index must be an (n,) tensor of whole numbers, got {got}")
+        if len(index) and not 0 <= int(index.min()) <= int(index.max()) < len(self):
+            raise ValueError(f"noise_for: index must name rows 0 to {len(self) - 1}")
+        return index.to(self.flat.device, torch.int64)
+
     def labels_of(self, index: Tensor) -> Tensor:
         """Labels of given rows.
 
@@ -98,7 +112,10 @@ def check_count(name: str, n: int) -> None:
 
 def check_labels(name: str, labels: Tensor | None, count: int) -> None:
     """Refuse labels that are not one for each row."""
-    if labels is not None and (labels.ndim == 0 or len(labels) != count):
-        raise ValueError(
-            f"{name}: labels must have one entry for each of the {count} points, got {tuple(labels.shape)}"
-        )
+    if labels is not None and (not isinstance(labels, Tensor) or labels.ndim == 0 or len(labels) != count):
+        got = tuple(labels.shape) if isinstance(labels, Tensor) else type(labels).__name__
+        raise ValueError(f"{name}: labels must be a tensor with one entry for each of the {count} points, got {got}")
+
+
+def _is_whole(numbers: Tensor) -> bool:
+    return not (numbers.is_floating_point() or numbers.is_complex() or numbers.dtype == torch.bool)

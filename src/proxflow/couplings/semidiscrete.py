@@ -23,11 +23,13 @@ class Semidiscrete:
         potential: as fitted by ``semidiscrete.fit(points)``.
         points: (N, *event), the rows that it was fitted to, in the potential's dtype and on its device.
         labels: (N,) or (N, k), or None.
-        max_draws: of noise, that one call of ``noise_for`` may make.
+        max_draws: of noise, that may miss a cell in a row before ``noise_for`` gives it up; 32 for each atom, and 2^17
+            at the least, if None.
         max_memory: bytes of noise that wait for their row to be asked for.
 
     Raises:
-        ValueError: bad points, labels not one for each point, or points that are not the potential's atoms.
+        ValueError: bad points, labels not one for each point, or points that are not the atoms of a Discrete or
+            Entropic potential.
     """
 
     def __init__(
@@ -36,10 +38,15 @@ class Semidiscrete:
         points: Tensor,
         labels: Tensor | None = None,
         *,
-        max_draws: int = 1 << 17,
+        max_draws: int | None = None,
         max_memory: int = 1 << 28,
     ) -> None:
         self.rows = Rows("Semidiscrete", points, labels)
+        if not isinstance(potential, Discrete | Entropic):
+            raise ValueError(
+                "Semidiscrete: the potential must be Discrete or Entropic, as in semidiscrete.fit(points).potential, "
+                f"got {type(potential).__name__}"
+            )
         self.potential = potential
         self.source = self.rows.source_or_normal(potential.source)
         self.atom_of_row = _atoms_of(self.rows.flat, potential.points)
@@ -71,20 +78,16 @@ class Semidiscrete:
         Each is a draw of the source in the Laguerre cell of its row (of the atom's conditional law, where the
         potential is entropic), by rejection: what falls into other cells waits until their row is asked for. Data
         visited in epochs are exactly uniform; the noise then has the source's law up to the errors of the fit's cell
-        masses, its chi2. A cell that ``max_draws`` draws do not hit is served by the draw that comes nearest to it:
-        the smallest loss of score, counted in ``noise_law``.
+        masses, its chi2. A cell that ``max_draws`` draws in a row have missed is served by the draw that comes nearest
+        to it, the smallest loss of score, until one hits it again; ``noise_law`` counts these.
 
         Args:
-            index: (n,) int64, rows of the points; repetitions are served by different draws.
+            index: (n,) whole numbers, rows of the points; repetitions are served by different draws.
 
         Raises:
             ValueError: index is not a vector of whole numbers, or names a row that is not there.
         """
-        if index.ndim != 1 or index.is_floating_point() or index.dtype == torch.bool:
-            raise ValueError(f"noise_for: index must be (n,) whole numbers, got {tuple(index.shape)} of {index.dtype}")
-        if len(index) and not 0 <= int(index.min()) <= int(index.max()) < len(self.rows):
-            raise ValueError(f"noise_for: index must name rows 0 to {len(self.rows) - 1}")
-        noise = self._pool.take(self.atom_of_row[index.to(self.atom_of_row.device)], generator)
+        noise = self._pool.take(self.atom_of_row[self.rows.checked_index(index)], generator)
         return noise.reshape(len(index), *self.rows.event_shape)
 
     def _draw(self, n: int, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:

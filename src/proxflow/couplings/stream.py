@@ -82,7 +82,8 @@ class PairStream:
         else:
             while len(self._pending) <= self._ahead:
                 self._pending.append(self._worker.submit(self._batch, self.position + len(self._pending)))
-            pairs = self._pending.popleft().result()
+            pairs = self._pending[0].result()  # raises, and stays first, where the draw failed
+            self._pending.popleft()
         self.position += 1
         return pairs
 

@@ -19,7 +19,7 @@ _MARGINAL_ERROR = 1e-2  # of a plan that is still taken for converged, in the 1-
 
 
 def least_cost_permutation(x0: Tensor, x1: Tensor) -> Tensor:
-    """The permutation p, (n,) int64, that minimises sum_i |x0_i - x1_p(i)|^2, exactly.
+    """The permutation p, (n,) int64, that minimises sum_i |x0_i - x1_p(i)|^2, exactly up to rounding.
 
     By sorting on the line, else by shortest augmenting paths (Jonker and Volgenant 1987; Crouse 2016), on the CPU.
 
@@ -33,10 +33,11 @@ def least_cost_permutation(x0: Tensor, x1: Tensor) -> Tensor:
         return permutation
     if len(x0) == 0:
         return torch.empty(0, dtype=torch.int64, device=x0.device)
-    cost = squared_distances(x1, x0).double().cpu().numpy()
+    cost = _centred_cost(x1.double(), x0.double()).cpu().numpy()
     cost -= cost.min(axis=1, keepdims=True)
     cost -= cost.min(axis=0, keepdims=True)
-    solve = linear_sum_assignment if x0.shape[1] <= _FEW_DIMENSIONS else lap.lapjvs
+    in_float32 = x0.dtype != torch.float64 and x0.shape[1] > _FEW_DIMENSIONS
+    solve = lap.lapjvs if in_float32 else linear_sum_assignment  # lap's solver is fast in float32 only
     row, column = solve(cost)[-2:]
     permutation = torch.empty(len(x0), dtype=torch.int64)
     permutation[torch.from_numpy(np.asarray(column, dtype=np.int64))] = torch.from_numpy(np.asarray(row, np.int64))
@@ -46,9 +47,10 @@ def least_cost_permutation(x0: Tensor, x1: Tensor) -> Tensor:
 def sinkhorn_permutation(x0: Tensor, x1: Tensor, epsilon: float, generator: torch.Generator | None) -> Tensor:
     """A random permutation drawn from the entropic plan, (n,) int64, without leaving the device of the data.
 
-    The plan comes from POT's log-domain Sinkhorn with regularisation ``epsilon`` times the mean squared distance.
-    Gumbel noise on its logarithm makes each row's best column a draw from the row; pairs that are best for both sides
-    are taken, and the rest choose again among themselves, until none is left: no point is lost or used twice.
+    The plan comes from POT's log-domain Sinkhorn with regularisation ``epsilon`` times the mean squared distance of the
+    batches about their means, which moving either batch does not change. Gumbel noise on its logarithm makes each row's
+    best column a draw from the row; pairs that are best for both sides are taken, and the rest choose again among
+    themselves, until none is left: no point is lost or used twice.
 
     Raises:
         MissingExtraError: POT is not installed.
@@ -57,12 +59,14 @@ def sinkhorn_permutation(x0: Tensor, x1: Tensor, epsilon: float, generator: torc
         import ot
     except ImportError as error:
         raise MissingExtraError("POT", "metrics") from error
-    cost = squared_distances(x0, x1)
-    share = torch.full((len(x0),), 1 / max(len(x0), 1), dtype=x0.dtype, device=x0.device)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # its verdict is checked below
-        plan = ot.sinkhorn(share, share, cost, epsilon * float(cost.mean()), method="sinkhorn_log", stopThr=1e-4)
-    error_of_plan = float((plan.sum(1) - share).abs().sum())
+    if len(x0) == 0:
+        return torch.empty(0, dtype=torch.int64, device=x0.device)
+    dtype = torch.promote_types(x0.dtype, torch.float32)
+    cost = _centred_cost(x0.to(dtype), x1.to(dtype))
+    cost = cost / cost.mean().clamp(min=torch.finfo(cost.dtype).tiny)
+    share = torch.full((len(x0),), 1 / len(x0), dtype=dtype, device=x0.device)
+    plan, dual = ot.sinkhorn(share, share, cost, epsilon, "sinkhorn_log", stopThr=1e-4, log=True, warn=False)
+    error_of_plan = float((plan.sum(0) - share).abs().sum())  # its rows, scaled last, are right in any case
     if not error_of_plan <= _MARGINAL_ERROR:
         warnings.warn(
             f"Sinkhorn stopped with an error of {error_of_plan:.2g} in the marginals of its plan; the pairs are a "
@@ -72,7 +76,8 @@ def sinkhorn_permutation(x0: Tensor, x1: Tensor, epsilon: float, generator: torc
         )
     drawn_on = x0.device if generator is None else generator.device
     exponential = torch.empty(plan.shape, dtype=plan.dtype, device=drawn_on).exponential_(generator=generator)
-    return _mutual_choice(plan.log() - exponential.to(plan.device).log())
+    log_plan = dual["log_u"][:, None] + dual["log_v"] - cost / epsilon  # the logarithm of a plan that underflows
+    return _mutual_choice(log_plan - exponential.to(plan.device).log())
 
 
 def squared_distances(x0: Tensor, x1: Tensor) -> Tensor:
@@ -80,6 +85,18 @@ def squared_distances(x0: Tensor, x1: Tensor) -> Tensor:
     centre = 0.5 * (x0.mean(0) + x1.mean(0))
     a, b = x0 - centre, x1 - centre
     return torch.addmm(a.square().sum(1)[:, None] + b.square().sum(1), a, b.mT, alpha=-2)
+
+
+def _centred_cost(x0: Tensor, x1: Tensor) -> Tensor:
+    """Squared distances, (n, n), of the batches moved to one mean and scaled.
+
+    Moving a batch adds the same to the cost of every permutation; left in, it would cost digits.
+    """
+    scale = torch.maximum(x0.abs().max(), x1.abs().max()).clamp(min=torch.finfo(x0.dtype).tiny)
+    a, b = x0 / scale, x1 / scale
+    a, b = a - a.mean(0), b - b.mean(0)
+    spread = torch.maximum(a.abs().max(), b.abs().max()).clamp(min=torch.finfo(x0.dtype).tiny)
+    return squared_distances(a / spread, b / spread)
 
 
 def _mutual_choice(score: Tensor) -> Tensor:
