@@ -19,7 +19,7 @@ endef
 # match the installed torch.
 .venv/installed-test: pyproject.toml constraints.txt
 	$(call install,test)
-	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -c constraints.txt torchcfm
+	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -c constraints.txt torchcfm || (rm $@; exit 1)
 
 .venv/installed-docs: pyproject.toml constraints.txt
 	$(call install,all$(comma)docs)

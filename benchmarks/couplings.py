@@ -27,7 +27,7 @@ def throughput(points: Tensor, repeats: int) -> None:
     generator = torch.Generator().manual_seed(0)
     plans = OTPlanSampler("exact")
     semidiscrete = pf.couplings.Semidiscrete(pf.semidiscrete.fit(points).potential, points)
-    minibatch = pf.couplings.Minibatch(points, BATCH)
+    minibatch = pf.couplings.Minibatch(points, min(BATCH, len(points)))
 
     def batch() -> tuple[Tensor, Tensor]:
         index = torch.randint(len(points), (BATCH,), generator=generator)

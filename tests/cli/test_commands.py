@@ -263,7 +263,14 @@ def test_samples_follow_their_seed_and_record_it(run):
     assert drawn["a"] != drawn["c"]
     record = json.loads((run / "samples.json").read_text())
     assert record["command"] == "sample"
-    assert record["arguments"] == {"count": 50, "steps": None, "method": "proximal", "seed": 2}
+    assert record["arguments"] == {
+        "count": 50,
+        "steps": None,
+        "method": "proximal",
+        "label": None,
+        "guidance": 1.0,
+        "seed": 2,
+    }
     assert record["versions"]["proxflow"] == pf.__version__
 
 

@@ -159,10 +159,10 @@ def test_ctrl_c_after_the_fit_keeps_its_checkpoint(data, tmp_path, monkeypatch, 
         patched.setattr(*TARGETS["render"], interrupt)
         assert call("fit", data, "--out", tmp_path / "run") == 130
     hint, line = capsys.readouterr().err.splitlines()
-    assert hint == f"the fit is kept in {tmp_path / 'run'}; {HINT}"
+    assert hint == f"the run is kept in {tmp_path / 'run'}; {HINT}"
     assert line == "proxflow: interrupted"
     assert os.listdir(tmp_path / "run") == ["checkpoint.safetensors"]
-    assert "holds an unfinished fit" in refusal(capsys, "fit", data, "--out", tmp_path / "run")
+    assert "holds an unfinished run" in refusal(capsys, "fit", data, "--out", tmp_path / "run")
     assert "holds no run" in refusal(capsys, "sample", tmp_path / "run")
     assert call("fit", data, "--out", tmp_path / "run", "--resume") == 0
     assert sorted(os.listdir(tmp_path / "run")) == RUN_FILES
@@ -303,9 +303,9 @@ def test_a_capped_fit_goes_on_with_a_larger_cap(space, tmp_path):
 
 def test_nothing_to_go_on_with_is_one_line(run, data, tmp_path, capsys):
     before = digest(run)
-    assert "no fit to go on with" in refusal(capsys, "fit", data, "--out", run, "--resume")
+    assert "nothing to go on with" in refusal(capsys, "fit", data, "--out", run, "--resume")
     assert digest(run) == before
-    assert "no fit to go on with" in refusal(capsys, "fit", data, "--out", tmp_path / "new", "--resume")
+    assert "nothing to go on with" in refusal(capsys, "fit", data, "--out", tmp_path / "new", "--resume")
     assert not (tmp_path / "new").exists()
 
 
