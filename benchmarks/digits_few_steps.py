@@ -97,7 +97,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that it runs")
     options = parser.parse_args()
     if options.quick:
-        options.train_steps, options.seeds, options.points, options.generated = 2, 1, 100, 400
+        options.train_steps, options.seeds, options.points, options.generated = 2, 1, 100, 50
     print(f"{options.train_steps} training steps, {options.seeds} seeds; mean +- standard error")
     print(f"{'Euler steps':32s}" + "".join(f"{k:>20d}" for k in STEPS))
     for row in options.rows:

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from proxflow import (
-        analysis,
         couplings,
         data,
         matching,
@@ -36,7 +35,6 @@ __all__ = [
     "ProxResult",
     "ProximalFlow",
     "Status",
-    "analysis",
     "couplings",
     "data",
     "load",
