@@ -49,12 +49,12 @@ def test_one_coupling_of_all_classes_gives_each_its_own_noise(kind):
     """What couples the data and not the classes: the same test sees the bias of a network that is told the class."""
     points, labels = two_classes()
     if kind == "semidiscrete":
-        pairs = Semidiscrete(fit(points).potential, points, labels).sample(6000, generator=seeded())
+        pairs = Semidiscrete(fit(points).potential, points, labels).sample(2000, generator=seeded())
     elif kind == "minibatch":
-        pairs = Minibatch(points, 60, labels).sample(6000, generator=seeded())
+        pairs = Minibatch(points, 60, labels).sample(2000, generator=seeded())
     else:
-        row = torch.randint(60, (1000,), generator=seeded())
-        noise = torch.randn(1000, 2, generator=seeded(1), dtype=F64)
+        row = torch.randint(60, (600,), generator=seeded())
+        noise = torch.randn(600, 2, generator=seeded(1), dtype=F64)
         pairs = pair(noise, points[row], label=labels[row])
     assert normal_p_value(pairs.source) > ALPHA
     for label in (0, 1):
@@ -194,7 +194,7 @@ def joint() -> dict[float, JointConditional]:
 def test_labels_have_the_law_of_the_data_and_noise_is_independent_of_them(joint):
     _, condition = graded()
     for coupling in joint.values():
-        pairs = coupling.sample(6000, generator=seeded())
+        pairs = coupling.sample(3000, generator=seeded())
         nearest = (pairs.label[:, None] - condition).abs().min(1)
         assert float(nearest.values.max()) < 1e-14  # w c / w
         assert frequency_p_value(nearest.indices, torch.ones(80)) > ALPHA
@@ -205,9 +205,9 @@ def test_labels_have_the_law_of_the_data_and_noise_is_independent_of_them(joint)
 def test_the_condition_of_the_row_makes_noise_dependent_where_the_drawn_one_does_not(joint):
     """With a small weight rows are chosen by the noise, so that their own condition would give it away."""
     points, condition = graded()
-    pairs = joint[0.1].sample(6000, generator=seeded())
+    pairs = joint[0.1].sample(3000, generator=seeded())
     assert normal_p_value(pairs.source[condition[pairs.index] > 0.3]) < REJECTED
-    plain = Semidiscrete(fit(points).potential, points, condition).sample(6000, generator=seeded())
+    plain = Semidiscrete(fit(points).potential, points, condition).sample(2000, generator=seeded())
     assert normal_p_value(plain.source[plain.label > 0.3]) < REJECTED
 
 

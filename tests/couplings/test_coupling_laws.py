@@ -34,7 +34,7 @@ def same(a: Pairs, b: Pairs) -> bool:
 
 
 @EVERY
-@pytest.mark.parametrize("n", [1, 9, 64])
+@pytest.mark.parametrize("n", [1, 40])
 def test_pairs_have_the_shape_of_the_data_and_name_their_rows(built, name, n, generator):
     points, labels = data()
     pairs = built[name].sample(n, generator=generator)
@@ -94,8 +94,8 @@ def test_pairs_are_nearer_than_independent_ones(built, name, generator):
     def cost(pairs: Pairs) -> Tensor:
         return (pairs.target - pairs.source).square().sum(-1).mean()
 
-    paired = cost(built[name].sample(2000, generator=generator))
-    apart = cost(built["independent"].sample(2000, generator=generator))
+    paired = cost(built[name].sample(1000, generator=generator))
+    apart = cost(built["independent"].sample(1000, generator=generator))
     # classes drawn first cannot choose the side, and save inside of it only
     assert paired < apart - (0.5 if "conditional" in name else 2.0)
 

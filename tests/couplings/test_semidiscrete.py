@@ -213,9 +213,13 @@ def test_a_request_does_not_change_the_law_of_what_waits(exact):
 
 
 def test_repetitions_are_different_draws_of_one_cell(exact):
-    noise = Semidiscrete(exact, rows()).noise_for(torch.full((500,), 7), generator=seeded())
+    coupling = Semidiscrete(exact, rows(), max_draws=32 * ROWS)
+    noise = coupling.noise_for(torch.full((500,), 7), generator=seeded())
     assert len(noise.unique(dim=0)) == 500
     assert len(cell(exact, noise).unique()) == 1
+    # far more draws than may miss in a row, but they did not miss in a row
+    assert coupling.noise_law.draws > 10 * 32 * ROWS
+    assert coupling.noise_law.approximated == 0
 
 
 def test_the_same_generator_gives_the_same_noise(exact):
@@ -345,15 +349,15 @@ def test_waiting_draws_stay_within_the_memory_given(exact):
 
 
 def test_scarce_draws_are_kept_before_those_of_common_cells():
-    """Cells of masses .98 and .02: room for 512 draws keeps nearly all of the rare one's."""
-    points = torch.tensor([[-1.0], [1.0]], dtype=torch.float64)
-    potential = Discrete(points, torch.tensor([0.0, 4.107], dtype=torch.float64))
-    coupling = Semidiscrete(potential, points, max_memory=512 * 8, max_draws=2**16)
-    coupling.noise_for(torch.tensor([1]).repeat(150), generator=seeded())
+    """Masses .98, .02 and 1e-7, and room for 512 draws, of which chance would give the second 10."""
+    points = torch.tensor([[-1.0], [1.0], [2.0]], dtype=torch.float64)
+    potential = Discrete(points, torch.tensor([0.0, 4.107, 9.307], dtype=torch.float64))
+    coupling = Semidiscrete(potential, points, max_memory=512 * 8, max_draws=2**14)
+    coupling.noise_for(torch.tensor([2]), generator=seeded())
     before = coupling.noise_law.draws
-    noise = coupling.noise_for(torch.tensor([0]).repeat(100), generator=seeded())
+    noise = coupling.noise_for(torch.tensor([1] * 100 + [0] * 100), generator=seeded())
     assert coupling.noise_law.draws == before
-    assert (noise < 2.0535).all()
+    assert torch.equal(cell(potential, noise), torch.tensor([1] * 100 + [0] * 100))
 
 
 # ------------------------------------------------------------------ what is refused

@@ -70,7 +70,7 @@ def put_together(parts: list[Pairs]) -> Pairs:
 
 
 @EVERY
-@pytest.mark.parametrize("ahead", [1, 2, 7])
+@pytest.mark.parametrize("ahead", [1, 5])
 def test_the_batches_are_the_same_however_far_ahead_they_are_drawn(coupling, ahead):
     at_once, before = batches(coupling, 8, ahead=0), batches(coupling, 8, ahead=ahead)
     assert all(len(pairs) == BATCH for pairs in at_once)
@@ -87,7 +87,7 @@ def test_a_stream_goes_on_from_any_position(coupling, ahead):
 
 
 @EVERY
-@pytest.mark.parametrize("processes", [2, 3, BATCH])
+@pytest.mark.parametrize("processes", [2, 3])
 def test_the_shares_of_several_processes_are_the_batch_of_one(coupling, processes):
     alone = batches(coupling, 5)
     shares = [batches(coupling, 5, rank=rank, processes=processes) for rank in range(processes)]

@@ -80,6 +80,13 @@ def test_duplicates_are_each_used_once(d, dtype):
 
 
 @pytest.mark.parametrize("d", [1, 2, 20])
+def test_float64_tells_points_apart_that_float32_does_not(d, generator):
+    x0, x1 = batches(90, d)
+    x1 = x1[:5].repeat(18, 1) + 1e-8 * torch.randn(90, d, generator=generator, dtype=F64)
+    assert cost(x0, x1, least_cost_permutation(x0, x1)) == pytest.approx(least_cost(x0, x1), rel=1e-14)
+
+
+@pytest.mark.parametrize("d", [1, 2, 20])
 @pytest.mark.parametrize("shift", [(1e4, 1e4), (0.0, 1e4), (-1e4, 1e4)])
 def test_far_from_the_origin_float32_batches_lose_nothing(d, shift):
     """Numbers of 10 bits shifted by 2^13 and more are exact: only the arithmetic can lose digits."""
