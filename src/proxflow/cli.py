@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
+    from torch import Generator, Tensor
+
     from proxflow.couplings import Coupling
-    from proxflow.data import Dataset
+    from proxflow.data import Dataset, Standardisation
     from proxflow.matching import MLP, TrainResult, UNet
     from proxflow.report import StepComparison
     from proxflow.run_folder import RunFolder
@@ -260,7 +262,6 @@ def sample(
     import numpy as np
     import torch
 
-    import proxflow as pf
     from proxflow.report import figures
     from proxflow.run_folder import RunFolder
 
@@ -268,21 +269,12 @@ def sample(
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         if folder.is_trained:
-            network, standardisation, shape, schedule = folder.read_network()
-            number = None if label is None else folder.class_number(label, network.classes)
-            field = pf.matching.field_of(network, number, guidance)
-            noise = torch.randn((count, *shape), generator=generator, dtype=next(network.parameters()).dtype)
-            path = pf.sampling.integrate(
-                field, noise, steps=steps or _NETWORK_STEPS, method=method, schedule=_schedule(schedule)
-            )
+            end, standardisation, shape = _sampled_network(folder, count, steps, method, label, guidance, generator)
+        elif label is not None or guidance != 1:
+            raise ValueError(f"{run} holds a fitted flow, which takes no --label or --guidance")
         else:
-            if label is not None or guidance != 1:
-                raise ValueError(f"{run} holds a fitted flow, which takes no --label or --guidance")
-            fitted, standardisation, shape, schedule = folder.read_fit()
-            flow = pf.ProximalFlow(fitted.potential, _schedule(schedule))
-            noise = flow.potential.source.sample(count, generator=generator, dtype=fitted.potential.points.dtype)
-            path = pf.sampling.integrate(flow, noise, steps=steps, method=method)
-    samples = standardisation.undo(path.end.reshape((count, *shape)))
+            end, standardisation, shape = _sampled_flow(folder, count, steps, method, generator)
+    samples = standardisation.undo(end.reshape((count, *shape)))
     buffer = io.BytesIO()
     np.save(buffer, samples.numpy())
     columns = math.ceil(math.sqrt(min(count, _MOST_IMAGES)))
@@ -297,8 +289,8 @@ def sample(
     }
     written = folder.write_samples(buffer.getvalue(), picture, arguments)
     typer.echo(f"{count} samples of shape {shape}: {written[0]}")
-    for path_written in written[1:]:
-        typer.echo(f"picture: {path_written}")
+    for path in written[1:]:
+        typer.echo(f"picture: {path}")
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -329,6 +321,40 @@ def _explanation(error: Exception) -> str | None:
         return f"{describe()} (see proxflow --help)"
     known = isinstance(error, ValueError | ConvergenceError | MissingExtraError | OSError)
     return str(error) if known else None
+
+
+def _sampled_network(
+    folder: RunFolder,
+    count: int,
+    steps: int | None,
+    method: str,
+    label: str | None,
+    guidance: float,
+    generator: Generator,
+) -> tuple[Tensor, Standardisation, tuple[int, ...]]:
+    import torch
+
+    import proxflow as pf
+
+    network, standardisation, shape, schedule = folder.read_network()
+    number = None if label is None else folder.class_number(label, network.classes)
+    field = pf.matching.field_of(network, number, guidance)
+    noise = torch.randn((count, *shape), generator=generator, dtype=next(network.parameters()).dtype)
+    path = pf.sampling.integrate(
+        field, noise, steps=steps or _NETWORK_STEPS, method=method, schedule=_schedule(schedule)
+    )
+    return path.end, standardisation, shape
+
+
+def _sampled_flow(
+    folder: RunFolder, count: int, steps: int | None, method: str, generator: Generator
+) -> tuple[Tensor, Standardisation, tuple[int, ...]]:
+    import proxflow as pf
+
+    fitted, standardisation, shape, schedule = folder.read_fit()
+    flow = pf.ProximalFlow(fitted.potential, _schedule(schedule))
+    noise = flow.potential.source.sample(count, generator=generator, dtype=fitted.potential.points.dtype)
+    return pf.sampling.integrate(flow, noise, steps=steps, method=method).end, standardisation, shape
 
 
 def _check_choice(name: str, value: str, known: tuple[str, ...]) -> None:
@@ -431,12 +457,14 @@ def _print_fit(result: Fit, dataset: Dataset) -> None:
 
 
 def _print_training(result: TrainResult, comparison: StepComparison, dataset: Dataset) -> None:
+    from proxflow.report.wording import counted
+
     last = result.history[-1]
     typer.echo(f"{dataset.name}: {result.steps:,} steps in {result.seconds:.1f} s, loss {last.loss:.4g}")
     if math.isfinite(last.field_error):
         typer.echo(f"  field error          {last.field_error:.4g}, relative to the exact flow on held-out noise")
     for steps, distance in zip(comparison.steps, comparison.energy_distance, strict=True):
-        typer.echo(f"  energy distance      {distance:.4g} at {steps} Euler step{'s' if steps > 1 else ''}")
+        typer.echo(f"  energy distance      {distance:.4g} at {counted(steps, 'Euler step')}")
 
 
 @contextlib.contextmanager

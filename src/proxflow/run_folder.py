@@ -7,8 +7,9 @@ import json
 import math
 import platform
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -16,15 +17,27 @@ import torch
 import proxflow
 from proxflow import storage
 from proxflow.data import Dataset, Standardisation
-from proxflow.matching import MLP, TrainResult, UNet
 from proxflow.semidiscrete import Fit
+
+if TYPE_CHECKING:
+    from proxflow.matching import MLP, TrainResult, UNet
 
 __all__ = ["RunFolder"]
 
 _RECORD, _FIT, _STANDARDISATION, _PAGE = "run.json", "fit.safetensors", "standardisation.safetensors", "report.html"
 _SAMPLES, _SAMPLE_RECORD, _SAMPLE_PICTURE = "samples.npy", "samples.json", "samples.png"
 _CHECKPOINT, _TRAINING = "checkpoint.safetensors", "training.safetensors"
-_NETWORK, _HISTORY = "network.safetensors", "history.csv"
+_NETWORK = "network.safetensors"
+
+
+@dataclass(frozen=True)
+class _Record:
+    """What reading a run needs of its record."""
+
+    command: str
+    event_shape: tuple[int, ...]
+    schedule: str
+    classes: tuple[str, ...]
 
 
 class RunFolder:
@@ -133,7 +146,7 @@ class RunFolder:
         Raises:
             ValueError: there is no run, or its record is damaged.
         """
-        return self._read_record()[2] == "train"
+        return self._read_record().command == "train"
 
     def read_network(self) -> tuple[MLP | UNet, Standardisation, tuple[int, ...], str]:
         """The network, its standardisation, and the event shape and the name of the schedule of its run.
@@ -141,13 +154,15 @@ class RunFolder:
         Raises:
             ValueError: there is no run, or it is damaged.
         """
-        shape, schedule, _ = self._read_record()
+        from proxflow.matching import MLP, UNet  # here, since a fit needs no networks
+
+        record = self._read_record()
         network, standardisation = storage.load(self.path / _NETWORK), storage.load(self.path / _STANDARDISATION)
-        if not isinstance(network, MLP | UNet) or network.event_shape != shape:
+        if not isinstance(network, MLP | UNet) or network.event_shape != record.event_shape:
             raise ValueError(
                 f"{self.path / _NETWORK} does not belong to {self.path / _RECORD}; train again with --overwrite"
             )
-        return network.eval(), standardisation, shape, schedule
+        return network.eval(), standardisation, record.event_shape, record.schedule
 
     def class_number(self, label: str, classes: int) -> int:
         """The number of a class that is given by its name or number.
@@ -157,7 +172,7 @@ class RunFolder:
         """
         if classes == 0:
             raise ValueError(f"{self.path}: the network was trained without labels; train with --conditional")
-        names = list(json.loads((self.path / _RECORD).read_text())["data"]["labels"] or {})
+        names = self._read_record().classes
         if label not in names:
             raise ValueError(f"{self.path}: no class {label!r}; known are {', '.join(names[:30])}")
         numbered = all(name.isdecimal() for name in names)
@@ -177,11 +192,11 @@ class RunFolder:
         Raises:
             ValueError: there is no run, or it is damaged.
         """
-        shape, schedule, _ = self._read_record()
+        record = self._read_record()
         fit, standardisation = storage.load(self.path / _FIT), storage.load(self.path / _STANDARDISATION)
-        if not isinstance(fit, Fit) or math.prod(shape) != fit.potential.dim:
+        if not isinstance(fit, Fit) or math.prod(record.event_shape) != fit.potential.dim:
             raise ValueError(f"{self.path / _FIT} does not belong to {self.path / _RECORD}; fit again with --overwrite")
-        return fit, standardisation, shape, schedule
+        return fit, standardisation, record.event_shape, record.schedule
 
     def write_samples(self, samples: bytes, picture: bytes | None, arguments: dict[str, Any]) -> list[Path]:
         """Write samples, their record, and their picture if there is one; returns where samples and picture are."""
@@ -193,8 +208,7 @@ class RunFolder:
             written.append(self.path / _SAMPLE_PICTURE)
         return written
 
-    def _read_record(self) -> tuple[tuple[int, ...], str, str]:
-        """Event shape, schedule and command."""
+    def _read_record(self) -> _Record:
         path = self.path / _RECORD
         if not path.is_file():
             raise ValueError(
@@ -202,8 +216,12 @@ class RunFolder:
             )
         try:
             record = json.loads(path.read_text())
-            shape = tuple(int(size) for size in record["data"]["event_shape"])
-            return shape, str(record["arguments"]["schedule"]), str(record["command"])
+            return _Record(
+                command=str(record["command"]),
+                event_shape=tuple(int(size) for size in record["data"]["event_shape"]),
+                schedule=str(record["arguments"]["schedule"]),
+                classes=tuple(record["data"].get("labels") or ()),
+            )
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{path} is damaged ({error!r}); fit again with --overwrite") from error
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import builtins
 import math
 import sys
 
@@ -172,14 +171,7 @@ def test_a_simplex_that_does_not_finish_is_an_error(monkeypatch):
 
 
 def test_a_missing_pot_names_its_extra(monkeypatch):
-    load = builtins.__import__
-
-    def without_pot(name, *arguments, **options):
-        if name == "ot":
-            raise ImportError(name)
-        return load(name, *arguments, **options)
-
-    monkeypatch.setattr(builtins, "__import__", without_pot)
+    monkeypatch.setitem(sys.modules, "ot", None)
     with pytest.raises(MissingExtraError, match=r"POT.*proxflow\[metrics\]"):
         wasserstein(normal(3, 2), normal(3, 2))
 

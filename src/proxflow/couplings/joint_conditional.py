@@ -62,7 +62,6 @@ class JointConditional:
         points: (N, *event), finite, float32 or float64.
         conditions: (N,) or (N, k), finite, of the points' dtype.
         weight: w, in units of the points per unit of the conditions.
-        source: law of the noise; standard normal if None.
 
     Raises:
         ValueError: bad points, conditions or weight, or a potential of others.
@@ -74,18 +73,16 @@ class JointConditional:
         points: Tensor,
         conditions: Tensor,
         weight: float,
-        *,
-        source: Source | None = None,
     ) -> None:
         self.rows = Rows("JointConditional", points, conditions)
-        self.source = self.rows.source_or_normal(source)
         self.weight = weight
-        self._joint = Semidiscrete(potential, _joined(points, conditions, weight))
+        self._joint = Semidiscrete(potential, _joined(self.rows, weight))
         if not isinstance(potential.source, _NoiseAndCondition):
             raise ValueError(
                 "JointConditional: the potential's noise does not hold the conditions of the data; fit it with "
                 "JointConditional.fit"
             )
+        self.source = potential.source.noise
 
     @classmethod
     def fit(
@@ -101,11 +98,11 @@ class JointConditional:
         progress: bool | None = None,
     ) -> Self:
         """Fit the potential; arguments as of ``semidiscrete.fit``."""
-        joined = _joined(points, conditions, weight)
-        noise = Rows("JointConditional", points, conditions).source_or_normal(source)
+        rows = Rows("JointConditional", points, conditions)
+        joined, noise = _joined(rows, weight), rows.source_or_normal(source)
         law = _NoiseAndCondition(noise, Empirical(joined[:, noise.dim :]))
         result = fit(joined, source=law, epsilon=epsilon, tol=tol, seed=seed, progress=progress)
-        return cls(result.potential, points, conditions, weight, source=noise)
+        return cls(result.potential, points, conditions, weight)
 
     @property
     def tensors(self) -> list[Tensor | None]:
@@ -122,14 +119,15 @@ class JointConditional:
         return Pairs(pairs.source, pairs.target, pairs.index, label.reshape(own.shape))
 
 
-def _joined(points: Tensor, conditions: Tensor, weight: float) -> Tensor:
+def _joined(rows: Rows, weight: float) -> Tensor:
     """(N, d + k): flat points and weighted conditions."""
-    rows = Rows("JointConditional", points, conditions)
-    if conditions.dtype != points.dtype or not bool(torch.isfinite(conditions).all()):
+    conditions = rows.labels
+    if conditions is None or conditions.dtype != rows.flat.dtype or not bool(torch.isfinite(conditions).all()):
+        got = "None" if conditions is None else str(conditions.dtype)
         raise ValueError(
-            f"JointConditional: conditions must be finite and of the points' {points.dtype}, got {conditions.dtype}; "
+            f"JointConditional: conditions must be finite and of the points' {rows.flat.dtype}, got {got}; "
             "for classes use couplings.Conditional"
         )
     if not (math.isfinite(weight) and weight > 0):
         raise ValueError(f"JointConditional: weight must be a positive number, got {weight!r}")
-    return torch.cat([rows.flat, weight * conditions.detach().reshape(len(points), -1)], dim=1)
+    return torch.cat([rows.flat, weight * conditions.reshape(len(rows), -1)], dim=1)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from proxflow.couplings.pairs import Pairs
 from proxflow.measures import Gaussian, Source
+from proxflow.points import flat_points
 
 __all__ = ["Rows", "check_count", "check_labels"]
 
@@ -26,15 +27,7 @@ class Rows:
     """
 
     def __init__(self, name: str, points: Tensor, labels: Tensor | None) -> None:
-        if not isinstance(points, Tensor) or points.ndim < 2 or points.numel() == 0:
-            shape = tuple(getattr(points, "shape", ()))
-            raise ValueError(f"{name}: points must be a non-empty (N, *event) tensor, got {type(points)} of {shape}")
-        if points.dtype not in (torch.float32, torch.float64):
-            raise ValueError(f"{name}: points must be float32 or float64, got {points.dtype}; convert them")
-        self.flat = points.detach().reshape(len(points), -1)
-        bad = torch.nonzero(~torch.isfinite(self.flat).all(1))[:, 0]
-        if len(bad):
-            raise ValueError(f"{name}: {len(bad)} rows of points hold NaN or inf, the first: {bad[:5].tolist()}")
+        self.flat = flat_points(name, points)
         check_labels(name, labels, len(points))
         self.name = name
         self.event_shape = tuple(points.shape[1:])

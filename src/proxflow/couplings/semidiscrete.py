@@ -50,8 +50,7 @@ class Semidiscrete:
         self.potential = potential
         self.source = self.rows.source_or_normal(potential.source)
         self.atom_of_row = _atoms_of(self.rows.flat, potential.points)
-        order = self.atom_of_row.argsort(stable=True)
-        self._row_by_atom = order
+        self._row_by_atom = self.atom_of_row.argsort(stable=True)
         self._multiplicity = torch.bincount(self.atom_of_row, minlength=len(potential.points))
         self._first = self._multiplicity.cumsum(0) - self._multiplicity
         self._pool = NoisePool(self._draw, potential, max_draws, max_memory)

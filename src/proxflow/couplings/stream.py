@@ -98,7 +98,7 @@ class PairStream:
         if isinstance(self._coupling, Minibatch):
             pairs = self._cut(self._coupling, number * self._batch_size)
         else:
-            pairs = self._coupling.sample(self._batch_size, generator=self._generator(number))
+            pairs = self._coupling.sample(self._batch_size, generator=generator_of(self._seed, number))
         return rows_of(pairs, self._share)
 
     def _cut(self, coupling: Minibatch, start: int) -> Pairs:
@@ -107,10 +107,7 @@ class PairStream:
         needed = range(start // size, (start + self._batch_size - 1) // size + 1)
         known = self._assignments
         self._assignments = {
-            k: known[k] if k in known else coupling.assign(generator=self._generator(k)) for k in needed
+            k: known[k] if k in known else coupling.assign(generator=generator_of(self._seed, k)) for k in needed
         }
         offset = start - needed.start * size
         return rows_of(joined(list(self._assignments.values())), slice(offset, offset + self._batch_size))
-
-    def _generator(self, number: int) -> torch.Generator:
-        return generator_of(self._seed, number)

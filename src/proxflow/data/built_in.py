@@ -8,8 +8,8 @@ import numpy as np
 
 from proxflow.data.fashion_mnist import read_fashion_mnist
 from proxflow.data.raw import Array, Raw
-from proxflow.data.reading import optional_package
 from proxflow.data.request import Request
+from proxflow.optional import optional_package
 
 __all__ = ["BUILT_IN"]
 
@@ -18,7 +18,7 @@ _Draw = Callable[[int, int], tuple[Array, Array | None]]
 
 
 def _digits(request: Request) -> Raw:
-    bunch = optional_package("sklearn.datasets").load_digits()
+    bunch = optional_package("sklearn.datasets", "data").load_digits()
     return Raw.of(bunch.images, bunch.target)
 
 
@@ -33,7 +33,7 @@ def _synthetic(draw: _Draw) -> Callable[[Request], Raw]:
 
 
 def _moons(n: int, seed: int) -> tuple[Array, Array]:
-    points, labels = optional_package("sklearn.datasets").make_moons(n, noise=0.05, random_state=seed)
+    points, labels = optional_package("sklearn.datasets", "data").make_moons(n, noise=0.05, random_state=seed)
     return points, labels
 
 
@@ -52,11 +52,11 @@ def _circle(n: int, seed: int) -> tuple[Array, None]:
 
 
 def _swissroll(n: int, seed: int) -> tuple[Array, None]:
-    return optional_package("sklearn.datasets").make_swiss_roll(n, noise=0.0, random_state=seed)[0], None
+    return optional_package("sklearn.datasets", "data").make_swiss_roll(n, noise=0.0, random_state=seed)[0], None
 
 
 def _scurve(n: int, seed: int) -> tuple[Array, None]:
-    return optional_package("sklearn.datasets").make_s_curve(n, noise=0.05, random_state=seed)[0], None
+    return optional_package("sklearn.datasets", "data").make_s_curve(n, noise=0.05, random_state=seed)[0], None
 
 
 BUILT_IN: dict[str, Callable[[Request], Raw]] = {

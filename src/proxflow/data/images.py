@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from proxflow.data.raw import Array, Raw
-from proxflow.data.reading import optional_package, reading
+from proxflow.data.reading import reading
+from proxflow.optional import optional_package
 
 __all__ = ["read_images"]
 
@@ -50,7 +51,7 @@ def _stacked(paths: list[Path]) -> Array:
 
 def _read_image(path: Path) -> Array:
     """Pixels in [0, 1], (H, W) grey or (H, W, 3); transparency is dropped."""
-    pillow = optional_package("PIL.Image")
+    pillow = optional_package("PIL.Image", "data")
     with reading(path), pillow.open(path) as image:
         if image.mode.startswith("I;16"):
             return np.asarray(image) / 65535

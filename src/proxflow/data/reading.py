@@ -1,28 +1,14 @@
-"""What readers share: packages that may be missing, and errors that name the file."""
+"""What readers share: errors that name the file."""
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from proxflow.errors import MissingExtraError
 
-__all__ = ["optional_package", "reading"]
-
-
-def optional_package(module: str) -> Any:
-    """Import a module of the extra "data".
-
-    Raises:
-        MissingExtraError: it is not installed.
-    """
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise MissingExtraError(module.partition(".")[0], "data") from error
+__all__ = ["reading"]
 
 
 @contextmanager

@@ -8,16 +8,16 @@ from typing import Any
 import numpy as np
 
 from proxflow.data.raw import Array, Raw
-from proxflow.data.reading import optional_package
 from proxflow.data.request import Request
 from proxflow.data.tables import label_column
+from proxflow.optional import optional_package
 
 __all__ = ["read_h5ad"]
 
 
 def read_h5ad(path: Path, request: Request) -> Raw:
     """``X`` or the entry of ``obsm`` asked for, dense or sparse, and a column of ``obs`` as labels."""
-    cells = optional_package("anndata").read_h5ad(path)
+    cells = optional_package("anndata", "data").read_h5ad(path)
     matrix = _matrix(cells, request.representation)
     if 0 in matrix.shape:
         raise ValueError(f"its matrix of {matrix.shape[0]} cells and {matrix.shape[1]} variables is empty")

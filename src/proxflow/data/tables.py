@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from proxflow.data.raw import Array, Raw
-from proxflow.data.reading import optional_package
 from proxflow.data.request import Request
+from proxflow.optional import optional_package
 
 __all__ = ["label_column", "read_table"]
 
@@ -19,7 +19,7 @@ def read_table(path: Path, request: Request) -> Raw:
     if path.suffix.lower() == ".csv":
         table = _read_csv(path)
     else:
-        table = optional_package("pyarrow.parquet").read_table(path)
+        table = optional_package("pyarrow.parquet", "data").read_table(path)
     labels = None
     name = label_column(table.column_names, request.label)
     if name is not None:
@@ -31,7 +31,7 @@ def read_table(path: Path, request: Request) -> Raw:
 
 def _values(column: Any) -> Array:
     """Its values; of a categorical one, whose own conversion turns a missing value into the last category."""
-    if optional_package("pyarrow").types.is_dictionary(column.type):
+    if optional_package("pyarrow", "data").types.is_dictionary(column.type):
         column = column.cast(column.type.value_type)
     values: Array = column.to_numpy()
     return values
@@ -48,7 +48,7 @@ def label_column(columns: list[str], asked: str | None) -> str | None:
 
 def _read_csv(path: Path) -> Any:
     """A table, with or without a line of column names: a first line of numbers is a row."""
-    csv = optional_package("pyarrow.csv")
+    csv = optional_package("pyarrow.csv", "data")
     table = csv.read_csv(path)
     names = table.column_names
     if names == [str(i) for i in range(len(names))]:
@@ -69,7 +69,7 @@ def _is_number(text: str) -> bool:
 
 
 def _check_columns(table: Any) -> None:
-    types = optional_package("pyarrow").types
+    types = optional_package("pyarrow", "data").types
     kinds = (types.is_integer, types.is_floating, types.is_boolean, types.is_decimal, types.is_null)
     text = [f"{field.name!r} ({field.type})" for field in table.schema if not any(kind(field.type) for kind in kinds)]
     if text:

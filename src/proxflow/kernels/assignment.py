@@ -10,7 +10,8 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from proxflow.errors import ConvergenceWarning, MissingExtraError
+from proxflow.errors import ConvergenceWarning
+from proxflow.optional import optional_package
 
 __all__ = ["least_cost_permutation", "sinkhorn_permutation", "squared_distances"]
 
@@ -55,10 +56,7 @@ def sinkhorn_permutation(x0: Tensor, x1: Tensor, epsilon: float, generator: torc
     Raises:
         MissingExtraError: POT is not installed.
     """
-    try:
-        import ot
-    except ImportError as error:
-        raise MissingExtraError("POT", "metrics") from error
+    ot = optional_package("ot", "metrics", "POT")
     if len(x0) == 0:
         return torch.empty(0, dtype=torch.int64, device=x0.device)
     dtype = torch.promote_types(x0.dtype, torch.float32)

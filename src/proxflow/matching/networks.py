@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from proxflow.errors import MissingExtraError
+from proxflow.optional import optional_package
 
 __all__ = ["MLP", "UNet"]
 
@@ -118,13 +118,9 @@ class UNet(nn.Module):
             raise ValueError(
                 f"UNet: channels must be at least 8 and classes at least 0, got {self.channels}, {classes}"
             )
-        try:
-            from diffusers.models.unets.unet_2d import UNet2DModel
-        except ImportError as error:
-            raise MissingExtraError("diffusers", "images") from error
         planes = self.event_shape[0] if len(self.event_shape) == 3 else 1
         levels = len(self.channels)
-        self.model = UNet2DModel(
+        self.model = optional_package("diffusers.models.unets.unet_2d", "images").UNet2DModel(
             in_channels=planes,
             out_channels=planes,
             layers_per_block=2,

@@ -6,7 +6,7 @@ import dataclasses
 import math
 import os
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +15,7 @@ from torch.optim.swa_utils import AveragedModel
 from proxflow.couplings import Conditional, Coupling, Pairs, PairStream, Semidiscrete
 from proxflow.couplings.pairs import rows_of
 from proxflow.couplings.seeding import generator_of
-from proxflow.errors import ConvergenceError, MissingExtraError
+from proxflow.errors import ConvergenceError
 from proxflow.fingerprint import fingerprint
 from proxflow.matching.breaking import break_pairs
 from proxflow.matching.checkpoint import TrainingState, read_state
@@ -24,6 +24,7 @@ from proxflow.matching.log import TrainLog
 from proxflow.matching.path import PathSample, flow_matching_loss, sample_path
 from proxflow.matching.result import TrainRecord, TrainResult
 from proxflow.matching.times import TimeSampler, Uniform
+from proxflow.optional import optional_package
 from proxflow.schedules import Linear, Schedule
 from proxflow.storage import save
 
@@ -35,7 +36,7 @@ __all__ = ["train"]
 _WARM_UP = 100
 _HELD_OUT = 1024
 _PROBES = 64
-_TIMES, _HELD_OUT_PAIRS, _HELD_OUT_TIMES = 1, 2, 3  # streams of random numbers beside that of the pairs
+_TIMES, _HELD_OUT_PAIRS, _HELD_OUT_TIMES = 1, 2, 3  # two numbers make a stream apart from the pairs' one
 
 
 def train(
@@ -118,12 +119,7 @@ def train(
     run = _Run(network, coupling, reference, settings, accelerator, checkpoint)
     shown = progress if accelerator.is_main_process else False
     log = TrainLog(steps, shown, log_dir if accelerator.is_main_process else None, run.history)
-    stream = PairStream(
-        coupling,
-        batch_size,
-        seed=seed,
-        position=run.step,
-    )
+    stream = PairStream(coupling, batch_size, seed=seed, position=run.step)
     try:
         with deferred_interrupts() as interrupted, stream:
             while run.step < steps and not interrupted():
@@ -356,11 +352,11 @@ def _check(settings: _Settings, network: nn.Module, coupling: Coupling) -> None:
 def _accelerator(mixed_precision: str) -> Accelerator:
     if mixed_precision not in ("no", "bf16", "fp16"):
         raise ValueError(f"train: mixed_precision must be 'no', 'bf16' or 'fp16', got {mixed_precision!r}")
-    try:
-        from accelerate import Accelerator
-    except ImportError as error:
-        raise MissingExtraError("accelerate", "train") from error
-    return Accelerator(mixed_precision=mixed_precision, cpu=not torch.accelerator.is_available())
+    accelerate = optional_package("accelerate", "train")
+    accelerator: Accelerator = accelerate.Accelerator(
+        mixed_precision=mixed_precision, cpu=not torch.accelerator.is_available()
+    )
+    return accelerator
 
 
 def _rate(step: int, steps: int) -> float:
@@ -376,6 +372,6 @@ def _without(pairs: Pairs, dropped: Tensor) -> Pairs:
 
 
 def _moved(pairs: Pairs, device: torch.device) -> Pairs:
-    label: Any = None if pairs.label is None else pairs.label.to(device, non_blocking=True)
+    label = None if pairs.label is None else pairs.label.to(device, non_blocking=True)
     source, target = pairs.source.to(device, non_blocking=True), pairs.target.to(device, non_blocking=True)
     return Pairs(source, target, pairs.index, label)

@@ -11,8 +11,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from proxflow.data.reading import optional_package
 from proxflow.metrics.clouds import check_alike, check_seed, flat_rows, listed
+from proxflow.optional import optional_package
 
 __all__ = ["LabelAccuracy", "label_accuracy"]
 
@@ -80,7 +80,7 @@ class _Classifier:
     def __init__(self, points: _Array, labels: _Array) -> None:
         self._centre = points.mean(0)
         self._spread = float((points - self._centre).std()) or 1.0
-        model = optional_package("sklearn.svm").SVC(C=_PENALTY, gamma=1 / points.shape[1])
+        model = optional_package("sklearn.svm", "data").SVC(C=_PENALTY, gamma=1 / points.shape[1])
         self._model = model.fit(self._framed(points), labels)
 
     def accuracy(self, points: _Array, labels: _Array) -> float:

@@ -11,8 +11,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from proxflow.errors import ConvergenceError, MissingExtraError
+from proxflow.errors import ConvergenceError
 from proxflow.metrics.clouds import Clouds, check_seed, common_frame, distances
+from proxflow.optional import optional_package
 
 __all__ = ["Wasserstein", "wasserstein"]
 
@@ -66,7 +67,7 @@ def wasserstein(
     """
     _check_settings(exact_up_to, projections)
     check_seed("wasserstein", seed)
-    clouds, pot = common_frame("wasserstein", x, y), _pot()
+    clouds, pot = common_frame("wasserstein", x, y), optional_package("ot", "metrics", "POT")
     if clouds.x.shape[1] == 1:
         return _record(clouds, _mean_squared(pot, clouds.x, clouds.y))
     if max(len(x), len(y)) <= exact_up_to:
@@ -78,15 +79,6 @@ def _check_settings(exact_up_to: object, projections: object) -> None:
     for name, value, least in (("exact_up_to", exact_up_to, 0), ("projections", projections, 1)):
         if not isinstance(value, int) or isinstance(value, bool) or value < least:
             raise ValueError(f"wasserstein: {name} must be an integer of at least {least}, got {value!r}")
-
-
-def _pot() -> ModuleType:
-    try:
-        import ot
-    except ImportError as error:
-        raise MissingExtraError("POT", "metrics") from error
-    module: ModuleType = ot
-    return module
 
 
 def _record(clouds: Clouds, squared: float, projections: int = 0) -> Wasserstein:

@@ -11,15 +11,17 @@ import torch
 from torch import Tensor
 
 from proxflow.data import Dataset
-from proxflow.errors import MissingExtraError
 from proxflow.flow import ProximalFlow
-from proxflow.matching.result import TrainResult
+from proxflow.optional import optional_package
+from proxflow.report.wording import counted
 from proxflow.semidiscrete import Fit
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.axis import Axis
     from matplotlib.figure import Figure
+
+    from proxflow.matching import TrainResult
 
 __all__ = [
     "convergence",
@@ -177,7 +179,7 @@ def sample_clouds(steps: Sequence[int], samples: Tensor, dataset: Dataset) -> by
         axes.scatter(seen[:, 0], seen[:, 1], s=2, color=_ACCENT, alpha=0.5)
         axes.set(xticks=[], yticks=[])
         axes.set_aspect("equal", adjustable="datalim")
-        axes.set_title(f"{k} step{'s' if k > 1 else ''}", fontsize=9)
+        axes.set_title(counted(k, "step"), fontsize=9)
     return _png(figure)
 
 
@@ -257,11 +259,9 @@ def _plain_ticks(axis: Axis, show: Callable[[float], str]) -> None:
 
 
 def _figure(width: float, height: float) -> Figure:
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise MissingExtraError("matplotlib", "report") from error
-    return Figure(figsize=(width, height), layout="constrained", dpi=130)
+    matplotlib_figure = optional_package("matplotlib.figure", "report")
+    figure: Figure = matplotlib_figure.Figure(figsize=(width, height), layout="constrained", dpi=130)
+    return figure
 
 
 def _png(figure: Figure) -> bytes:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import proxflow
-from proxflow.errors import MissingExtraError
+from proxflow.optional import optional_package
 
 __all__ = ["Picture", "Row", "picture", "render"]
 
@@ -81,12 +81,9 @@ def render(
     Raises:
         MissingExtraError: jinja2 is not installed.
     """
-    try:
-        import jinja2
-    except ImportError as error:
-        raise MissingExtraError("jinja2", "report") from error
+    jinja2 = optional_package("jinja2", "report")
     template = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(_TEMPLATE)
-    return template.render(
+    page: str = template.render(
         name=name,
         title=title,
         good=good,
@@ -97,3 +94,4 @@ def render(
         pictures=pictures,
         version=proxflow.__version__,
     )
+    return page

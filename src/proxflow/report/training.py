@@ -16,6 +16,7 @@ from proxflow.metrics import energy_distance
 from proxflow.report import figures
 from proxflow.report.certificate import origin
 from proxflow.report.template import Picture, Row, picture, render
+from proxflow.report.wording import counted
 from proxflow.sampling import integrate
 from proxflow.schedules import Schedule
 
@@ -61,7 +62,7 @@ def render_training_page(
     last = result.history[-1]
     done = "Training finished" if result.finished else "Training was stopped"
     quality = ", ".join(
-        f"{value:.3g} at {k} step{'s' if k > 1 else ''}"
+        f"{value:.3g} at {counted(k, 'step')}"
         for k, value in zip(comparison.steps, comparison.energy_distance, strict=True)
     )
     return render(
@@ -119,7 +120,7 @@ def _pictures(result: TrainResult, comparison: StepComparison, dataset: Dataset)
         grid = figures.image_grid(
             dataset.standardisation.undo(rows),
             len(comparison.steps),
-            [f"{k} step{'s' if k > 1 else ''}" for k in comparison.steps],
+            [counted(k, "step") for k in comparison.steps],
             limits=(float(data.min()), float(data.max())),
         )
         caption = "A row is one noise point: from left to right, the image that it becomes in more and more steps."

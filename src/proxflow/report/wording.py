@@ -13,6 +13,7 @@ __all__ = [
     "chi2_in_words",
     "convergence_caption",
     "cost_in_words",
+    "counted",
     "image_caption",
     "is_exact",
     "method_in_words",
@@ -29,6 +30,11 @@ _METHODS = {
     "damped Newton": "damped Newton; the shares of noise are computed exactly",
     "averaged gradient": "averaged stochastic gradient; the shares of noise are measured on random draws",
 }
+
+
+def counted(number: int, noun: str) -> str:
+    """A number and a noun, in the plural unless it is one: "1 step", "8 steps"."""
+    return f"{number} {noun}{'s' if number > 1 else ''}"
 
 
 def is_exact(fit: Fit) -> bool:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from proxflow.points import flat_points
+
 __all__ = ["Atoms", "gather_atoms"]
 
 
@@ -26,7 +28,7 @@ def gather_atoms(points: Tensor, weights: Tensor | None) -> Atoms:
         ValueError: points are empty, 1-D, not floating point or not finite; weights have the wrong length, are
             negative, not finite, zero on a whole atom, or all zero.
     """
-    flat = _checked_points(points)
+    flat = flat_points("fit", points)
     mass = _checked_weights(weights, flat)
     distinct, atom_of_row = torch.unique(flat, dim=0, return_inverse=True)
     total = torch.zeros(len(distinct), dtype=torch.float64, device=flat.device).index_add_(0, atom_of_row, mass)
@@ -35,18 +37,6 @@ def gather_atoms(points: Tensor, weights: Tensor | None) -> Atoms:
         rows = torch.nonzero(torch.isin(atom_of_row, empty))[:, 0]
         raise ValueError(f"fit: {len(rows)} rows have weight zero, the first: {rows[:5].tolist()}; leave them out")
     return Atoms(distinct, total / total.sum(), atom_of_row)
-
-
-def _checked_points(points: Tensor) -> Tensor:
-    if points.ndim < 2 or points.numel() == 0:
-        raise ValueError(f"fit: points must be a non-empty (N, d) or (N, *event) tensor, got {tuple(points.shape)}")
-    if points.dtype not in (torch.float32, torch.float64):
-        raise ValueError(f"fit: points must be float32 or float64, got {points.dtype}; convert them")
-    flat = points.detach().reshape(len(points), -1)
-    bad = torch.nonzero(~torch.isfinite(flat).all(1))[:, 0]
-    if len(bad):
-        raise ValueError(f"fit: {len(bad)} rows of points hold NaN or inf, the first: {bad[:5].tolist()}; drop them")
-    return flat
 
 
 def _checked_weights(weights: Tensor | None, points: Tensor) -> Tensor:
