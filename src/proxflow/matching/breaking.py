@@ -2,8 +2,10 @@
 
 The points x_t of an optimal coupling lie on the trajectories of its flow alone, and near t = 1 these are close to the
 data. A network's own trajectories leave them a little, and it was never trained there. Independent pairs pass
-everywhere, and close to t = 1 they ask for the same velocity near the data. So a pair is broken with a probability that
-grows with t: early on the field is that of the coupling, which decides where noise goes; late it also leads back.
+everywhere, and in high dimension they ask for the same velocity where x_t is near one data point and far from the
+others. So a pair is broken with a probability that grows with t: early on the field is that of the coupling, which
+decides where noise goes; late it also leads back. In few dimensions broken pairs cross the trajectories of the flow at
+every t, and pull the field off it: there all pairs should be kept.
 """
 
 from __future__ import annotations

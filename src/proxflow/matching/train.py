@@ -79,9 +79,9 @@ def train(
         weight_decay: of AdamW.
         schedule: of the path; Linear if None.
         times: law of t; ``Uniform`` if None.
-        breaking: a pair used at time t is broken with probability t**breaking (see ``break_pairs``): few-step samples
-            stay those of the coupling, and many-step ones get closer to the data. None keeps all pairs, which is
-            OT-CFM as published.
+        breaking: a pair used at time t is broken with probability t**breaking (see ``break_pairs``): on images,
+            few-step samples stay those of the coupling, and many-step ones get closer to the data. In few dimensions it
+            does harm. None keeps all pairs, which is OT-CFM as published.
         label_dropout: share of whole-number labels that are left out, for classifier-free guidance.
         ema_decay: of the exponential moving average of the parameters, below 1, reached from 0 in the first steps: at
             step k at most (1 + k) / (10 + k). 0 keeps the last parameters.
