@@ -13,6 +13,8 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from proxflow.points import flat_points, point_weights
+
 __all__ = ["Empirical", "Gaussian", "Source", "Uniform"]
 
 _DENSITY_NUMBERS = 1 << 22  # entries of one block of distances
@@ -168,22 +170,11 @@ class Empirical:
     """
 
     def __init__(self, points: Tensor, weights: Tensor | None = None, bandwidth: float = 0.0) -> None:
-        if points.ndim < 2 or points.numel() == 0 or points.dtype not in (torch.float32, torch.float64):
-            raise ValueError(
-                "Empirical: points must be a non-empty (n, *event) tensor of float32 or float64, "
-                f"got {tuple(points.shape)} of {points.dtype}"
-            )
-        if not bool(torch.isfinite(points).all()):
-            raise ValueError("Empirical: points must be finite; drop the rows that are not")
-        if weights is None:
-            weights = torch.ones(len(points), dtype=torch.float64, device=points.device)
-        usable = weights.shape == (len(points),) and bool((torch.isfinite(weights) & (weights >= 0)).all())
-        if not (usable and bool(weights.sum() > 0)):
-            raise ValueError(f"Empirical: weights must be ({len(points)},), finite, not negative and not all zero")
+        flat = flat_points("Empirical", points)
         if not (math.isfinite(bandwidth) and bandwidth >= 0):
             raise ValueError(f"Empirical: the bandwidth must be a number of at least 0, got {bandwidth!r}")
-        self.points = points.detach().reshape(len(points), -1)
-        self.weights = weights.detach().double() / weights.sum().double()
+        self.points = flat
+        self.weights = point_weights("Empirical", weights, flat)
         self.bandwidth = float(bandwidth)
 
     @property
