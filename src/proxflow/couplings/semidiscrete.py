@@ -97,6 +97,8 @@ class Semidiscrete:
 
     def _row_of(self, atom: Tensor, generator: torch.Generator | None) -> Tensor:
         """A row of each atom, at random where there are several."""
+        if len(self.rows) == len(self._multiplicity):
+            return self._row_by_atom[atom]
         drawn_on = atom.device if generator is None else generator.device
         uniform = torch.rand(len(atom), generator=generator, dtype=torch.float64, device=drawn_on).to(atom.device)
         copies = self._multiplicity[atom]

@@ -14,7 +14,7 @@ from torch import Tensor
 
 __all__ = ["Maximum", "max_inner_product"]
 
-_BLOCK_BYTES = 1 << 20  # one score block: within a core's L2 cache
+_BLOCK_BYTES = 1 << 21  # one score block: it stays in a cache near the core
 _MIN_ROWS = 128  # fewer rows than this leave the matrix product inefficient
 
 
