@@ -70,7 +70,7 @@ def results(row: str, seed: int, train_steps: int, points: int, generated: int) 
         coupling_of(row, train, seed),
         steps=train_steps,
         batch_size=BATCH,
-        breaking=None if published else 2.0,
+        breaking=None if published else pf.matching.Breaking(),
         seed=seed,
         progress=False,
     )

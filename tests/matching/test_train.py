@@ -214,7 +214,7 @@ def test_labels_are_dropped_as_often_as_asked() -> None:
         ({"learning_rate": math.nan}, "learning_rate"),
         ({"ema_decay": 1.0}, "ema_decay"),
         ({"label_dropout": -0.1}, "label_dropout"),
-        ({"breaking": -1.0}, "breaking"),
+        ({"breaking": 2.0}, "matching.Breaking"),
         ({"weight_decay": -1.0}, "weight_decay"),
         ({"gradient_clip": 0.0}, "gradient_clip"),
         ({"mixed_precision": "fp8"}, "mixed_precision"),

@@ -1,6 +1,6 @@
 """Training velocity networks on couplings."""
 
-from proxflow.matching.breaking import break_pairs
+from proxflow.matching.breaking import Breaking, BreakingLaw, break_pairs, breaking_law
 from proxflow.matching.guidance import field_of
 from proxflow.matching.networks import MLP, UNet
 from proxflow.matching.path import Network, PathSample, flow_matching_loss, sample_path
@@ -10,6 +10,8 @@ from proxflow.matching.train import train
 
 __all__ = [
     "MLP",
+    "Breaking",
+    "BreakingLaw",
     "LogitNormal",
     "Network",
     "PathSample",
@@ -19,6 +21,7 @@ __all__ = [
     "UNet",
     "Uniform",
     "break_pairs",
+    "breaking_law",
     "field_of",
     "flow_matching_loss",
     "sample_path",

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from proxflow.matching.breaking import BreakingLaw
+
 __all__ = ["TrainRecord", "TrainResult"]
 
 
@@ -40,6 +42,7 @@ class TrainResult:
         finished: whether all steps were made.
         seconds: wall time, that of interrupted runs included.
         seed: of the run.
+        breaking: how often pairs were broken; None where none was.
     """
 
     network: nn.Module
@@ -49,3 +52,4 @@ class TrainResult:
     finished: bool
     seconds: float
     seed: int
+    breaking: BreakingLaw | None

@@ -17,7 +17,7 @@ from proxflow.couplings.pairs import rows_of
 from proxflow.couplings.seeding import generator_of
 from proxflow.errors import ConvergenceError
 from proxflow.fingerprint import fingerprint
-from proxflow.matching.breaking import break_pairs
+from proxflow.matching.breaking import Breaking, break_pairs, breaking_law
 from proxflow.matching.checkpoint import TrainingState, read_state
 from proxflow.matching.interruption import deferred_interrupts
 from proxflow.matching.log import TrainLog
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 __all__ = ["train"]
 
+_BREAKING = Breaking()
 _WARM_UP = 100
 _HELD_OUT = 1024
 _PROBES = 64
@@ -49,7 +50,7 @@ def train(
     weight_decay: float = 0.0,
     schedule: Schedule | None = None,
     times: TimeSampler | None = None,
-    breaking: float | None = 2.0,
+    breaking: Breaking | None = _BREAKING,
     label_dropout: float = 0.1,
     ema_decay: float = 0.999,
     gradient_clip: float = 1.0,
@@ -79,9 +80,9 @@ def train(
         weight_decay: of AdamW.
         schedule: of the path; Linear if None.
         times: law of t; ``Uniform`` if None.
-        breaking: a pair used at time t is broken with probability t**breaking (see ``break_pairs``): on images,
-            few-step samples stay those of the coupling, and many-step ones get closer to the data. In few dimensions it
-            does harm. None keeps all pairs, which is OT-CFM as published.
+        breaking: pairs are broken late on their paths, as often as leaves the coupling's field as it is (see
+            ``Breaking``): on images, few-step samples stay those of the coupling, and many-step ones get closer to the
+            data. None keeps all pairs, which is OT-CFM as published.
         label_dropout: share of whole-number labels that are left out, for classifier-free guidance.
         ema_decay: of the exponential moving average of the parameters, below 1, reached from 0 in the first steps: at
             step k at most (1 + k) / (10 + k). 0 keeps the last parameters.
@@ -145,7 +146,7 @@ class _Settings:
     weight_decay: float
     schedule: Schedule
     times: TimeSampler
-    breaking: float | None
+    breaking: Breaking | None
     label_dropout: float
     ema_decay: float
     gradient_clip: float
@@ -192,6 +193,11 @@ class _Run:
         self.network, self.optimiser = accelerator.prepare(network, optimiser)
         self._loss_sum = torch.zeros((), device=accelerator.device)
         self._last_loss: Tensor | None = None
+        self._breaking = (
+            None
+            if settings.breaking is None
+            else breaking_law(coupling, settings.breaking, settings.schedule, seed=settings.seed)
+        )
         self._held_out = None if reference is None else self._held_out_path(reference)
         state = None if checkpoint is None else read_state(checkpoint, self._mark)
         if state is not None:
@@ -260,6 +266,7 @@ class _Run:
             finished=self.step == self.settings.steps,
             seconds=self.seconds,
             seed=self.settings.seed,
+            breaking=self._breaking,
         )
 
     # ---------------------------------------------------------------- inside
@@ -285,8 +292,8 @@ class _Run:
         generator = generator_of(settings.seed, _TIMES, self.step)
         t = settings.times.sample(settings.batch_size, generator=generator)
         dropped = torch.rand(settings.batch_size, generator=generator) < settings.label_dropout
-        if settings.breaking is not None:
-            pairs = break_pairs(pairs, t, settings.breaking, generator)
+        if self._breaking is not None:
+            pairs = break_pairs(pairs, self._breaking(t), generator)
         own = rows_of(_without(pairs, dropped), share)
         return sample_path(_moved(own, self.accelerator.device), t[share], settings.schedule)
 
@@ -333,8 +340,8 @@ def _check(settings: _Settings, network: nn.Module, coupling: Coupling) -> None:
     for name in ("label_dropout", "ema_decay"):
         if not 0 <= getattr(settings, name) < 1:
             raise ValueError(f"train: {name} must be in [0, 1), got {getattr(settings, name)!r}")
-    if settings.breaking is not None and not settings.breaking >= 0:
-        raise ValueError(f"train: breaking must not be negative, or None, got {settings.breaking!r}")
+    if not isinstance(settings.breaking, Breaking | None):
+        raise ValueError(f"train: breaking must be a matching.Breaking or None, got {settings.breaking!r}")
     if not settings.weight_decay >= 0:
         raise ValueError(f"train: weight_decay must not be negative, got {settings.weight_decay!r}")
     if settings.batch_size % settings.processes:
