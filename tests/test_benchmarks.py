@@ -42,3 +42,15 @@ def test_semidiscrete() -> None:
     assert "chi2 M/N" in output
     assert "proxflow, certificate included" in output
     assert "OTT" in output
+
+
+def test_minibatch_rates() -> None:
+    output = printed_by("minibatch_rates.py")
+    assert "bias C_n - W2^2" in output
+    assert "excess ~ n^-" in output
+
+
+def test_excess_and_quality() -> None:
+    output = printed_by("excess_and_quality.py")
+    assert "rank correlation" in output
+    assert output.count("batches of") == 2

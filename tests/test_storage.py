@@ -478,3 +478,19 @@ def test_dictionaries_keep_their_keys(tmp_path):
     assert list(again) == ["step", 0, "none"]
     assert torch.equal(again[0]["mean"], state[0]["mean"])
     assert again[0]["betas"] == (0.9, 0.999)
+
+
+def test_a_study_of_batch_sizes_comes_back(tmp_path):
+    fitted = pf.semidiscrete.fit(atoms(20, 2, f64))
+    study = pf.analysis.minibatch_convergence(fitted, [1, 2, 4], relative_error=0.5, kept_pairs=32, progress=False)
+    same(study, returned(study, tmp_path))
+
+
+def test_a_terminal_spectrum_comes_back(tmp_path):
+    spectrum = pf.analysis.terminal_spectrum(pf.ProximalFlow(pf.potentials.Ball(3)), atoms(4, 3), [0.5, 0.9])
+    same(spectrum, returned(spectrum, tmp_path))
+
+
+def test_an_independent_field_comes_back(tmp_path):
+    field = pf.IndependentField(atoms(20, 2), torch.arange(1.0, 21.0), SCHEDULES[-1], blurred_rows())
+    same(field, returned(field, tmp_path))

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from proxflow import (
+        analysis,
         couplings,
         data,
         matching,
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     )
     from proxflow.errors import ConvergenceError, ConvergenceWarning
     from proxflow.flow import ProximalFlow
+    from proxflow.independent_field import IndependentField
     from proxflow.results import ProxResult, Status
     from proxflow.storage import load, save
 
@@ -32,9 +34,11 @@ __version__ = "0.1.0"
 __all__ = [
     "ConvergenceError",
     "ConvergenceWarning",
+    "IndependentField",
     "ProxResult",
     "ProximalFlow",
     "Status",
+    "analysis",
     "couplings",
     "data",
     "load",
@@ -52,6 +56,7 @@ __all__ = [
 _HOME = {
     "ConvergenceError": "errors",
     "ConvergenceWarning": "errors",
+    "IndependentField": "independent_field",
     "ProxResult": "results",
     "ProximalFlow": "flow",
     "Status": "results",

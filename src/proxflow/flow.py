@@ -8,12 +8,13 @@ import math
 import torch
 from torch import Tensor, nn
 
+from proxflow.independent_field import IndependentField
 from proxflow.kernels.guard import require_converged
 from proxflow.potentials.base import Potential
 from proxflow.results import ProxResult, Status
 from proxflow.schedules import Linear, Schedule
 
-__all__ = ["ProximalFlow"]
+__all__ = ["IndependentField", "ProximalFlow"]
 
 
 class ProximalFlow(nn.Module):

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["Maximum", "max_inner_product"]
+__all__ = ["Maximum", "max_inner_product", "row_argmax"]
 
 _BLOCK_BYTES = 1 << 21  # one score block: it stays in a cache near the core
 _MIN_ROWS = 128  # fewer rows than this leave the matrix product inefficient
@@ -32,7 +32,8 @@ def _block_shape(rows: int, columns: int, itemsize: int, device: torch.device) -
     return block_rows, min(columns, max(1, 4 * budget // block_rows))
 
 
-def _row_argmax(scores: Tensor) -> Tensor:
+def row_argmax(scores: Tensor) -> Tensor:
+    """Place of the largest entry of each row, (B,) int64; on the CPU numpy's search is the quick one."""
     if scores.device.type == "cpu":
         return torch.from_numpy(scores.numpy().argmax(axis=1))
     return scores.argmax(dim=1)
@@ -62,7 +63,7 @@ def max_inner_product(queries: Tensor, keys: Tensor) -> Maximum:
             chunk = keys[left : left + width]
             scores = buffer[: count * len(chunk)].view(count, len(chunk))
             torch.mm(queries[block], chunk.T, out=scores)
-            local = _row_argmax(scores)
+            local = row_argmax(scores)
             best = scores.gather(1, local[:, None])[:, 0]
             if left == 0:
                 value[block], index[block] = best, local

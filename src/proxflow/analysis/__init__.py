@@ -1,0 +1,48 @@
+"""What the theory promises, measured: minibatch excess, terminal spectra, local dimension, second epi-derivatives."""
+
+from proxflow.analysis.convergence_rate import Rate, WantedSize
+from proxflow.analysis.data_dimension import DataDimension, data_dimension
+from proxflow.analysis.dimension import LocalDimension, local_dimension
+from proxflow.analysis.epiderivative import (
+    EpiCheck,
+    EpiQuotients,
+    check_second_epi_derivative,
+    directional_prox,
+    second_epi_quotients,
+)
+from proxflow.analysis.hypotheses import TerminalHypotheses, Verdict, check_terminal_hypotheses
+from proxflow.analysis.lyapunov import LyapunovExponents, lyapunov_exponents
+from proxflow.analysis.minibatch import minibatch_convergence
+from proxflow.analysis.minibatch_result import MinibatchConvergence, VelocityError
+from proxflow.analysis.scale_law import ScaleSpectrum, local_scale, scale_law, scale_spectrum
+from proxflow.analysis.terminal import TangentSplitting, TerminalSpectrum, tangent_splitting, terminal_spectrum
+
+__all__ = [
+    "DataDimension",
+    "EpiCheck",
+    "EpiQuotients",
+    "LocalDimension",
+    "LyapunovExponents",
+    "MinibatchConvergence",
+    "Rate",
+    "ScaleSpectrum",
+    "TangentSplitting",
+    "TerminalHypotheses",
+    "TerminalSpectrum",
+    "VelocityError",
+    "Verdict",
+    "WantedSize",
+    "check_second_epi_derivative",
+    "check_terminal_hypotheses",
+    "data_dimension",
+    "directional_prox",
+    "local_dimension",
+    "local_scale",
+    "lyapunov_exponents",
+    "minibatch_convergence",
+    "scale_law",
+    "scale_spectrum",
+    "second_epi_quotients",
+    "tangent_splitting",
+    "terminal_spectrum",
+]

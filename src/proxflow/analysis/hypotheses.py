@@ -1,0 +1,218 @@
+"""Which hypotheses of terminal normal hyperbolicity hold at a point: verified, assumed or failed (THEORY section 6).
+
+The subdifferential is explored through its projection: the multiplier of prox_{r psi}(y + r v) tends to the projection
+of v on dpsi(y) as r -> 0.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from proxflow.analysis.epiderivative import EpiCheck, check_second_epi_derivative
+from proxflow.potentials import Ball, Discrete, Ellipsoid, Potential, Product, Quadratic
+from proxflow.potentials.calculus import Rotated, Scaled
+
+__all__ = ["TerminalHypotheses", "Verdict", "check_terminal_hypotheses"]
+
+_REACH = 1e-4  # how far from u the subdifferential is explored, relative to 1 + |u|
+_PROX_STEP = 1e-9  # relative to (1 + |y|) / (1 + |u|)
+_TOLERANCE = 0.05  # relative to that reach
+_DERIVATIVE_TOLERANCE = 1e-4  # on derivatives of the prox, which lie in [0, 1]
+
+
+class Verdict(enum.IntEnum):
+    """What is known of a hypothesis at a point."""
+
+    failed = 0
+    assumed = 1
+    verified = 2
+
+
+@dataclass(frozen=True)
+class TerminalHypotheses:
+    """Verdicts, (B,) int64 of ``Verdict``, on the hypotheses of the theorem at (y, u); verified means numerically.
+
+    Attributes:
+        affine_hull: the affine hull of dpsi(y) has dimension d - m. Assumed, with m = d - ``affine_dimension``, if m
+            was not given.
+        relative_interior: u is in the relative interior of dpsi(y), at least by 1e-4 (1 + |u|).
+        quadratic_form: d2psi(y|u) is a quadratic form on a subspace, and the one that the potential claims. Assumed
+            where difference quotients have not converged.
+        finite_on_tangent: that subspace is the tangent space, or has its dimension m if no tangent space was given.
+        smooth_support: the support is a C^2 manifold around y. Verified for potentials that are known to have one,
+            else assumed.
+        affine_dimension: measured dimension of the affine hull of dpsi(y), (B,) int64.
+        subspace_dimension: measured dimension of the subspace, (B,) int64.
+        manifold_dimension: m, (B,) int64, given or inferred.
+        epi: the difference quotients behind it.
+    """
+
+    affine_hull: Tensor
+    relative_interior: Tensor
+    quadratic_form: Tensor
+    finite_on_tangent: Tensor
+    smooth_support: Tensor
+    affine_dimension: Tensor
+    subspace_dimension: Tensor
+    manifold_dimension: Tensor
+    epi: EpiCheck
+
+    @property
+    def holds(self) -> Tensor:
+        """Whether no hypothesis failed, (B,) bool: the theorem then applies, given what is assumed."""
+        return self._verdicts().amin(1) > int(Verdict.failed)
+
+    def describe(self, row: int = 0) -> str:
+        """The verdicts of one row, one line each."""
+        names = ("affine hull", "relative interior", "quadratic form", "finite on tangent", "smooth support")
+        verdicts = self._verdicts()[row].tolist()
+        return "\n".join(f"{name}: {Verdict(verdict).name}" for name, verdict in zip(names, verdicts, strict=True))
+
+    def _verdicts(self) -> Tensor:
+        parts = (self.affine_hull, self.relative_interior, self.quadratic_form, self.finite_on_tangent)
+        return torch.stack([*parts, self.smooth_support], 1)
+
+
+def check_terminal_hypotheses(
+    potential: Potential,
+    u: Tensor,
+    y: Tensor | None = None,
+    *,
+    manifold_dimension: int | None = None,
+    tangent: Tensor | None = None,
+    seed: int = 0,
+) -> TerminalHypotheses:
+    """Check, at source points u, what makes normal directions contract at rate -1 and tangent ones stay.
+
+    Costs about 8 d + 16 proxes per row.
+
+    Args:
+        potential: any.
+        u: (B, d) float64 source points.
+        y: (B, d) with u in dpsi(y); grad phi(u) if None. Give it where phi has a kink at u.
+        manifold_dimension: m, if it is known.
+        tangent: (B, d, m), the tangent space of the support at y, if it is known.
+        seed: of random directions.
+
+    Raises:
+        ValueError: bad shapes, float32, u not in dpsi(y), or a dimension that contradicts the tangent space.
+    """
+    potential.check(u, "u")
+    if u.dtype != torch.float64:
+        raise ValueError(f"check_terminal_hypotheses: u must be float64, got {u.dtype}")
+    u = u.detach()
+    y = potential.brenier_map(u).detach() if y is None else y.detach()
+    potential.check(y, "y")
+    given = _given_dimension(u, manifold_dimension, tangent)
+    reach = _REACH * (1 + torch.linalg.vector_norm(u, dim=1, keepdim=True))
+    outside = _distance(_projected(potential, y, u), u) > _TOLERANCE * reach[:, 0]
+    if bool(outside.any()):
+        rows = torch.nonzero(outside)[:, 0]
+        raise ValueError(
+            f"check_terminal_hypotheses: u is not in dpsi(y) in {len(rows)} rows, first {rows[:5].tolist()}"
+        )
+    steps = _explored(potential, y, u, reach, seed)
+    sizes = torch.linalg.svdvals(steps)
+    affine_dimension = (sizes > _TOLERANCE * reach).sum(1)
+    epi = check_second_epi_derivative(potential, y, u, seed=seed)
+    m = u.shape[1] - affine_dimension if given is None else torch.full_like(affine_dimension, given)
+    fits = affine_dimension == u.shape[1] - m
+    return TerminalHypotheses(
+        affine_hull=_verdict(fits, torch.full_like(fits, given is not None)),
+        relative_interior=_verdict(_reflects(potential, y, u, steps, reach)),
+        quadratic_form=_verdict(*_is_claimed_form(epi)),
+        finite_on_tangent=_verdict(_finite_on_tangent(epi, m, tangent)),
+        smooth_support=_verdict(torch.ones_like(fits), torch.full_like(fits, _known_smooth(potential))),
+        affine_dimension=affine_dimension,
+        subspace_dimension=epi.subspace_dimension,
+        manifold_dimension=m,
+        epi=epi,
+    )
+
+
+def _given_dimension(u: Tensor, m: int | None, tangent: Tensor | None) -> int | None:
+    if tangent is not None:
+        if tangent.ndim != 3 or tangent.shape[:2] != u.shape:
+            raise ValueError(
+                f"check_terminal_hypotheses: tangent must be {(*u.shape, 'm')}, got {tuple(tangent.shape)}"
+            )
+        if m is not None and m != tangent.shape[2]:
+            raise ValueError(
+                f"check_terminal_hypotheses: manifold_dimension is {m}, the tangent space has {tangent.shape[2]}"
+            )
+        return tangent.shape[2]
+    if m is not None and not 0 <= m <= u.shape[1]:
+        raise ValueError(f"check_terminal_hypotheses: manifold_dimension must be in [0, {u.shape[1]}], got {m}")
+    return m
+
+
+def _projected(potential: Potential, y: Tensor, v: Tensor) -> Tensor:
+    """Projection of v on dpsi(y), (B, d)."""
+    size_y, size_v = torch.linalg.vector_norm(y, dim=1), torch.linalg.vector_norm(v, dim=1)
+    step = _PROX_STEP * (1 + size_y) / (1 + size_v)
+    return potential.prox(y + step[:, None] * v, step).multiplier.detach()
+
+
+def _explored(potential: Potential, y: Tensor, u: Tensor, reach: Tensor, seed: int) -> Tensor:
+    """Steps (B, 2 d, d) from u to the projections on dpsi(y) of points around it, in all directions of a frame."""
+    generator = torch.Generator().manual_seed(seed)
+    dim = u.shape[1]
+    frame = torch.linalg.qr(torch.randn(dim, dim, generator=generator, dtype=u.dtype))[0].to(u.device)
+    around = u[:, None, :] + reach[:, :, None] * torch.cat([frame, -frame])
+    return _projected_each(potential, y, around) - u[:, None, :]
+
+
+def _projected_each(potential: Potential, y: Tensor, v: Tensor) -> Tensor:
+    """Projections on dpsi(y) of several points (B, n, d) per row."""
+    count = v.shape[1]
+    return _projected(potential, y.repeat_interleave(count, 0), v.reshape(-1, v.shape[2])).reshape(v.shape)
+
+
+def _reflects(potential: Potential, y: Tensor, u: Tensor, steps: Tensor, reach: Tensor) -> Tensor:
+    """Whether u - e stays in dpsi(y) for all explored u + e in it: u is in the relative interior (Rockafellar 6.4)."""
+    opposite = u[:, None, :] - steps
+    off = torch.linalg.vector_norm(_projected_each(potential, y, opposite) - opposite, dim=2).amax(1)
+    inside: Tensor = off <= _TOLERANCE * reach[:, 0]
+    return inside
+
+
+def _is_claimed_form(epi: EpiCheck) -> tuple[Tensor, Tensor]:
+    """Whether quotients agree with the claimed form (or have not converged), and whether that is certain."""
+    settled = epi.drift <= 16 * _DERIVATIVE_TOLERANCE
+    agrees = (epi.nonlinearity <= _DERIVATIVE_TOLERANCE) & (epi.error <= _DERIVATIVE_TOLERANCE)
+    return agrees | ~settled, settled
+
+
+def _finite_on_tangent(epi: EpiCheck, m: Tensor, tangent: Tensor | None) -> Tensor:
+    same = epi.subspace_dimension == m
+    if tangent is None:
+        return same
+    frame = torch.linalg.qr(tangent.to(epi.subspace))[0]
+    off = epi.subspace - frame @ (frame.mT @ epi.subspace)
+    aligned: Tensor = torch.linalg.matrix_norm(off) <= _DERIVATIVE_TOLERANCE**0.5
+    return same & aligned
+
+
+def _known_smooth(potential: Potential) -> bool:
+    """Spheres, ellipsoids, affine subspaces, points, and what the calculus makes of them."""
+    if isinstance(potential, Product):
+        return all(_known_smooth(factor) for factor in potential.blocks)
+    if isinstance(potential, Rotated | Scaled):
+        return _known_smooth(potential.potential)
+    return isinstance(potential, Ball | Ellipsoid | Quadratic | Discrete)
+
+
+def _verdict(holds: Tensor, certain: Tensor | None = None) -> Tensor:
+    """failed where it does not hold; else verified where certain, assumed elsewhere."""
+    certain = torch.ones_like(holds) if certain is None else certain
+    positive = torch.where(certain, int(Verdict.verified), int(Verdict.assumed))
+    return torch.where(holds, positive, int(Verdict.failed))
+
+
+def _distance(a: Tensor, b: Tensor) -> Tensor:
+    distance: Tensor = torch.linalg.vector_norm(a - b, dim=1)
+    return distance
