@@ -39,6 +39,7 @@ class TorchCFM:
 
     def __init__(self, points: Tensor, plans: OTPlanSampler | None) -> None:
         self.points, self.plans = points, plans
+        self.source = pf.measures.Gaussian(points.shape[1])  # known, so that pairs can be broken
 
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> pf.couplings.Pairs:
         """n pairs; the index is not known, since torchcfm does not give it."""

@@ -54,3 +54,15 @@ def test_excess_and_quality() -> None:
     output = printed_by("excess_and_quality.py")
     assert "rank correlation" in output
     assert output.count("batches of") == 2
+
+
+def test_terminal_figures() -> None:
+    output = printed_by("terminal_figures.py")
+    assert output.count("normal ") >= 6
+    assert "extreme eigenvalues" in output
+
+
+def test_local_dimension() -> None:
+    output = printed_by("local_dimension.py")
+    assert "sphere S^16 in R^64" in output
+    assert "dimension against scale" in output

@@ -7,15 +7,18 @@ import math
 import shlex
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 if TYPE_CHECKING:
+    import torch
     from torch import Generator, Tensor
 
+    from proxflow.analysis import MinibatchConvergence, TerminalStudy
     from proxflow.couplings import Coupling
     from proxflow.data import Dataset, Standardisation
     from proxflow.matching import MLP, TrainResult, UNet
@@ -33,6 +36,7 @@ app = typer.Typer(
 _SCHEDULES = ("linear", "cosine")
 _COUPLINGS = ("semidiscrete", "minibatch", "independent")
 _NETWORKS = ("mlp", "unet")
+_SOLVERS = ("exact", "sinkhorn")
 _NETWORK_STEPS = 8
 _LOOKS = 12  # at least, at a training run
 _INTERRUPTED = 130
@@ -105,10 +109,7 @@ def fit(
     folder, dataset = _claimed(
         out, "", data, points, seed, label, representation, data_dir, overwrite=overwrite, resume=resume
     )
-    if points is None and dataset.n > _MANY_POINTS:
-        typer.echo(
-            f"{dataset.name}: fitting all {dataset.n:,} points; --points 5000 is a quicker random subset", err=True
-        )
+    _suggest_a_subset(dataset, points)
     arguments = {
         "data": data,
         "points": points,
@@ -236,6 +237,145 @@ def train(
     if not result.finished:
         typer.echo("  stopped early; to go on:")
         typer.echo(f"    {command} --out {shlex.quote(str(folder.path))} --resume")
+    typer.echo(f"report: {folder.page}")
+
+
+@app.command("batch-size")
+def batch_size(
+    data: Data,
+    out: Out = None,
+    points: Points = None,
+    label: Label = None,
+    representation: Representation = None,
+    data_dir: DataDir = None,
+    max_batch: Annotated[int, typer.Option(min=1, help="Largest batch size; powers of two up to it are tried.")] = 1024,
+    target_error: Annotated[
+        float, typer.Option(help="Excess cost that you would accept, as a share of W2^2: what the advice aims at.")
+    ] = 0.05,
+    solver: Annotated[str, typer.Option(help="exact or sinkhorn.")] = "exact",
+    schedule: ScheduleName = "linear",
+    seed: Seed = 0,
+    overwrite: Overwrite = False,
+) -> None:
+    """Measure how far minibatch OT-CFM is from the population flow at each batch size, and say what to do.
+
+    Ctrl-C keeps the batch sizes that are done.
+
+    Example: `proxflow batch-size digits`
+
+    Example: `proxflow batch-size cells.h5ad --representation X_pca --max-batch 4096 --target-error 0.01`
+    """
+    import proxflow as pf
+    from proxflow.report import render_batch_size_page
+    from proxflow.run_folder import data_record
+
+    _check_choice("solver", solver, _SOLVERS)
+    _check_choice("schedule", schedule, _SCHEDULES)
+    if not (math.isfinite(target_error) and target_error > 0):
+        raise ValueError(f"--target-error must be a positive number, such as 0.05, got {target_error:g}")
+    folder, dataset = _claimed(
+        out, "-batch-size", data, points, seed, label, representation, data_dir, overwrite=overwrite, resume=False
+    )
+    _suggest_a_subset(dataset, points)
+    arguments = {
+        "data": data,
+        "points": points,
+        "label": label,
+        "representation": representation,
+        "data_dir": None if data_dir is None else str(data_dir),
+        "max_batch": max_batch,
+        "target_error": target_error,
+        "solver": solver,
+        "schedule": schedule,
+        "seed": seed,
+    }
+    with folder.writing(resume=False):
+        with warnings.catch_warnings(record=True) as remarks:
+            warnings.simplefilter("always", pf.ConvergenceWarning)
+            study = pf.analysis.minibatch_convergence(
+                dataset.points,
+                sorted({min(2**k, max_batch) for k in range(max_batch.bit_length() + 1)}),
+                solver=solver,
+                seed=seed,
+                schedule=_schedule(schedule),
+                wanted=target_error,
+            )
+        page = render_batch_size_page(study, dataset, _command("batch-size", arguments))
+        folder.write_study("batch-size", study, data_record(dataset), page, arguments)
+    _print_remarks(remarks)
+    _print_study(study, dataset)
+    typer.echo(f"report: {folder.page}")
+
+
+@app.command()
+def terminal(
+    subject: Annotated[
+        str, typer.Argument(metavar="RUN|DATA", help="A run folder of `proxflow fit` or `train`, or data as for `fit`.")
+    ],
+    out: Out = None,
+    points: Points = None,
+    representation: Representation = None,
+    data_dir: DataDir = None,
+    epsilon: Annotated[
+        float, typer.Option(help="Smoothing of the flow that is fitted to data; 0 memorises them.")
+    ] = 0.1,
+    scale: Annotated[
+        float, typer.Option(help="alpha / beta at which local dimensions are taken, in standardised units.")
+    ] = 0.2,
+    count: Annotated[int, typer.Option(min=2, help="Initial points.")] = 100,
+    schedule: ScheduleName = "linear",
+    seed: Seed = 0,
+    overwrite: Overwrite = False,
+) -> None:
+    """Measure how a flow or network arrives at its data: rates, scales, local dimension, and what survives of pushes.
+
+    Example: `proxflow terminal moons --epsilon 0.02`
+
+    Example: `proxflow terminal runs/digits-network --scale 0.5`
+    """
+    import proxflow as pf
+    from proxflow.report import render_terminal_page
+    from proxflow.report.terminal import memorised
+    from proxflow.run_folder import RunFolder
+
+    _check_choice("schedule", schedule, _SCHEDULES)
+    arguments = {
+        "subject": subject,
+        "points": points,
+        "representation": representation,
+        "data_dir": None if data_dir is None else str(data_dir),
+        "epsilon": epsilon,
+        "scale": scale,
+        "count": count,
+        "schedule": schedule,
+        "seed": seed,
+    }
+    if (Path(subject) / "run.json").is_file():
+        source = RunFolder(Path(subject))
+        arguments = {name: arguments[name] for name in ("subject", "scale", "count", "seed")}
+        found = _arriving_run(source)
+        arguments["schedule"] = found.schedule
+        folder = RunFolder(out if out is not None else source.path.with_name(f"{source.path.name}-terminal"))
+        folder.claim(overwrite=overwrite, resume=False)
+    else:
+        folder, dataset = _claimed(
+            out, "-terminal", subject, points, seed, None, representation, data_dir, overwrite=overwrite, resume=False
+        )
+        found = _arriving_data(dataset, epsilon, schedule, seed)
+    with folder.writing(resume=False):
+        study = pf.analysis.terminal_study(
+            found.field,
+            found.noise(count, seed),
+            scale=scale,
+            schedule=_schedule(found.schedule),
+            seed=seed,
+        )
+        repeat = {name: value for name, value in arguments.items() if name != "schedule" or "epsilon" in arguments}
+        page = render_terminal_page(study, found.standardisation, found.name, found.words, _command("terminal", repeat))
+        folder.write_study("terminal", study, found.record, page, arguments)
+    _print_arrival(study, found.name)
+    if warning := memorised(study):
+        typer.echo(f"  warning: {warning}")
     typer.echo(f"report: {folder.page}")
 
 
@@ -389,6 +529,13 @@ def _claimed(
     return folder, dataset
 
 
+def _suggest_a_subset(dataset: Dataset, points: int | None) -> None:
+    if points is None and dataset.n > _MANY_POINTS:
+        typer.echo(
+            f"{dataset.name}: fitting all {dataset.n:,} points; --points 5000 is a quicker random subset", err=True
+        )
+
+
 def _coupling(
     name: str, dataset: Dataset, conditional: bool, ot_batch: int, folder: RunFolder, seed: int
 ) -> tuple[Coupling, Fit | None]:
@@ -465,6 +612,101 @@ def _print_training(result: TrainResult, comparison: StepComparison, dataset: Da
         typer.echo(f"  field error          {last.field_error:.4g}, relative to the exact flow on held-out noise")
     for steps, distance in zip(comparison.steps, comparison.energy_distance, strict=True):
         typer.echo(f"  energy distance      {distance:.4g} at {counted(steps, 'Euler step')}")
+
+
+def _print_remarks(remarks: list[warnings.WarningMessage]) -> None:
+    """The first warning of each place: a solver may repeat its own at every batch."""
+    first = {(remark.filename, remark.lineno): remark.message for remark in reversed(remarks)}
+    for message in reversed(first.values()):
+        typer.echo(f"proxflow: {message}", err=True)
+
+
+def _print_study(study: MinibatchConvergence, dataset: Dataset) -> None:
+    from proxflow.report.batch_size import batch_table, rate_in_words
+
+    low, high = study.transport_cost_interval
+    typer.echo(f"{dataset.name}: {dataset.n:,} points in dimension {dataset.dim}")
+    typer.echo(f"  transport cost W2^2  {study.transport_cost:.4g}, 95% interval [{low:.4g}, {high:.4g}]")
+    table = batch_table(study, "+-")
+    lines = [table.columns, *table.rows]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for line in lines:
+        typer.echo("  ".join(["", *(cell.rjust(width) for cell, width in zip(line, widths, strict=True))]))
+    typer.echo(f"  rate                 {rate_in_words(study)}")
+    typer.echo(study.advice)
+
+
+@dataclass(frozen=True)
+class _Arriving:
+    """A field to study, and where it is from."""
+
+    field: Callable[[Tensor, Tensor], Tensor]
+    event_shape: tuple[int, ...]
+    dtype: torch.dtype
+    standardisation: Standardisation
+    schedule: str
+    name: str
+    words: str
+    record: dict[str, Any]
+
+    def noise(self, count: int, seed: int) -> Tensor:
+        """Initial points of the trajectories."""
+        import torch
+
+        generator = torch.Generator().manual_seed(seed)
+        return torch.randn((count, *self.event_shape), generator=generator, dtype=self.dtype)
+
+
+def _arriving_run(folder: RunFolder) -> _Arriving:
+    import torch
+
+    import proxflow as pf
+
+    record = folder.data
+    name = str(record["data"]["name"])
+    if folder.is_trained:
+        network, standardisation, shape, schedule = folder.read_network()
+        words = f"the network of {folder.path}"
+        field = pf.matching.field_of(network)
+        return _Arriving(field, shape, torch.float32, standardisation, schedule, name, words, record)
+    fitted, standardisation, shape, schedule = folder.read_fit()
+    words = f"the exact flow of {folder.path}, smoothed by epsilon = {fitted.epsilon:g}"
+    flow = pf.ProximalFlow(fitted.potential.double(), _schedule(schedule))
+    return _Arriving(flow, shape, torch.float64, standardisation, schedule, name, words, record)
+
+
+def _arriving_data(dataset: Dataset, epsilon: float, schedule: str, seed: int) -> _Arriving:
+    import torch
+
+    import proxflow as pf
+    from proxflow.run_folder import data_record
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", pf.ConvergenceWarning)  # any fit is an exact flow of its own weights
+        fitted = pf.semidiscrete.fit(dataset.points, epsilon=epsilon, seed=seed)
+    words = f"the exact flow of the data, smoothed by epsilon = {epsilon:g}"
+    flow = pf.ProximalFlow(fitted.potential.double(), _schedule(schedule))
+    return _Arriving(
+        flow, dataset.event_shape, torch.float64, dataset.standardisation, schedule, dataset.name, words,
+        data_record(dataset),
+    )  # fmt: skip
+
+
+def _print_arrival(study: TerminalStudy, name: str) -> None:
+    spectrum, dimension = study.spectrum, study.dimension.dimension
+    typer.echo(f"{name}: {spectrum.rates.shape[1]} initial points, {spectrum.rates.shape[2]} rates at each")
+    typer.echo(f"  {'t':>7s}{'lowest rate':>20s}{'highest rate':>20s}")
+    for k, t in enumerate(spectrum.times.tolist()):
+        ends = [spectrum.rates[k, :, i] for i in (0, -1)]
+        cells = [f"{end.mean():.3f} +- {end.std(correction=0):.3f}" for end in ends]
+        typer.echo(f"  {t:7.4g}{cells[0]:>20s}{cells[1]:>20s}")
+    typer.echo(
+        f"  local dimension at scale {study.dimension.scale:.3g}: {dimension.mean():.3g}, "
+        f"from {dimension.min():.3g} to {dimension.max():.3g}"
+    )
+    survival = study.perturbation.survival
+    typer.echo(f"  of a push at t = {study.perturbation.time:g} across the data {survival[:, 0].mean():.2g} arrives, "
+               f"along them {survival[:, -1].mean():.2g}")  # fmt: skip
 
 
 @contextlib.contextmanager

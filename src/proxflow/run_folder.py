@@ -22,12 +22,13 @@ from proxflow.semidiscrete import Fit
 if TYPE_CHECKING:
     from proxflow.matching import MLP, TrainResult, UNet
 
-__all__ = ["RunFolder"]
+__all__ = ["RunFolder", "data_record"]
 
 _RECORD, _FIT, _STANDARDISATION, _PAGE = "run.json", "fit.safetensors", "standardisation.safetensors", "report.html"
 _SAMPLES, _SAMPLE_RECORD, _SAMPLE_PICTURE = "samples.npy", "samples.json", "samples.png"
 _CHECKPOINT, _TRAINING = "checkpoint.safetensors", "training.safetensors"
 _NETWORK = "network.safetensors"
+_STUDIES = {"batch-size": "batch-size.safetensors", "terminal": "terminal.safetensors"}
 
 
 @dataclass(frozen=True)
@@ -123,7 +124,7 @@ class RunFolder:
 
         What an interruption leaves thus never passes for a run. The checkpoint stays unless the fit converged.
         """
-        record = _record("fit", arguments) | _data_record(dataset) | _fit_record(fit)
+        record = _record("fit", arguments) | data_record(dataset) | _fit_record(fit)
         self._write({_FIT: fit, _STANDARDISATION: dataset.standardisation}, page, record)
         if fit.converged:
             self.checkpoint.unlink(missing_ok=True)
@@ -132,21 +133,41 @@ class RunFolder:
         self, result: TrainResult, fit: Fit | None, dataset: Dataset, page: str, arguments: dict[str, Any]
     ) -> None:
         """Replace an earlier run, as ``write_fit`` does; the checkpoints stay unless training ended."""
-        record = _record("train", arguments) | _data_record(dataset) | _training_record(result)
+        record = _record("train", arguments) | data_record(dataset) | _training_record(result)
         objects = {_NETWORK: result.network, _STANDARDISATION: dataset.standardisation}
         self._write(objects if fit is None else {_FIT: fit, **objects}, page, record)
         if result.finished:
             self.checkpoint.unlink(missing_ok=True)
             self.training_checkpoint.unlink(missing_ok=True)
 
+    def write_study(
+        self, command: str, study: object, data: dict[str, Any], page: str, arguments: dict[str, Any]
+    ) -> None:
+        """Replace an earlier run by what a command found out; ``data`` is a ``data_record``."""
+        self._write({_STUDIES[command]: study}, page, _record(command, arguments) | data)
+
+    @property
+    def data(self) -> dict[str, Any]:
+        """What the run was made from, as its record says.
+
+        Raises:
+            ValueError: there is no run, or its record is damaged.
+        """
+        self._read_record()
+        kept: dict[str, Any] = json.loads((self.path / _RECORD).read_text())["data"]
+        return {"data": kept}
+
     @property
     def is_trained(self) -> bool:
         """Whether the run is one of training.
 
         Raises:
-            ValueError: there is no run, or its record is damaged.
+            ValueError: there is no run, its record is damaged, or it is of a study, which leaves no flow.
         """
-        return self._read_record().command == "train"
+        command = self._read_record().command
+        if command in _STUDIES:
+            raise ValueError(f"{self.path} holds a study by proxflow {command}; give a run of proxflow fit or train")
+        return command == "train"
 
     def read_network(self) -> tuple[MLP | UNet, Standardisation, tuple[int, ...], str]:
         """The network, its standardisation, and the event shape and the name of the schedule of its run.
@@ -179,7 +200,8 @@ class RunFolder:
         return int(label) if numbered else names.index(label)
 
     def _write(self, objects: dict[str, object], page: str, record: dict[str, Any]) -> None:
-        for name in (_RECORD, _FIT, _NETWORK, _STANDARDISATION, _PAGE, _SAMPLES, _SAMPLE_RECORD, _SAMPLE_PICTURE):
+        made = (_RECORD, _FIT, _NETWORK, _STANDARDISATION, _PAGE, _SAMPLES, _SAMPLE_RECORD, _SAMPLE_PICTURE)
+        for name in (*made, *_STUDIES.values()):
             (self.path / name).unlink(missing_ok=True)
         for name, entry in objects.items():
             storage.save(entry, self.path / name)
@@ -237,7 +259,7 @@ def _record(command: str, arguments: dict[str, Any]) -> dict[str, Any]:
     return {"command": command, "arguments": arguments, "versions": versions}
 
 
-def _data_record(dataset: Dataset) -> dict[str, Any]:
+def data_record(dataset: Dataset) -> dict[str, Any]:
     """What a run was made from."""
     return {
         "data": {

@@ -18,7 +18,7 @@ from tests.report.written import Page, dataset, page_of, random_points, same_num
 @pytest.fixture(autouse=True)
 def undrawn(monkeypatch):
     """Pictures are the business of others."""
-    monkeypatch.setattr(figures, "_png", lambda figure: b"")
+    monkeypatch.setattr(figures, "png", lambda figure: b"")
 
 
 def common_rows(fit: pf.semidiscrete.Fit) -> dict[str, list[float]]:

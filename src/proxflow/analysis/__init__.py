@@ -14,8 +14,10 @@ from proxflow.analysis.hypotheses import TerminalHypotheses, Verdict, check_term
 from proxflow.analysis.lyapunov import LyapunovExponents, lyapunov_exponents
 from proxflow.analysis.minibatch import minibatch_convergence
 from proxflow.analysis.minibatch_result import MinibatchConvergence, VelocityError
+from proxflow.analysis.perturbation import Perturbation, perturb
 from proxflow.analysis.scale_law import ScaleSpectrum, local_scale, scale_law, scale_spectrum
 from proxflow.analysis.terminal import TangentSplitting, TerminalSpectrum, tangent_splitting, terminal_spectrum
+from proxflow.analysis.terminal_study import TerminalStudy, terminal_study
 
 __all__ = [
     "DataDimension",
@@ -24,11 +26,13 @@ __all__ = [
     "LocalDimension",
     "LyapunovExponents",
     "MinibatchConvergence",
+    "Perturbation",
     "Rate",
     "ScaleSpectrum",
     "TangentSplitting",
     "TerminalHypotheses",
     "TerminalSpectrum",
+    "TerminalStudy",
     "VelocityError",
     "Verdict",
     "WantedSize",
@@ -40,9 +44,11 @@ __all__ = [
     "local_scale",
     "lyapunov_exponents",
     "minibatch_convergence",
+    "perturb",
     "scale_law",
     "scale_spectrum",
     "second_epi_quotients",
     "tangent_splitting",
     "terminal_spectrum",
+    "terminal_study",
 ]

@@ -130,6 +130,14 @@ class FlatField:
             start = t
         return torch.stack(points)
 
+    def arrival(self, start: Tensor, x: Tensor, rtol: float | None = None) -> Tensor:
+        """Where flat points (B, d) at the time ``start`` are at t = 1; a ``ProximalFlow`` knows it, else by dopri5."""
+        points = x.reshape(len(x), *self.event)
+        if self.flow is not None:
+            return self.flow.recover_target(start, points).detach().reshape(x.shape)
+        tolerance = self._tolerance(torch.zeros_like(start), rtol)
+        return _follow(self._field, start, torch.ones_like(start), points, tolerance).reshape(x.shape)
+
     def carried(self, start: Tensor, end: Tensor, x: Tensor, w: Tensor, rtol: float | None = None) -> Tensor:
         """Tangent vectors w (B, d, k) at flat points x, carried from the time ``start`` to ``end`` along the flow.
 

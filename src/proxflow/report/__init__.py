@@ -1,6 +1,6 @@
-"""Figures, and self-contained HTML pages about fitted flows and trained networks.
+"""Figures, and self-contained HTML pages about fitted flows, trained networks and studies of them.
 
-The page of a training run loads on first use: a fit needs neither networks nor metrics.
+Pages other than that of a fit load on first use: a fit needs neither networks nor metrics.
 """
 
 from __future__ import annotations
@@ -11,12 +11,29 @@ from typing import TYPE_CHECKING
 from proxflow.report.page import render_page
 
 if TYPE_CHECKING:
+    from proxflow.report.batch_size import render_batch_size_page
+    from proxflow.report.terminal import render_terminal_page
     from proxflow.report.training import StepComparison, compare_steps, render_training_page
 
-__all__ = ["StepComparison", "compare_steps", "render_page", "render_training_page"]
+__all__ = [
+    "StepComparison",
+    "compare_steps",
+    "render_batch_size_page",
+    "render_page",
+    "render_terminal_page",
+    "render_training_page",
+]
+
+_HOME = {
+    "StepComparison": "training",
+    "compare_steps": "training",
+    "render_batch_size_page": "batch_size",
+    "render_terminal_page": "terminal",
+    "render_training_page": "training",
+}
 
 
 def __getattr__(name: str) -> object:
-    if name in __all__:
-        return getattr(importlib.import_module("proxflow.report.training"), name)
+    if name in _HOME:
+        return getattr(importlib.import_module(f"proxflow.report.{_HOME[name]}"), name)
     raise AttributeError(f"module 'proxflow.report' has no attribute {name!r}")

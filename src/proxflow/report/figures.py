@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
-import io
 import math
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from proxflow.data import Dataset
 from proxflow.flow import ProximalFlow
-from proxflow.optional import optional_package
+from proxflow.report.canvas import ACCENT, INK, PALE, new_figure, plain_ticks, png
 from proxflow.report.wording import counted
 from proxflow.semidiscrete import Fit
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.axis import Axis
-    from matplotlib.figure import Figure
 
+    from proxflow.analysis import MinibatchConvergence
     from proxflow.matching import TrainResult
 
 __all__ = [
+    "batch_convergence",
     "convergence",
     "image_grid",
     "is_image",
@@ -36,38 +35,37 @@ __all__ = [
     "trajectories",
 ]
 
-_INK, _ACCENT, _PALE = "#1f2933", "#c2410c", "#94a3b8"
 _LEAST_CHI2 = 1e-30  # drawn for less
 
 
 def convergence(fit: Fit) -> bytes:
     """Error of the atoms' weights: after each Newton step of an exact fit, else against noise draws."""
-    figure = _figure(6.4, 3.8)
+    figure = new_figure(6.4, 3.8)
     axes = figure.add_subplot()
     exact = fit.samples_used == 0
     if exact:
         _draw_steps(axes, fit)
     else:
         _draw_evaluations(axes, fit)
-    axes.axhline(fit.tol, color=_PALE, label=f"tolerance, {fit.tol:g}")
+    axes.axhline(fit.tol, color=PALE, label=f"tolerance, {fit.tol:g}")
     axes.set(ylabel="χ² of the atoms' weights")
     figure.legend(loc="outside upper left", ncols=3 if exact else 2, frameon=False, fontsize=9)
-    return _png(figure)
+    return png(figure)
 
 
 def noise_shares(fit: Fit) -> bytes:
     """Mass of each Laguerre cell against the weight it should have."""
-    figure = _figure(6.4, 3.2)
+    figure = new_figure(6.4, 3.2)
     from matplotlib.ticker import MaxNLocator
 
     axes = figure.add_subplot()
     ratio = fit.cell_mass.double().cpu() / fit.potential.weights.double().cpu()
-    axes.hist(ratio.numpy(), bins=_aligned_bins(ratio), color=_PALE)
-    axes.axvline(1, color=_ACCENT, label="its weight in the data")
+    axes.hist(ratio.numpy(), bins=_aligned_bins(ratio), color=PALE)
+    axes.axvline(1, color=ACCENT, label="its weight in the data")
     axes.set(xlabel="share of the noise received / weight in the data", ylabel="number of atoms")
     axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     axes.legend(frameon=False, fontsize=9)
-    return _png(figure)
+    return png(figure)
 
 
 def trajectories(flow: ProximalFlow, dataset: Dataset, generator: torch.Generator, count: int = 60) -> bytes:
@@ -76,22 +74,22 @@ def trajectories(flow: ProximalFlow, dataset: Dataset, generator: torch.Generato
     noise = flow.potential.source.sample(count, generator=generator, dtype=points.dtype)
     times = torch.linspace(0, 1, 17)
     paths = torch.stack([flow.interpolate(t, noise) for t in times.tolist()])
-    figure = _figure(6.4, 4.8)
+    figure = new_figure(6.4, 4.8)
     axes = figure.add_subplot()
     if dataset.dim == 1:
-        axes.plot(times.numpy(), paths[:, :, 0].cpu().numpy(), color=_ACCENT, lw=0.7, alpha=0.7)
-        axes.scatter([1.0] * dataset.n, points[:, 0].cpu().numpy(), s=12, color=_INK, label="data (t = 1)", zorder=3)
+        axes.plot(times.numpy(), paths[:, :, 0].cpu().numpy(), color=ACCENT, lw=0.7, alpha=0.7)
+        axes.scatter([1.0] * dataset.n, points[:, 0].cpu().numpy(), s=12, color=INK, label="data (t = 1)", zorder=3)
         axes.set(xlabel="time t", ylabel="value (standardised)")
     else:
         plane, names = plane_axes(points)
         seen, cloud = (paths @ plane).cpu().numpy(), (points @ plane).cpu().numpy()
-        axes.scatter(cloud[:, 0], cloud[:, 1], s=5, color=_PALE, label="data")
-        axes.plot(seen[:, :, 0], seen[:, :, 1], color=_ACCENT, lw=0.7, alpha=0.7)
-        axes.scatter(seen[0, :, 0], seen[0, :, 1], s=10, color=_INK, label="noise (t = 0)", zorder=3)
+        axes.scatter(cloud[:, 0], cloud[:, 1], s=5, color=PALE, label="data")
+        axes.plot(seen[:, :, 0], seen[:, :, 1], color=ACCENT, lw=0.7, alpha=0.7)
+        axes.scatter(seen[0, :, 0], seen[0, :, 1], s=10, color=INK, label="noise (t = 0)", zorder=3)
         axes.set(xlabel=f"{names[0]} (standardised)", ylabel=f"{names[1]} (standardised)")
         axes.set_aspect("equal", adjustable="datalim")
     figure.legend(loc="outside upper center", ncols=2, frameon=False, fontsize=9)
-    return _png(figure)
+    return png(figure)
 
 
 def plane_axes(points: Tensor) -> tuple[Tensor, tuple[str, str]]:
@@ -127,7 +125,7 @@ def image_grid(
     mosaic, tile = _mosaic(shown if shown.ndim == 4 else shown[:, None], columns)
     height, width, _ = mosaic.shape
     inches = min(1.0 * columns, 8.0)
-    figure = _figure(inches, inches * height / width + (0.3 if titles else 0))
+    figure = new_figure(inches, inches * height / width + (0.3 if titles else 0))
     axes = figure.add_subplot()
     axes.imshow(mosaic.squeeze(2).cpu().numpy(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
     axes.set_frame_on(False)
@@ -136,34 +134,34 @@ def image_grid(
         axes.xaxis.tick_top()
         axes.set_xticks([(i + 0.5) * tile - 1 for i in range(len(titles))], titles, fontsize=8)
         axes.tick_params(length=0)
-    return _png(figure)
+    return png(figure)
 
 
 def training_curves(result: TrainResult) -> bytes:
     """Loss and field error at each look at a training run."""
-    figure = _figure(6.4, 3.6)
+    figure = new_figure(6.4, 3.6)
     axes = figure.add_subplot()
     steps = [record.step for record in result.history]
-    axes.plot(steps, [record.loss for record in result.history], color=_INK, marker=".", label="loss")
+    axes.plot(steps, [record.loss for record in result.history], color=INK, marker=".", label="loss")
     if not math.isnan(result.history[-1].field_error):
         errors = [record.field_error for record in result.history]
-        axes.plot(steps, errors, color=_ACCENT, marker=".", label="field error")
+        axes.plot(steps, errors, color=ACCENT, marker=".", label="field error")
     axes.set(xlabel="step", yscale="log")
-    _plain_ticks(axes.yaxis, lambda value: f"{value:.2g}")
+    plain_ticks(axes.yaxis, lambda value: f"{value:.2g}")
     figure.legend(loc="outside upper left", ncols=2, frameon=False, fontsize=9)
-    return _png(figure)
+    return png(figure)
 
 
 def step_quality(steps: Sequence[int], distances: Sequence[float]) -> bytes:
     """Energy distance to the data against the number of steps."""
-    figure = _figure(6.4, 3.2)
+    figure = new_figure(6.4, 3.2)
     axes = figure.add_subplot()
-    axes.plot(steps, distances, color=_ACCENT, marker="o")
-    axes.axhline(0, color=_PALE)
+    axes.plot(steps, distances, color=ACCENT, marker="o")
+    axes.axhline(0, color=PALE)
     axes.set(xscale="log", xlabel="Euler steps", ylabel="energy distance to the data")
     axes.set_xticks(list(steps), [str(k) for k in steps])
     axes.minorticks_off()
-    return _png(figure)
+    return png(figure)
 
 
 def sample_clouds(steps: Sequence[int], samples: Tensor, dataset: Dataset) -> bytes:
@@ -171,16 +169,46 @@ def sample_clouds(steps: Sequence[int], samples: Tensor, dataset: Dataset) -> by
     points = dataset.points.reshape(dataset.n, -1)
     plane, _ = plane_axes(points)
     cloud = (points @ plane).cpu().numpy()
-    figure = _figure(2.2 * len(steps), 2.5)
+    figure = new_figure(2.2 * len(steps), 2.5)
     for i, (k, generated) in enumerate(zip(steps, samples, strict=True)):
         axes = figure.add_subplot(1, len(steps), i + 1)
         seen = (generated.to(plane) @ plane).cpu().numpy()
-        axes.scatter(cloud[:, 0], cloud[:, 1], s=2, color=_PALE)
-        axes.scatter(seen[:, 0], seen[:, 1], s=2, color=_ACCENT, alpha=0.5)
+        axes.scatter(cloud[:, 0], cloud[:, 1], s=2, color=PALE)
+        axes.scatter(seen[:, 0], seen[:, 1], s=2, color=ACCENT, alpha=0.5)
         axes.set(xticks=[], yticks=[])
         axes.set_aspect("equal", adjustable="datalim")
         axes.set_title(counted(k, "step"), fontsize=9)
-    return _png(figure)
+    return png(figure)
+
+
+def batch_convergence(study: MinibatchConvergence) -> bytes:
+    """Excess against batch size by both routes, the bound on the field's error, and the semidiscrete coupling."""
+    figure = new_figure(6.4, 4.4)
+    axes = figure.add_subplot()
+    sizes = study.batch_sizes.tolist()
+    by_costs, by_gaps = study.excess_interval, 2 * study.gap_interval
+    wanted, missed = study.wanted * study.transport_cost, max(2 * study.height_error, 0.0)
+    positive = [value for value in (*study.excess.tolist(), *(2 * study.gap).tolist(), wanted) if value > 0]
+    lowest = max(min(positive), 1e-4 * max(positive))
+    drawn = missed > 1e-3 * lowest  # else the axis would be mostly empty
+    floor = 0.5 * (min(missed, lowest) if drawn else lowest)
+    axes.plot(sizes, study.bound(0.5).tolist(), color=PALE, marker=".", label="bound on E|v(n) - v|² at t = 1/2")
+    _draw_excess(
+        axes, sizes, study.excess, by_costs, floor, color=INK, marker="s", mfc="none", ls="", label="excess by costs"
+    )
+    _draw_excess(axes, sizes, 2 * study.gap, by_gaps, floor, color=ACCENT, marker=".", label="excess by gaps")
+    axes.set(xscale="log", yscale="log", xlabel="batch size n", ylabel="squared units of the data")
+    axes.set_ylim(floor, 2 * max(*positive, float(study.bound(0.5).max())))
+    axes.set_xticks(sizes, [f"{size:,}" for size in sizes], fontsize=8)
+    axes.minorticks_off()
+    plain_ticks(axes.yaxis, lambda value: f"{value:g}")
+    _name_level(axes, wanted, f"excess wanted: {100 * study.wanted:.3g}% of W₂²")
+    if drawn:
+        _name_level(axes, missed, "semidiscrete coupling, at any batch size: what its fit misses")
+    else:
+        _name_level(axes, floor, "semidiscrete coupling: 0 at any batch size, below this axis")
+    figure.legend(loc="outside upper left", ncols=3, frameon=False, fontsize=9)
+    return png(figure)
 
 
 def is_image(event_shape: tuple[int, ...]) -> bool:
@@ -195,10 +223,26 @@ def _draw_steps(axes: Axes, fit: Fit) -> None:
     errors = [max(entry.chi2, _LEAST_CHI2) for entry in fit.history]
     steps = range(1, len(errors))
     stored = str(fit.potential.heights.dtype).removeprefix("torch.")
-    axes.plot(steps, errors[:-1], color=_ACCENT, marker="o", label="computed exactly")
-    axes.plot(len(steps), errors[-1], color=_INK, marker="D", ls="", label=f"as stored, in {stored}")
+    axes.plot(steps, errors[:-1], color=ACCENT, marker="o", label="computed exactly")
+    axes.plot(len(steps), errors[-1], color=INK, marker="D", ls="", label=f"as stored, in {stored}")
     axes.set(yscale="log", xlabel="Newton step")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+
+
+def _draw_excess(axes: Axes, sizes: list[int], values: Tensor, interval: Tensor, floor: float, **look: Any) -> None:
+    """Values with their intervals, as far as they are above the floor of a logarithmic axis."""
+    seen = values > floor
+    bars = torch.stack([values - interval[:, 0].clamp(min=floor), interval[:, 1] - values])[:, seen]
+    shown = [size for size, above in zip(sizes, seen.tolist(), strict=True) if above]
+    axes.errorbar(shown, values[seen].tolist(), yerr=bars.clamp(min=0).numpy(), capsize=3, **look)
+
+
+def _name_level(axes: Axes, level: float, name: str) -> None:
+    """A horizontal line with its name on it."""
+    axes.axhline(level, color=INK, ls=":", lw=1)
+    axes.annotate(
+        name, (0.01, level), (0, 3), xycoords=("axes fraction", "data"), textcoords="offset points", fontsize=8
+    )
 
 
 def _draw_evaluations(axes: Axes, fit: Fit) -> None:
@@ -211,13 +255,13 @@ def _draw_evaluations(axes: Axes, fit: Fit) -> None:
         min(max(entry.chi2 - 2 * entry.chi2_stderr, floor), e) for entry, e in zip(fit.history, errors, strict=True)
     ]
     bars = [[e - b for e, b in zip(errors, bottoms, strict=True)], [t - e for e, t in zip(errors, tops, strict=True)]]
-    axes.errorbar(draws, errors, yerr=bars, color=_ACCENT, marker="o", capsize=3, label="measured, ± 2 standard errors")
+    axes.errorbar(draws, errors, yerr=bars, color=ACCENT, marker="o", capsize=3, label="measured, ± 2 standard errors")
     count = len(fit.potential.points)
     limit = "limit without smoothing" if fit.epsilon > 0 else "statistical limit"
-    axes.plot(draws, [(count - 1) / d for d in draws], color=_INK, ls="--", label=f"{limit}, (atoms - 1) / draws")
+    axes.plot(draws, [(count - 1) / d for d in draws], color=INK, ls="--", label=f"{limit}, (atoms - 1) / draws")
     axes.set(xscale="log", yscale="log", xlabel="noise draws used to fit")
-    _plain_ticks(axes.xaxis, lambda value: f"{value:,.0f}")
-    _plain_ticks(axes.yaxis, lambda value: f"{value:.2g}")
+    plain_ticks(axes.xaxis, lambda value: f"{value:,.0f}")
+    plain_ticks(axes.yaxis, lambda value: f"{value:.2g}")
 
 
 def _mosaic(images: Tensor, columns: int) -> tuple[Tensor, int]:
@@ -246,25 +290,3 @@ def _aligned_bins(values: Tensor, most: int = 40) -> list[float]:
     width = grain * max(1, math.ceil((high - low) / grain / most))
     count = math.floor((high - low + grain / 2) / width) + 1
     return [low - grain / 2 + i * width for i in range(count + 1)]
-
-
-def _plain_ticks(axis: Axis, show: Callable[[float], str]) -> None:
-    """Two or three plain numbers a decade, instead of powers of ten with factors."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
-
-    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=8))
-    axis.set_major_formatter(FuncFormatter(lambda value, _: show(value)))
-    axis.set_minor_locator(NullLocator())
-    axis.set_minor_formatter(NullFormatter())
-
-
-def _figure(width: float, height: float) -> Figure:
-    matplotlib_figure = optional_package("matplotlib.figure", "report")
-    figure: Figure = matplotlib_figure.Figure(figsize=(width, height), layout="constrained", dpi=130)
-    return figure
-
-
-def _png(figure: Figure) -> bytes:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", metadata={"Software": None})
-    return buffer.getvalue()

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import proxflow
 from proxflow.optional import optional_package
 
-__all__ = ["Picture", "Row", "picture", "render"]
+__all__ = ["Picture", "Row", "Table", "picture", "render"]
 
 _TEMPLATE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
@@ -22,6 +22,7 @@ th,td{border-top:1px solid #e2e8f0;padding:.35rem .6rem;vertical-align:top;text-
 th{font-weight:normal;color:#52606d;width:38%}th small{display:block}
 img{max-width:100%;height:auto;display:block}footer{color:#52606d;font-size:.9rem;margin-top:2.5rem}
 .verdict{padding:.7rem 1rem;border-left:4px solid {{ "#15803d" if good else "#c2410c" }};background:#f8fafc}
+.numbers{font-size:.9rem;table-layout:auto}.numbers th,.numbers td{width:auto;text-align:right}
 figcaption{color:#52606d;font-size:.9rem;margin-top:.5rem}figure{margin:1rem 0}
 </style></head><body>
 <h1>{{ title }}</h1>
@@ -32,6 +33,13 @@ figcaption{color:#52606d;font-size:.9rem;margin-top:.5rem}figure{margin:1rem 0}
 <tr><th scope="row">{{ row.name }}{% if row.meaning %}<small>{{ row.meaning }}</small>{% endif %}</th>
 <td>{{ row.value }}</td></tr>{% endfor %}
 </table>
+{% if table %}
+<h2>{{ table.title }}</h2>
+<table class="numbers">
+<tr>{% for column in table.columns %}<th scope="col">{{ column }}</th>{% endfor %}</tr>{% for row in table.rows %}
+<tr>{% for cell in row %}<td>{{ cell }}</td>{% endfor %}</tr>{% endfor %}
+</table>
+{% endif %}
 {% for picture in pictures %}
 <h2>{{ picture.title }}</h2>
 <figure><img alt="{{ picture.title }}" src="data:image/png;base64,{{ picture.data }}">
@@ -49,6 +57,15 @@ class Row:
     name: str
     meaning: str
     value: str
+
+
+@dataclass(frozen=True)
+class Table:
+    """Numbers under the names of their columns, as text."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
 
 
 @dataclass(frozen=True)
@@ -75,6 +92,7 @@ def render(
     heading: str,
     rows: Sequence[Row],
     pictures: Sequence[Picture],
+    table: Table | None = None,
 ) -> str:
     """The page.
 
@@ -92,6 +110,7 @@ def render(
         heading=heading,
         rows=rows,
         pictures=pictures,
+        table=table,
         version=proxflow.__version__,
     )
     return page

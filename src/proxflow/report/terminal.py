@@ -1,0 +1,139 @@
+"""The page of a terminal study: how a field arrives at its data."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from proxflow.analysis import TerminalSpectrum, TerminalStudy
+from proxflow.data import Standardisation
+from proxflow.report import terminal_figures as drawn
+from proxflow.report.figures import image_grid, is_image
+from proxflow.report.template import Picture, Row, picture, render
+
+__all__ = ["memorised", "render_terminal_page"]
+
+_SHOWN = 10  # pictures of each kind
+
+
+def render_terminal_page(
+    study: TerminalStudy, standardisation: Standardisation, name: str, subject: str, command: str | None = None
+) -> str:
+    """One self-contained HTML page; ``subject`` says in a few words what field it is.
+
+    Raises:
+        MissingExtraError: matplotlib or jinja2 is not installed.
+    """
+    warning = memorised(study)
+    dimension = study.dimension.dimension
+    return render(
+        name=name,
+        title=f"How the flow arrives at {name}",
+        good=not warning,
+        verdict=warning
+        or (
+            f"At scale {study.dimension.scale:.3g} the data look {float(dimension.mean()):.3g}-dimensional on average, "
+            f"{float(dimension.min()):.3g} to {float(dimension.max()):.3g}."
+        ),
+        summary=(
+            "In rescaled time, minus the logarithm of alpha(t), a flow that arrives at a manifold contracts across it "
+            "at rate -1 and is neutral along it, at rate 0. Rates are the eigenvalues of the symmetric part of the "
+            f"linearised field, along its own trajectories. The field is {subject}."
+        ),
+        heading="The study",
+        rows=_rows(study, command),
+        pictures=[*_curves(study), *_samples(study, standardisation)],
+    )
+
+
+def memorised(study: TerminalStudy) -> str:
+    """What to say where single data points explain what the field does at this scale; empty where they do not."""
+    below = study.dimension.below_spacing
+    if below is None or not bool(below.any()):
+        return ""
+    share = float(below.double().mean())
+    return (
+        f"At scale {study.dimension.scale:.3g} one data point alone explains {share:.0%} of the places looked at: the "
+        "scale is below the spacing of the data, and dimensions there describe memorisation (0), not a manifold. Take "
+        "a larger --scale, or smooth the flow with a larger --epsilon."
+    )
+
+
+def _rows(study: TerminalStudy, command: str | None) -> list[Row]:
+    spectrum, pushes, dimension = study.spectrum, study.perturbation, study.dimension
+    which = "the most extreme" if spectrum.highest else "the whole spectrum"
+    length = f"at t = {pushes.time:g}, of length {pushes.size:.3g}"
+    normal, tangent = (f"{pushes.survival[:, k].mean():.2g}" for k in (0, -1))
+    asymmetry = float(spectrum.asymmetry[-1].mean())
+    rows = [
+        Row("initial points", "", f"{spectrum.rates.shape[1]:,}"),
+        Row("rates", which, str(spectrum.rates.shape[2])),
+        *[_rates_row(spectrum, k) for k in range(len(spectrum.times))],
+        Row("asymmetry", "of the Jacobian at the last time; an optimal-transport flow has none", f"{asymmetry:.2g}"),
+        Row(
+            "local dimension", f"at scale {dimension.scale:.3g}, t = {dimension.time:.3g}", _spread(dimension.dimension)
+        ),
+        Row("normal push", length, f"{normal} of it arrives"),
+        Row("tangent push", length, f"{tangent} of it arrives"),
+        Row("seed", "", str(spectrum.seed)),
+        Row("schedule", "", repr(spectrum.schedule)),
+    ]
+    return rows if command is None else [*rows, Row("command", "repeats this run", command)]
+
+
+def _rates_row(spectrum: TerminalSpectrum, k: int) -> Row:
+    lowest, highest = spectrum.rates[k, :, 0], spectrum.rates[k, :, -1]
+    meaning = "lowest and highest, mean and deviation over the points"
+    return Row(f"rates at t = {float(spectrum.times[k]):g}", meaning, f"{_spread(lowest)}; {_spread(highest)}")
+
+
+def _curves(study: TerminalStudy) -> list[Picture]:
+    return [
+        picture(
+            "Rates",
+            "Each line is one rank of the spectrum, averaged over the initial points; shades: one standard deviation.",
+            drawn.rates(study.spectrum),
+        ),
+        picture(
+            "Scales",
+            "Widths of the data along the directions of the spectrum, as each time sees them: medians over the points. "
+            "For an exact flow the curves agree.",
+            drawn.scales(study.spectrum),
+        ),
+        picture("Local dimension", "Trace of the derivative of the proximal step.", drawn.dimensions(study.dimension)),
+        picture(
+            "Pushes",
+            "Each dot is one point pushed along one direction and carried on to t = 1.",
+            drawn.pushes(study.perturbation),
+        ),
+    ]
+
+
+def _samples(study: TerminalStudy, standardisation: Standardisation) -> list[Picture]:
+    ends, order = study.spectrum.points[-1], study.dimension.dimension.argsort()
+    if not is_image(tuple(ends.shape[1:])):
+        if ends.flatten(1).shape[1] < 2:
+            return []
+        caption = "Where trajectories end, coloured by local dimension."
+        return [picture("Regularity", caption, drawn.regularity(study.dimension, ends))]
+    chosen = torch.cat([order[:_SHOWN], order.flip(0)[:_SHOWN]])
+    pushes = study.perturbation
+    pushed = torch.cat([pushes.unperturbed[:, None], pushes.ends], 1)
+    images = standardisation.undo(pushed.flatten(0, 1)).reshape(pushed.shape)
+    caption = "First row: the samples of least local dimension; second row: of the largest."
+    pushed_caption = (
+        "Each row: a sample as it is, then after pushes along the most normal and the most tangent directions."
+    )
+    shown = standardisation.undo(_finite(ends[chosen]))
+    return [
+        picture("Least and most dimensional samples", caption, image_grid(shown, min(_SHOWN, len(order)))),
+        picture("Samples pushed", pushed_caption, drawn.pushed_images(_finite(images))),
+    ]
+
+
+def _finite(values: Tensor) -> Tensor:
+    return torch.nan_to_num(values)
+
+
+def _spread(values: Tensor) -> str:
+    return f"{float(values.mean()):.3g} \N{PLUS-MINUS SIGN} {float(values.std(correction=0)):.2g}"

@@ -1,0 +1,98 @@
+"""The figures of a terminal study: each takes results and returns the bytes of a PNG."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from proxflow.analysis import LocalDimension, Perturbation, TerminalSpectrum, local_scale
+from proxflow.report.canvas import ACCENT, INK, PALE, new_figure, png
+from proxflow.report.figures import image_grid, plane_axes
+
+__all__ = ["dimensions", "pushed_images", "pushes", "rates", "regularity", "scales"]
+
+_SHADED = 6  # curves beside which spreads can be seen
+
+
+def rates(spectrum: TerminalSpectrum) -> bytes:
+    """Each rate against rescaled time: mean over the initial points, and for few of them the standard deviation."""
+    figure = new_figure(6.4, 4.0)
+    axes = figure.add_subplot()
+    tau = -torch.log(spectrum.schedule.alpha(spectrum.times.double())).cpu()
+    mean, spread = spectrum.rates.double().cpu().mean(1), spectrum.rates.double().cpu().std(1, correction=0)
+    count = mean.shape[1]
+    for k in range(count):
+        color = ACCENT if k >= count - spectrum.highest and spectrum.highest else INK
+        axes.plot(tau, mean[:, k], color=color, marker=".", lw=1.2 if count <= _SHADED else 0.5, ms=4)
+        if count <= _SHADED:
+            axes.fill_between(tau, mean[:, k] - spread[:, k], mean[:, k] + spread[:, k], color=color, alpha=0.15, lw=0)
+    axes.axhline(-1, color=PALE, ls=":")
+    axes.axhline(0, color=PALE, ls=":")
+    axes.set(xlabel=r"rescaled time $-\log \alpha(t)$", ylabel="rate")
+    return png(figure)
+
+
+def scales(spectrum: TerminalSpectrum) -> bytes:
+    """Local standard deviations 1 / eta that the rates mean at each time: an exact flow has the same at all."""
+    from matplotlib import colormaps
+    from matplotlib.ticker import MaxNLocator
+
+    figure = new_figure(6.4, 3.8)
+    axes = figure.add_subplot()
+    shades = colormaps["cividis"].resampled(len(spectrum.times) + 1)
+    for k, t in enumerate(spectrum.times):
+        eta = local_scale(spectrum.rates[k].double(), t.double(), spectrum.schedule).cpu()
+        width = (1 / eta).median(0).values.flip(0)
+        rank = torch.arange(1, len(width) + 1)
+        seen = width > 0
+        axes.plot(rank[seen], width[seen], color=shades(k), marker=".", lw=0.8, ms=4, label=f"t = {float(t):g}")
+    axes.set(yscale="log", xlabel="direction, widest first", ylabel=r"local width $1 / \eta$")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.legend(frameon=False, fontsize=8)
+    return png(figure)
+
+
+def dimensions(dimension: LocalDimension) -> bytes:
+    """Histogram of the local dimensions."""
+    figure = new_figure(6.4, 3.2)
+    axes = figure.add_subplot()
+    axes.hist(dimension.dimension.double().cpu().numpy(), bins=30, color=PALE)
+    axes.axvline(float(dimension.dimension.mean()), color=ACCENT, label="mean")
+    axes.set(xlabel=f"local dimension at scale {dimension.scale:.3g}", ylabel="number of points")
+    axes.legend(frameon=False, fontsize=9)
+    return png(figure)
+
+
+def regularity(dimension: LocalDimension, ends: Tensor) -> bytes:
+    """The ends (B, d) of the trajectories in the plane that holds most of them, coloured by local dimension."""
+    figure = new_figure(6.4, 4.4)
+    axes = figure.add_subplot()
+    flat = ends.flatten(1)
+    plane, names = plane_axes(flat)
+    seen = (flat @ plane).cpu().numpy()
+    dots = axes.scatter(seen[:, 0], seen[:, 1], c=dimension.dimension.double().cpu().numpy(), s=14, cmap="cividis")
+    axes.set(xlabel=names[0], ylabel=names[1])
+    axes.set_aspect("equal", adjustable="datalim")
+    figure.colorbar(dots, label="local dimension")
+    return png(figure)
+
+
+def pushes(perturbation: Perturbation) -> bytes:
+    """Share of each push that arrives against what the linearised flow says."""
+    figure = new_figure(6.4, 3.8)
+    axes = figure.add_subplot()
+    predicted, survival = perturbation.predicted.double().cpu(), perturbation.survival.double().cpu()
+    half = predicted.shape[1] - predicted.shape[1] // 2
+    low = predicted.shape[1] - half
+    axes.scatter(predicted[:, :low], survival[:, :low], color=INK, s=18, label="normal directions")
+    axes.scatter(predicted[:, low:], survival[:, low:], color=ACCENT, s=18, label="tangent directions")
+    most = max(float(predicted.max()), float(survival.max()), 0.1)
+    axes.plot([0, most], [0, most], color=PALE, label="as predicted for small pushes")
+    axes.set(xlabel="predicted share that arrives", ylabel="share that arrived")
+    axes.legend(frameon=False, fontsize=9)
+    return png(figure)
+
+
+def pushed_images(images: Tensor) -> bytes:
+    """One row for each point: where it arrives by itself, then after each push; (B, 1 + k, *event)."""
+    return image_grid(images.flatten(0, 1), images.shape[1])
