@@ -21,6 +21,7 @@ from typer.testing import CliRunner
 
 import proxflow as pf
 from proxflow import cli, report
+from proxflow.cli import options
 from proxflow.data import BUILT_IN
 from tests.cli.commands import POINTS, RUN_FILES, SAMPLE_FILES, call, refusal
 from tests.data.sources import write_fashion_mnist
@@ -153,8 +154,8 @@ def test_missing_fashion_mnist_is_one_line(tmp_path, capsys):
 
 
 def test_many_points_say_how_many_and_how_to_take_fewer(data, tmp_path, monkeypatch, capsys):
-    assert cli._MANY_POINTS > 2000
-    monkeypatch.setattr(cli, "_MANY_POINTS", 20)
+    assert options.MANY_POINTS > 2000
+    monkeypatch.setattr(options, "MANY_POINTS", 20)
     assert call("fit", data, "--out", tmp_path / "all") == 0
     assert capsys.readouterr().err == "points: fitting all 24 points; --points 5000 is a quicker random subset\n"
     assert call("fit", data, "--points", 24, "--out", tmp_path / "asked") == 0

@@ -64,6 +64,7 @@ def test_images_are_shown(tmp_path, monkeypatch) -> None:
 def test_bad_input(data, run, tmp_path, capsys) -> None:
     assert "scale" in refusal(capsys, "terminal", data, "--out", tmp_path / "out", "--scale", 0)
     assert "nowhere" in refusal(capsys, "terminal", tmp_path / "nowhere")
+    assert "--epsilon: for data only" in refusal(capsys, "terminal", run, "--epsilon", 1)
     call("terminal", run, "--out", tmp_path / "out", "--count", 2)
     capsys.readouterr()
     assert "study by proxflow terminal" in refusal(capsys, "terminal", tmp_path / "out")

@@ -1,0 +1,66 @@
+"""The command line: parse, call one public function per command, print. One file for each command."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from proxflow.cli.batch_size import batch_size
+from proxflow.cli.fit import fit
+from proxflow.cli.sample import sample
+from proxflow.cli.terminal import terminal
+from proxflow.cli.train import train
+
+__all__ = ["app", "main"]
+
+_INTERRUPTED = 130
+
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="markdown"
+)
+
+
+@app.callback()
+def _root() -> None:
+    """Exact optimal-transport flow matching: fit, sample, measure."""
+
+
+for _name, _run in (
+    ("fit", fit),
+    ("train", train),
+    ("sample", sample),
+    ("batch-size", batch_size),
+    ("terminal", terminal),
+):
+    app.command(_name)(_run)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line: a wrong input is one line on standard error and exit code 2, Ctrl-C is 130."""
+    given = sys.argv[1:] if arguments is None else arguments
+    try:
+        status = app(given or ["--help"], prog_name="proxflow", standalone_mode=False)
+    except (KeyboardInterrupt, typer.Abort):
+        status = _INTERRUPTED
+    except Exception as error:
+        message = _explanation(error)
+        if message is None:
+            raise
+        typer.echo(f"proxflow: {' '.join(message.split())}", err=True)
+        sys.exit(2)
+    if status == _INTERRUPTED:
+        typer.echo("proxflow: interrupted", err=True)
+    if isinstance(status, int) and status:
+        sys.exit(status)
+
+
+def _explanation(error: Exception) -> str | None:
+    """What to tell the user about an error that is theirs to mend; None for one that is ours."""
+    from proxflow.errors import ConvergenceError, MissingExtraError
+
+    describe = getattr(error, "format_message", None)  # an error of the command line itself
+    if describe is not None:
+        return f"{describe()} (see proxflow --help)"
+    known = isinstance(error, ValueError | ConvergenceError | MissingExtraError | OSError)
+    return str(error) if known else None

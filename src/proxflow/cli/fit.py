@@ -1,0 +1,129 @@
+"""proxflow fit: the exact flow of a data set."""
+
+from __future__ import annotations
+
+import shlex
+import warnings
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from proxflow.cli.options import (
+    SCHEDULES,
+    Data,
+    DataDir,
+    Label,
+    Out,
+    Overwrite,
+    Points,
+    Representation,
+    Resume,
+    ScheduleName,
+    Seed,
+    check_choice,
+    claimed,
+    command_line,
+    hint,
+    schedule_named,
+    suggest_a_subset,
+)
+
+if TYPE_CHECKING:
+    from proxflow.data import Dataset
+    from proxflow.semidiscrete import Fit
+
+__all__ = ["fit"]
+
+
+def fit(
+    data: Data,
+    out: Out = None,
+    points: Points = None,
+    label: Label = None,
+    representation: Representation = None,
+    data_dir: DataDir = None,
+    tol: Annotated[float, typer.Option(help="Tolerance on chi2, the error of the atoms' weights.")] = 1e-2,
+    epsilon: Annotated[
+        float,
+        typer.Option(help="Smoothing, such as 0.5: the flow then ends between data points, at 0 on them."),
+    ] = 0.0,
+    max_samples: Annotated[int | None, typer.Option(help="Cap on noise draws.")] = None,
+    schedule: ScheduleName = "linear",
+    seed: Seed = 0,
+    overwrite: Overwrite = False,
+    resume: Resume = False,
+) -> None:
+    """Fit the exact OT-CFM flow of a data set and write a report.
+
+    Ctrl-C keeps the best so far, and --resume goes on from there.
+
+    Example: `proxflow fit digits --out runs/digits`
+
+    Example: `proxflow fit fashion-mnist --points 1000`
+
+    Example: `proxflow fit cells.h5ad --representation X_pca --label cell_type`
+    """
+    import proxflow as pf
+    from proxflow.report import render_page
+
+    check_choice("schedule", schedule, SCHEDULES)
+    folder, dataset = claimed(
+        out, "", data, points, seed, label, representation, data_dir, overwrite=overwrite, resume=resume
+    )
+    suggest_a_subset(dataset, points)
+    arguments = {
+        "data": data,
+        "points": points,
+        "label": label,
+        "representation": representation,
+        "data_dir": None if data_dir is None else str(data_dir),
+        "tol": tol,
+        "epsilon": epsilon,
+        "max_samples": max_samples,
+        "schedule": schedule,
+        "seed": seed,
+    }
+    command = command_line("fit", arguments)
+    with folder.writing(resume=resume), hint(folder):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", pf.ConvergenceWarning)  # the verdict below says it
+            result = pf.semidiscrete.fit(
+                dataset.points,
+                epsilon=epsilon,
+                tol=tol,
+                max_samples=max_samples,
+                seed=seed,
+                checkpoint=folder.checkpoint,
+            )
+        flow = pf.ProximalFlow(result.potential, schedule_named(schedule))
+        page = render_page(result, flow, dataset, seed=seed, command=command)
+        folder.write_fit(result, dataset, page, arguments)
+    _print_fit(result, dataset)
+    if not result.converged:
+        typer.echo("  The flow is exact for its own weights. To go on, if need be with more --max-samples:")
+        typer.echo(f"    {command} --out {shlex.quote(str(folder.path))} --resume")
+    typer.echo(f"report: {folder.page}")
+
+
+def _print_fit(result: Fit, dataset: Dataset) -> None:
+    from proxflow.report import wording
+
+    verdict = "converged" if result.converged else "NOT converged"
+    typer.echo(f"{dataset.name}: {dataset.n:,} points in dimension {dataset.dim}, {verdict} in {result.seconds:.1f} s")
+    if counts := dataset.class_counts:
+        typer.echo(f"  labels               {_classes(counts)}")
+    typer.echo(f"  method               {wording.method_in_words(result)}")
+    if result.epsilon > 0:
+        typer.echo(f"  smoothing epsilon    {result.epsilon:g}")
+    typer.echo(f"  chi2 of the weights  {wording.chi2_in_words(result, '+-')} (tolerance {result.tol:g})")
+    typer.echo(f"  transport cost W2^2  {wording.cost_in_words(result)}")
+    if result.samples_used:
+        typer.echo(f"  noise draws          {result.samples_used:,} to fit, {result.evaluation_samples:,} to evaluate")
+    elif result.evaluation_samples:
+        typer.echo(f"  noise draws          none to fit, {result.evaluation_samples:,} to check")
+
+
+def _classes(counts: dict[str, int]) -> str:
+    fewest, most = min(counts.values()), max(counts.values())
+    each = f"{fewest:,}" if fewest == most else f"{fewest:,} to {most:,}"
+    return f"{len(counts):,} {'class' if len(counts) == 1 else 'classes'} of {each} points"
