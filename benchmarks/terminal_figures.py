@@ -18,6 +18,7 @@ from pathlib import Path
 
 import torch
 from matplotlib.figure import Figure
+from sklearn.datasets import make_moons
 from torch import Tensor
 
 import proxflow as pf
@@ -48,11 +49,14 @@ def fields(points: Tensor, steps: int) -> dict[str, Field]:
     return found
 
 
-def tips(data: pf.data.Dataset) -> Tensor:
-    """The ends of the two half circles, standardised, (4, 2); none on the circle."""
-    if data.name != "moons":
-        return torch.zeros(0, 2)
-    return data.standardisation.apply(torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.0, 0.5], [2.0, 0.5]]))
+def curve(name: str, n: int) -> tuple[Tensor, Tensor]:
+    """Points of a curve, standardised, (n, 2), and its tips: moons without their usual noise have four."""
+    data = pf.data.load(name, n=n)
+    if name == "circle":
+        return data.points, torch.zeros(0, 2)
+    moons = torch.from_numpy(make_moons(n, noise=0.0)[0]).float()
+    ends = torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.0, 0.5], [2.0, 0.5]])
+    return data.standardisation.apply(moons), data.standardisation.apply(ends)
 
 
 def report(name: str, field: Field, x0: Tensor, ends: Tensor) -> pf.analysis.TerminalSpectrum:
@@ -116,11 +120,11 @@ def main() -> None:
     panels = {}
     print("rates at t = " + ", ".join(f"{t:g}" for t in TIMES))
     for name in ("circle", "moons"):
-        data = pf.data.load(name, n=size)
+        points, ends = curve(name, size)
         print(name)
         x0 = torch.randn(initial, 2, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-        for title, field in fields(data.points, 2 if options.quick else options.train_steps).items():
-            panels[name, title] = report(title, field, x0, tips(data))
+        for title, field in fields(points, 2 if options.quick else options.train_steps).items():
+            panels[name, title] = report(title, field, x0, ends)
     if not options.quick:
         draw(panels, options.figure)
     extremes(*((320, 2, 4) if options.quick else (784, 64, 20)))

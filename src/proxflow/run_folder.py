@@ -141,10 +141,17 @@ class RunFolder:
             self.training_checkpoint.unlink(missing_ok=True)
 
     def write_study(
-        self, command: str, study: object, data: dict[str, Any], page: str, arguments: dict[str, Any]
+        self,
+        command: str,
+        study: object,
+        data: dict[str, Any],
+        page: str,
+        arguments: dict[str, Any],
+        result: dict[str, Any],
     ) -> None:
         """Replace an earlier run by what a command found out; ``data`` is a ``data_record``."""
-        self._write({_STUDIES[command]: study}, page, _record(command, arguments) | data)
+        record = _record(command, arguments) | data | {"result": result}
+        self._write({_STUDIES[command]: study}, page, record)
 
     @property
     def data(self) -> dict[str, Any]:

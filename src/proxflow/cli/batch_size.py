@@ -95,7 +95,13 @@ def batch_size(
                 wanted=target_error,
             )
         page = render_batch_size_page(study, dataset, command_line("batch-size", arguments))
-        folder.write_study("batch-size", study, data_record(dataset), page, arguments)
+        result = {
+            "advice": study.advice,
+            "transport_cost": study.transport_cost,
+            "excess": dict(zip(map(str, study.batch_sizes.tolist()), (2 * study.gap).tolist(), strict=True)),
+            "exponent": study.rate.exponent,
+        }
+        folder.write_study("batch-size", study, data_record(dataset), page, arguments, result)
     _print_remarks(remarks)
     _print_study(study, dataset)
     typer.echo(f"report: {folder.page}")

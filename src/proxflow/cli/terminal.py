@@ -99,7 +99,9 @@ def terminal(
         )
         command = command_line("terminal", arguments)
         page = render_terminal_page(study, found.standardisation, found.name, found.words, command)
-        folder.write_study("terminal", study, found.record, page, {**arguments, "schedule": found.schedule})
+        result = {"local_dimension": float(study.dimension.dimension.mean()), "warning": memorised(study) or None}
+        complete = {**arguments, "schedule": found.schedule}
+        folder.write_study("terminal", study, found.record, page, complete, result)
     _print_arrival(study, found.name)
     if warning := memorised(study):
         typer.echo(f"  warning: {warning}")
