@@ -16,13 +16,17 @@ from proxflow.optional import optional_package
 __all__ = ["least_cost_permutation", "sinkhorn_permutation", "squared_distances"]
 
 _FEW_DIMENSIONS = 8  # up to here near ties abound, and Jonker-Volgenant's reductions cost more than they save
+_MANY_POINTS = 400  # from here on soft prices pay for themselves
+_SOFTENING = (1.0, 0.5, 0.25, 0.125, 0.0625, 0.03125)  # times the mean cost
 _MARGINAL_ERROR = 1e-2  # of a plan that is still taken for converged, in the 1-norm
 
 
 def least_cost_permutation(x0: Tensor, x1: Tensor) -> Tensor:
     """The permutation p, (n,) int64, that minimises sum_i |x0_i - x1_p(i)|^2, exactly up to rounding.
 
-    By sorting on the line, else by shortest augmenting paths (Jonker and Volgenant 1987; Crouse 2016), on the CPU.
+    By sorting on the line, else by shortest augmenting paths (Jonker and Volgenant 1987; Crouse 2016), on the CPU. In
+    few dimensions these start from the prices of a few softened rounds: any prices leave the answer as it is,
+    near-optimal ones leave little to augment.
 
     Args:
         x0: (n, d), finite.
@@ -34,11 +38,15 @@ def least_cost_permutation(x0: Tensor, x1: Tensor) -> Tensor:
         return permutation
     if len(x0) == 0:
         return torch.empty(0, dtype=torch.int64, device=x0.device)
-    cost = _centred_cost(x1.double(), x0.double()).cpu().numpy()
+    reduced = _centred_cost(x1.double(), x0.double())
+    few = x0.shape[1] <= _FEW_DIMENSIONS
+    if few and len(x0) >= _MANY_POINTS:
+        row_price, column_price = _soft_prices(reduced.float())
+        reduced = reduced - row_price[:, None] - column_price
+    cost = reduced.cpu().numpy()
     cost -= cost.min(axis=1, keepdims=True)
     cost -= cost.min(axis=0, keepdims=True)
-    in_float32 = x0.dtype != torch.float64 and x0.shape[1] > _FEW_DIMENSIONS
-    solve = lap.lapjvs if in_float32 else linear_sum_assignment  # lap's solver is fast in float32 only
+    solve = linear_sum_assignment if few or x0.dtype == torch.float64 else lap.lapjvs  # lap is fast in float32 only
     row, column = solve(cost)[-2:]
     permutation = torch.empty(len(x0), dtype=torch.int64)
     permutation[torch.from_numpy(np.asarray(column, dtype=np.int64))] = torch.from_numpy(np.asarray(row, np.int64))
@@ -95,6 +103,17 @@ def _centred_cost(x0: Tensor, x1: Tensor) -> Tensor:
     a, b = a - a.mean(0), b - b.mean(0)
     spread = torch.maximum(a.abs().max(), b.abs().max()).clamp(min=torch.finfo(x0.dtype).tiny)
     return squared_distances(a / spread, b / spread)
+
+
+def _soft_prices(cost: Tensor) -> tuple[Tensor, Tensor]:
+    """Prices of rows and columns, (n,) each, whose sums are about the cost on optimal pairs: annealed Sinkhorn."""
+    mean = cost.mean().clamp(min=torch.finfo(cost.dtype).tiny)
+    row = column = torch.zeros_like(cost[0])
+    for softening in _SOFTENING:
+        temperature = softening * mean
+        row = -temperature * torch.logsumexp((column - cost) / temperature, dim=1)
+        column = -temperature * torch.logsumexp((row[:, None] - cost) / temperature, dim=0)
+    return row, column
 
 
 def _mutual_choice(score: Tensor) -> Tensor:
