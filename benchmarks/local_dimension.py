@@ -3,8 +3,9 @@
 N = 2,000 points of four laws, 5 seeds, default settings throughout: scikit-dimension's MLE, TwoNN, lPCA and ESS with
 their own neighbourhoods of 100 points. Points of the swiss roll within a twentieth of its edges are reported apart.
 Digits and Fashion-MNIST have no known dimension: there the traces at each scale are shown beside the baselines.
+ESS takes minutes for each sample, most of an hour in all; --peers leaves it out.
 
-python benchmarks/local_dimension.py
+python benchmarks/local_dimension.py [--peers MLE,TwoNN,lPCA]
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ import math
 import statistics
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -73,40 +75,52 @@ SAMPLES: dict[str, Sample] = {
 }
 
 
-def estimates(points: Tensor) -> dict[str, Tensor]:
-    """The dimension at each point by each method."""
-    found = {"proxflow": pf.analysis.data_dimension(points).dimension}
+@dataclass(frozen=True)
+class Estimate:
+    """The dimension at each point, and the seconds it took."""
+
+    dimension: Tensor
+    seconds: float
+
+
+def estimates(points: Tensor, peers: Sequence[str]) -> dict[str, Estimate]:
+    """What each method says."""
+    began = time.perf_counter()
+    dimension = pf.analysis.data_dimension(points).dimension
+    found = {"proxflow": Estimate(dimension, time.perf_counter() - began)}
     neighbours = min(NEIGHBOURS, len(points) // 4)
-    for name, make in PEERS.items():
+    for name in peers:
+        began = time.perf_counter()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            pointwise = make().fit_transform_pw(points.numpy(), n_neighbors=neighbours)
-        found[name] = torch.as_tensor(np.asarray(pointwise))
+            pointwise = PEERS[name]().fit_transform_pw(points.numpy(), n_neighbors=neighbours)
+        found[name] = Estimate(torch.as_tensor(np.asarray(pointwise)).double(), time.perf_counter() - began)
     return found
 
 
-def table(n: int, seeds: int) -> None:
-    """Mean absolute errors, inside and at edges."""
+def table(n: int, seeds: int, peers: Sequence[str]) -> None:
+    """Mean absolute errors, inside and at edges, and seconds for each sample."""
     print(f"mean absolute error over {n} points, mean over {seeds} seeds")
-    print(f"{'':34s}" + "".join(f"{name:>10s}" for name in ("proxflow", *PEERS)) + "   seconds")
+    print(f"{'':34s}" + "".join(f"{name:>10s}" for name in ("proxflow", *peers)))
     for title, sample in SAMPLES.items():
         inside: dict[str, list[float]] = {}
         outside: dict[str, list[float]] = {}
-        began = time.perf_counter()
+        seconds: dict[str, list[float]] = {}
         for seed in range(seeds):
             points, truth, edge = sample(n, 1000 + seed)
-            for name, dimension in estimates(points).items():
-                error = (dimension.double() - truth).abs()
+            for name, estimate in estimates(points, peers).items():
+                error = (estimate.dimension - truth).abs()
                 inside.setdefault(name, []).append(float(error[~edge].mean()))
+                seconds.setdefault(name, []).append(estimate.seconds)
                 if bool(edge.any()):
                     outside.setdefault(name, []).append(float(error[edge].mean()))
-        seconds = time.perf_counter() - began
-        print(f"{title:34s}" + _cells(inside) + f"{seconds:10.1f}", flush=True)
+        print(f"{title:34s}" + _cells(inside), flush=True)
         if outside:
             print(f"{'  its edges':34s}" + _cells(outside), flush=True)
+        print(f"{'  seconds':34s}" + _cells(seconds), flush=True)
 
 
-def images(name: str, n: int) -> None:
+def images(name: str, n: int, peers: Sequence[str]) -> None:
     """Traces at each scale, and what the methods say."""
     points = pf.data.load(name, n=n).points.flatten(1).double()
     found = pf.analysis.data_dimension(points)
@@ -116,8 +130,9 @@ def images(name: str, n: int) -> None:
         trace = float(found.trace[k].mean())
         print(f"  scale {float(found.scales[k]):8.3f}: trace {trace:7.2f}; below the spacing at {below:.0%} of points")
     some = torch.randperm(len(points), generator=torch.Generator().manual_seed(0))[:2000]
-    others = estimates(points[some])
-    print("  means: " + ", ".join(f"{peer} {float(value.double().nanmean()):.2f}" for peer, value in others.items()))
+    others = estimates(points[some], peers)
+    means = ", ".join(f"{name} {float(estimate.dimension.nanmean()):.2f}" for name, estimate in others.items())
+    print(f"  means over {len(some)} points: {means}", flush=True)
 
 
 def main() -> None:
@@ -125,15 +140,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--points", type=int, default=2000)
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--peers", default=",".join(PEERS))
     parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that it runs")
     options = parser.parse_args()
     if options.quick:
         options.points, options.seeds = 120, 1
-    table(options.points, options.seeds)
-    images("digits", 120 if options.quick else 1797)
+    peers = options.peers.split(",")
+    table(options.points, options.seeds, peers)
+    images("digits", 120 if options.quick else 1797, peers)
     if not options.quick:
         try:
-            images("fashion-mnist", 10_000)
+            images("fashion-mnist", 10_000, peers)
         except ValueError as error:
             print(f"Fashion-MNIST is left out: {error}")
 

@@ -38,6 +38,12 @@ def test_a_network_in_many_dimensions_gives_extreme_rates() -> None:
     assert study.perturbation.ends.shape == (3, 4, 300)
 
 
+@pytest.mark.parametrize("times", [(), (0.9, 0.5), (0.5, 0.5), (0.5, 1.0)])
+def test_bad_times(times) -> None:
+    with pytest.raises(ValueError, match="terminal_study: times must be"):
+        terminal_study(pf.ProximalFlow(pf.potentials.Ball(3)), noise(2, 3), scale=0.5, times=times)
+
+
 @pytest.mark.parametrize("scale", [0.0, -1.0, float("nan"), 1e12])
 def test_bad_scales(scale) -> None:
     with pytest.raises(ValueError, match="scale must be"):

@@ -35,9 +35,10 @@ def test_data_are_fitted_and_studied(data, tmp_path, capsys) -> None:
     assert record["arguments"]["epsilon"] == 1
 
 
-def test_a_flow_that_memorises_is_warned_of(run, tmp_path, capsys) -> None:
-    assert call("terminal", run, "--out", tmp_path / "out", "--scale", 0.01, "--count", 4) == 0
-    assert "memorisation" in capsys.readouterr().out
+@pytest.mark.parametrize("scale", [0.01, 20])
+def test_a_flow_that_memorises_does_so_at_any_scale(run, tmp_path, capsys, scale) -> None:
+    assert call("terminal", run, "--out", tmp_path / "out", "--scale", scale, "--count", 4) == 0
+    assert "One data point alone explains 100%" in capsys.readouterr().out
     study = pf.load(tmp_path / "out" / "terminal.safetensors")
     torch.testing.assert_close(study.spectrum.rates[-1], torch.full((4, 2), -1.0, dtype=torch.float64))
 
@@ -50,6 +51,24 @@ def test_a_network_is_studied(data, tmp_path, capsys, monkeypatch) -> None:
     page = (tmp_path / "run-terminal" / "report.html").read_text()
     assert page.count("<img") == 5
     assert "the network of" in page
+
+
+def test_the_page_of_a_flow_that_memorises_shows_no_scales(run, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(report, "render_terminal_page", render)
+    assert call("terminal", run, "--out", tmp_path / "out", "--count", 4) == 0
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "One data point alone" in page
+    assert "<h2>Rates</h2>" in page
+    assert "<h2>Scales</h2>" not in page
+
+
+def test_times_can_be_chosen(run, tmp_path, capsys) -> None:
+    folder = tmp_path / "out"
+    assert call("terminal", run, "--out", folder, "--count", 2, "--times", "0.2,0.8") == 0
+    assert pf.load(folder / "terminal.safetensors").spectrum.times.tolist() == [0.2, 0.8]
+    capsys.readouterr()
+    for times in ("0.8,0.2", "0.5,1", "nan", "half", ""):
+        assert "--times" in refusal(capsys, "terminal", run, "--out", tmp_path / "other", "--times", times)
 
 
 def test_images_are_shown(tmp_path, monkeypatch) -> None:

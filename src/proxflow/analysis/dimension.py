@@ -9,6 +9,7 @@ from torch import Tensor
 
 from proxflow.analysis.atom_spacing import largest_posterior_weight, sees_one_atom
 from proxflow.analysis.flat_field import DENSE_LIMIT, Field, FlatField, as_times
+from proxflow.points import flat_points
 from proxflow.schedules import Schedule
 
 __all__ = ["LocalDimension", "local_dimension"]
@@ -105,9 +106,9 @@ def _trace(flat: FlatField, t: Tensor, x: Tensor, probes: int, seed: int) -> tup
 
 def _below_spacing(flat: FlatField, t: Tensor, x: Tensor, points: Tensor | None) -> Tensor | None:
     if points is not None:
-        if points.ndim < 2 or len(points) == 0 or points.shape[1:] != flat.event:
+        data = flat_points(flat.owner, points).to(x)
+        if points.shape[1:] != flat.event:
             raise ValueError(f"{flat.owner}: points must be (N, *event) like x, got {tuple(points.shape)}")
-        data = points.detach().to(x).reshape(len(points), flat.dim)
         return largest_posterior_weight(x, data, flat.schedule.alpha(t), flat.schedule.beta(t)) > 0.5
     if flat.flow is None:
         return None

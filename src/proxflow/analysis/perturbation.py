@@ -1,7 +1,8 @@
 """What survives of a push: points moved along normal and tangent directions at time t, and carried on to the data.
 
-The linearised flow says it in advance: a small push of unit length along an eigen-direction of D recover_target, with
-rate r, arrives with the length |1 + r| (-alpha') / W, which is 0 across a data manifold and about 1 / beta along it.
+An exact flow says it in advance: a small push of unit length along an eigen-direction of D recover_target, with rate r,
+arrives with the length |1 + r| (-alpha') / W, which is 0 across a data manifold and about 1 / beta along it. What a
+network does to pushes may differ, as it need not lead to the target that it recovers at t.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ class Perturbation:
         ends: (B, k, *event), where pushed points arrive.
         unperturbed: (B, *event), where the points arrive by themselves.
         survival: (B, k), distance between the two over ``size``.
-        predicted: (B, k), the same for infinitely small pushes.
+        predicted: (B, k), the same for infinitely small pushes of an exact flow with these rates.
     """
 
     time: float

@@ -12,7 +12,7 @@ from scipy.optimize import brentq
 from torch import Tensor
 
 from proxflow.analysis.dimension import LocalDimension, local_dimension
-from proxflow.analysis.flat_field import DENSE_LIMIT, Field, schedule_of
+from proxflow.analysis.flat_field import DENSE_LIMIT, Field, as_times, schedule_of
 from proxflow.analysis.perturbation import Perturbation, perturb
 from proxflow.analysis.terminal import TerminalSpectrum, terminal_spectrum
 from proxflow.schedules import Schedule
@@ -68,6 +68,7 @@ def terminal_study(
         ConvergenceError: dopri5 cannot follow the field.
     """
     known = schedule_of("terminal_study", field, schedule)
+    as_times("terminal_study", times, x0)
     time = time_of_scale(known, scale)
     dim = math.prod(x0.shape[1:])
     count = None if dim <= DENSE_LIMIT else min(_EXTREME, dim // 4)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -50,6 +51,9 @@ def terminal(
         float, typer.Option(help="alpha / beta at which local dimensions are taken, in standardised units.")
     ] = 0.2,
     count: Annotated[int, typer.Option(min=2, help="Initial points.")] = 100,
+    times: Annotated[
+        str, typer.Option(metavar="T,T,...", help="Times of the rates, increasing, inside (0, 1).")
+    ] = "0.5,0.7,0.9,0.97,0.99,0.997,0.999",
     schedule: Annotated[str | None, typer.Option(help="linear or cosine, of the flow fitted to data.")] = None,
     seed: Seed = 0,
     overwrite: Overwrite = False,
@@ -72,7 +76,8 @@ def terminal(
         "epsilon": epsilon,
         "schedule": schedule,
     }
-    arguments: dict[str, Any] = {"subject": subject, "scale": scale, "count": count, "seed": seed}
+    arguments: dict[str, Any] = {"subject": subject, "scale": scale, "count": count, "times": times, "seed": seed}
+    moments = _times(times)
     if (Path(subject) / "run.json").is_file():
         given = [f"--{name.replace('_', '-')}" for name, value in own.items() if value is not None]
         if given:
@@ -94,6 +99,7 @@ def terminal(
             found.field,
             found.noise(count, seed),
             scale=scale,
+            times=moments,
             schedule=schedule_named(found.schedule),
             seed=seed,
         )
@@ -106,6 +112,16 @@ def terminal(
     if warning := memorised(study):
         typer.echo(f"  warning: {warning}")
     typer.echo(f"report: {folder.page}")
+
+
+def _times(text: str) -> list[float]:
+    try:
+        times = [float(part) for part in text.split(",")]
+    except ValueError:
+        times = []
+    if not times or not all(0 < t < 1 for t in times) or any(b <= a for a, b in itertools.pairwise(times)):
+        raise ValueError(f"--times must be increasing numbers inside (0, 1) such as 0.5,0.9,0.99, got {text!r}")
+    return times
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,12 @@ from proxflow.analysis import TerminalSpectrum, TerminalStudy
 from proxflow.data import Standardisation
 from proxflow.report import terminal_figures as drawn
 from proxflow.report.figures import image_grid, is_image
-from proxflow.report.template import Picture, Row, picture, render
+from proxflow.report.template import Picture, Row, Table, picture, render
 
 __all__ = ["memorised", "render_terminal_page"]
 
 _SHOWN = 10  # pictures of each kind
+_ROUNDING = 1e-6  # of rates
 
 
 def render_terminal_page(
@@ -32,8 +33,8 @@ def render_terminal_page(
         good=not warning,
         verdict=warning
         or (
-            f"At scale {study.dimension.scale:.3g} the data look {float(dimension.mean()):.3g}-dimensional on average, "
-            f"{float(dimension.min()):.3g} to {float(dimension.max()):.3g}."
+            f"At scale {study.dimension.scale:.3g} the field sees {float(dimension.mean()):.3g} dimensions of the data "
+            f"on average, {float(dimension.min()):.3g} to {float(dimension.max()):.3g}."
         ),
         summary=(
             "In rescaled time, minus the logarithm of alpha(t), a flow that arrives at a manifold contracts across it "
@@ -42,20 +43,21 @@ def render_terminal_page(
         ),
         heading="The study",
         rows=_rows(study, command),
+        table=_rates_table(study.spectrum),
         pictures=[*_curves(study), *_samples(study, standardisation)],
     )
 
 
 def memorised(study: TerminalStudy) -> str:
-    """What to say where single data points explain what the field does at this scale; empty where they do not."""
+    """What to say where single data points explain what the flow does; empty where they do not."""
     below = study.dimension.below_spacing
     if below is None or not bool(below.any()):
         return ""
     share = float(below.double().mean())
     return (
-        f"At scale {study.dimension.scale:.3g} one data point alone explains {share:.0%} of the places looked at: the "
-        "scale is below the spacing of the data, and dimensions there describe memorisation (0), not a manifold. Take "
-        "a larger --scale, or smooth the flow with a larger --epsilon."
+        f"One data point alone explains {share:.0%} of the places looked at: the flow is sharper than the spacing of "
+        "the data, and its rates and dimensions there describe memorisation (-1 and 0), not a manifold. Fit it with a "
+        "larger --epsilon; on its own trajectories no --scale helps."
     )
 
 
@@ -68,7 +70,6 @@ def _rows(study: TerminalStudy, command: str | None) -> list[Row]:
     rows = [
         Row("initial points", "", f"{spectrum.rates.shape[1]:,}"),
         Row("rates", which, str(spectrum.rates.shape[2])),
-        *[_rates_row(spectrum, k) for k in range(len(spectrum.times))],
         Row("asymmetry", "of the Jacobian at the last time; an optimal-transport flow has none", f"{asymmetry:.2g}"),
         Row(
             "local dimension", f"at scale {dimension.scale:.3g}, t = {dimension.time:.3g}", _spread(dimension.dimension)
@@ -81,32 +82,40 @@ def _rows(study: TerminalStudy, command: str | None) -> list[Row]:
     return rows if command is None else [*rows, Row("command", "repeats this run", command)]
 
 
-def _rates_row(spectrum: TerminalSpectrum, k: int) -> Row:
-    lowest, highest = spectrum.rates[k, :, 0], spectrum.rates[k, :, -1]
-    meaning = "lowest and highest, mean and deviation over the points"
-    return Row(f"rates at t = {float(spectrum.times[k]):g}", meaning, f"{_spread(lowest)}; {_spread(highest)}")
+def _rates_table(spectrum: TerminalSpectrum) -> Table:
+    rates = zip(spectrum.times.tolist(), spectrum.rates[..., 0], spectrum.rates[..., -1], strict=True)
+    rows = tuple((f"{t:.4g}", _spread(lowest), _spread(highest)) for t, lowest, highest in rates)
+    return Table("Rates, mean and deviation over the initial points", ("t", "lowest", "highest"), rows)
 
 
 def _curves(study: TerminalStudy) -> list[Picture]:
+    scales = picture(
+        "Scales",
+        "Widths of the data along the directions of the spectrum, as each time sees them: medians over the points. "
+        "For an exact flow the curves agree; a network sees no width below what it resolves.",
+        drawn.scales(study.spectrum),
+    )
     return [
         picture(
             "Rates",
-            "Each line is one rank of the spectrum, averaged over the initial points; shades: one standard deviation.",
+            "Each line is one rank of the spectrum, averaged over the initial points; shades: one standard deviation, "
+            "of the outermost where there are many. A network has bounded derivatives: its rates fade to 0 at last.",
             drawn.rates(study.spectrum),
         ),
-        picture(
-            "Scales",
-            "Widths of the data along the directions of the spectrum, as each time sees them: medians over the points. "
-            "For an exact flow the curves agree.",
-            drawn.scales(study.spectrum),
-        ),
+        *([scales] if _has_widths(study.spectrum) else []),
         picture("Local dimension", "Trace of the derivative of the proximal step.", drawn.dimensions(study.dimension)),
         picture(
             "Pushes",
-            "Each dot is one point pushed along one direction and carried on to t = 1.",
+            "Each dot is one point pushed along one direction and carried on to t = 1. Dots off the line: the push was "
+            "not small, or the field is no exact flow.",
             drawn.pushes(study.perturbation),
         ),
     ]
+
+
+def _has_widths(spectrum: TerminalSpectrum) -> bool:
+    """Whether any direction keeps a width at half of the points; none does where a flow memorises."""
+    return bool((spectrum.rates.median(1).values > -1 + _ROUNDING).any())
 
 
 def _samples(study: TerminalStudy, standardisation: Standardisation) -> list[Picture]:

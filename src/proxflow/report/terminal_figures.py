@@ -11,11 +11,11 @@ from proxflow.report.figures import image_grid, plane_axes
 
 __all__ = ["dimensions", "pushed_images", "pushes", "rates", "regularity", "scales"]
 
-_SHADED = 6  # curves beside which spreads can be seen
+_FEW = 6  # curves that are all shaded; of more, the two outermost
 
 
 def rates(spectrum: TerminalSpectrum) -> bytes:
-    """Each rate against rescaled time: mean over the initial points, and for few of them the standard deviation."""
+    """Each rate against rescaled time: mean over the initial points, and standard deviation where it can be seen."""
     figure = new_figure(6.4, 4.0)
     axes = figure.add_subplot()
     tau = -torch.log(spectrum.schedule.alpha(spectrum.times.double())).cpu()
@@ -23,8 +23,8 @@ def rates(spectrum: TerminalSpectrum) -> bytes:
     count = mean.shape[1]
     for k in range(count):
         color = ACCENT if k >= count - spectrum.highest and spectrum.highest else INK
-        axes.plot(tau, mean[:, k], color=color, marker=".", lw=1.2 if count <= _SHADED else 0.5, ms=4)
-        if count <= _SHADED:
+        axes.plot(tau, mean[:, k], color=color, marker=".", lw=1.2 if count <= _FEW else 0.5, ms=4)
+        if count <= _FEW or k in (0, count - 1):
             axes.fill_between(tau, mean[:, k] - spread[:, k], mean[:, k] + spread[:, k], color=color, alpha=0.15, lw=0)
     axes.axhline(-1, color=PALE, ls=":")
     axes.axhline(0, color=PALE, ls=":")
@@ -82,17 +82,19 @@ def pushes(perturbation: Perturbation) -> bytes:
     figure = new_figure(6.4, 3.8)
     axes = figure.add_subplot()
     predicted, survival = perturbation.predicted.double().cpu(), perturbation.survival.double().cpu()
-    half = predicted.shape[1] - predicted.shape[1] // 2
-    low = predicted.shape[1] - half
+    low = predicted.shape[1] // 2
     axes.scatter(predicted[:, :low], survival[:, :low], color=INK, s=18, label="normal directions")
     axes.scatter(predicted[:, low:], survival[:, low:], color=ACCENT, s=18, label="tangent directions")
     most = max(float(predicted.max()), float(survival.max()), 0.1)
-    axes.plot([0, most], [0, most], color=PALE, label="as predicted for small pushes")
-    axes.set(xlabel="predicted share that arrives", ylabel="share that arrived")
+    axes.plot([0, most], [0, most], color=PALE, label="small pushes of an exact flow")
+    axes.set(xlabel="share that arrives, by the rate", ylabel="share that arrived")
     axes.legend(frameon=False, fontsize=9)
     return png(figure)
 
 
 def pushed_images(images: Tensor) -> bytes:
     """One row for each point: where it arrives by itself, then after each push; (B, 1 + k, *event)."""
-    return image_grid(images.flatten(0, 1), images.shape[1])
+    low = (images.shape[1] - 1) // 2
+    high = images.shape[1] - 1 - low
+    titles = ["as it is", *["normal"] * low, *["tangent"] * high]
+    return image_grid(images.flatten(0, 1), images.shape[1], titles)
