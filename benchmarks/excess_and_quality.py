@@ -53,7 +53,7 @@ def main() -> None:
     excess = [*(2 * study.gap).tolist(), 0.0]
     couplings: dict[str, pf.couplings.Coupling] = {}
     for n in batches:
-        couplings[f"batches of {n}"] = pf.couplings.Minibatch(points, n)
+        couplings[f"batches of {n}"] = pf.couplings.Minibatch(points, n) if n > 1 else pf.couplings.Independent(points)
     couplings["semidiscrete"] = pf.couplings.Semidiscrete(fit.potential, points)
     print(f"{options.train_steps} training steps, {options.seeds} seeds, W2^2 = {study.transport_cost:.2f}")
     print(f"{'Euler steps':20s}{'excess':>9s}" + "".join(f"{k:>10d}" for k in STEPS))
