@@ -84,22 +84,24 @@ def real(seed: int, points: int, shrunk: float) -> list[tuple[float, float]]:
 def results(row: str, seed: int, train_steps: int, points: int, generated: int) -> list[tuple[float, float]]:
     """The distances of samples at each number of steps."""
     train, held_out = split(seed, points)
-    torch.manual_seed(seed)
-    network = pf.matching.MLP((train.shape[1],), width=512, depth=3)
     published = row in ("I-CFM, torchcfm", "OT-CFM, torchcfm", "semidiscrete, no pair broken")
-    result = pf.matching.train(
-        network,
-        coupling_of(row, train, seed),
-        steps=train_steps,
-        batch_size=BATCH,
-        breaking=None if published else pf.matching.Breaking(),
-        seed=seed,
-        progress=False,
-    )
-    noise = torch.randn(generated, train.shape[1], generator=torch.Generator().manual_seed(1000 + seed))
-    with torch.no_grad():
-        ends = [pf.sampling.integrate(result.network, noise, steps=k, method="euler").end for k in STEPS]
+    breaking = None if published else pf.matching.Breaking()
+    ends = sampled(coupling_of(row, train, seed), train.shape[1], breaking, seed, train_steps, generated)
     return [distances(end, held_out) for end in ends]
+
+
+def sampled(
+    coupling: pf.couplings.Coupling, dim: int, breaking: pf.matching.Breaking | None, seed: int, steps: int, n: int
+) -> list[Tensor]:
+    """Samples of a network trained on a coupling, at each number of Euler steps."""
+    torch.manual_seed(seed)
+    network = pf.matching.MLP((dim,), width=512, depth=3)
+    result = pf.matching.train(
+        network, coupling, steps=steps, batch_size=BATCH, breaking=breaking, seed=seed, progress=False
+    )
+    noise = torch.randn(n, dim, generator=torch.Generator().manual_seed(1000 + seed))
+    with torch.no_grad():
+        return [pf.sampling.integrate(result.network, noise, steps=k, method="euler").end for k in STEPS]
 
 
 def main() -> None:

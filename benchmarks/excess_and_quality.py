@@ -13,25 +13,19 @@ from __future__ import annotations
 import argparse
 import statistics
 
-import torch
 from scipy.stats import spearmanr
 from torch import Tensor
 
 import proxflow as pf
+from digits_few_steps import STEPS, sampled, split
 
 BATCHES = (1, 16, 128, 1024)
-STEPS = (1, 2, 4, 8, 100)
 TRAINED_ON = 1437
 
 
-def distances(coupling: pf.couplings.Coupling, held_out: Tensor, seed: int, train_steps: int, n: int) -> list[float]:
+def quality(coupling: pf.couplings.Coupling, held_out: Tensor, seed: int, train_steps: int, n: int) -> list[float]:
     """Energy distance to held-out digits at each number of steps."""
-    torch.manual_seed(seed)
-    network = pf.matching.MLP((held_out.shape[1],), width=512, depth=3)
-    trained = pf.matching.train(network, coupling, steps=train_steps, breaking=None, seed=seed, progress=False)
-    noise = torch.randn(n, held_out.shape[1], generator=torch.Generator().manual_seed(1000 + seed))
-    with torch.no_grad():
-        ends = [pf.sampling.integrate(trained.network, noise, steps=k, method="euler").end for k in STEPS]
+    ends = sampled(coupling, held_out.shape[1], None, seed, train_steps, n)
     return [pf.metrics.energy_distance(end, held_out, unbiased=True) for end in ends]
 
 
@@ -45,9 +39,7 @@ def main() -> None:
     rows, generated, batches = TRAINED_ON, 2000, BATCHES
     if options.quick:
         options.train_steps, rows, generated, batches = 2, 100, 50, BATCHES[:2]
-    digits = pf.data.load("digits").points.flatten(1)
-    order = torch.randperm(len(digits), generator=torch.Generator().manual_seed(0))
-    points, held_out = digits[order[:rows]], digits[order[TRAINED_ON:]]
+    points, held_out = split(0, rows)
     fit = pf.semidiscrete.fit(points, progress=False)
     study = pf.analysis.minibatch_convergence(fit, batches, progress=False)
     excess = [*(2 * study.gap).tolist(), 0.0]
@@ -59,7 +51,7 @@ def main() -> None:
     print(f"{'Euler steps':20s}{'excess':>9s}" + "".join(f"{k:>10d}" for k in STEPS))
     table = []
     for (name, coupling), value in zip(couplings.items(), excess, strict=True):
-        runs = [distances(coupling, held_out, s, options.train_steps, generated) for s in range(options.seeds)]
+        runs = [quality(coupling, held_out, s, options.train_steps, generated) for s in range(options.seeds)]
         table.append([statistics.mean(column) for column in zip(*runs, strict=True)])
         print(f"{name:20s}{value:9.3f}" + "".join(f"{cell:10.4f}" for cell in table[-1]), flush=True)
     ranks = [float(spearmanr(excess, [row[k] for row in table]).statistic) for k in range(len(STEPS))]

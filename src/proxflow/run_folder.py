@@ -39,6 +39,7 @@ class _Record:
     event_shape: tuple[int, ...]
     schedule: str
     classes: tuple[str, ...]
+    data: dict[str, Any]
 
 
 class RunFolder:
@@ -160,9 +161,7 @@ class RunFolder:
         Raises:
             ValueError: there is no run, or its record is damaged.
         """
-        self._read_record()
-        kept: dict[str, Any] = json.loads((self.path / _RECORD).read_text())["data"]
-        return {"data": kept}
+        return {"data": self._read_record().data}
 
     @property
     def is_trained(self) -> bool:
@@ -250,6 +249,7 @@ class RunFolder:
                 event_shape=tuple(int(size) for size in record["data"]["event_shape"]),
                 schedule=str(record["arguments"]["schedule"]),
                 classes=tuple(record["data"].get("labels") or ()),
+                data=record["data"],
             )
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{path} is damaged ({error!r}); fit again with --overwrite") from error

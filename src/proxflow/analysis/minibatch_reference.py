@@ -19,6 +19,7 @@ from proxflow.analysis.minibatch_heights import HeightError, TopTwo, height_erro
 from proxflow.measures import Gaussian, Source
 from proxflow.potentials import Discrete, Potential, Quadratic
 from proxflow.semidiscrete import Fit
+from proxflow.semidiscrete.certificate import chunk_sizes
 
 __all__ = ["FiniteTarget", "Target", "Targets", "TransportedTarget", "draw_atoms"]
 
@@ -249,6 +250,4 @@ def _bures(potential: Potential) -> float | None:
 
 def _chunks(n: int, dim: int, max_memory: int) -> list[int]:
     """Sizes of blocks of draws, some eight float64 copies of which fit in ``max_memory``."""
-    size = max(256, min(1 << 14, max_memory // (64 * (dim + 2))))
-    full, rest = divmod(n, size)
-    return [size] * full + ([rest] if rest else [])
+    return chunk_sizes(n, max(256, min(1 << 14, max_memory // (64 * (dim + 2)))))

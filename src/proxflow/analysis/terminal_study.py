@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,12 +11,12 @@ from scipy.optimize import brentq
 from torch import Tensor
 
 from proxflow.analysis.dimension import LocalDimension, local_dimension
-from proxflow.analysis.flat_field import DENSE_LIMIT, Field, as_times, schedule_of
+from proxflow.analysis.flat_field import DENSE_LIMIT, Field, FlatField, as_times
 from proxflow.analysis.perturbation import Perturbation, perturb
 from proxflow.analysis.terminal import TerminalSpectrum, terminal_spectrum
 from proxflow.schedules import Schedule
 
-__all__ = ["TerminalStudy", "terminal_study"]
+__all__ = ["TIMES", "TerminalStudy", "terminal_study"]
 
 TIMES = (0.5, 0.7, 0.9, 0.97, 0.99, 0.997, 0.999)
 _EXTREME = 20  # rates taken where the dimension is large
@@ -67,23 +66,27 @@ def terminal_study(
         ValueError: bad points, times or options, or a schedule that contradicts the flow's.
         ConvergenceError: dopri5 cannot follow the field.
     """
-    known = schedule_of("terminal_study", field, schedule)
-    as_times("terminal_study", times, x0)
-    time = time_of_scale(known, scale)
-    dim = math.prod(x0.shape[1:])
-    count = None if dim <= DENSE_LIMIT else min(_EXTREME, dim // 4)
-    moments = sorted({*times, time})
-    spectrum = terminal_spectrum(field, x0, moments, schedule=schedule, count=count, seed=seed, max_memory=max_memory)
-    at_scale = spectrum.points[moments.index(time)]
+    flat = FlatField("terminal_study", field, x0, schedule, max_memory)
+    as_times(flat.owner, times, x0)
+    time = time_of_scale(flat.schedule, scale)
+    count = None if flat.dim <= DENSE_LIMIT else min(_EXTREME, flat.dim // 4)
+    spectrum = terminal_spectrum(field, x0, times, schedule=schedule, count=count, seed=seed, max_memory=max_memory)
+    at_scale = flat.trajectory(x0, as_times(flat.owner, time, x0))[0].reshape(x0.shape)
     dimension = local_dimension(
         field, at_scale, time, schedule=schedule, points=points, seed=seed, max_memory=max_memory
     )
-    alpha = float(known.alpha(torch.tensor(_PUSH_TIME, dtype=torch.float64)))
+    alpha = float(flat.schedule.alpha(torch.tensor(_PUSH_TIME, dtype=torch.float64)))
     pushes = perturb(
-        field, x0[:_PUSHED], _PUSH_TIME, count=min(4, dim), size=0.2 * alpha * math.sqrt(dim), schedule=schedule,
-        seed=seed, max_memory=max_memory,
-    )  # fmt: skip
-    return TerminalStudy(_at(spectrum, moments, times), dimension, pushes)
+        field,
+        x0[:_PUSHED],
+        _PUSH_TIME,
+        count=min(4, flat.dim),
+        size=0.2 * alpha * math.sqrt(flat.dim),
+        schedule=schedule,
+        seed=seed,
+        max_memory=max_memory,
+    )
+    return TerminalStudy(spectrum, dimension, pushes)
 
 
 def time_of_scale(schedule: Schedule, scale: float) -> float:
@@ -103,13 +106,3 @@ def time_of_scale(schedule: Schedule, scale: float) -> float:
     if not 1e-6 < time < 1 - 1e-6:
         raise ValueError(f"scale must be between about 1e-6 and 1e6, got {scale!r}")
     return time
-
-
-def _at(spectrum: TerminalSpectrum, moments: list[float], times: Sequence[float]) -> TerminalSpectrum:
-    """The spectrum at the times asked for."""
-    rows = [moments.index(t) for t in times]
-    picked = {
-        name: getattr(spectrum, name)[rows]
-        for name in ("times", "rates", "asymmetry", "points", "residuals", "asymmetry_stderr")
-    }
-    return dataclasses.replace(spectrum, **picked)

@@ -22,6 +22,7 @@ from proxflow.cli.options import (
     check_choice,
     claimed,
     command_line,
+    data_arguments,
     schedule_named,
     suggest_a_subset,
 )
@@ -73,10 +74,7 @@ def batch_size(
     suggest_a_subset(dataset, points)
     arguments = {
         "data": data,
-        "points": points,
-        "label": label,
-        "representation": representation,
-        "data_dir": None if data_dir is None else str(data_dir),
+        **data_arguments(points, label, representation, data_dir),
         "max_batch": max_batch,
         "target_error": target_error,
         "solver": solver,

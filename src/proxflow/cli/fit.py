@@ -23,6 +23,7 @@ from proxflow.cli.options import (
     check_choice,
     claimed,
     command_line,
+    data_arguments,
     hint,
     schedule_named,
     suggest_a_subset,
@@ -73,10 +74,7 @@ def fit(
     suggest_a_subset(dataset, points)
     arguments = {
         "data": data,
-        "points": points,
-        "label": label,
-        "representation": representation,
-        "data_dir": None if data_dir is None else str(data_dir),
+        **data_arguments(points, label, representation, data_dir),
         "tol": tol,
         "epsilon": epsilon,
         "max_samples": max_samples,

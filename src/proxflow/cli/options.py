@@ -31,6 +31,7 @@ __all__ = [
     "check_choice",
     "claimed",
     "command_line",
+    "data_arguments",
     "hint",
     "schedule_named",
     "suggest_a_subset",
@@ -95,6 +96,18 @@ def claimed(
     folder = RunFolder(out if out is not None else Path("runs") / f"{dataset.name}{suffix}")
     folder.claim(overwrite=overwrite, resume=resume)
     return folder, dataset
+
+
+def data_arguments(
+    points: int | None, label: str | None, representation: str | None, data_dir: Path | None
+) -> dict[str, Any]:
+    """The options of the data, as a run's record keeps them."""
+    return {
+        "points": points,
+        "label": label,
+        "representation": representation,
+        "data_dir": None if data_dir is None else str(data_dir),
+    }
 
 
 def suggest_a_subset(dataset: Dataset, points: int | None) -> None:

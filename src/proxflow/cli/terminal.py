@@ -52,8 +52,8 @@ def terminal(
     ] = 0.2,
     count: Annotated[int, typer.Option(min=2, help="Initial points.")] = 100,
     times: Annotated[
-        str, typer.Option(metavar="T,T,...", help="Times of the rates, increasing, inside (0, 1).")
-    ] = "0.5,0.7,0.9,0.97,0.99,0.997,0.999",
+        str | None, typer.Option(metavar="T,T,...", help="Times of the rates, increasing, inside (0, 1); from 0.5 on.")
+    ] = None,
     schedule: Annotated[str | None, typer.Option(help="linear or cosine, of the flow fitted to data.")] = None,
     seed: Seed = 0,
     overwrite: Overwrite = False,
@@ -65,6 +65,7 @@ def terminal(
     Example: `proxflow terminal runs/digits-network --scale 0.5`
     """
     import proxflow as pf
+    from proxflow.analysis.terminal_study import TIMES
     from proxflow.report import render_terminal_page
     from proxflow.report.terminal import memorised
     from proxflow.run_folder import RunFolder
@@ -77,7 +78,7 @@ def terminal(
         "schedule": schedule,
     }
     arguments: dict[str, Any] = {"subject": subject, "scale": scale, "count": count, "times": times, "seed": seed}
-    moments = _times(times)
+    moments = TIMES if times is None else _times(times)
     if (Path(subject) / "run.json").is_file():
         given = [f"--{name.replace('_', '-')}" for name, value in own.items() if value is not None]
         if given:

@@ -12,7 +12,16 @@ from proxflow.measures import Gaussian
 from proxflow.semidiscrete.descent import Averages
 from proxflow.semidiscrete.problem import SemiDual, Tally
 
-__all__ = ["Cost", "MassError", "bracketed", "fresh_tally", "mass_error", "smooth_transport_cost", "transport_cost"]
+__all__ = [
+    "Cost",
+    "MassError",
+    "bracketed",
+    "chunk_sizes",
+    "fresh_tally",
+    "mass_error",
+    "smooth_transport_cost",
+    "transport_cost",
+]
 
 _BIAS_SHARE = 4  # the bias is a difference on common draws: it needs fewer of them than the mean
 
@@ -36,7 +45,7 @@ class Cost:
 
 def fresh_tally(problem: SemiDual, heights: Tensor, n: int, generator: torch.Generator) -> Tally:
     """The assignment of ``n`` fresh draws."""
-    parts = [problem.assign(problem.noise(rows, generator), heights) for rows in _chunks(n, problem.rows_at_once)]
+    parts = [problem.assign(problem.noise(rows, generator), heights) for rows in chunk_sizes(n, problem.rows_at_once)]
     total = torch.stack([part.total for part in parts]).sum(0)
     return Tally(total, torch.stack([part.squares for part in parts]).sum(0), n)
 
@@ -87,7 +96,7 @@ def transport_cost(
 def _scores(problem: SemiDual, candidates: list[Tensor], n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """phi at ``n`` common draws for each of the candidate heights, (n, candidates), and the draws, (n, d)."""
     scores, draws = [], []
-    for count in _chunks(n, problem.rows_at_once):
+    for count in chunk_sizes(n, problem.rows_at_once):
         noise = problem.noise(count, generator)
         scores.append(torch.stack([problem.conjugate(noise, h) for h in candidates], dim=1))
         draws.append(noise[:, :-1].double())
@@ -97,7 +106,7 @@ def _scores(problem: SemiDual, candidates: list[Tensor], n: int, generator: torc
 def smooth_transport_cost(problem: SemiDual, heights: Tensor, n: int, generator: torch.Generator) -> Cost:
     """E|X - grad phi(X)|^2, the cost of the smooth map: optimal to its own image, whatever the heights."""
     terms = []
-    for count in _chunks(n, problem.rows_at_once):
+    for count in chunk_sizes(n, problem.rows_at_once):
         noise = problem.noise(count, generator)
         images = problem.centre + problem.radius * problem.images(noise, heights)
         terms.append((noise[:, :-1].double() - images).square().sum(1))
@@ -140,6 +149,7 @@ def _dual_mean(problem: SemiDual, score: Tensor, noise: Tensor) -> tuple[float, 
     return float(terms.mean()), float(terms.std()) / math.sqrt(len(terms))
 
 
-def _chunks(n: int, size: int) -> list[int]:
+def chunk_sizes(n: int, size: int) -> list[int]:
+    """``n`` as a sum of ``size`` and a rest."""
     full, rest = divmod(n, size)
     return [size] * full + ([rest] if rest else [])
