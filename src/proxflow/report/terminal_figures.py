@@ -54,11 +54,14 @@ def scales(spectrum: TerminalSpectrum) -> bytes:
 
 def dimensions(dimension: LocalDimension) -> bytes:
     """Histogram of the local dimensions."""
+    from matplotlib.ticker import MaxNLocator
+
     figure = new_figure(6.4, 3.2)
     axes = figure.add_subplot()
     axes.hist(dimension.dimension.double().cpu().numpy(), bins=30, color=PALE)
     axes.axvline(float(dimension.dimension.mean()), color=ACCENT, label="mean")
     axes.set(xlabel=f"local dimension at scale {dimension.scale:.3g}", ylabel="number of points")
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     axes.legend(frameon=False, fontsize=9)
     return png(figure)
 
