@@ -127,3 +127,19 @@ def test_a_law_is_linear_between_its_times() -> None:
 def test_bad_numbers(arguments) -> None:
     with pytest.raises(ValueError, match="must not be negative"):
         Breaking(**arguments)
+
+
+def test_pairs_are_drawn_in_batches_of_training() -> None:
+    """A coupling that assigns what it draws is another one at another size."""
+
+    class Recorder(Minibatch):
+        sizes: tuple[int, ...] = ()
+
+        def sample(self, n: int, *, generator: torch.Generator | None = None) -> Pairs:
+            self.sizes = (*self.sizes, n)
+            return super().sample(n, generator=generator)
+
+    points = torch.randn(50, 2, generator=torch.Generator().manual_seed(0))
+    coupling = Recorder(points, 30)
+    assert breaking_law(coupling, Breaking(), Linear(), batch_size=30) is not None
+    assert set(coupling.sizes) == {30}

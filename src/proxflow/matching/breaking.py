@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from proxflow.couplings import Coupling, Independent, Pairs
+from proxflow.couplings.pairs import joined
 from proxflow.couplings.seeding import generator_of
 from proxflow.independent_field import IndependentField
 from proxflow.measures import Gaussian
@@ -81,7 +82,9 @@ class BreakingLaw:
         return torch.as_tensor(at, dtype=t.dtype)
 
 
-def breaking_law(coupling: Coupling, breaking: Breaking, schedule: Schedule, *, seed: int = 0) -> BreakingLaw | None:
+def breaking_law(
+    coupling: Coupling, breaking: Breaking, schedule: Schedule, *, batch_size: int = 256, seed: int = 0
+) -> BreakingLaw | None:
     """Measure how often a coupling's pairs may be broken; None where that is not known, and none should be.
 
     It is known for couplings, other than Independent, with a normal ``source``. The data are represented by up to 4,096
@@ -91,6 +94,7 @@ def breaking_law(coupling: Coupling, breaking: Breaking, schedule: Schedule, *, 
         coupling: draws the pairs.
         breaking: what is wanted.
         schedule: of the path.
+        batch_size: pairs drawn at once, as in training: a coupling may assign what it draws.
         seed: of the pairs that it is measured on.
     """
     times = torch.linspace(0, 1, _TIMES + 1, dtype=torch.float64)
@@ -101,7 +105,8 @@ def breaking_law(coupling: Coupling, breaking: Breaking, schedule: Schedule, *, 
     if isinstance(coupling, Independent) or not isinstance(source, Gaussian):
         return None
     count = max(_LEAST_PAIRS, min(_MOST_PAIRS, _NUMBERS // source.dim))
-    pairs = coupling.sample(count, generator=generator_of(seed, *_STREAM))
+    generator = generator_of(seed, *_STREAM)
+    pairs = joined([coupling.sample(batch_size, generator=generator) for _ in range(math.ceil(count / batch_size))])
     inside = times[1:-1]
     limit = torch.stack([_limit(pairs, float(t), breaking.pull, schedule) for t in inside])
     limit = torch.cat([limit[:1], limit, limit[-1:]])  # at 0 and 1 no velocity is asked for

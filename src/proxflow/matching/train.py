@@ -17,7 +17,7 @@ from proxflow.couplings.pairs import rows_of
 from proxflow.couplings.seeding import generator_of
 from proxflow.errors import ConvergenceError
 from proxflow.fingerprint import fingerprint
-from proxflow.matching.breaking import Breaking, break_pairs, breaking_law
+from proxflow.matching.breaking import Breaking, BreakingLaw, break_pairs, breaking_law
 from proxflow.matching.checkpoint import TrainingState, read_state
 from proxflow.matching.interruption import deferred_interrupts
 from proxflow.matching.log import TrainLog
@@ -193,11 +193,11 @@ class _Run:
         self.network, self.optimiser = accelerator.prepare(network, optimiser)
         self._loss_sum = torch.zeros((), device=accelerator.device)
         self._last_loss: Tensor | None = None
-        self._breaking = (
-            None
-            if settings.breaking is None
-            else breaking_law(coupling, settings.breaking, settings.schedule, seed=settings.seed)
-        )
+        self._breaking: BreakingLaw | None = None
+        if settings.breaking is not None:
+            self._breaking = breaking_law(
+                coupling, settings.breaking, settings.schedule, batch_size=settings.batch_size, seed=settings.seed
+            )
         self._held_out = None if reference is None else self._held_out_path(reference)
         state = None if checkpoint is None else read_state(checkpoint, self._mark)
         if state is not None:
