@@ -30,7 +30,7 @@ demo: .venv/installed-demo
 	@echo "Open $(RUNS)/digits/report.html in a browser."
 
 test: .venv/installed-test
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
 fuzz: .venv/installed-test
 	OMP_NUM_THREADS=1 PROXFLOW_FUZZ=10100 $(BIN)/python -m pytest tests/test_fuzz.py
