@@ -50,25 +50,29 @@ def max_inner_product(queries: Tensor, keys: Tensor) -> Maximum:
         ``Maximum(value (B,), index (B,) int64)``. A row with a NaN gives a NaN value.
     """
     rows, columns = len(queries), len(keys)
-    value = queries.new_empty(rows)
-    index = torch.empty(rows, dtype=torch.int64, device=queries.device)
     if rows == 0:
-        return Maximum(value, index)
+        return Maximum(queries.new_empty(0), torch.empty(0, dtype=torch.int64, device=queries.device))
     height, width = _block_shape(rows, columns, queries.element_size(), queries.device)
     buffer = queries.new_empty(height * width)
-    for top in range(0, rows, height):
-        block = slice(top, min(top + height, rows))
-        count = block.stop - top
-        for left in range(0, columns, width):
-            chunk = keys[left : left + width]
-            scores = buffer[: count * len(chunk)].view(count, len(chunk))
-            torch.mm(queries[block], chunk.T, out=scores)
-            local = row_argmax(scores)
-            best = scores.gather(1, local[:, None])[:, 0]
-            if left == 0:
-                value[block], index[block] = best, local
-            else:
-                better = best > value[block]
-                value[block] = torch.where(better, best, value[block])
-                index[block] = torch.where(better, local + left, index[block])
-    return Maximum(value, index)
+    blocks = [_block_maximum(block, keys, buffer, width) for block in queries.split(height)]
+    return Maximum(torch.cat([block.value for block in blocks]), torch.cat([block.index for block in blocks]))
+
+
+def _block_maximum(queries: Tensor, keys: Tensor, buffer: Tensor, width: int) -> Maximum:
+    """The search for one block of rows, ``width`` keys at a time."""
+    best = _chunk_maximum(queries, keys[:width], buffer)
+    for left in range(width, len(keys), width):
+        found = _chunk_maximum(queries, keys[left : left + width], buffer)
+        better = found.value > best.value
+        best = Maximum(
+            torch.where(better, found.value, best.value), torch.where(better, found.index + left, best.index)
+        )
+    return best
+
+
+def _chunk_maximum(queries: Tensor, keys: Tensor, buffer: Tensor) -> Maximum:
+    """All scores at once, in the buffer."""
+    scores = buffer[: len(queries) * len(keys)].view(len(queries), len(keys))
+    torch.mm(queries, keys.T, out=scores)
+    index = row_argmax(scores)
+    return Maximum(scores.gather(1, index[:, None])[:, 0], index)
