@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 import proxflow
 from proxflow import storage
@@ -28,6 +29,7 @@ _RECORD, _FIT, _STANDARDISATION, _PAGE = "run.json", "fit.safetensors", "standar
 _SAMPLES, _SAMPLE_RECORD, _SAMPLE_PICTURE = "samples.npy", "samples.json", "samples.png"
 _CHECKPOINT, _TRAINING = "checkpoint.safetensors", "training.safetensors"
 _NETWORK = "network.safetensors"
+_HISTORY, _EVENTS = "history.csv", "events.out.tfevents.*"
 _STUDIES = {"batch-size": "batch-size.safetensors", "terminal": "terminal.safetensors"}
 
 
@@ -39,6 +41,7 @@ class _Record:
     event_shape: tuple[int, ...]
     schedule: str
     classes: tuple[str, ...]
+    value_range: tuple[float, float] | None
     data: dict[str, Any]
 
 
@@ -103,7 +106,7 @@ class RunFolder:
 
     @contextlib.contextmanager
     def writing(self, *, resume: bool) -> Iterator[None]:
-        """Have the folder while a fit runs, without an earlier checkpoint unless to go on from it.
+        """Have the folder while a command runs, without an earlier checkpoint unless to go on from it.
 
         A folder that was made for this is taken away again if it stays empty.
         """
@@ -155,6 +158,15 @@ class RunFolder:
         self._write({_STUDIES[command]: study}, page, record)
 
     @property
+    def value_range(self) -> tuple[float, float] | None:
+        """The least and the greatest number in the data, or None if the record does not say.
+
+        Raises:
+            ValueError: there is no run, or its record is damaged.
+        """
+        return self._read_record().value_range
+
+    @property
     def data(self) -> dict[str, Any]:
         """What the run was made from, as its record says.
 
@@ -191,6 +203,12 @@ class RunFolder:
             )
         return network.eval(), standardisation, record.event_shape, record.schedule
 
+    def read_atoms(self) -> Tensor | None:
+        """The standardised data points that a training run was coupled with, (N, d), where it keeps them."""
+        if not (self.path / _FIT).is_file():
+            return None
+        return self.read_fit()[0].potential.points
+
     def class_number(self, label: str, classes: int) -> int:
         """The number of a class that is given by its name or number.
 
@@ -207,8 +225,9 @@ class RunFolder:
 
     def _write(self, objects: dict[str, object], page: str, record: dict[str, Any]) -> None:
         made = (_RECORD, _FIT, _NETWORK, _STANDARDISATION, _PAGE, _SAMPLES, _SAMPLE_RECORD, _SAMPLE_PICTURE)
-        for name in (*made, *_STUDIES.values()):
-            (self.path / name).unlink(missing_ok=True)
+        logs = () if _NETWORK in objects else (self.path / _HISTORY, *self.path.glob(_EVENTS))
+        for old in (*(self.path / name for name in (*made, *_STUDIES.values())), *logs):
+            old.unlink(missing_ok=True)
         for name, entry in objects.items():
             storage.save(entry, self.path / name)
         storage.write_atomically(self.page, page.encode())
@@ -244,14 +263,16 @@ class RunFolder:
             )
         try:
             record = json.loads(path.read_text())
+            span = record["data"].get("range")
             return _Record(
                 command=str(record["command"]),
                 event_shape=tuple(int(size) for size in record["data"]["event_shape"]),
                 schedule=str(record["arguments"]["schedule"]),
                 classes=tuple(record["data"].get("labels") or ()),
+                value_range=None if span is None else (float(span[0]), float(span[1])),
                 data=record["data"],
             )
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
             raise ValueError(f"{path} is damaged ({error!r}); fit again with --overwrite") from error
 
 
@@ -275,6 +296,7 @@ def data_record(dataset: Dataset) -> dict[str, Any]:
             "event_shape": list(dataset.event_shape),
             "sha256": dataset.content_hash,
             "labels": dataset.class_counts,
+            "range": list(dataset.value_range),
         }
     }
 

@@ -319,6 +319,8 @@ def test_images_get_a_picture(real_page, tmp_path, capsys):
     assert np.load(tmp_path / "run" / "samples.npy").shape == (7, 3, 6, 5)
     with Image.open(tmp_path / "run" / "samples.png") as picture:
         picture.verify()
+    low, high = json.loads((tmp_path / "run" / "run.json").read_text())["data"]["range"]
+    assert 0 <= low < high <= 255
     assert "samples.png" in capsys.readouterr().out
 
 

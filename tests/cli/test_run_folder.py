@@ -44,6 +44,7 @@ def test_the_record_holds_what_repeats_the_run(finished):
         "event_shape": [2],
         "sha256": dataset.content_hash,
         "labels": None,
+        "range": list(dataset.value_range),
     }
     assert record["versions"]["proxflow"] == pf.__version__
     assert record["versions"]["torch"] == torch.__version__

@@ -53,6 +53,15 @@ def test_a_network_is_studied(data, tmp_path, capsys, monkeypatch) -> None:
     assert "the network of" in page
 
 
+def test_a_network_at_the_scale_of_single_atoms_is_warned_of(data, tmp_path, capsys, monkeypatch) -> None:
+    monkeypatch.setattr(report, "render_training_page", lambda *_args, **_options: "<!doctype html>", raising=False)
+    call("train", data, "--out", tmp_path / "run", "--steps", 5, "--width", 8, "--depth", 1)
+    for scale, warned in ((0.001, True), (20, False)):
+        capsys.readouterr()
+        assert call("terminal", tmp_path / "run", "--count", 3, "--scale", scale, "--overwrite") == 0
+        assert ("One data point alone" in capsys.readouterr().out) == warned
+
+
 def test_the_page_of_a_flow_that_memorises_shows_no_scales(run, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(report, "render_terminal_page", render)
     assert call("terminal", run, "--out", tmp_path / "out", "--count", 4) == 0

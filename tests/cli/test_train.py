@@ -70,6 +70,19 @@ def test_the_command_on_the_page_repeats_the_run(labelled, tmp_path, monkeypatch
     assert (tmp_path / "one/network.safetensors").read_bytes() == (tmp_path / "two/network.safetensors").read_bytes()
 
 
+def test_a_fit_in_its_place_leaves_nothing_of_a_training(data, tmp_path) -> None:
+    folder = tmp_path / "run"
+    assert call("train", data, "--out", folder, *QUICK) == 0
+    assert (folder / "history.csv").exists()
+    assert call("fit", data, "--out", folder, "--overwrite") == 0
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "fit.safetensors",
+        "report.html",
+        "run.json",
+        "standardisation.safetensors",
+    ]
+
+
 def test_minibatch_with_labels_says_what_it_does(labelled, tmp_path, capsys) -> None:
     assert call("train", labelled, "--label", "kind", "--coupling", "minibatch", "--out", tmp_path / "run", *QUICK) == 0
     assert "the noise is not normal in training" in capsys.readouterr().err

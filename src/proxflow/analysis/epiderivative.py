@@ -95,9 +95,11 @@ def second_epi_quotients(
 
     Args:
         potential: any.
-        y, u: (B, d) with u in dpsi(y); float64 is needed for small steps.
+        y: (B, d); float64 is needed for small steps.
+        u: (B, d), in dpsi(y).
         w: (B, d) directions.
-        steps, radii: positive.
+        steps: s, positive.
+        radii: r, positive.
 
     Raises:
         ValueError: shapes that do not match, or a step or radius that is not positive.
@@ -140,7 +142,8 @@ def directional_prox(
 
     Args:
         potential: any.
-        y, u: (B, d) with u in dpsi(y).
+        y: (B, d).
+        u: (B, d), in dpsi(y).
         w: (B, d) directions.
         radius: r.
         step: s; the cube root of the rounding unit times 1 + |y| + r |u| per row if None.
@@ -164,7 +167,8 @@ def check_second_epi_derivative(
 
     Args:
         potential: any.
-        y, u: (B, d) float64 with u in dpsi(y).
+        y: (B, d) float64.
+        u: (B, d) float64, in dpsi(y).
         radius: r, the step of the prox.
         seed: of the random directions.
 

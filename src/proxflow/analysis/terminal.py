@@ -157,7 +157,11 @@ def tangent_splitting(
         times: increasing, inside (0, 1).
         tangent: (B, d, m) with independent columns, 1 <= m < d; or a function that gives them at the recovered data
             points (B, d).
-        schedule, tolerance, rtol, seed, max_memory: as in ``terminal_spectrum``.
+        schedule: of a bare callable, Linear if None.
+        tolerance: as in ``terminal_spectrum``.
+        rtol: as in ``terminal_spectrum``.
+        seed: of the random directions in high dimension.
+        max_memory: bytes for what is computed at once.
 
     Raises:
         ValueError: as ``terminal_spectrum``, or a tangent space of another shape.

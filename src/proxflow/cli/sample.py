@@ -63,7 +63,9 @@ def sample(
     buffer = io.BytesIO()
     np.save(buffer, samples.numpy())
     columns = math.ceil(math.sqrt(min(count, _MOST_IMAGES)))
-    picture = figures.image_grid(samples[:_MOST_IMAGES], columns) if figures.is_image(shape) else None
+    picture = None
+    if figures.is_image(shape):
+        picture = figures.image_grid(samples[:_MOST_IMAGES], columns, limits=folder.value_range)
     arguments = {
         "count": count,
         "steps": steps,

@@ -102,6 +102,7 @@ def terminal(
             scale=scale,
             times=moments,
             schedule=schedule_named(found.schedule),
+            points=found.points,
             seed=seed,
         )
         command = command_line("terminal", arguments)
@@ -137,6 +138,7 @@ class _Arriving:
     name: str
     words: str
     record: dict[str, Any]
+    points: Tensor | None = None  # data of a network, for warnings of memorisation; a flow knows its own
 
     def noise(self, count: int, seed: int) -> Tensor:
         """Initial points of the trajectories."""
@@ -157,7 +159,9 @@ def _arriving_run(folder: RunFolder) -> _Arriving:
         network, standardisation, shape, schedule = folder.read_network()
         words = f"the network of {folder.path}"
         field = pf.matching.field_of(network)
-        return _Arriving(field, shape, torch.float32, standardisation, schedule, name, words, record)
+        atoms = folder.read_atoms()
+        points = None if atoms is None else atoms.reshape(-1, *shape)
+        return _Arriving(field, shape, torch.float32, standardisation, schedule, name, words, record, points)
     fitted, standardisation, shape, schedule = folder.read_fit()
     words = f"the exact flow of {folder.path}, smoothed by epsilon = {fitted.epsilon:g}"
     flow = pf.ProximalFlow(fitted.potential.double(), schedule_named(schedule))

@@ -44,6 +44,12 @@ class Dataset:
         return math.prod(self.event_shape)
 
     @property
+    def value_range(self) -> tuple[float, float]:
+        """The least and the greatest number in the data, in their own units."""
+        data = self.standardisation.undo(self.points)
+        return float(data.min()), float(data.max())
+
+    @property
     def class_counts(self) -> dict[str, int] | None:
         """Number of points of each class, by its name or else its number; None without labels."""
         if self.labels is None:

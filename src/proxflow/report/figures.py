@@ -111,9 +111,7 @@ def path_images(flow: ProximalFlow, dataset: Dataset, generator: torch.Generator
     times = torch.linspace(0, 1, 8).tolist()
     stages = torch.stack([flow.interpolate(t, noise) for t in times], dim=1)
     images = dataset.standardisation.undo(stages.reshape(-1, *dataset.event_shape))
-    data = dataset.standardisation.undo(points)
-    limits = float(data.min()), float(data.max())
-    return image_grid(images, len(times), [f"t = {t:.2f}" for t in times], limits=limits)
+    return image_grid(images, len(times), [f"t = {t:.2f}" for t in times], limits=dataset.value_range)
 
 
 def image_grid(

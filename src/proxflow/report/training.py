@@ -121,12 +121,11 @@ def _pictures(result: TrainResult, comparison: StepComparison, dataset: Dataset)
     ]
     if figures.is_image(dataset.event_shape):
         rows = comparison.samples[:, :_SHOWN].transpose(0, 1).reshape(-1, *dataset.event_shape)
-        data = dataset.standardisation.undo(dataset.points)
         grid = figures.image_grid(
             dataset.standardisation.undo(rows),
             len(comparison.steps),
             [counted(k, "step") for k in comparison.steps],
-            limits=(float(data.min()), float(data.max())),
+            limits=dataset.value_range,
         )
         caption = "A row is one noise point: from left to right, the image that it becomes in more and more steps."
         pictures.append(picture("Samples", caption, grid))
