@@ -55,9 +55,9 @@ def memorised(study: TerminalStudy) -> str:
         return ""
     share = float(below.double().mean())
     return (
-        f"One data point alone explains {share:.0%} of the places looked at: there the scale is below the spacing of "
-        "the data, and rates and dimensions describe memorisation (-1 and 0), not a manifold. A network needs a larger "
-        "--scale; an exact flow a larger --epsilon, since on its own trajectories no --scale helps."
+        f"One data point alone explains {share:.0%} of the places looked at: the scale is below the spacing of the "
+        "data. An exact flow memorises there, with rates of -1 and dimension 0: fit it with a larger --epsilon. A "
+        "network interpolates there in its own way, which the data do not confirm: look at it at a larger --scale."
     )
 
 
