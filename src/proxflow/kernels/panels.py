@@ -55,7 +55,7 @@ def tabulate(
     narrowest = 2.0**-46 * (edges[-1] - edges[0])  # relative to it, jumps nearer to 0 count no more
     for depth in range(_MAX_DEPTH):
         middle = 0.5 * (left + right)
-        halves = _gauss(function, left, middle) + _gauss(function, middle, right)
+        halves = _integral(function, left, middle) + _integral(function, middle, right)
         reach = torch.maximum(left.abs(), right.abs()).clamp(min=narrowest)
         accept = _is_accurate(function, left, right, halves, reach, unresolved(left, right))
         if depth == _MAX_DEPTH - 1 or len(left) > _MAX_OPEN_PANELS + len(edges):
@@ -74,11 +74,7 @@ def partial_integral(function: Callable[[Tensor], Tensor], panels: Panels, s: Te
     """Integral from the anchor to ``s`` within the panels, elementwise."""
     last = len(panels.edges) - 2
     panel = (torch.searchsorted(panels.edges, s.contiguous(), right=True) - 1).clamp(0, last)
-    start = panels.edges[panel]
-    width = s - start
-    low, high = width * function(start), width * function(s)
-    part = torch.minimum(torch.maximum(_gauss(function, start, s), low), high)
-    return panels.integrals[panel] + part
+    return panels.integrals[panel] + _integral(function, panels.edges[panel], s)
 
 
 def _is_accurate(
@@ -100,6 +96,13 @@ def _is_accurate(
     size = checks.abs().amax(-1)
     tolerance = 2.0**-44 * width * size + 2.0**-54 * reach * size + 4 * bracket * unresolved
     return error <= tolerance
+
+
+def _integral(function: Callable[[Tensor], Tensor], left: Tensor, right: Tensor) -> Tensor:
+    """Gauss-Legendre, within the bounds that monotonicity sets: exact where the function is constant."""
+    width = right - left
+    low, high = width * function(left), width * function(right)
+    return torch.minimum(torch.maximum(_gauss(function, left, right), low), high)
 
 
 def _gauss(function: Callable[[Tensor], Tensor], left: Tensor, right: Tensor) -> Tensor:
