@@ -136,6 +136,12 @@ def _accumulate(starts: Tensor, parts: Tensor, end: Tensor, anchor: float) -> Pa
     """Sums outwards from the anchor, so that integrals near it keep their relative accuracy."""
     edges = torch.cat([starts, end[None]])
     at = int(torch.searchsorted(edges, anchor))
-    after = parts[at:].cumsum(0)
-    before = -parts[:at].flip(0).cumsum(0).flip(0)
+    after = _cumulative(parts[at:])
+    before = -_cumulative(parts[:at].flip(0)).flip(0)
     return Panels(edges, torch.cat([before, parts.new_zeros(1), after]))
+
+
+def _cumulative(parts: Tensor) -> Tensor:
+    """Partial sums, in extended precision where the processor has it: hundreds of roundings would add up."""
+    sums = np.cumsum(parts.cpu().numpy(), dtype=np.longdouble)
+    return torch.from_numpy(sums.astype(np.float64)).to(parts)
