@@ -159,7 +159,6 @@ def trained(row: str, split: Split, seed: int, steps: int) -> nn.Module:
     return best
 
 
-@torch.no_grad()
 def result(row: str, split: Split, seed: int, steps: int) -> tuple[float, float]:
     """W2 to the test points, and normalised path energy."""
     source, target = split.test
@@ -167,11 +166,15 @@ def result(row: str, split: Split, seed: int, steps: int) -> tuple[float, float]
         end = pf.ProximalFlow(fitted(split, seed)).transport(source)
         energy = float((end - source).square().sum(1).mean())
     else:
-        network = trained(row, split, seed, steps)
-        path = pf.sampling.integrate(lambda t, x: velocity(network, t, x), source, steps=EULER_STEPS, method="euler")
-        end = path.end
-        energy = float((path.points.diff(dim=0).square().sum(2).mean(1) * EULER_STEPS).sum())
+        end, energy = generated(trained(row, split, seed, steps), source)
     return _w2_squared(end, target) ** 0.5, abs(energy / _w2_squared(source, target) - 1)
+
+
+@torch.no_grad()
+def generated(network: nn.Module, source: Tensor) -> tuple[Tensor, float]:
+    """Where a network takes the source points, and the energy of their paths."""
+    path = pf.sampling.integrate(lambda t, x: velocity(network, t, x), source, steps=EULER_STEPS, method="euler")
+    return path.end, float((path.points.diff(dim=0).square().sum(2).mean(1) * EULER_STEPS).sum())
 
 
 def _w2_squared(x: Tensor, y: Tensor) -> float:

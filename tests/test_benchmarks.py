@@ -34,7 +34,7 @@ def test_digits_few_steps() -> None:
 
 def test_two_dimensional() -> None:
     output = printed_by("two_dimensional.py")
-    assert output.count("NPE") == 8
+    assert output.count("NPE") == 10
 
 
 def test_semidiscrete() -> None:
