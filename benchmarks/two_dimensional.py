@@ -4,8 +4,8 @@ Protocol: perceptron of 3 x 64 with SELU, AdamW (1e-3, weight decay 1e-5), batch
 points to train, validate and test, the network of least validation loss, 100 Euler steps. W2 is exact, from generated
 to test points. The normalised path energy is |E - W2^2| / W2^2, E the energy of the Euler paths from the test source,
 W2 between the test source and the test target. The validation loss is that of each row's own coupling. The last row
-trains nothing: it carries the test source by the exact flow to the training points. Its energy is optimal, so that what
-it shows is the error of W2 between 1,000 test points and as many, which no row can be told to be better than.
+trains nothing: it carries the test source by the exact flow to the training points. Its energy is optimal, so that its
+path energy is the error of W2 between 1,000 test points and as many: the protocol resolves nothing finer.
 
 8 Gaussians: radius 5, covariance sqrt(0.1) I, as in torchcfm.utils. Two moons: noise 0.05, times 2, minus 1.
 S-curve: noise 0.05, coordinates 1 and 3, times 1.5.

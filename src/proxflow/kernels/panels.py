@@ -55,9 +55,11 @@ def tabulate(
     narrowest = 2.0**-46 * (edges[-1] - edges[0])  # relative to it, jumps nearer to 0 count no more
     for depth in range(_MAX_DEPTH):
         middle = 0.5 * (left + right)
-        halves = _integral(function, left, middle) + _integral(function, middle, right)
+        low, centre, high = function(left), function(middle), function(right)
+        halves = _integral(function, left, middle, low, centre) + _integral(function, middle, right, centre, high)
         reach = torch.maximum(left.abs(), right.abs()).clamp(min=narrowest)
-        accept = _is_accurate(function, left, right, halves, reach, unresolved(left, right))
+        checks = torch.stack([low, centre, high], dim=-1)
+        accept = _is_accurate(function, left, right, halves, checks, reach, unresolved(left, right))
         if depth == _MAX_DEPTH - 1 or len(left) > _MAX_OPEN_PANELS + len(edges):
             accept = torch.ones_like(accept)
         starts.append(left[accept])
@@ -74,7 +76,8 @@ def partial_integral(function: Callable[[Tensor], Tensor], panels: Panels, s: Te
     """Integral from the anchor to ``s`` within the panels, elementwise."""
     last = len(panels.edges) - 2
     panel = (torch.searchsorted(panels.edges, s.contiguous(), right=True) - 1).clamp(0, last)
-    return panels.integrals[panel] + _integral(function, panels.edges[panel], s)
+    start = panels.edges[panel]
+    return panels.integrals[panel] + _integral(function, start, s, function(start), function(s))
 
 
 def _is_accurate(
@@ -82,11 +85,11 @@ def _is_accurate(
     left: Tensor,
     right: Tensor,
     halves: Tensor,
+    checks: Tensor,
     reach: Tensor,
     unresolved: Tensor,
 ) -> Tensor:
     width = right - left
-    checks = torch.stack([function(left), function(0.5 * (left + right)), function(right)], dim=-1)
     inner = function(_points(left, right))
     whole = 0.5 * width * (inner * _rule(left)[1]).sum(-1)
     # a jump between a node and a check point is seen by neither rule, but it is off the polynomial through the nodes
@@ -98,11 +101,10 @@ def _is_accurate(
     return error <= tolerance
 
 
-def _integral(function: Callable[[Tensor], Tensor], left: Tensor, right: Tensor) -> Tensor:
-    """Gauss-Legendre, within the bounds that monotonicity sets: exact where the function is constant."""
+def _integral(function: Callable[[Tensor], Tensor], left: Tensor, right: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    """Gauss-Legendre, within the bounds that the values at both ends set: exact where the function is constant."""
     width = right - left
-    low, high = width * function(left), width * function(right)
-    return torch.minimum(torch.maximum(_gauss(function, left, right), low), high)
+    return torch.minimum(torch.maximum(_gauss(function, left, right), width * low), width * high)
 
 
 def _gauss(function: Callable[[Tensor], Tensor], left: Tensor, right: Tensor) -> Tensor:
