@@ -94,7 +94,7 @@ class Rows:
         """Source points (n, d) with the rows of ``index`` as their targets."""
         shape = (len(index), *self.event_shape)
         label = None if self.labels is None else self.labels[index]
-        return Pairs(source.reshape(shape), self.flat[index].reshape(shape), index, label)
+        return Pairs(source.reshape(shape), self.flat.index_select(0, index).reshape(shape), index, label)
 
 
 def check_count(name: str, n: int) -> None:

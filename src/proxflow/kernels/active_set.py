@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from proxflow.kernels.norms import row_norm
-from proxflow.kernels.search import max_inner_product
+from proxflow.kernels.search import argmax_affine
 from proxflow.results import Status
 
 __all__ = ["affine_step", "atom_keys", "polyhedral_face", "score_size"]
@@ -59,7 +59,7 @@ def polyhedral_face(
     finite = torch.isfinite(x).all(1) & torch.isfinite(alpha) & torch.isfinite(beta)
     clean = torch.where(finite[:, None], x, 0.0)
     alpha, beta = torch.where(finite, alpha, 1.0), torch.where(finite, beta, 1.0)
-    vertex = max_inner_product(torch.cat([clean, alpha[:, None], beta[:, None]], dim=1), keys).index
+    vertex = argmax_affine(torch.cat([clean, alpha[:, None], beta[:, None]], dim=1), keys)
     gap, _ = _certify(clean, alpha, beta, keys, keys[vertex, :-1])
     support, weights = vertex[:, None], torch.ones_like(x[:, :1])
     iterations = torch.zeros_like(vertex)
@@ -151,8 +151,8 @@ def _tolerance(x: Tensor, alpha: Tensor, beta: Tensor, keys: Tensor) -> Tensor:
 def _certify(x: Tensor, alpha: Tensor, beta: Tensor, keys: Tensor, lifted: Tensor) -> tuple[Tensor, Tensor]:
     """Scaled gap at lifted points [y, -psi] (B, d + 1), and the atom that attains it."""
     residual = torch.cat([x - beta[:, None] * lifted[:, :-1], alpha[:, None]], dim=1)
-    best = max_inner_product(residual, keys[:, :-1])
-    return ((keys[best.index, :-1] - lifted) * residual).sum(1), best.index
+    best = argmax_affine(residual, keys[:, :-1])
+    return ((keys[best, :-1] - lifted) * residual).sum(1), best
 
 
 @dataclass

@@ -1,29 +1,18 @@
-"""The maximum-affine search: argmax_j <a_i, b_j> over many rows, in bounded memory.
+"""The maximum-affine search: argmax_j <a_i, b_j> + c_j over many rows, in bounded memory.
 
-Affine scores <u, y_j> - h_j become plain inner products by carrying the height as an extra coordinate,
-[u, -1] . [y_j, h_j], so one matrix product does all the work. The cost beyond that product is kept small by a
-score block that stays in cache and is reused, and, on the CPU, by numpy's vectorised argmax.
+One matrix product does all the work. The cost beyond it is kept small by a score block that stays in cache and is
+reused, and, on the CPU, by numpy's vectorised argmax.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
-__all__ = ["Maximum", "max_inner_product", "row_argmax"]
+__all__ = ["argmax_affine", "row_argmax"]
 
 _BLOCK_BYTES = 1 << 21  # one score block: it stays in a cache near the core
 _MIN_ROWS = 128  # fewer rows than this leave the matrix product inefficient
-
-
-@dataclass(frozen=True)
-class Maximum:
-    """The best score of each row and where it is attained (the lowest index on an exact tie)."""
-
-    value: Tensor
-    index: Tensor
 
 
 def _block_shape(rows: int, columns: int, itemsize: int, device: torch.device) -> tuple[int, int]:
@@ -39,40 +28,51 @@ def row_argmax(scores: Tensor) -> Tensor:
     return scores.argmax(dim=1)
 
 
-def max_inner_product(queries: Tensor, keys: Tensor) -> Maximum:
-    """max_j <queries_i, keys_j> and its argmax.
+def argmax_affine(queries: Tensor, slopes: Tensor, offsets: Tensor | None = None) -> Tensor:
+    """argmax_j <queries_i, slopes_j> + offsets_j, the lowest j on an exact tie.
 
     Args:
         queries: (B, k).
-        keys: (N, k), same dtype and device, N >= 1.
+        slopes: (N, k), same dtype and device, N >= 1.
+        offsets: (N,), or None for zeros.
 
     Returns:
-        ``Maximum(value (B,), index (B,) int64)``. A row with a NaN gives a NaN value.
+        (B,) int64. A row with a NaN gives some index.
     """
-    rows, columns = len(queries), len(keys)
+    rows, columns = len(queries), len(slopes)
     if rows == 0:
-        return Maximum(queries.new_empty(0), torch.empty(0, dtype=torch.int64, device=queries.device))
+        return torch.empty(0, dtype=torch.int64, device=queries.device)
+    if offsets is not None:
+        offsets = offsets.contiguous()  # the product reads them once for each row
     height, width = _block_shape(rows, columns, queries.element_size(), queries.device)
     buffer = queries.new_empty(height * width)
-    blocks = [_block_maximum(block, keys, buffer, width) for block in queries.split(height)]
-    return Maximum(torch.cat([block.value for block in blocks]), torch.cat([block.index for block in blocks]))
+    return torch.cat([_block_argmax(block, slopes, offsets, buffer, width) for block in queries.split(height)])
 
 
-def _block_maximum(queries: Tensor, keys: Tensor, buffer: Tensor, width: int) -> Maximum:
-    """The search for one block of rows, ``width`` keys at a time."""
-    best = _chunk_maximum(queries, keys[:width], buffer)
-    for left in range(width, len(keys), width):
-        found = _chunk_maximum(queries, keys[left : left + width], buffer)
-        better = found.value > best.value
-        best = Maximum(
-            torch.where(better, found.value, best.value), torch.where(better, found.index + left, best.index)
-        )
-    return best
-
-
-def _chunk_maximum(queries: Tensor, keys: Tensor, buffer: Tensor) -> Maximum:
-    """All scores at once, in the buffer."""
-    scores = buffer[: len(queries) * len(keys)].view(len(queries), len(keys))
-    torch.mm(queries, keys.T, out=scores)
+def _block_argmax(queries: Tensor, slopes: Tensor, offsets: Tensor | None, buffer: Tensor, width: int) -> Tensor:
+    """The search for one block of rows, ``width`` slopes at a time."""
+    scores = _scores(queries, slopes[:width], None if offsets is None else offsets[:width], buffer)
     index = row_argmax(scores)
-    return Maximum(scores.gather(1, index[:, None])[:, 0], index)
+    if width >= len(slopes):
+        return index
+    value = _entries(scores, index)
+    for left in range(width, len(slopes), width):
+        chunk = slice(left, left + width)
+        scores = _scores(queries, slopes[chunk], None if offsets is None else offsets[chunk], buffer)
+        found = row_argmax(scores)
+        found_value = _entries(scores, found)
+        better = found_value > value
+        value, index = torch.where(better, found_value, value), torch.where(better, found + left, index)
+    return index
+
+
+def _scores(queries: Tensor, slopes: Tensor, offsets: Tensor | None, buffer: Tensor) -> Tensor:
+    """All scores at once, in the buffer."""
+    scores = buffer[: len(queries) * len(slopes)].view(len(queries), len(slopes))
+    if offsets is None:
+        return torch.mm(queries, slopes.T, out=scores)
+    return torch.addmm(offsets, queries, slopes.T, out=scores)
+
+
+def _entries(scores: Tensor, index: Tensor) -> Tensor:
+    return scores.gather(1, index[:, None])[:, 0]

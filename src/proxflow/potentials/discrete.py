@@ -8,7 +8,7 @@ from torch import Tensor
 from proxflow.kernels.active_set import affine_step, atom_keys, polyhedral_face, score_size
 from proxflow.kernels.faces import contact_basis
 from proxflow.kernels.norms import row_norm
-from proxflow.kernels.search import max_inner_product
+from proxflow.kernels.search import argmax_affine
 from proxflow.measures import Source
 from proxflow.potentials.atoms import check_atoms, check_like_atoms
 from proxflow.potentials.base import GeneralizedQuadratic, Potential
@@ -43,6 +43,7 @@ class Discrete(Potential):
     heights: Tensor
     weights: Tensor
     _keys: Tensor
+    _offsets: Tensor
     _centre: Tensor
     _radius: Tensor
     _height_shift: Tensor
@@ -63,7 +64,7 @@ class Discrete(Potential):
         self.register_buffer("points", points)
         self.register_buffer("heights", heights)
         self.register_buffer("weights", weights / weights.sum())
-        for name in ("_keys", "_centre", "_radius", "_height_shift"):
+        for name in ("_keys", "_offsets", "_centre", "_radius", "_height_shift"):
             self.register_buffer(name, None, persistent=False)
         self.max_iterations = max_iterations
         self._prepare()
@@ -108,8 +109,7 @@ class Discrete(Potential):
     def nearest_atom(self, u: Tensor) -> Tensor:
         """Index of the Laguerre cell of each source point, (B,) int64: the atom that u is transported to."""
         self._check_query(u, "u")
-        queries = torch.cat([u.detach(), torch.ones_like(u[:, :1])], dim=1)
-        return max_inner_product(queries, self._keys[:, :-1]).index
+        return argmax_affine(u.detach(), self._keys[:, :-2], self._offsets)
 
     def decompose(self, x: Tensor, alpha: Tensor | float, beta: Tensor | float) -> ProxResult:
         """The Moreau pair by the active-set method, with its certificate; differentiable in all its inputs."""
@@ -163,6 +163,7 @@ class Discrete(Potential):
         self._radius = torch.where(radius > 0, radius, 1.0)
         self._height_shift = heights.mean()
         self._keys = atom_keys(centred / self._radius, (heights - self._height_shift) / self._radius)
+        self._offsets = self._keys[:, -2].contiguous()
 
     def _normalised(self, x: Tensor, beta: Tensor) -> tuple[Tensor, Tensor]:
         return x - beta[:, None] * self._centre, beta * self._radius

@@ -99,7 +99,7 @@ def _scores(problem: SemiDual, candidates: list[Tensor], n: int, generator: torc
     for count in chunk_sizes(n, problem.rows_at_once):
         noise = problem.noise(count, generator)
         scores.append(torch.stack([problem.conjugate(noise, h) for h in candidates], dim=1))
-        draws.append(noise[:, :-1].double())
+        draws.append(noise.double())
     return torch.cat(scores) * problem.radius, torch.cat(draws)
 
 
@@ -109,7 +109,7 @@ def smooth_transport_cost(problem: SemiDual, heights: Tensor, n: int, generator:
     for count in chunk_sizes(n, problem.rows_at_once):
         noise = problem.noise(count, generator)
         images = problem.centre + problem.radius * problem.images(noise, heights)
-        terms.append((noise[:, :-1].double() - images).square().sum(1))
+        terms.append((noise.double() - images).square().sum(1))
     costs = torch.cat(terms)
     value, half = float(costs.mean()), 1.96 * float(costs.std()) / math.sqrt(n)
     return Cost(value, (value - half, value + half), value - half)

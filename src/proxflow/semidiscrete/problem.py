@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from proxflow.kernels.search import max_inner_product
+from proxflow.kernels.search import argmax_affine
 from proxflow.measures import Source
 
 __all__ = ["SemiDual", "Tally"]
@@ -51,7 +51,7 @@ class SemiDual:
         self.dtype = torch.float32
         self.rows_at_once = max(256, min(1 << 16, max_memory // (16 * (points.shape[1] + 2))))
         self._log_weights = torch.log(len(points) * weights)
-        self._keys = self._build_keys()
+        self._slopes = self.points.to(self.dtype)
 
     def __len__(self) -> int:
         return len(self.points)
@@ -67,22 +67,20 @@ class SemiDual:
     def search_in(self, dtype: torch.dtype) -> None:
         """Draw noise and take scores in this precision from now on."""
         self.dtype = dtype
-        self._keys = self._build_keys()
+        self._slopes = self.points.to(dtype)
 
     def square_norms(self) -> Tensor:
         """|y_j|^2 in the user's units, (N,)."""
         return (self.centre + self.radius * self.points).square().sum(1)
 
     def noise(self, n: int, generator: torch.Generator) -> Tensor:
-        """``n`` source draws with a trailing 1 for the height coordinate, (n, d + 1)."""
-        device = self.points.device
-        draws = self.source.sample(n, generator=generator, dtype=self.dtype, device=device)
-        return torch.cat([draws, draws.new_ones(n, 1)], dim=1)
+        """``n`` source draws, (n, d)."""
+        return self.source.sample(n, generator=generator, dtype=self.dtype, device=self.points.device)
 
     def assign(self, noise: Tensor, heights: Tensor) -> Tally:
         """To which atoms noise rows go, at normalised heights (N,)."""
         if self.epsilon == 0:
-            counts = torch.bincount(self._best(noise, heights)[1], minlength=len(self)).double()
+            counts = torch.bincount(self._best(noise, heights), minlength=len(self)).double()
             return Tally(counts, counts, len(noise))
         total, squares = torch.zeros_like(self.weights), torch.zeros_like(self.weights)
         for scores in self._soft_scores(noise, heights):
@@ -94,40 +92,35 @@ class SemiDual:
     def conjugate(self, noise: Tensor, heights: Tensor) -> Tensor:
         """phi_h of each noise row, (n,) float64."""
         if self.epsilon == 0:
-            return self._best(noise, heights)[0].double()
+            best = self._best(noise, heights)
+            return (noise.double() * self.points[best]).sum(1) - heights[best]
         return torch.cat([self.epsilon * s.logsumexp(1).double() for s in self._soft_scores(noise, heights)])
 
     def images(self, noise: Tensor, heights: Tensor) -> Tensor:
         """grad phi_h of each noise row, (n, d) float64."""
         if self.epsilon == 0:
-            return self.points[self._best(noise, heights)[1]]
-        points = self.points.to(self.dtype)
-        return torch.cat([(torch.softmax(s, 1) @ points).double() for s in self._soft_scores(noise, heights)])
+            return self.points[self._best(noise, heights)]
+        return torch.cat([(torch.softmax(s, 1) @ self._slopes).double() for s in self._soft_scores(noise, heights)])
 
     def score_gaps(self, noise: Tensor, heights: Tensor, groups: list[Tensor]) -> Tensor:
         """Best score less the best of another atom, and for each labelling less that of another group, (n, 1 + L)."""
-        keys = self._keys_at(heights)
-        return torch.cat([_gaps(part @ keys.mT, groups) for part in noise.split(64)])
+        offsets = self._offsets(heights)
+        return torch.cat([_gaps(torch.addmm(offsets, part, self._slopes.mT), groups) for part in noise.split(64)])
 
     # ---------------------------------------------------------------- inside
 
-    def _best(self, noise: Tensor, heights: Tensor) -> tuple[Tensor, Tensor]:
-        best = max_inner_product(noise, self._keys_at(heights))
-        return best.value, best.index
+    def _best(self, noise: Tensor, heights: Tensor) -> Tensor:
+        return argmax_affine(noise, self._slopes, self._offsets(heights))
 
     def _soft_scores(self, noise: Tensor, heights: Tensor) -> Iterator[Tensor]:
         """Scores over epsilon with the weights inside, a block of rows at a time."""
-        keys = self._keys_at(heights - self.epsilon * self._log_weights)
-        rows = max(16, _SOFTMAX_BYTES // (keys.element_size() * len(self)))
+        offsets = self._offsets(heights - self.epsilon * self._log_weights)
+        rows = max(16, _SOFTMAX_BYTES // (offsets.element_size() * len(self)))
         for part in noise.split(rows):
-            yield (part @ keys.mT) / self.epsilon
+            yield torch.addmm(offsets, part, self._slopes.mT) / self.epsilon
 
-    def _keys_at(self, heights: Tensor) -> Tensor:
-        self._keys[:, -1] = -heights
-        return self._keys
-
-    def _build_keys(self) -> Tensor:
-        return torch.cat([self.points, self.points.new_zeros(len(self.points), 1)], dim=1).to(self.dtype)
+    def _offsets(self, heights: Tensor) -> Tensor:
+        return -heights.to(self.dtype)
 
 
 def _gaps(scores: Tensor, groups: list[Tensor]) -> Tensor:

@@ -58,7 +58,7 @@ def marginal_form(problem: SemiDual, generator: torch.Generator) -> Tensor:
     centred = problem.points - problem.weights @ problem.points
     variances, axes = torch.linalg.eigh((centred * problem.weights[:, None]).mT @ centred)
     axes = axes[:, variances > 1e-12 * variances[-1]]
-    draws = None if isinstance(problem.source, Gaussian) else problem.noise(_QUANTILE_DRAWS, generator)[:, :-1].double()
+    draws = None if isinstance(problem.source, Gaussian) else problem.noise(_QUANTILE_DRAWS, generator).double()
     form = torch.zeros_like(problem.weights)
     for axis in axes.mT:
         form += _line_potential(centred @ axis, problem.weights, None if draws is None else draws @ axis)
