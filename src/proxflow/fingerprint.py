@@ -5,9 +5,14 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 
+import torch
 from torch import Tensor
 
-__all__ = ["fingerprint"]
+from proxflow.measures import Source
+
+__all__ = ["fingerprint", "source_mark"]
+
+_PROBES = 16
 
 
 def fingerprint(description: object, tensors: Iterable[Tensor | None]) -> str:
@@ -20,3 +25,8 @@ def fingerprint(description: object, tensors: Iterable[Tensor | None]) -> str:
             digest.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
             digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
+
+
+def source_mark(source: Source) -> Tensor:
+    """What stands for a source in a fingerprint: its first draws, (16, d)."""
+    return source.sample(_PROBES, generator=torch.Generator().manual_seed(0), dtype=torch.float64)

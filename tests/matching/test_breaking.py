@@ -132,14 +132,26 @@ def test_bad_numbers(arguments) -> None:
 def test_pairs_are_drawn_in_batches_of_training() -> None:
     """A coupling that assigns what it draws is another one at another size."""
 
-    class Recorder(Minibatch):
+    class Assigned:
+        source = pf.measures.Gaussian(2)
         sizes: tuple[int, ...] = ()
 
         def sample(self, n: int, *, generator: torch.Generator | None = None) -> Pairs:
             self.sizes = (*self.sizes, n)
-            return super().sample(n, generator=generator)
+            noise = torch.randn(n, 2, generator=generator)
+            return pf.couplings.pair(noise, noise.flip(0) + 1)
 
-    points = torch.randn(50, 2, generator=torch.Generator().manual_seed(0))
-    coupling = Recorder(points, 30)
+    coupling = Assigned()
     assert breaking_law(coupling, Breaking(), Linear(), batch_size=30) is not None
     assert set(coupling.sizes) == {30}
+
+
+def test_the_buffer_of_a_minibatch_coupling_is_left_alone() -> None:
+    """The law is that of whole assignments, whatever was drawn before."""
+    coupling = Minibatch(torch.randn(50, 2, generator=torch.Generator().manual_seed(0)), 30)
+    first = breaking_law(coupling, Breaking(), Linear())
+    coupling.sample(7, generator=torch.Generator().manual_seed(1))
+    second = breaking_law(coupling, Breaking(), Linear())
+    assert first is not None
+    assert second is not None
+    assert torch.equal(first.probability, second.probability)

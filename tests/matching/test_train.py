@@ -142,6 +142,62 @@ def test_other_data_or_options_are_refused(tmp_path) -> None:
         runs.small_run(runs.network(), checkpoint=tmp_path / "other")
 
 
+ROWS, TALL = runs.points(), 5 * runs.points()[:, :1]
+OTHERS = {
+    "batch": (pf.couplings.Minibatch(ROWS, 60), pf.couplings.Minibatch(ROWS, 61)),
+    "solver": (pf.couplings.Minibatch(ROWS, 60), pf.couplings.Minibatch(ROWS, 60, solver="sinkhorn")),
+    "source": (
+        pf.couplings.Independent(ROWS),
+        pf.couplings.Independent(ROWS, source=pf.measures.Uniform(3)),
+    ),
+    "epsilon": tuple(
+        pf.couplings.Semidiscrete(pf.potentials.Entropic(TALL, torch.zeros(len(TALL)), epsilon), TALL)
+        for epsilon in (0.1, 0.2)
+    ),
+}
+
+
+@pytest.mark.parametrize("what", OTHERS)
+def test_another_coupling_of_the_same_data_is_refused(what, tmp_path) -> None:
+    one, other = OTHERS[what]
+    event = (one.rows.dim,)
+    train(MLP(event, width=8), one, steps=2, checkpoint=tmp_path / "state", progress=False)
+    train(MLP(event, width=8), one, steps=2, checkpoint=tmp_path / "state", progress=False)
+    with pytest.raises(ValueError, match="belongs to a run on other data or with another network, coupling"):
+        train(MLP(event, width=8), other, steps=2, checkpoint=tmp_path / "state", progress=False)
+
+
+def test_a_coupling_can_be_trained_on_twice() -> None:
+    coupling = pf.couplings.Minibatch(runs.points(), 100, runs.labels())
+    one, other = (train(runs.network(), coupling, steps=5, batch_size=32, progress=False) for _ in range(2))
+    assert _same(one, other)
+
+
+def test_a_checkpoint_in_no_folder_is_refused_before_training(tmp_path) -> None:
+    network, calls = runs.network(), []
+    network.register_forward_pre_hook(lambda *_: calls.append(1))
+    with pytest.raises(ValueError, match=r"the folder of the checkpoint .* does not exist"):
+        runs.small_run(network, checkpoint=tmp_path / "nowhere" / "state")
+    assert not calls
+
+
+def test_a_gradient_that_is_not_finite_does_not_reach_the_checkpoint(tmp_path) -> None:
+    network = runs.network()
+    calls = 0
+
+    def spoil(gradient: torch.Tensor) -> torch.Tensor:
+        nonlocal calls
+        calls += 1
+        return gradient * math.nan if calls == 10 else gradient
+
+    network.output.bias.register_hook(spoil)
+    with pytest.raises(pf.ConvergenceError, match=r"parameter .* not finite at step 10; .*state keeps the last good"):
+        runs.small_run(network, checkpoint=tmp_path / "state", checkpoint_every=5)
+    kept = pf.load(tmp_path / "state")
+    assert kept.step == 5
+    assert all(bool(torch.isfinite(value).all()) for value in kept.network.values())
+
+
 def test_loss_that_is_not_finite_stops_and_keeps_the_last_good_state(tmp_path) -> None:
     network, calls = runs.network(), 0
 
@@ -224,6 +280,35 @@ def test_labels_are_dropped_as_often_as_asked() -> None:
 def test_bad_options_are_named(options, message) -> None:
     with pytest.raises(ValueError, match=message):
         runs.small_run(runs.network(), **options)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int32, torch.bool])
+def test_labels_of_any_whole_number_type_are_dropped_to_minus_one(dtype) -> None:
+    seen = []
+    network = MLP((3,), width=8, classes=2)
+    network.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[2]))
+    coupling = pf.couplings.Independent(runs.points(), (runs.labels() % 2).to(dtype))
+    train(network, coupling, steps=5, label_dropout=0.5, progress=False)
+    assert set(torch.cat(seen).tolist()) == {-1, 0, 1}
+
+
+def test_rows_of_whole_number_labels_are_dropped_together() -> None:
+    seen = []
+
+    class OfThreeLabels(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale = torch.nn.Parameter(torch.ones(3))
+
+        def forward(self, t: torch.Tensor, x: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
+            seen.append(label)
+            return self.scale * x
+
+    labels = torch.stack([runs.labels(), 10 + runs.labels(), 20 + runs.labels()], dim=1)
+    coupling = pf.couplings.Independent(runs.points(), labels)
+    train(OfThreeLabels(), coupling, steps=5, label_dropout=0.5, progress=False)
+    found = {tuple(row) for row in torch.cat(seen).tolist()}
+    assert found == {(-1, -1, -1)} | {tuple(row) for row in labels.tolist()}
 
 
 def test_labels_beyond_the_network_are_refused() -> None:

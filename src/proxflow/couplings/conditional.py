@@ -74,7 +74,7 @@ class Conditional:
     @property
     def tensors(self) -> list[Tensor | None]:
         """What the coupling depends on, for checkpoints."""
-        return [*self.rows.tensors, *(potential.heights for potential in self.potentials.values())]
+        return [self.rows.labels, *(tensor for part in self._parts.values() for tensor in part.tensors)]
 
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> Pairs:
         """n pairs: classes as often as in the data, noise of the source in each, coupled within the class."""

@@ -31,7 +31,7 @@ class Independent:
     @property
     def tensors(self) -> list[Tensor | None]:
         """What the coupling depends on, for checkpoints."""
-        return self.rows.tensors
+        return self.rows.tensors_with(self.source)
 
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> Pairs:
         """n independent pairs; the generator must be on a device that the noise can be drawn on."""

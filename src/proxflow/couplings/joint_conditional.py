@@ -107,7 +107,7 @@ class JointConditional:
     @property
     def tensors(self) -> list[Tensor | None]:
         """What the coupling depends on, for checkpoints."""
-        return self._joint.tensors
+        return [*self._joint.tensors, torch.tensor(self.weight)]
 
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> Pairs:
         """n pairs of noise and a row, labelled by the condition that was drawn with the noise."""

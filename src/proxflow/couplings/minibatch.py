@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from proxflow.couplings.pairing import EPSILON, check_solver, permutation
+from proxflow.couplings.pairing import EPSILON, SOLVERS, check_solver, permutation
 from proxflow.couplings.pairs import Pairs, joined, rows_of
 from proxflow.couplings.rows import Rows, check_count
 from proxflow.measures import Source
@@ -56,7 +56,7 @@ class Minibatch:
     @property
     def tensors(self) -> list[Tensor | None]:
         """What the coupling depends on, for checkpoints."""
-        return self.rows.tensors
+        return self.rows.tensors_with(self.source, self.batch_size, SOLVERS.index(self.solver), self.epsilon)
 
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> Pairs:
         """n pairs: those that wait first, then those of fresh assignments."""

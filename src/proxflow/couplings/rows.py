@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from proxflow.couplings.pairs import Pairs
+from proxflow.fingerprint import source_mark
 from proxflow.measures import Gaussian, Source
 from proxflow.points import flat_points
 
@@ -36,10 +37,9 @@ class Rows:
     def __len__(self) -> int:
         return len(self.flat)
 
-    @property
-    def tensors(self) -> list[Tensor | None]:
-        """Points and labels."""
-        return [self.flat, self.labels]
+    def tensors_with(self, source: Source, *numbers: float) -> list[Tensor | None]:
+        """What a coupling of these rows depends on, for checkpoints: points, labels, source and its own numbers."""
+        return [self.flat, self.labels, source_mark(source), torch.tensor(numbers, dtype=torch.float64)]
 
     @property
     def dim(self) -> int:

@@ -63,7 +63,8 @@ class Semidiscrete:
     @property
     def tensors(self) -> list[Tensor | None]:
         """What the coupling depends on, for checkpoints."""
-        return [*self.rows.tensors, self.potential.heights]
+        epsilon = self.potential.epsilon if isinstance(self.potential, Entropic) else 0.0
+        return [*self.rows.tensors_with(self.source, epsilon), self.potential.heights, self.potential.weights]
 
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> Pairs:
         """n pairs: fresh noise, and the row that it is transported to."""

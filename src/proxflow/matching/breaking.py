@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from proxflow.couplings import Coupling, Independent, Pairs
+from proxflow.couplings import Coupling, Independent, Minibatch, Pairs
 from proxflow.couplings.pairs import joined
 from proxflow.couplings.seeding import generator_of
 from proxflow.independent_field import IndependentField
@@ -105,8 +105,7 @@ def breaking_law(
     if isinstance(coupling, Independent) or not isinstance(source, Gaussian):
         return None
     count = max(_LEAST_PAIRS, min(_MOST_PAIRS, _NUMBERS // source.dim))
-    generator = generator_of(seed, *_STREAM)
-    pairs = joined([coupling.sample(batch_size, generator=generator) for _ in range(math.ceil(count / batch_size))])
+    pairs = _drawn(coupling, count, batch_size, generator_of(seed, *_STREAM))
     inside = times[1:-1]
     limit = torch.stack([_limit(pairs, float(t), breaking.pull, schedule) for t in inside])
     limit = torch.cat([limit[:1], limit, limit[-1:]])  # at 0 and 1 no velocity is asked for
@@ -128,6 +127,17 @@ def break_pairs(pairs: Pairs, probability: Tensor, generator: torch.Generator | 
     source = pairs.source.clone()
     source[chosen] = pairs.source[chosen.roll(1)]
     return dataclasses.replace(pairs, source=source)
+
+
+def _drawn(coupling: Coupling, count: int, batch_size: int, generator: torch.Generator) -> Pairs:
+    """At least ``count`` pairs; the buffer of a ``Minibatch`` is neither used nor filled."""
+    parts: list[Pairs] = []
+    while sum(map(len, parts)) < count:
+        if isinstance(coupling, Minibatch):
+            parts.append(coupling.assign(generator=generator))
+        else:
+            parts.append(coupling.sample(batch_size, generator=generator))
+    return joined(parts)
 
 
 def _limit(pairs: Pairs, t: float, pull: float, schedule: Schedule) -> Tensor:

@@ -20,7 +20,7 @@ class TrainingState:
     """A run after ``step`` steps, which is also the place of its coupling in the stream of batches.
 
     ``mark`` is a hash of what the run depends on; the dictionaries are state_dicts; ``random`` is PyTorch's own state
-    of random numbers (for networks with dropout).
+    of random numbers, of the CPU and of the device that trains (for networks with dropout).
     """
 
     mark: str
@@ -29,7 +29,7 @@ class TrainingState:
     average: dict[str, Tensor]
     optimiser: dict[str, Any]
     scaler: dict[str, Any]
-    random: Tensor
+    random: dict[str, Tensor]
     history: tuple[TrainRecord, ...]
     loss_sum: float
     seconds: float

@@ -6,6 +6,7 @@ import dataclasses
 import math
 import os
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -103,9 +104,10 @@ def train(
         ``TrainResult``. At Ctrl-C, the one so far.
 
     Raises:
-        ValueError: an argument is out of range, labels do not fit the network, or the checkpoint belongs to a run that
-            depends on other things (other data among them).
-        ConvergenceError: the loss is not finite; the message names the step. The checkpoint stays at its last good one.
+        ValueError: an argument is out of range, labels do not fit the network, the checkpoint's folder is not there, or
+            the checkpoint belongs to a run that depends on other things (other data among them).
+        ConvergenceError: the loss or a parameter is not finite; the message names the step. The checkpoint stays at its
+            last good one.
         MissingExtraError: accelerate is not installed.
     """
     accelerator = _accelerator(mixed_precision) if accelerator is None else accelerator
@@ -115,6 +117,8 @@ def train(
         checkpoint_every, seed, accelerator.num_processes, str(accelerator.mixed_precision),
     )  # fmt: skip
     _check(settings, network, coupling)
+    if checkpoint is not None and not Path(checkpoint).parent.is_dir():
+        raise ValueError(f"train: the folder of the checkpoint {checkpoint} does not exist; make it first")
     if reference is None and isinstance(coupling, Semidiscrete | Conditional):
         reference = coupling
     run = _Run(network, coupling, reference, settings, accelerator, checkpoint)
@@ -235,8 +239,9 @@ class _Run:
         return record
 
     def save(self) -> None:
-        """Write the checkpoint, if there is one to write and the parameters are good."""
+        """Write the checkpoint, if there is one to write; refused where the parameters are not finite."""
         self._check_last_loss()
+        self._check_parameters()
         if self.checkpoint is None or not self.accelerator.is_main_process:
             return
         scaler = self.accelerator.scaler
@@ -247,7 +252,7 @@ class _Run:
             average=dict(self.average.state_dict()),
             optimiser=self.optimiser.state_dict(),
             scaler={} if scaler is None else scaler.state_dict(),
-            random=torch.get_rng_state(),
+            random=_random_state(self.accelerator.device),
             history=self.history,
             loss_sum=float(self._loss_sum),
             seconds=self.seconds,
@@ -277,7 +282,7 @@ class _Run:
         self.optimiser.load_state_dict(state.optimiser)
         if self.accelerator.scaler is not None and state.scaler:
             self.accelerator.scaler.load_state_dict(state.scaler)
-        torch.set_rng_state(state.random)
+        _set_random_state(state.random, self.accelerator.device)
         self.step, self.history = state.step, state.history
         self._loss_sum.fill_(state.loss_sum)
         self._began -= state.seconds
@@ -319,15 +324,24 @@ class _Run:
     def _check_last_loss(self) -> None:
         """One step late, so that the device is not waited for; always before anything is written."""
         if self._last_loss is not None and not bool(torch.isfinite(self._last_loss)):
-            kept = (
-                "no checkpoint was asked for"
-                if self.checkpoint is None
-                else f"{self.checkpoint} keeps the last good one"
-            )
-            raise ConvergenceError(
-                f"train: the loss is {float(self._last_loss)} at step {self.step}; {kept}. Lower learning_rate or "
-                "gradient_clip, or look for extreme values in the data"
-            )
+            raise self._failure(f"the loss is {float(self._last_loss)}")
+
+    def _check_parameters(self) -> None:
+        """A finite loss can have a gradient that is not."""
+        for name, parameter in self._plain_network().named_parameters():
+            if not bool(torch.isfinite(parameter).all()):
+                raise self._failure(f"the parameter {name} is not finite")
+
+    def _failure(self, what: str) -> ConvergenceError:
+        kept = "no checkpoint was asked for"
+        if self.checkpoint is not None:
+            kept = f"{self.checkpoint} keeps the last good one"
+            if not Path(self.checkpoint).exists():
+                kept = f"{self.checkpoint} was not written yet"
+        return ConvergenceError(
+            f"train: {what} at step {self.step}; {kept}. Lower learning_rate or gradient_clip, or look for extreme "
+            "values in the data"
+        )
 
 
 def _check(settings: _Settings, network: nn.Module, coupling: Coupling) -> None:
@@ -366,16 +380,32 @@ def _accelerator(mixed_precision: str) -> Accelerator:
     return accelerator
 
 
+def _random_state(device: torch.device) -> dict[str, Tensor]:
+    """PyTorch's own state of random numbers, of the CPU and of the device that trains."""
+    states = {"cpu": torch.get_rng_state()}
+    if device.type != "cpu":
+        states[device.type] = torch.get_device_module(device).get_rng_state(device)
+    return states
+
+
+def _set_random_state(states: dict[str, Tensor], device: torch.device) -> None:
+    torch.set_rng_state(states["cpu"])
+    if device.type in states and device.type != "cpu":
+        torch.get_device_module(device).set_rng_state(states[device.type], device)
+
+
 def _rate(step: int, steps: int) -> float:
     """Share of the largest learning rate at a step."""
     return min((step + 1) / _WARM_UP, 1.0) * 0.5 * (1 + math.cos(math.pi * step / steps))
 
 
 def _without(pairs: Pairs, dropped: Tensor) -> Pairs:
-    """The pairs with some of their labels left out; labels that are no whole numbers stay."""
+    """The pairs with some of their labels left out, as -1; labels that are no whole numbers stay."""
     if pairs.label is None or pairs.label.is_floating_point():
         return pairs
-    return dataclasses.replace(pairs, label=torch.where(dropped.to(pairs.label.device), -1, pairs.label))
+    label = pairs.label.long()
+    rows = dropped.to(label.device).reshape(-1, *(1,) * (label.ndim - 1))
+    return dataclasses.replace(pairs, label=torch.where(rows, -1, label))
 
 
 def _moved(pairs: Pairs, device: torch.device) -> Pairs:

@@ -9,18 +9,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from rich.console import Console
 from torch import Tensor
 
-from proxflow.fingerprint import fingerprint
+from proxflow.fingerprint import fingerprint, source_mark
 from proxflow.measures import Source
 from proxflow.storage import load, save
 
 __all__ = ["Checkpoint", "Session", "mark_of"]
 
 _SAVE_EVERY = 10.0  # seconds
-_PROBES = 16  # noise draws that stand for a source in a fingerprint
 
 
 @dataclass(frozen=True)
@@ -80,10 +78,8 @@ class Session:
 
 
 def mark_of(tensors: list[Tensor | None], source: Source, numbers: list[float]) -> str:
-    """A hash of what a fit depends on; a source is known by its first draws."""
-    generator = torch.Generator().manual_seed(0)
-    probes = source.sample(_PROBES, generator=generator, dtype=torch.float64)
-    return fingerprint(numbers, [*tensors, probes])
+    """A hash of what a fit depends on."""
+    return fingerprint(numbers, [*tensors, source_mark(source)])
 
 
 def _reporter(progress: bool | None) -> Callable[[str], None]:
