@@ -200,3 +200,18 @@ def test_bad_queries_are_refused() -> None:
             field(t, cloud(4, 2))
     with pytest.raises(ValueError, match=r"t must be a scalar or have shape \(4,\)"):
         field(torch.zeros(3), cloud(4, 2))
+
+
+def test_atoms_changed_in_place_are_seen() -> None:
+    field, x = IndependentField(cloud(30, 3)), cloud(5, 3, seed=4)
+    with torch.no_grad():
+        field.points.add_(cloud(30, 3, seed=5))
+    assert torch.equal(field(0.4, x), IndependentField(field.points.clone())(0.4, x))
+
+
+def test_autocast_changes_no_answer() -> None:
+    field, x = IndependentField(cloud(30, 3).float()), cloud(5, 3, seed=4).float()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        inside = field(0.9, x), field.posterior(0.9, x)
+    assert torch.equal(inside[0], field(0.9, x))
+    assert torch.equal(inside[1], field.posterior(0.9, x))

@@ -494,3 +494,22 @@ def test_a_terminal_spectrum_comes_back(tmp_path):
 def test_an_independent_field_comes_back(tmp_path):
     field = pf.IndependentField(atoms(20, 2), torch.arange(1.0, 21.0), SCHEDULES[-1], blurred_rows())
     same(field, returned(field, tmp_path))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_a_network_comes_back_in_its_dtype(dtype, tmp_path):
+    network = pf.matching.MLP((3,), width=8, classes=2).to(dtype)
+    pf.save(network, tmp_path / "network")
+    loaded = pf.load(tmp_path / "network")
+    for name, entry in network.state_dict().items():
+        assert loaded.state_dict()[name].dtype == dtype
+        assert torch.equal(loaded.state_dict()[name], entry)
+    assert all(parameter.requires_grad for parameter in loaded.parameters())
+
+
+def test_a_network_built_from_a_state_does_not_share_it():
+    network = pf.matching.MLP((3,), width=8)
+    other = pf.matching.MLP((3,), width=8, state=network.state_dict())
+    with torch.no_grad():
+        other.input.weight.zero_()
+    assert bool(network.input.weight.any())

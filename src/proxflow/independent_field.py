@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from proxflow.derived import Derived
 from proxflow.kernels import softmax
+from proxflow.kernels.precision import in_full_precision
 from proxflow.measures import Gaussian, Source
 from proxflow.points import flat_points, point_weights
 from proxflow.potentials.atoms import check_like_atoms
@@ -43,9 +46,6 @@ class IndependentField(nn.Module):
 
     points: Tensor
     weights: Tensor
-    _centre: Tensor
-    _keys: Tensor
-    _log_weights: Tensor
 
     def __init__(
         self,
@@ -60,8 +60,6 @@ class IndependentField(nn.Module):
         flat = flat_points("IndependentField", points)
         self.register_buffer("points", flat)
         self.register_buffer("weights", point_weights("IndependentField", weights, flat).to(flat))
-        for name in ("_centre", "_keys", "_log_weights"):
-            self.register_buffer(name, None, persistent=False)
         self.schedule: Schedule = Linear() if schedule is None else schedule
         self.source: Source = Gaussian(flat.shape[1]) if source is None else source
         if self.source.dim != flat.shape[1]:
@@ -69,8 +67,7 @@ class IndependentField(nn.Module):
                 f"IndependentField: the source has dimension {self.source.dim}, the points {flat.shape[1]}"
             )
         self.max_memory = max_memory
-        self._prepare()
-        self.register_load_state_dict_post_hook(_refresh)  # type: ignore[no-untyped-call]
+        self._centred = Derived(_centred_atoms)
 
     @property
     def dim(self) -> int:
@@ -107,19 +104,14 @@ class IndependentField(nn.Module):
     def posterior(self, t: Tensor | float, x: Tensor) -> Tensor:
         """The law of the row behind x: w_j = P(X1 = y_j | X_t = x), (B, N) and not in blocks; refused at t = 1."""
         times, flat = self._query(t, x)
-        if isinstance(self.source, Gaussian):
-            return softmax.probabilities(self._scores(times, flat), self._keys, self._log_weights)
-        return torch.softmax(self._log_law(times, flat), dim=1)
+        return self._law(times, flat)
 
     # ---------------------------------------------------------------- inside
 
-    def _prepare(self) -> None:
-        """Atoms about their mean, where scores lose fewest digits, with half their squares as a further coordinate."""
-        points = self.points.detach()
-        self._centre = points.mean(0)
-        centred = points - self._centre
-        self._keys = torch.cat([centred, 0.5 * centred.square().sum(1, keepdim=True)], dim=1)
-        self._log_weights = self.weights.detach().log()
+    @property
+    def _atoms(self) -> _Atoms:
+        """The atoms as they are now."""
+        return self._centred(self.points, self.weights)
 
     def _query(self, t: Tensor | float, x: Tensor) -> tuple[Tensor, Tensor]:
         """Times (B,) in x's dtype, and x flat (B, d)."""
@@ -138,10 +130,19 @@ class IndependentField(nn.Module):
         times = torch.where((times >= 0) & (times < 1), times, torch.nan)
         return times.expand(len(x)), x.reshape(len(x), self.dim)
 
+    @in_full_precision
+    def _law(self, times: Tensor, x: Tensor) -> Tensor:
+        """Which row is behind x, (B, N)."""
+        if isinstance(self.source, Gaussian):
+            return softmax.probabilities(self._scores(times, x), self._atoms.keys, self._atoms.log_weights)
+        return torch.softmax(self._log_law(times, x), dim=1)
+
+    @in_full_precision
     def _mean_target(self, times: Tensor, x: Tensor) -> Tensor:
         if isinstance(self.source, Gaussian):
-            mean = softmax.mean(self._scores(times, x), self._keys, self._log_weights, self.max_memory)
-            return self._centre + mean[:, :-1]
+            atoms = self._atoms
+            mean = softmax.mean(self._scores(times, x), atoms.keys, atoms.log_weights, self.max_memory)
+            return atoms.centre + mean[:, :-1]
         blocks = softmax.row_blocks(len(x), len(self.points), x.element_size(), self.max_memory)
         laws = (torch.softmax(self._log_law(times[rows], x[rows]), dim=1) for rows in blocks)
         return torch.cat([x.new_empty(0, self.dim), *(law @ self.points for law in laws)])
@@ -149,7 +150,7 @@ class IndependentField(nn.Module):
     def _scores(self, times: Tensor, x: Tensor) -> Tensor:
         """What the keys are multiplied by: log p0((x - beta y) / alpha) up to a constant of each row, (B, d + 1)."""
         alpha, beta = self.schedule.alpha(times)[:, None], self.schedule.beta(times)[:, None]
-        residual = x - beta * self._centre
+        residual = x - beta * self._atoms.centre
         return (beta / alpha) * torch.cat([residual, -beta], dim=1) / alpha
 
     def _log_law(self, times: Tensor, x: Tensor) -> Tensor:
@@ -167,9 +168,20 @@ class IndependentField(nn.Module):
                 density = self.source.log_prob(noise.reshape(-1, self.dim))
                 densities.append(density.reshape(noise.shape[:2]))
             parts.append(torch.cat(densities, dim=1))
-        return torch.cat([x.new_empty(0, len(self.points)), *parts]) + self._log_weights
+        return torch.cat([x.new_empty(0, len(self.points)), *parts]) + self._atoms.log_weights
 
 
-def _refresh(module: nn.Module, _: object) -> None:
-    if isinstance(module, IndependentField):
-        module._prepare()
+class _Atoms(NamedTuple):
+    """Atoms about their mean, where scores lose fewest digits, with half their squares as a further coordinate."""
+
+    centre: Tensor
+    keys: Tensor
+    log_weights: Tensor
+
+
+def _centred_atoms(points: Tensor, weights: Tensor) -> _Atoms:
+    points = points.detach()
+    centre = points.mean(0)
+    centred = points - centre
+    keys = torch.cat([centred, 0.5 * centred.square().sum(1, keepdim=True)], dim=1)
+    return _Atoms(centre, keys, weights.detach().log())

@@ -119,6 +119,26 @@ def test_batched_function_transforms_agree_with_the_jacobian(potential, queries)
     torch.testing.assert_close(by_rows, potential.prox_jacobian(few, 0.7), rtol=1e-7, atol=1e-9)
 
 
+def test_the_gradient_of_the_conjugate_by_function_transforms_is_the_brenier_map(potential, queries):
+    few = queries[:5]
+    by_rows = torch.func.vmap(torch.func.grad(lambda u: potential.conjugate(u[None])[0]))(few)
+    torch.testing.assert_close(by_rows, potential.brenier_map(few), rtol=1e-7, atol=1e-9)
+
+
+def test_autocast_changes_no_answer(potential, queries):
+    potential, x = potential.to(torch.float32), queries[:8].float()
+
+    def answers() -> list[torch.Tensor]:
+        pair = potential.prox(x, 0.7)
+        moved = potential.prox_jacobian(x, 0.7)
+        return [pair.point, pair.multiplier, moved, potential.conjugate(x), potential.value(pair.point)]
+
+    plain = answers()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        inside = answers()
+    assert all(torch.equal(a, b) and a.dtype == b.dtype for a, b in zip(plain, inside, strict=True))
+
+
 def test_error_bound_holds_between_precisions(potential, queries):
     """The float32 answer is within its own certificate of the float64 one (plus its input's rounding)."""
     low = potential.to(torch.float32).prox(queries.float(), 0.7)

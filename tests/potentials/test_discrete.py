@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 
 import numpy as np
 import pytest
@@ -41,6 +42,65 @@ def test_value_is_the_lower_convex_envelope(scale: float) -> None:
     torch.testing.assert_close(potential.value(inside), expected, rtol=1e-8, atol=1e-9 * scale)
     outside = inside + 20 * scale
     assert torch.isinf(potential.value(outside)).all()
+
+
+@pytest.mark.parametrize("y", [1e-10, 1e-7, 1e-4, 0.3])
+def test_value_next_to_a_vertex_of_a_steep_envelope(y: float) -> None:
+    potential = Discrete(torch.tensor([[0.0], [1.0]], dtype=f64), torch.tensor([0.0, 8.0], dtype=f64))
+    assert float(potential.value(torch.tensor([[y]], dtype=f64))) == pytest.approx(8 * y, rel=1e-9)
+
+
+@pytest.mark.parametrize(("dim", "count", "steepness"), [(1, 5, 4e3), (2, 30, 1e3), (8, 60, 1.0)])
+def test_value_on_faces_of_the_hull(dim: int, count: int, steepness: float) -> None:
+    """There the slope of the envelope can be large."""
+    potential = Discrete(normal(count, dim), steepness * normal(count, seed=1))
+    order = torch.stack([torch.randperm(count, generator=torch.Generator().manual_seed(k)) for k in range(12)])
+    corners = torch.where(torch.arange(count) < 1 + torch.arange(12)[:, None] % dim, 1.0, 0.0).to(f64)
+    weights = torch.zeros(12, count, dtype=f64).scatter(1, order, corners)
+    y = (weights / weights.sum(1, keepdim=True)) @ potential.points
+    expected = torch.tensor([envelope(potential, row) for row in y], dtype=f64)
+    torch.testing.assert_close(potential.value(y), expected, rtol=1e-6, atol=1e-6 * steepness)
+
+
+def test_atoms_changed_in_place_are_seen() -> None:
+    potential, x = random_potential(), normal(20, 3, seed=2)
+    before = potential.prox(x, 0.5).point
+    with torch.no_grad():
+        potential.heights.add_(normal(len(potential.heights), seed=3))
+    moved = Discrete(potential.points.clone(), potential.heights.clone())
+    assert not torch.allclose(potential.prox(x, 0.5).point, before)
+    assert torch.equal(potential.prox(x, 0.5).point, moved.prox(x, 0.5).point)
+    assert torch.equal(potential.nearest_atom(x), moved.nearest_atom(x))
+
+
+def test_in_float64_atoms_have_all_their_digits() -> None:
+    single = Discrete(normal(50, 3).float(), normal(50, seed=1).float())
+    double = copy.deepcopy(single).double()
+    fresh = Discrete(single.points.double(), single.heights.double())
+    x = normal(20, 3, seed=2)
+    assert torch.equal(double.prox(x, 0.5).point, fresh.prox(x, 0.5).point)
+
+
+def test_first_asked_in_inference_mode_it_can_be_differentiated_later() -> None:
+    potential, x = random_potential(), normal(20, 3, seed=2)
+    with torch.inference_mode():
+        inside = potential.prox(x, 0.5).point.clone()
+    z = x.clone().requires_grad_()
+    point = potential.prox(z, 0.5).point
+    point.sum().backward()
+    torch.testing.assert_close(point.detach(), inside, rtol=1e-10, atol=1e-10)
+    assert z.grad is not None
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, f64])
+def test_rounding_is_no_direction_of_a_face(dtype: torch.dtype) -> None:
+    """A regular polygon in a plane of R^8: all its atoms share one face, of dimension 2."""
+    angle = torch.arange(12, dtype=f64) * math.pi / 6
+    frame = torch.linalg.qr(normal(8, 8)).Q[:2]
+    points = torch.stack([angle.cos(), angle.sin()], dim=1) @ frame
+    potential = Discrete(points.to(dtype), torch.zeros(12, dtype=dtype))
+    trace = potential.prox_jacobian(0.01 * normal(100, 8, seed=1).to(dtype), 1.0).diagonal(dim1=1, dim2=2).sum(1)
+    torch.testing.assert_close(trace, torch.full_like(trace, 2.0), rtol=1e-4, atol=1e-4)
 
 
 def test_the_contact_set_counts_atoms_that_share_a_face_not_those_in_use() -> None:

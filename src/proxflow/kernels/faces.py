@@ -7,7 +7,8 @@ from torch import Tensor
 
 __all__ = ["contact_basis", "contact_mask"]
 
-_RANK_TOLERANCE = 1e-7  # relative to the diameter of the normalised atoms
+_RANK_TOLERANCE = 1e-7  # relative to the radius of the atoms: data may have been rounded to float32 before
+_RANK_ROUNDINGS = 16.0  # of each atom, below which no direction is seen
 
 
 def contact_mask(residual: Tensor, alpha: Tensor, keys: Tensor, tolerance: Tensor) -> Tensor:
@@ -29,6 +30,7 @@ def contact_basis(residual: Tensor, alpha: Tensor, keys: Tensor, tolerance: Tens
     Works through ``rows_at_once`` rows at a time, so that memory does not grow with the batch.
     """
     d = keys.shape[1] - 2
+    rounding = _RANK_ROUNDINGS * torch.finfo(keys.dtype).eps
     basis = residual.new_zeros(len(residual), d, d)
     for top in range(0, len(residual), rows_at_once):
         block = slice(top, top + rows_at_once)
@@ -37,6 +39,6 @@ def contact_basis(residual: Tensor, alpha: Tensor, keys: Tensor, tolerance: Tens
         for row in torch.nonzero(counts > 1)[:, 0].tolist():
             atoms = keys[contact[row], :d]
             _, size, directions = torch.linalg.svd(atoms - atoms.mean(0), full_matrices=False)
-            kept = directions[size > _RANK_TOLERANCE]
+            kept = directions[size > max(_RANK_TOLERANCE, rounding * len(atoms) ** 0.5)]
             basis[top + row, :, : len(kept)] = kept.mT
     return basis

@@ -39,6 +39,13 @@ def argmax_affine(queries: Tensor, slopes: Tensor, offsets: Tensor | None = None
     Returns:
         (B,) int64. A row with a NaN gives some index.
     """
+    index: Tensor = _argmax_affine(queries, slopes, offsets)
+    return index
+
+
+@torch.library.custom_op("proxflow::argmax_affine", mutates_args=())
+def _argmax_affine(queries: Tensor, slopes: Tensor, offsets: Tensor | None) -> Tensor:
+    """An opaque operator, so that autograd, vmap and compile see only its result."""
     rows, columns = len(queries), len(slopes)
     if rows == 0:
         return torch.empty(0, dtype=torch.int64, device=queries.device)
@@ -47,6 +54,21 @@ def argmax_affine(queries: Tensor, slopes: Tensor, offsets: Tensor | None = None
     height, width = _block_shape(rows, columns, queries.element_size(), queries.device)
     buffer = queries.new_empty(height * width)
     return torch.cat([_block_argmax(block, slopes, offsets, buffer, width) for block in queries.split(height)])
+
+
+@_argmax_affine.register_fake
+def _(queries: Tensor, slopes: Tensor, offsets: Tensor | None) -> Tensor:
+    return torch.empty(len(queries), dtype=torch.int64, device=queries.device)
+
+
+@_argmax_affine.register_vmap
+def _(
+    info: object, in_dims: tuple[int | None, ...], queries: Tensor, slopes: Tensor, offsets: Tensor | None
+) -> tuple[Tensor, int]:
+    if in_dims[0] is None or in_dims[1] is not None or in_dims[2] is not None:
+        raise NotImplementedError("the slopes and offsets of a maximum-affine search cannot be batched by vmap")
+    queries = queries.movedim(in_dims[0], 0)
+    return argmax_affine(queries.flatten(0, 1), slopes, offsets).unflatten(0, queries.shape[:2]), 0
 
 
 def _block_argmax(queries: Tensor, slopes: Tensor, offsets: Tensor | None, buffer: Tensor, width: int) -> Tensor:

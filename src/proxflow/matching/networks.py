@@ -56,7 +56,7 @@ class MLP(nn.Module):
         self.output = nn.Linear(width, dim)
         self.embedding = nn.Embedding(classes + 1, width) if classes else None
         if state is not None:
-            self.load_state_dict(dict(state))
+            _restore(self, state)
 
     def constructor_arguments(self) -> dict[str, object]:
         """Sizes and state."""
@@ -134,7 +134,7 @@ class UNet(nn.Module):
         multiple = 2 ** (levels - 1)
         self._padding = (0, -width % multiple, 0, -height % multiple)
         if state is not None:
-            self.load_state_dict(dict(state))
+            _restore(self, state)
 
     def constructor_arguments(self) -> dict[str, object]:
         """Sizes and state."""
@@ -154,6 +154,11 @@ class UNet(nn.Module):
         velocity: Tensor = self.model(padded, times, class_labels=numbers, return_dict=False)[0]
         height, width = self.event_shape[-2:]
         return velocity[..., :height, :width].reshape(x.shape)
+
+
+def _restore(network: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Load a state in its own dtype."""
+    network.load_state_dict({name: entry.clone() for name, entry in state.items()}, assign=True)
 
 
 def _class_numbers(label: Tensor | None, classes: int, x: Tensor) -> Tensor:

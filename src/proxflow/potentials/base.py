@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from proxflow.kernels.norms import row_norm
+from proxflow.kernels.precision import in_full_precision
 from proxflow.measures import Gaussian, Source
 from proxflow.results import ProxResult, Status
 
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from proxflow.potentials.calculus import Rotated, Scaled
 
 __all__ = ["GeneralizedQuadratic", "Potential", "as_parameter"]
+
+_QUERIES = ("value", "conjugate", "decompose", "second_epi_derivative", "log_density", "decompose_jacobian")
 
 
 def as_parameter(value: object) -> Tensor:
@@ -78,6 +81,13 @@ class Potential(nn.Module, ABC):
         dim: dimension d of the space.
         source: law of the noise; the standard normal law if None.
     """
+
+    def __init_subclass__(cls) -> None:
+        """Whatever a subclass answers, it answers outside of autocast."""
+        super().__init_subclass__()
+        for name in _QUERIES:
+            if name in vars(cls):
+                setattr(cls, name, in_full_precision(vars(cls)[name]))
 
     def __init__(self, dim: int, source: Source | None = None) -> None:
         super().__init__()
@@ -156,6 +166,7 @@ class Potential(nn.Module, ABC):
         self.check(z, "z")
         return self.decompose_jacobian(z, self.per_row(step, z, "step"), 1.0)
 
+    @in_full_precision
     def decompose_jacobian(self, x: Tensor, alpha: Tensor | float, beta: Tensor | float) -> Tensor:
         """Derivative of ``decompose(x, alpha, beta).point`` in x: P_L (beta I + alpha H)^-1 P_L, (B, d, d)."""
         pair = self.decompose(x, alpha, beta)

@@ -50,7 +50,8 @@ class Rotated(Potential):
     def value(self, y: Tensor) -> Tensor:
         """psi(Q'(y - shift)), (B,)."""
         self.check(y, "y")
-        return self.potential.value((y - self.shift.to(y)) @ self.rotation.to(y))
+        inner = (y - self.shift.to(y)) @ self.rotation.to(y)
+        return self.potential.value(self._within_rounding(inner, self.domain_tolerance(y)))
 
     def conjugate(self, u: Tensor) -> Tensor:
         """phi(Q'u) + <shift, u>, (B,)."""
@@ -71,6 +72,13 @@ class Rotated(Potential):
             multiplier=pair.multiplier @ rotation.mT,
             error_bound=pair.error_bound + rounding,
         )
+
+    def _within_rounding(self, inner: Tensor, tolerance: Tensor) -> Tensor:
+        """Inner points; those that a large shift has rounded off the domain are taken back to it."""
+        domain = self.potential.decompose(inner, 0.0, 1.0).point
+        distance = row_norm((domain - inner).detach())
+        rounded = (distance > self.domain_tolerance(inner)) & (distance <= tolerance)
+        return torch.where(rounded[:, None], domain, inner)
 
     def second_epi_derivative(self, y: Tensor, u: Tensor) -> GeneralizedQuadratic:
         """The inner form in rotated directions."""

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
+from proxflow.derived import Derived
 from proxflow.kernels.active_set import affine_step, atom_keys, polyhedral_face, score_size
 from proxflow.kernels.faces import contact_basis
 from proxflow.kernels.norms import row_norm
@@ -18,6 +21,8 @@ __all__ = ["Discrete"]
 
 _SEARCH_BYTES = 1 << 28
 _CONTACT_ROUNDINGS = 256.0
+_STIFFNESS = -2, 13  # powers of 10, in natural units
+_PLACE_ROUNDINGS = 64.0
 
 
 class Discrete(Potential):
@@ -42,11 +47,6 @@ class Discrete(Potential):
     points: Tensor
     heights: Tensor
     weights: Tensor
-    _keys: Tensor
-    _offsets: Tensor
-    _centre: Tensor
-    _radius: Tensor
-    _height_shift: Tensor
 
     def __init__(
         self,
@@ -64,11 +64,8 @@ class Discrete(Potential):
         self.register_buffer("points", points)
         self.register_buffer("heights", heights)
         self.register_buffer("weights", weights / weights.sum())
-        for name in ("_keys", "_offsets", "_centre", "_radius", "_height_shift"):
-            self.register_buffer(name, None, persistent=False)
         self.max_iterations = max_iterations
-        self._prepare()
-        self.register_load_state_dict_post_hook(_refresh)  # type: ignore[no-untyped-call]
+        self._normalised = Derived(_normalised_atoms)
 
     def constructor_arguments(self) -> dict[str, object]:
         """Points, heights, weights and source."""
@@ -88,17 +85,24 @@ class Discrete(Potential):
     def value(self, y: Tensor) -> Tensor:
         """psi(y), (B,): one linear programme per row, by the proximal-point method on its dual.
 
-        Each step is one exact prox; for a polyhedral psi the method ends after finitely many of them.
+        Each step is one exact prox, stiffer than the last; it ends where it leaves the point in place, which happens
+        after finitely many steps. Every step's value is a lower bound, and the best is returned.
         """
         self._check_query(y, "y")
         u = torch.zeros_like(y)
         best = torch.full_like(y[:, 0], -torch.inf)
         hull = self.decompose(y, 0.0, 1.0).point
         outside = row_norm(hull - y) > self.domain_tolerance(y)
-        for exponent in range(-2, 7):
-            stiffness = 10.0**exponent / float(self._radius)
-            u = self.decompose(u + stiffness * hull, 1.0, stiffness).multiplier
-            best = torch.maximum(best, (u * hull).sum(1) - self.conjugate(u))
+        radius = self._atoms.radius
+        slope = ((self.heights.max() - self.heights.min()) / radius).clamp(min=1.0).detach()
+        rounding = _PLACE_ROUNDINGS * torch.finfo(y.dtype).eps * (radius + row_norm(hull.detach()))
+        for exponent in range(*_STIFFNESS):
+            stiffness = 10.0**exponent * slope / radius
+            pair = self.decompose(u + stiffness * hull, 1.0, stiffness)
+            u = pair.multiplier
+            best = torch.fmax(best, (u * hull).sum(1) - self.conjugate(u))
+            if not bool((row_norm((pair.point - hull).detach()) > rounding).any()):
+                break
         return torch.where(outside, torch.inf, best)
 
     def conjugate(self, u: Tensor) -> Tensor:
@@ -109,18 +113,20 @@ class Discrete(Potential):
     def nearest_atom(self, u: Tensor) -> Tensor:
         """Index of the Laguerre cell of each source point, (B,) int64: the atom that u is transported to."""
         self._check_query(u, "u")
-        return argmax_affine(u.detach(), self._keys[:, :-2], self._offsets)
+        atoms = self._atoms
+        return argmax_affine(u.detach(), atoms.keys[:, :-2], atoms.offsets)
 
     def decompose(self, x: Tensor, alpha: Tensor | float, beta: Tensor | float) -> ProxResult:
         """The Moreau pair by the active-set method, with its certificate; differentiable in all its inputs."""
         self._check_query(x, "x")
         alpha, beta = self.per_row(alpha, x, "alpha"), self.per_row(beta, x, "beta")
-        x_hat, beta_hat = self._normalised(x, beta)
-        face = polyhedral_face(x_hat.detach(), alpha.detach(), beta_hat.detach(), self._keys, self.max_iterations)
+        atoms = self._atoms
+        x_hat, beta_hat = atoms.query(x, beta)
+        face = polyhedral_face(x_hat.detach(), alpha.detach(), beta_hat.detach(), atoms.keys, self.max_iterations)
         support, weights, gap_hat, iterations, status = face
-        point = self._point(x, alpha, beta, support, weights)
+        point = self._point(x, alpha, beta, support, weights, atoms.radius)
         multiplier = (x - beta[:, None] * point) / alpha[:, None]
-        rounding = 8 * torch.finfo(x.dtype).eps * score_size(x_hat.detach(), alpha, beta_hat, self._keys)
+        rounding = 8 * torch.finfo(x.dtype).eps * score_size(x_hat.detach(), alpha, beta_hat, atoms.keys)
         slack = gap_hat + rounding
         overflow = ~torch.isfinite(slack) | ~torch.isfinite(point).all(1)
         status = torch.where(overflow, int(Status.non_finite), status)
@@ -129,8 +135,8 @@ class Discrete(Potential):
         return ProxResult(
             point=torch.where(failed, torch.nan, point),
             multiplier=torch.where(failed, torch.nan, multiplier),
-            gap=(self._radius * (gap_hat / alpha)).detach() + invalid,
-            error_bound=(torch.where(slack > 0, slack / beta, 0.0).sqrt() * self._radius.sqrt()).detach() + invalid,
+            gap=(atoms.radius * (gap_hat / alpha)).detach() + invalid,
+            error_bound=(torch.where(slack > 0, slack / beta, 0.0).sqrt() * atoms.radius.sqrt()).detach() + invalid,
             iterations=iterations,
             status=status,
         )
@@ -140,50 +146,44 @@ class Discrete(Potential):
         self._check_query(y, "y")
         self._check_query(u, "u")
         ones = torch.ones_like(u[:, 0])
-        return self._form(u, ones, score_size(u, ones, torch.zeros_like(ones), self._keys))
+        return self._form(u, ones, score_size(u, ones, torch.zeros_like(ones), self._atoms.keys))
 
     def decompose_jacobian(self, x: Tensor, alpha: Tensor | float, beta: Tensor | float) -> Tensor:
         """(1 / beta) times the projector on the contact span, with the contact set at the query's own rounding."""
         self._check_query(x, "x")
         alpha, beta = self.per_row(alpha, x, "alpha"), self.per_row(beta, x, "beta")
-        x_hat, beta_hat = self._normalised(x, beta)
+        atoms = self._atoms
+        x_hat, beta_hat = atoms.query(x, beta)
         pair = self.decompose(x, alpha, beta)
-        size = score_size(x_hat, alpha, beta_hat, self._keys)
+        size = score_size(x_hat, alpha, beta_hat, atoms.keys)
         derivative = self._form(x - beta[:, None] * pair.point, alpha, size).resolvent(alpha, beta)
         return torch.where((pair.status == int(Status.non_finite))[:, None, None], torch.nan, derivative)
 
     # ---------------------------------------------------------------- inside
 
-    def _prepare(self) -> None:
-        """Atoms centred and scaled to the unit ball: scores then mean the same at every data scale."""
-        points, heights = self.points.detach(), self.heights.detach()
-        self._centre = points.mean(0)
-        centred = points - self._centre
-        radius = row_norm(centred).max()
-        self._radius = torch.where(radius > 0, radius, 1.0)
-        self._height_shift = heights.mean()
-        self._keys = atom_keys(centred / self._radius, (heights - self._height_shift) / self._radius)
-        self._offsets = self._keys[:, -2].contiguous()
-
-    def _normalised(self, x: Tensor, beta: Tensor) -> tuple[Tensor, Tensor]:
-        return x - beta[:, None] * self._centre, beta * self._radius
+    @property
+    def _atoms(self) -> _Atoms:
+        """The atoms as they are now."""
+        return self._normalised(self.points, self.heights)
 
     def _form(self, residual: Tensor, alpha: Tensor, score_size: Tensor) -> GeneralizedQuadratic:
         tolerance = _CONTACT_ROUNDINGS * torch.finfo(residual.dtype).eps * score_size
         rows_at_once = max(1, _SEARCH_BYTES // (residual.element_size() * len(self.points)))
-        basis = contact_basis(residual.detach(), alpha.detach(), self._keys, tolerance.detach(), rows_at_once)
+        basis = contact_basis(residual.detach(), alpha.detach(), self._atoms.keys, tolerance.detach(), rows_at_once)
         return GeneralizedQuadratic(basis, torch.zeros_like(basis))
 
-    def _point(self, x: Tensor, alpha: Tensor, beta: Tensor, support: Tensor, weights: Tensor) -> Tensor:
+    def _point(
+        self, x: Tensor, alpha: Tensor, beta: Tensor, support: Tensor, weights: Tensor, radius: Tensor
+    ) -> Tensor:
         """sum_i p_i y_i, with derivatives: a support's affine minimiser is smooth in x, heights and points."""
         atoms = self.points[support]
         used = weights > 0
         if torch.is_grad_enabled():
             lifted = (weights[:, None, :] @ atoms)[:, 0]
-            offsets = (atoms - lifted[:, None, :]) / self._radius
+            offsets = (atoms - lifted[:, None, :]) / radius
             residual = x - beta[:, None] * lifted
-            scores = (offsets @ residual[:, :, None])[:, :, 0] - alpha[:, None] * (self.heights[support] / self._radius)
-            weights = weights + affine_step(scores, offsets, used, beta * self._radius, 1e-14)
+            scores = (offsets @ residual[:, :, None])[:, :, 0] - alpha[:, None] * (self.heights[support] / radius)
+            weights = weights + affine_step(scores, offsets, used, beta * radius, 1e-14)
         return (weights[:, None, :] @ atoms)[:, 0]
 
     def _check_query(self, x: Tensor, name: str) -> None:
@@ -191,6 +191,24 @@ class Discrete(Potential):
         check_like_atoms("Discrete", x, name, self.points)
 
 
-def _refresh(module: torch.nn.Module, _: object) -> None:
-    if isinstance(module, Discrete):
-        module._prepare()
+class _Atoms(NamedTuple):
+    """Atoms centred and scaled to the unit ball: scores then mean the same at every data scale."""
+
+    keys: Tensor
+    offsets: Tensor
+    centre: Tensor
+    radius: Tensor
+
+    def query(self, x: Tensor, beta: Tensor) -> tuple[Tensor, Tensor]:
+        """A query and its beta in these units."""
+        return x - beta[:, None] * self.centre, beta * self.radius
+
+
+def _normalised_atoms(points: Tensor, heights: Tensor) -> _Atoms:
+    points, heights = points.detach(), heights.detach()
+    centre = points.mean(0)
+    centred = points - centre
+    radius = row_norm(centred).max()
+    radius = torch.where(radius > 0, radius, 1.0)
+    keys = atom_keys(centred / radius, (heights - heights.mean()) / radius)
+    return _Atoms(keys, keys[:, -2].contiguous(), centre, radius)
