@@ -46,6 +46,7 @@ _CLASSES = {
     "LocalDimension": "proxflow.analysis.dimension",
     "MinibatchConvergence": "proxflow.analysis.minibatch_result",
     "NewtonState": "proxflow.semidiscrete.newton",
+    "NoiseAndCondition": "proxflow.couplings.joint_conditional",
     "Perturbation": "proxflow.analysis.perturbation",
     "Polynomial": "proxflow.schedules",
     "Product": "proxflow.potentials.product",

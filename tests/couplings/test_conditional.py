@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+import proxflow as pf
 from proxflow.couplings import Conditional, JointConditional, Minibatch, NoiseLaw, Semidiscrete, pair
 from proxflow.measures import Gaussian, Uniform
 from proxflow.potentials import Discrete
@@ -209,6 +210,16 @@ def test_the_condition_of_the_row_makes_noise_dependent_where_the_drawn_one_does
     assert normal_p_value(pairs.source[condition[pairs.index] > 0.3]) < REJECTED
     plain = Semidiscrete(fit(points).potential, points, condition).sample(2000, generator=seeded())
     assert normal_p_value(plain.source[plain.label > 0.3]) < REJECTED
+
+
+def test_a_saved_potential_couples_the_same_pairs(joint, tmp_path):
+    coupling = joint[3.0]
+    pf.save(coupling.potential, tmp_path / "potential")
+    again = JointConditional(pf.load(tmp_path / "potential"), *graded(), 3.0)
+    one, other = (each.sample(50, generator=seeded()) for each in (coupling, again))
+    assert torch.equal(one.source, other.source)
+    assert torch.equal(one.index, other.index)
+    assert torch.equal(one.label, other.label)
 
 
 def test_the_row_misses_the_label_less_as_the_weight_grows(joint):

@@ -18,7 +18,7 @@ from proxflow.semidiscrete import fit
 __all__ = ["JointConditional"]
 
 
-class _NoiseAndCondition:
+class NoiseAndCondition:
     """The product law of noise and of the data's conditions, scaled."""
 
     def __init__(self, noise: Source, conditions: Empirical) -> None:
@@ -77,7 +77,7 @@ class JointConditional:
         self.rows = Rows("JointConditional", points, conditions)
         self.weight = weight
         self._joint = Semidiscrete(potential, _joined(self.rows, weight))
-        if not isinstance(potential.source, _NoiseAndCondition):
+        if not isinstance(potential.source, NoiseAndCondition):
             raise ValueError(
                 "JointConditional: the potential's noise does not hold the conditions of the data; fit it with "
                 "JointConditional.fit"
@@ -100,9 +100,14 @@ class JointConditional:
         """Fit the potential; arguments as of ``semidiscrete.fit``."""
         rows = Rows("JointConditional", points, conditions)
         joined, noise = _joined(rows, weight), rows.source_or_normal(source)
-        law = _NoiseAndCondition(noise, Empirical(joined[:, noise.dim :]))
+        law = NoiseAndCondition(noise, Empirical(joined[:, noise.dim :]))
         result = fit(joined, source=law, epsilon=epsilon, tol=tol, seed=seed, progress=progress)
         return cls(result.potential, points, conditions, weight)
+
+    @property
+    def potential(self) -> Discrete | Entropic:
+        """The potential of points and weighted conditions together; ``proxflow.save`` keeps it."""
+        return self._joint.potential
 
     @property
     def tensors(self) -> list[Tensor | None]:
