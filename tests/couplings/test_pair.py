@@ -190,3 +190,12 @@ def test_what_cannot_be_paired_is_refused(case):
     arguments, options, said = REFUSED[case]
     with pytest.raises(ValueError, match=said):
         pair(*arguments, **options)
+
+
+@SOLVERS
+def test_inside_autocast_the_pairs_are_the_same(solver, generator):
+    x0, x1 = torch.randn(2, 200, 16, generator=generator)
+    outside = pair(x0, x1, solver=solver, generator=torch.Generator().manual_seed(0))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        inside = pair(x0, x1, solver=solver, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(inside.index, outside.index)

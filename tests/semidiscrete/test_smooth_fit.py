@@ -66,3 +66,11 @@ def test_scale_of_data_and_smoothing_go_together() -> None:
 def test_bad_smoothing_is_refused(epsilon: float) -> None:
     with pytest.raises(ValueError, match="epsilon"):
         fit(cloud(5, 2), epsilon=epsilon)
+
+
+def test_inside_autocast_the_fit_is_the_same():
+    points = torch.randn(30, 4, generator=torch.Generator().manual_seed(0))
+    outside = fit(points, epsilon=0.3, tol=0.1)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        inside = fit(points, epsilon=0.3, tol=0.1)
+    assert torch.equal(inside.potential.heights, outside.potential.heights)

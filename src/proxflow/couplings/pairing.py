@@ -10,6 +10,7 @@ from torch import Tensor
 from proxflow.couplings.pairs import Pairs
 from proxflow.couplings.rows import check_labels
 from proxflow.kernels.assignment import least_cost_permutation, sinkhorn_permutation
+from proxflow.kernels.precision import in_full_precision
 
 __all__ = ["SOLVERS", "check_solver", "pair", "permutation"]
 
@@ -51,6 +52,7 @@ def pair(
     return Pairs(x0, x1[index], index, None if label is None else label[index.to(label.device)])
 
 
+@in_full_precision
 def permutation(x0: Tensor, x1: Tensor, solver: str, epsilon: float, generator: torch.Generator | None) -> Tensor:
     """The row of x1 (n, d) for each row of x0 (n, d), by either solver."""
     if solver == "exact":

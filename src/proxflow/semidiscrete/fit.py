@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from proxflow.errors import ConvergenceWarning
+from proxflow.kernels.precision import in_full_precision
 from proxflow.measures import Gaussian, Source
 from proxflow.potentials.discrete import Discrete
 from proxflow.potentials.entropic import Entropic
@@ -31,6 +32,7 @@ METHODS = ("one atom", "quantiles", "damped Newton", "averaged gradient")
 _DIRAC_DRAWS = 1 << 17
 
 
+@in_full_precision
 def fit(
     points: Tensor,
     weights: Tensor | None = None,
