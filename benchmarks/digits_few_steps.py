@@ -3,8 +3,8 @@
 Perceptron of 3 x 512, AdamW with warm-up and cosine, averaged parameters, batch 256; 1,437 digits to train and 360 held
 out. Energy distance (unbiased, so that 0 is reached and passed) from 2,000 generated to the held-out digits, and W2
 between 360 and 360, at 1 to 100 Euler steps. Mean and standard error over the seeds, of data split, network and noise.
-The last rows are the training digits themselves, and what W2 makes of them when they are drawn together by 5%: among so
-few points in R^64 it prefers samples that are too smooth.
+The last rows train nothing: noise, the training digits themselves, and what W2 makes of these when they are drawn
+together by 5%: among so few points in R^64 it prefers samples that are too smooth.
 
 python benchmarks/digits_few_steps.py
 """
@@ -81,6 +81,13 @@ def real(seed: int, points: int, shrunk: float) -> list[tuple[float, float]]:
     return [distances(train.mean(0) + shrunk * (train - train.mean(0)), held_out)]
 
 
+def noise(seed: int, points: int, generated: int) -> list[tuple[float, float]]:
+    """The distances of what every row begins with."""
+    train, held_out = split(seed, points)
+    generator = torch.Generator().manual_seed(1000 + seed)
+    return [distances(torch.randn(generated, train.shape[1], generator=generator), held_out)]
+
+
 def results(row: str, seed: int, train_steps: int, points: int, generated: int) -> list[tuple[float, float]]:
     """The distances of samples at each number of steps."""
     train, held_out = split(seed, points)
@@ -123,6 +130,7 @@ def main() -> None:
         began = time.perf_counter()
         _show(row, [results(row, seed, options.train_steps, options.points, options.generated) for seed in seeds])
         print(f"{'':32s}{(time.perf_counter() - began) / options.seeds:.0f} s a run", flush=True)
+    _show("noise itself", [noise(seed, options.points, options.generated) for seed in seeds])
     for shrunk in (1.0, 0.95):
         _show(f"real training digits x {shrunk:g}", [real(seed, options.points, shrunk) for seed in seeds])
 

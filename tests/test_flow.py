@@ -202,3 +202,9 @@ def test_bad_arguments_are_refused():
         flow.velocity(0.5, torch.zeros(3, 4))
     with pytest.raises(ValueError, match="no density"):
         flow.log_prob(torch.zeros(3, 4, dtype=f64))
+
+
+def test_a_fit_is_no_potential() -> None:
+    fit = pf.semidiscrete.fit(torch.randn(10, 2, generator=torch.Generator().manual_seed(0)))
+    with pytest.raises(ValueError, match=r"needs a potential, got Fit; .*fit.potential"):
+        pf.ProximalFlow(fit)

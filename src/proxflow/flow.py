@@ -30,13 +30,17 @@ class ProximalFlow(nn.Module):
         on_failure: "raise" raises ``ConvergenceError`` when a query did not converge; "nan" gives NaN rows.
 
     Raises:
-        ValueError: ``on_failure`` is neither "raise" nor "nan".
+        ValueError: no potential, or ``on_failure`` is neither "raise" nor "nan".
     """
 
     def __init__(self, potential: Potential, schedule: Schedule | None = None, on_failure: str = "raise") -> None:
         super().__init__()
         if on_failure not in ("raise", "nan"):
             raise ValueError(f"ProximalFlow: on_failure must be 'raise' or 'nan', got {on_failure!r}")
+        if not isinstance(potential, Potential):
+            raise ValueError(
+                f"ProximalFlow: needs a potential, got {type(potential).__name__}; a fit has one as fit.potential"
+            )
         self.potential = potential
         self.schedule = Linear() if schedule is None else schedule
         self.on_failure = on_failure

@@ -89,7 +89,31 @@ def test_images_are_shown(tmp_path, monkeypatch) -> None:
     assert "Samples pushed" in page
 
 
+def test_a_run_is_not_replaced_by_its_own_study(run, capsys) -> None:
+    before = {path.name: path.read_bytes() for path in run.iterdir()}
+    assert "is the run that is studied" in refusal(capsys, "terminal", run, "--out", run, "--overwrite")
+    assert {path.name: path.read_bytes() for path in run.iterdir()} == before
+
+
+def test_a_network_without_its_data_says_that_nothing_was_checked(data, tmp_path, capsys, monkeypatch) -> None:
+    monkeypatch.setattr(report, "render_training_page", lambda *_args, **_options: "<!doctype html>", raising=False)
+    quick = ("--steps", 5, "--width", 8, "--depth", 1)
+    call("train", data, "--coupling", "minibatch", "--out", tmp_path / "run", *quick)
+    capsys.readouterr()
+    assert call("terminal", tmp_path / "run", "--count", 3) == 0
+    assert "its run keeps no data" in capsys.readouterr().out
+
+
+def test_labels_of_a_table_are_no_coordinates(tmp_path, capsys) -> None:
+    rows = [f"{k / 20},{k % 5},{'ab'[k % 2]}" for k in range(20)]
+    (tmp_path / "table.csv").write_text("x,y,kind\n" + "\n".join(rows) + "\n")
+    out = ("--out", tmp_path / "out", "--count", 2)
+    assert "--label" in refusal(capsys, "terminal", tmp_path / "table.csv", *out)
+    assert call("terminal", tmp_path / "table.csv", "--label", "kind", *out) == 0
+
+
 def test_bad_input(data, run, tmp_path, capsys) -> None:
+    assert "see proxflow terminal --help" in refusal(capsys, "terminal", data, "--colour", "red")
     assert "scale" in refusal(capsys, "terminal", data, "--out", tmp_path / "out", "--scale", 0)
     assert "nowhere" in refusal(capsys, "terminal", tmp_path / "nowhere")
     assert "--epsilon: for data only" in refusal(capsys, "terminal", run, "--epsilon", 1)

@@ -122,7 +122,9 @@ def test_resume_after_interruption(data, tmp_path, monkeypatch) -> None:
         (["--coupling", "best"], "unknown coupling 'best'; known: semidiscrete, minibatch, independent"),
         (["--network", "transformer"], "unknown network"),
         (["--conditional"], "has no labels to train on"),
-        (["--coupling", "minibatch", "--ot-batch", "1000"], "batch_size must be between 1 and the 24 points"),
+        (["--coupling", "minibatch", "--ot-batch", "1000"], "--ot-batch 1000 is more than the 24 points"),
+        (["--ot-batch", "8"], "--ot-batch is for --coupling minibatch"),
+        (["--points", "1"], "a network needs at least two"),
         (["--network", "unet"], "use MLP for vectors"),
         (["--resume"], "holds nothing to go on with"),
     ],
@@ -130,6 +132,19 @@ def test_resume_after_interruption(data, tmp_path, monkeypatch) -> None:
 def test_refusals(data, tmp_path, capsys, options, message) -> None:
     assert message in refusal(capsys, "train", data, "--out", tmp_path / "run", *QUICK, *options)
     assert not (tmp_path / "run" / "run.json").exists()
+
+
+def test_guidance_that_is_no_number_leaves_the_samples_alone(labelled, tmp_path, capsys) -> None:
+    call("train", labelled, "--label", "kind", "--out", tmp_path / "run", *QUICK)
+    capsys.readouterr()
+    said = refusal(capsys, "sample", tmp_path / "run", "--label", "a", "--guidance", "nan")
+    assert "guidance must be a finite number" in said
+    assert "samples.npy" not in _files(tmp_path / "run")
+
+
+def test_minibatches_are_no_larger_than_the_data(data, tmp_path, capsys) -> None:
+    assert call("train", data, "--coupling", "minibatch", "--out", tmp_path / "run", *QUICK, "--batch-size", 100) == 0
+    assert "of the noise itself" in capsys.readouterr().out
 
 
 def test_a_fitted_flow_takes_no_label(run, capsys) -> None:

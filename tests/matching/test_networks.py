@@ -55,6 +55,15 @@ def test_bad_sizes() -> None:
         UNet((8, 8), channels=())
 
 
+@pytest.mark.parametrize(
+    ("shape", "levels", "message"),
+    [((28, 28, 3), 2, r"looks like \(H, W, C\); channels come first"), ((1, 6, 9), 4, "halve an image 3 times")],
+)
+def test_images_that_no_unet_takes(shape, levels, message) -> None:
+    with pytest.raises(ValueError, match=message):
+        UNet(shape, channels=(8,) * levels)
+
+
 def test_unet_without_diffusers_names_the_extra(monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "diffusers.models.unets.unet_2d", None)
     with pytest.raises(ImportError, match=r"proxflow\[images\]"):

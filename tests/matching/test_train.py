@@ -311,6 +311,26 @@ def test_rows_of_whole_number_labels_are_dropped_together() -> None:
     assert found == {(-1, -1, -1)} | {tuple(row) for row in labels.tolist()}
 
 
+def test_whole_steps_and_a_coupling_are_needed() -> None:
+    with pytest.raises(ValueError, match="steps must be a whole number"):
+        runs.small_run(runs.network(), steps=2.5)
+    with pytest.raises(ValueError, match=r"must have sample.* got Tensor; .*couplings.Independent"):
+        train(runs.network(), runs.points(), steps=2)
+
+
+@pytest.mark.parametrize(
+    ("network", "label", "guidance", "message"),
+    [
+        (MLP((3,), width=8, classes=2), 7, 1.0, "the network has labels 0 to 1, got 7"),
+        (MLP((3,), width=8), 1, 1.0, "the network has no labels, got 1"),
+        (MLP((3,), width=8, classes=2), 1, math.inf, "guidance must be a finite number"),
+    ],
+)
+def test_fields_of_labels_that_are_not_there(network, label, guidance, message) -> None:
+    with pytest.raises(ValueError, match=message):
+        field_of(network, label, guidance)
+
+
 def test_labels_beyond_the_network_are_refused() -> None:
     with pytest.raises(ValueError, match="labels run from 0 to 3, the network has 2 classes"):
         runs.small_run(MLP((3,), width=8, classes=2))

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+import proxflow as pf
 from proxflow.errors import ConvergenceWarning
 from proxflow.measures import Gaussian
 from proxflow.semidiscrete import Fit, fit
@@ -206,3 +207,18 @@ def test_progress_is_silent_off_a_terminal_and_speaks_when_asked(capsys: pytest.
     captured = capsys.readouterr()
     assert captured.out == ""
     assert "chi2" in captured.err
+
+
+def test_a_dataset_is_not_its_points() -> None:
+    with pytest.raises(ValueError, match=r"got Dataset; give its \.points"):
+        fit(pf.data.load("moons", n=10))
+
+
+def test_far_from_the_tolerance_few_draws_say_so() -> None:
+    """The certificate of what was cut short needs the precision of its own chi2, not that of the tolerance."""
+    points = torch.randn(200, 6, generator=torch.Generator().manual_seed(0))
+    with pytest.warns(ConvergenceWarning):
+        cut = fit(points, tol=1e-5, max_samples=20_000)
+    assert cut.chi2 - 5 * cut.chi2_stderr > 1e-5
+    assert cut.chi2_stderr < 0.5 * cut.chi2
+    assert cut.evaluation_samples < 1_000_000

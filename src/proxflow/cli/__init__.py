@@ -61,6 +61,7 @@ def _explanation(error: Exception) -> str | None:
 
     describe = getattr(error, "format_message", None)  # an error of the command line itself
     if describe is not None:
-        return f"{describe()} (see proxflow --help)"
+        context = getattr(error, "ctx", None)
+        return f"{describe()} (see {'proxflow' if context is None else context.command_path} --help)"
     known = isinstance(error, ValueError | ConvergenceError | MissingExtraError | OSError)
     return str(error) if known else None

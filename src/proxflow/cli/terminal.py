@@ -14,6 +14,7 @@ import typer
 from proxflow.cli.options import (
     SCHEDULES,
     DataDir,
+    Label,
     Out,
     Overwrite,
     Points,
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
 
 __all__ = ["terminal"]
 
+_UNCHECKED = "its run keeps no data, so whether the scale is below their spacing is not known"
+
 
 def terminal(
     subject: Annotated[
@@ -42,6 +45,7 @@ def terminal(
     ],
     out: Out = None,
     points: Points = None,
+    label: Label = None,
     representation: Representation = None,
     data_dir: DataDir = None,
     epsilon: Annotated[
@@ -72,6 +76,7 @@ def terminal(
 
     own: dict[str, Any] = {
         "points": points,
+        "label": label,
         "representation": representation,
         "data_dir": None if data_dir is None else str(data_dir),
         "epsilon": epsilon,
@@ -86,13 +91,15 @@ def terminal(
         source = RunFolder(Path(subject))
         found = _arriving_run(source)
         folder = RunFolder(out if out is not None else source.path.with_name(f"{source.path.name}-terminal"))
+        if folder.path.resolve() == source.path.resolve():
+            raise ValueError(f"--out {out} is the run that is studied; give another folder")
         folder.claim(overwrite=overwrite, resume=False)
     else:
         own |= {"epsilon": 0.1 if epsilon is None else epsilon, "schedule": schedule or "linear"}
         arguments |= own
         check_choice("schedule", own["schedule"], SCHEDULES)
         folder, dataset = claimed(
-            out, "-terminal", subject, points, seed, None, representation, data_dir, overwrite=overwrite, resume=False
+            out, "-terminal", subject, points, seed, label, representation, data_dir, overwrite=overwrite, resume=False
         )
         found = _arriving_data(dataset, own["epsilon"], own["schedule"], seed)
     with folder.writing(resume=False):
@@ -113,6 +120,8 @@ def terminal(
     _print_arrival(study, found.name)
     if warning := memorised(study):
         typer.echo(f"  warning: {warning}")
+    elif study.dimension.below_spacing is None:
+        typer.echo(f"  {_UNCHECKED}")
     typer.echo(f"report: {folder.page}")
 
 
@@ -157,9 +166,10 @@ def _arriving_run(folder: RunFolder) -> _Arriving:
     name = str(record["data"]["name"])
     if folder.is_trained:
         network, standardisation, shape, schedule = folder.read_network()
-        words = f"the network of {folder.path}"
         field = pf.matching.field_of(network)
         atoms = folder.read_atoms()
+        unchecked = "" if atoms is not None else f"; {_UNCHECKED}"
+        words = f"the network of {folder.path}{unchecked}"
         points = None if atoms is None else atoms.reshape(-1, *shape)
         return _Arriving(field, shape, torch.float32, standardisation, schedule, name, words, record, points)
     fitted, standardisation, shape, schedule = folder.read_fit()

@@ -41,7 +41,7 @@ __all__ = ["train"]
 
 _COUPLINGS = ("semidiscrete", "minibatch", "independent")
 _NETWORKS = ("mlp", "unet")
-_LOOKS = 12  # at least, at a training run
+_LOOKS = 12  # at least, at a long training run
 
 
 def train(
@@ -60,7 +60,10 @@ def train(
     steps: Annotated[int, typer.Option(min=1, help="Optimiser steps.")] = 6000,
     batch_size: Annotated[int, typer.Option(min=1, help="Pairs a step.")] = 256,
     ot_batch: Annotated[
-        int | None, typer.Option(min=1, help="Pairs assigned at once by minibatch; the batch size if not given.")
+        int | None,
+        typer.Option(
+            min=1, help="Pairs assigned at once by minibatch; the batch size, or all points if fewer, if not given."
+        ),
     ] = None,
     learning_rate: Annotated[float, typer.Option(help="Of AdamW, at its largest.")] = 1e-3,
     network: Annotated[str, typer.Option(help="mlp, or unet for images.")] = "mlp",
@@ -91,6 +94,7 @@ def train(
         out, "-network", data, points, seed, label, representation, data_dir, overwrite=overwrite, resume=resume
     )
     conditional = conditional or label is not None
+    _check_batches(coupling, ot_batch, dataset)
     if conditional and (dataset.labels is None or int(dataset.labels.min()) < 0):
         raise ValueError(f"{dataset.name} has no labels to train on, numbered from 0; leave out --conditional")
     arguments = {
@@ -110,7 +114,7 @@ def train(
     }
     command = command_line("train", arguments)
     with folder.writing(resume=resume), hint(folder):
-        pairs, fitted = _coupling(coupling, dataset, conditional, ot_batch or batch_size, folder, seed)
+        pairs, fitted = _coupling(coupling, dataset, conditional, ot_batch or min(batch_size, dataset.n), folder, seed)
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             model = _network(network, dataset, conditional, width, depth)
@@ -121,7 +125,7 @@ def train(
             batch_size=batch_size,
             learning_rate=learning_rate,
             schedule=schedule_named(schedule),
-            evaluate_every=max(1, min(500, steps // _LOOKS)),
+            evaluate_every=min(500, math.ceil(steps / _LOOKS)),
             checkpoint=folder.training_checkpoint,
             log_dir=folder.path,
             seed=seed,
@@ -134,6 +138,20 @@ def train(
         typer.echo("  stopped early; to go on:")
         typer.echo(f"    {command} --out {shlex.quote(str(folder.path))} --resume")
     typer.echo(f"report: {folder.page}")
+
+
+def _check_batches(coupling: str, ot_batch: int | None, dataset: Dataset) -> None:
+    if dataset.n < 2:
+        raise ValueError(f"{dataset.name} has one point; a network needs at least two")
+    if ot_batch is None:
+        return
+    if coupling != "minibatch":
+        raise ValueError(f"--ot-batch is for --coupling minibatch; {coupling} assigns no batches")
+    if ot_batch > dataset.n:
+        raise ValueError(
+            f"--ot-batch {ot_batch} is more than the {dataset.n} points; --coupling semidiscrete couples all of them "
+            "at any batch size"
+        )
 
 
 def _coupling(
@@ -179,3 +197,4 @@ def _print_training(result: TrainResult, comparison: StepComparison, dataset: Da
         typer.echo(f"  field error          {last.field_error:.4g}, relative to the exact flow on held-out noise")
     for steps, distance in zip(comparison.steps, comparison.energy_distance, strict=True):
         typer.echo(f"  energy distance      {distance:.4g} at {counted(steps, 'Euler step')}")
+    typer.echo(f"                       {comparison.of_noise:.4g} of the noise itself")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -25,13 +26,19 @@ def field_of(
         guidance: weight of the condition.
 
     Raises:
-        ValueError: guidance without a label.
+        ValueError: guidance without a label, or not finite; a network without labels, or a label that it has not.
     """
+    if not math.isfinite(guidance):
+        raise ValueError(f"field_of: guidance must be a finite number, got {guidance!r}")
     if label is None:
         if guidance != 1:
             raise ValueError(f"field_of: guidance {guidance} needs a label")
         return lambda t, x: network(t, x)
     labels = torch.as_tensor(label)
+    classes = getattr(network, "classes", None)
+    if classes is not None and labels.numel() and not -1 <= int(labels.min()) <= int(labels.max()) < classes:
+        known = f"labels 0 to {classes - 1}" if classes else "no labels"
+        raise ValueError(f"field_of: the network has {known}, got {label!r}")
 
     def field(t: Tensor, x: Tensor) -> Tensor:
         conditional = network(t, x, labels)

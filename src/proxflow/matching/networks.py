@@ -120,6 +120,7 @@ class UNet(nn.Module):
             )
         planes = self.event_shape[0] if len(self.event_shape) == 3 else 1
         levels = len(self.channels)
+        _check_image(self.event_shape, levels)
         self.model = optional_package("diffusers.models.unets.unet_2d", "images").UNet2DModel(
             in_channels=planes,
             out_channels=planes,
@@ -154,6 +155,19 @@ class UNet(nn.Module):
         velocity: Tensor = self.model(padded, times, class_labels=numbers, return_dict=False)[0]
         height, width = self.event_shape[-2:]
         return velocity[..., :height, :width].reshape(x.shape)
+
+
+def _check_image(event_shape: tuple[int, ...], levels: int) -> None:
+    """Refuse channels that come last, and images that have no pixel left at the lowest level."""
+    first, last = event_shape[0], event_shape[-1]
+    if len(event_shape) == 3 and last in (1, 3, 4) and first > 4:
+        raise ValueError(
+            f"UNet: event_shape {event_shape} looks like (H, W, C); channels come first: points.movedim(-1, 1)"
+        )
+    if min(event_shape[-2:]) < 2 ** (levels - 1):
+        raise ValueError(
+            f"UNet: {levels} levels halve an image {levels - 1} times, too often for {event_shape}; give fewer of them"
+        )
 
 
 def _restore(network: nn.Module, state: Mapping[str, Tensor]) -> None:

@@ -6,6 +6,7 @@ import dataclasses
 import math
 import os
 import time
+from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -345,9 +346,14 @@ class _Run:
 
 
 def _check(settings: _Settings, network: nn.Module, coupling: Coupling) -> None:
+    if not hasattr(coupling, "sample"):
+        raise ValueError(
+            f"train: the coupling must have sample(n, generator=...), got {type(coupling).__name__}; for plain points "
+            "couplings.Independent(points)"
+        )
     for name in ("steps", "batch_size", "evaluate_every", "checkpoint_every"):
-        if getattr(settings, name) < 1:
-            raise ValueError(f"train: {name} must be at least 1, got {getattr(settings, name)!r}")
+        if not (isinstance(getattr(settings, name), Integral) and getattr(settings, name) >= 1):
+            raise ValueError(f"train: {name} must be a whole number of at least 1, got {getattr(settings, name)!r}")
     for name in ("learning_rate", "gradient_clip"):
         if not getattr(settings, name) > 0:
             raise ValueError(f"train: {name} must be positive, got {getattr(settings, name)!r}")

@@ -36,6 +36,7 @@ __all__ = [
 ]
 
 _LEAST_CHI2 = 1e-30  # drawn for less
+_DECADE = 10.0  # a logarithmic axis that spans less has too few ticks
 
 
 def convergence(fit: Fit) -> bytes:
@@ -145,6 +146,9 @@ def training_curves(result: TrainResult) -> bytes:
         errors = [record.field_error for record in result.history]
         axes.plot(steps, errors, color=ACCENT, marker=".", label="field error")
     axes.set(xlabel="step", yscale="log")
+    low, high = axes.get_ylim()
+    if high < _DECADE * low:
+        axes.set_yscale("linear")
     plain_ticks(axes.yaxis, lambda value: f"{value:.2g}")
     figure.legend(loc="outside upper left", ncols=2, frameon=False, fontsize=9)
     return png(figure)

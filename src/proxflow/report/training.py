@@ -28,11 +28,15 @@ _GENERATED, _COMPARED, _SHOWN = 1000, 2000, 10
 
 @dataclass(frozen=True)
 class StepComparison:
-    """Samples (K, n, *event) of the same noise at K numbers of Euler steps, and their energy distances to the data."""
+    """Samples (K, n, *event) of the same noise at K numbers of Euler steps, and their energy distances to the data.
+
+    ``of_noise`` is that of the noise itself: what no training gives.
+    """
 
     steps: tuple[int, ...]
     samples: Tensor
     energy_distance: tuple[float, ...]
+    of_noise: float
 
 
 @torch.no_grad()
@@ -44,7 +48,8 @@ def compare_steps(result: TrainResult, dataset: Dataset, schedule: Schedule, see
     field = field_of(result.network)
     device = next(result.network.parameters()).device
     ends = [integrate(field, noise.to(device), steps=k, method="euler", schedule=schedule).end.cpu() for k in STEPS]
-    return StepComparison(STEPS, torch.stack(ends), tuple(energy_distance(end, data, unbiased=True) for end in ends))
+    distances = tuple(energy_distance(end, data, unbiased=True) for end in ends)
+    return StepComparison(STEPS, torch.stack(ends), distances, energy_distance(noise, data, unbiased=True))
 
 
 def render_training_page(
@@ -69,7 +74,8 @@ def render_training_page(
         name=dataset.name,
         title=f"A network trained on {dataset.name}",
         good=result.finished,
-        verdict=f"{done} after {result.steps:,} steps. Energy distance of its samples to the data: {quality}.",
+        verdict=f"{done} after {result.steps:,} steps. Energy distance of its samples to the data: {quality}; "
+        f"of the noise itself {comparison.of_noise:.3g}.",
         summary=(
             "The network is a velocity field from normal noise (t = 0) to the data (t = 1), learned from pairs of the "
             f"{arguments['coupling']} coupling. Samples come from the average of its parameters, by Euler's method."

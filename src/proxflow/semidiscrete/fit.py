@@ -76,6 +76,8 @@ def fit(
         ValueError: bad data or arguments, or a checkpoint of another fit; the message says what to do.
     """
     began = time.perf_counter()
+    if hasattr(points, "points"):
+        raise ValueError(f"fit: points must be a tensor or an array, got {type(points).__name__}; give its .points")
     points = torch.as_tensor(points)
     atoms = gather_atoms(points, weights)
     source = Gaussian(atoms.points.shape[1]) if source is None else source

@@ -71,7 +71,7 @@ def solve_stochastically(
             run.advance()
             session.save(run.state, now=False)
     except KeyboardInterrupt:
-        session.report("interrupted: certifying the best so far")
+        session.report("interrupted: certifying the best so far; Ctrl-C again stops at once")
     session.save(run.state, now=True)
     return run.certify(max_memory)
 
@@ -130,11 +130,13 @@ class _Run:
                 self.state, iterate=descend(self.problem, self.groups, iterate, self.motion)
             )
         else:
-            self.state = self._evaluated(self._draws() if goal >= self._least else min(self._draws(), 1 << 14))
+            draws = self._draws()
+            self.state = self._evaluated(draws if goal >= self._least else min(draws, 1 << 14))
 
     def _draws(self) -> int:
-        """Enough for a standard error of a tenth of the tolerance near the optimum."""
-        return max(1 << 14, math.ceil(10 * math.sqrt(2 * len(self.problem)) / self.tol))
+        """Enough for a standard error of a tenth of the tolerance near the optimum; fewer where chi2 was far above."""
+        last = self.state.history[-1].chi2 if self.state.history else 0.0
+        return max(1 << 14, math.ceil(10 * math.sqrt(2 * len(self.problem)) / max(self.tol, last / 4)))
 
     def _evaluated(self, draws: int) -> StochasticState:
         """The state after one more look on fresh draws."""
