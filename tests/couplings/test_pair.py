@@ -151,8 +151,9 @@ def test_epsilon_leads_from_the_exact_pairs_to_random_ones():
 
 def test_an_entropic_plan_that_does_not_converge_says_so():
     x0, x1, _ = batches()
-    with pytest.warns(ConvergenceWarning, match="raise epsilon, or use the exact solver"):
+    with pytest.warns(ConvergenceWarning, match="raise epsilon, or use the exact solver") as warned:
         pairs = pair(x0, x1, solver="sinkhorn", epsilon=1e-7)
+    assert warned[0].filename == __file__
     assert torch.equal(pairs.index.sort().values, torch.arange(32))
 
 

@@ -217,8 +217,17 @@ def test_a_dataset_is_not_its_points() -> None:
 def test_far_from_the_tolerance_few_draws_say_so() -> None:
     """The certificate of what was cut short needs the precision of its own chi2, not that of the tolerance."""
     points = torch.randn(200, 6, generator=torch.Generator().manual_seed(0))
-    with pytest.warns(ConvergenceWarning):
+    with pytest.warns(ConvergenceWarning) as warned:
         cut = fit(points, tol=1e-5, max_samples=20_000)
+    assert warned[0].filename == __file__
     assert cut.chi2 - 5 * cut.chi2_stderr > 1e-5
+    assert cut.chi2_stderr < 0.5 * cut.chi2
+    assert cut.evaluation_samples < 1_000_000
+
+
+def test_interrupted_before_any_look_few_draws_say_how_far_it_is() -> None:
+    points = torch.randn(200, 6, generator=torch.Generator().manual_seed(0))
+    with pytest.warns(ConvergenceWarning):
+        cut = fit(points, tol=1e-5, source=Interrupted(6, 20))
     assert cut.chi2_stderr < 0.5 * cut.chi2
     assert cut.evaluation_samples < 1_000_000

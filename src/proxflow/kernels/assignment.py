@@ -78,7 +78,7 @@ def sinkhorn_permutation(x0: Tensor, x1: Tensor, epsilon: float, generator: torc
             f"Sinkhorn stopped with an error of {error_of_plan:.2g} in the marginals of its plan; the pairs are a "
             "permutation all the same, but dearer: raise epsilon, or use the exact solver",
             ConvergenceWarning,
-            stacklevel=3,
+            stacklevel=5,
         )
     drawn_on = x0.device if generator is None else generator.device
     exponential = torch.empty(plan.shape, dtype=plan.dtype, device=drawn_on).exponential_(generator=generator)

@@ -166,7 +166,7 @@ def _record(
         message = f"fit stopped at chi2 = {chi2:.3g} +- {stderr:.2g}, above tol = {tol:g}; "
         rounded = stderr == 0 and atoms.points.dtype == torch.float32
         advice = "float32 may not hold the heights: give float64 points" if rounded else "raise max_samples"
-        warnings.warn(message + advice + ", or use it as the flow of its cell_mass", ConvergenceWarning, 3)
+        warnings.warn(message + advice + ", or use it as the flow of its cell_mass", ConvergenceWarning, 4)
     dtype = atoms.points.dtype
     heights, weights = (radius * solution.heights).to(dtype), atoms.weights.to(dtype)
     if epsilon > 0:

@@ -28,6 +28,7 @@ __all__ = ["StochasticState", "solve_stochastically"]
 
 _EVALUATION_SEED = 0x5EED_C0DE  # moves the evaluation stream away from the one that moves the heights
 _COST_DRAWS = 1 << 17
+_LOOK_DRAWS = 1 << 14  # of a quick evaluation
 _LEAST_DRAWS = 1 << 17  # of a fit: below this the bias of W2^2 would show beside its standard error
 _EXPECTED_EFFICIENCY = 1.6  # chi2 M / N of linearly weighted averaging, 4/3, over what two standard errors leave of tol
 
@@ -131,12 +132,12 @@ class _Run:
             )
         else:
             draws = self._draws()
-            self.state = self._evaluated(draws if goal >= self._least else min(draws, 1 << 14))
+            self.state = self._evaluated(draws if goal >= self._least else min(draws, _LOOK_DRAWS))
 
     def _draws(self) -> int:
         """Enough for a standard error of a tenth of the tolerance near the optimum; fewer where chi2 was far above."""
         last = self.state.history[-1].chi2 if self.state.history else 0.0
-        return max(1 << 14, math.ceil(10 * math.sqrt(2 * len(self.problem)) / max(self.tol, last / 4)))
+        return max(_LOOK_DRAWS, math.ceil(10 * math.sqrt(2 * len(self.problem)) / max(self.tol, last / 4)))
 
     def _evaluated(self, draws: int) -> StochasticState:
         """The state after one more look on fresh draws."""
@@ -179,12 +180,13 @@ class _Run:
         )
 
     def _fully_evaluated(self) -> StochasticState:
-        """The state with its last evaluation full and of the last heights."""
-        history, tally = self.state.history, self.state.tally
-        current = bool(history) and history[-1].samples_used == self.state.iterate.samples_used
-        if current and tally is not None and tally.draws >= self._draws():
-            return self.state
-        return self._evaluated(self._draws())
+        """The state with its last evaluation full and of the last heights; a quick one says what full means."""
+        state = self.state
+        if not state.history or state.history[-1].samples_used != state.iterate.samples_used:
+            state = self.state = self._evaluated(min(self._draws(), _LOOK_DRAWS))
+        if state.tally is None or state.tally.draws < self._draws():
+            state = self.state = self._evaluated(self._draws())
+        return state
 
     def _cost(self, averages: Averages, draws: int) -> Cost:
         if self.problem.epsilon > 0:
