@@ -29,7 +29,7 @@ def test_couplings() -> None:
 
 def test_digits_few_steps() -> None:
     output = printed_by("digits_few_steps.py")
-    assert output.count("energy distance") == output.count("  W2") == 7
+    assert output.count("energy distance") == output.count("  W2") == 8
 
 
 def test_two_dimensional() -> None:

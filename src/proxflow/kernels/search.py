@@ -39,13 +39,11 @@ def argmax_affine(queries: Tensor, slopes: Tensor, offsets: Tensor | None = None
     Returns:
         (B,) int64. A row with a NaN gives some index.
     """
-    index: Tensor = _argmax_affine(queries, slopes, offsets)
+    index: Tensor = torch.ops.proxflow.argmax_affine(queries, slopes, offsets)
     return index
 
 
-@torch.library.custom_op("proxflow::argmax_affine", mutates_args=())
 def _argmax_affine(queries: Tensor, slopes: Tensor, offsets: Tensor | None) -> Tensor:
-    """An opaque operator, so that autograd, vmap and compile see only its result."""
     rows, columns = len(queries), len(slopes)
     if rows == 0:
         return torch.empty(0, dtype=torch.int64, device=queries.device)
@@ -56,19 +54,25 @@ def _argmax_affine(queries: Tensor, slopes: Tensor, offsets: Tensor | None) -> T
     return torch.cat([_block_argmax(block, slopes, offsets, buffer, width) for block in queries.split(height)])
 
 
-@_argmax_affine.register_fake
-def _(queries: Tensor, slopes: Tensor, offsets: Tensor | None) -> Tensor:
+def _of_that_shape(queries: Tensor, slopes: Tensor, offsets: Tensor | None) -> Tensor:
     return torch.empty(len(queries), dtype=torch.int64, device=queries.device)
 
 
-@_argmax_affine.register_vmap
-def _(
+def _of_many(
     info: object, in_dims: tuple[int | None, ...], queries: Tensor, slopes: Tensor, offsets: Tensor | None
 ) -> tuple[Tensor, int]:
     if in_dims[0] is None or in_dims[1] is not None or in_dims[2] is not None:
         raise NotImplementedError("the slopes and offsets of a maximum-affine search cannot be batched by vmap")
     queries = queries.movedim(in_dims[0], 0)
     return argmax_affine(queries.flatten(0, 1), slopes, offsets).unflatten(0, queries.shape[:2]), 0
+
+
+# An opaque operator, so that vmap and compile see only its result; without derivatives it needs no custom_op's layers.
+_LIBRARY = torch.library.Library("proxflow", "FRAGMENT")
+_LIBRARY.define("argmax_affine(Tensor queries, Tensor slopes, Tensor? offsets) -> Tensor")
+_LIBRARY.impl("argmax_affine", _argmax_affine, "CompositeExplicitAutograd")
+torch.library.register_fake("proxflow::argmax_affine", _of_that_shape, lib=_LIBRARY)
+torch.library.register_vmap("proxflow::argmax_affine", _of_many, lib=_LIBRARY)
 
 
 def _block_argmax(queries: Tensor, slopes: Tensor, offsets: Tensor | None, buffer: Tensor, width: int) -> Tensor:
