@@ -149,7 +149,8 @@ def training_curves(result: TrainResult) -> bytes:
     low, high = axes.get_ylim()
     if high < _DECADE * low:
         axes.set_yscale("linear")
-    plain_ticks(axes.yaxis, lambda value: f"{value:.2g}")
+    else:
+        plain_ticks(axes.yaxis, lambda value: f"{value:.2g}")
     figure.legend(loc="outside upper left", ncols=2, frameon=False, fontsize=9)
     return png(figure)
 
