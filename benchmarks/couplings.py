@@ -1,8 +1,8 @@
 """Time to couple a batch of digits with noise, beside torchcfm's sample_plan; and what a label costs the couplings.
 
-The first table takes turns between the contenders, one thread. The second trains the same class-conditional network on
-three couplings: an optimal coupling of all classes together gives each class its own part of the noise, which sampling
-then does not respect.
+The first table takes turns between the contenders, on as many threads as torch takes by itself and on one. The second
+trains the same class-conditional network on four couplings, on one thread: an optimal coupling of all classes together
+gives each class its own part of the noise, which sampling then does not respect.
 
 python benchmarks/couplings.py
 """
@@ -30,8 +30,8 @@ def throughput(points: Tensor, repeats: int) -> None:
     minibatch = pf.couplings.Minibatch(points, min(BATCH, len(points)))
 
     def batch() -> tuple[Tensor, Tensor]:
-        index = torch.randint(len(points), (BATCH,), generator=generator)
-        return torch.randn(BATCH, points.shape[1], generator=generator), points[index]
+        index = torch.randperm(len(points), generator=generator)[:BATCH]  # as a loader draws them
+        return torch.randn(len(index), points.shape[1], generator=generator), points[index]
 
     np.random.seed(0)  # noqa: NPY002 - torchcfm draws with it
     seconds = medians(
@@ -43,7 +43,8 @@ def throughput(points: Tensor, repeats: int) -> None:
         },
         repeats,
     )
-    print(f"coupling {BATCH} digits with noise, N = {len(points)}, d = {points.shape[1]}")
+    threads = torch.get_num_threads()
+    print(f"coupling {BATCH} digits with noise, N = {len(points)}, d = {points.shape[1]}, threads: {threads}")
     for name, value in seconds.items():
         print(f"  {name:24s} {1e3 * value:8.2f} ms  {seconds['torchcfm, sample_plan'] / value:6.1f} x")
 
@@ -86,11 +87,12 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that it runs")
     options = parser.parse_args()
-    torch.set_num_threads(1)
     digits = pf.data.load("digits")
     rows = digits.labels < 2 if options.quick else slice(None)
     points, labels = digits.points[rows].flatten(1), digits.labels[rows]
-    throughput(points, 2 if options.quick else options.repeats)
+    for threads in (torch.get_num_threads(), 1):
+        torch.set_num_threads(threads)
+        throughput(points, 2 if options.quick else options.repeats)
     conditional(points, labels, 20 if options.quick else options.train_steps, options.seeds)
 
 
