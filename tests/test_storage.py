@@ -380,6 +380,14 @@ def test_a_missing_file_is_named(tmp_path):
         pf.load(tmp_path / "none")
 
 
+def test_a_folder_names_what_it_holds(tmp_path):
+    with pytest.raises(IsADirectoryError, match=r"is a folder.*none is there"):
+        pf.load(tmp_path)
+    pf.save(pf.schedules.Linear(), tmp_path / "schedule.safetensors")
+    with pytest.raises(IsADirectoryError, match=r"one of its \.safetensors files \(schedule\.safetensors\)"):
+        pf.load(tmp_path)
+
+
 @pytest.mark.parametrize("kept", [0, 4, 8, 100, 0.5, 0.999])
 def test_a_truncated_file_is_refused(kept, stored):
     content = stored.read_bytes()

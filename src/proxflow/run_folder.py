@@ -109,9 +109,15 @@ class RunFolder:
         """Have the folder while a command runs, without an earlier checkpoint unless to go on from it.
 
         A folder that was made for this is taken away again if it stays empty.
+
+        Raises:
+            ValueError: the folder cannot be made.
         """
         new = not self.path.exists()
-        self.path.mkdir(parents=True, exist_ok=True)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ValueError(f"{self.path} cannot be made ({error.strerror}); give another --out") from error
         if not resume:
             self.checkpoint.unlink(missing_ok=True)
             self.training_checkpoint.unlink(missing_ok=True)

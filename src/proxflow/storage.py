@@ -89,9 +89,13 @@ def load(path: str | os.PathLike[str]) -> Any:
 
     Raises:
         FileNotFoundError: there is no such file.
+        IsADirectoryError: it is a folder; those of the command line keep several files.
         ValueError: the file is not from proxflow, is damaged, or is of a newer format.
     """
     path = Path(path)
+    if path.is_dir():
+        stored = ", ".join(sorted(file.name for file in path.glob("*.safetensors"))) or "none is there"
+        raise IsADirectoryError(f"{path} is a folder; load one of its .safetensors files ({stored})")
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file")
     try:

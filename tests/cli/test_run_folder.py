@@ -119,6 +119,7 @@ def test_a_failing_fit_leaves_the_old_run(run, data, tmp_path, capsys):
 
 def test_an_output_folder_that_cannot_be_is_one_line(data, capsys):
     assert "is a file" in refusal(capsys, "fit", data, "--out", data)
+    assert "cannot be made (Not a directory); give another --out" in refusal(capsys, "fit", data, "--out", data / "run")
     refusal(capsys, "fit", data, "--out", data / "below")
 
 
@@ -300,6 +301,15 @@ def test_a_capped_fit_goes_on_with_a_larger_cap(space, tmp_path):
     assert whole.history[0] == capped.history[0]
     assert whole.samples_used > capped.samples_used
     assert json.loads((tmp_path / "run" / "run.json").read_text())["arguments"]["max_samples"] == 10**6
+
+
+def test_the_printed_command_of_a_capped_fit_raises_the_cap(space, tmp_path, capsys):
+    assert call("fit", space, "--tol", 1e-3, "--max-samples", 1000, "--out", tmp_path / "run") == 0
+    capped = pf.load(tmp_path / "run" / "fit.safetensors")
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("    proxflow fit")]
+    assert f"--max-samples {2 * capped.samples_used}" in line
+    cli.main(shlex.split(line)[1:])
+    assert pf.load(tmp_path / "run" / "fit.safetensors").samples_used > capped.samples_used
 
 
 def test_nothing_to_go_on_with_is_one_line(run, data, tmp_path, capsys):

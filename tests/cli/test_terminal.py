@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 import torch
 
@@ -60,6 +61,23 @@ def test_a_network_at_the_scale_of_single_atoms_is_warned_of(data, tmp_path, cap
         capsys.readouterr()
         assert call("terminal", tmp_path / "run", "--count", 3, "--scale", scale, "--overwrite") == 0
         assert ("One data point alone" in capsys.readouterr().out) == warned
+
+
+def test_a_network_that_is_no_gradient_is_warned_of(data, run, tmp_path, capsys, monkeypatch) -> None:
+    monkeypatch.setattr(report, "render_training_page", lambda *_args, **_options: "<!doctype html>", raising=False)
+    np.save(tmp_path / "wide.npy", np.random.default_rng(0).normal(size=(30, 12)).astype("f4"))
+    call("train", tmp_path / "wide.npy", "--out", tmp_path / "run", "--steps", 1, "--width", 8, "--depth", 1)
+    monkeypatch.setattr(report, "render_terminal_page", render)
+    capsys.readouterr()
+    assert call("terminal", tmp_path / "run", "--count", 6, "--scale", 50) == 0
+    printed, page = capsys.readouterr().out, (tmp_path / "run-terminal" / "report.html").read_text()
+    asymmetry = pf.load(tmp_path / "run-terminal" / "terminal.safetensors").spectrum.asymmetry[-1]
+    warning = f"The antisymmetric part makes up {float(asymmetry.square().mean()) / 4:.0%} of the squared Jacobian"
+    assert warning in printed
+    assert warning in page
+    assert "One data point" not in page
+    assert call("terminal", run, "--count", 4, "--out", tmp_path / "exact") == 0
+    assert "antisymmetric" not in capsys.readouterr().out
 
 
 def test_the_page_of_a_flow_that_memorises_shows_no_scales(run, tmp_path, monkeypatch) -> None:

@@ -40,5 +40,10 @@ def test_excess_is_drawn_where_it_is_zero_known_exactly_or_estimated(points) -> 
     assert len(np.unique(np.asarray(picture.convert("L")))) > 2
 
 
+def test_rounding_is_no_excess() -> None:
+    for row in batch_table(study(torch.ones(1, 3), [1, 2, 8])).rows:
+        assert row[2:6] == ("0", "0", "0.0%", "0")
+
+
 def test_the_rate_says_why_there_is_none() -> None:
     assert rate_in_words(study(torch.ones(1, 2), [1, 2])).startswith("none: a rate needs at least 4 batch sizes")

@@ -98,8 +98,10 @@ def fit(
         folder.write_fit(result, dataset, page, arguments)
     _print_fit(result, dataset)
     if not result.converged:
-        typer.echo("  The flow is exact for its own weights. To go on, if need be with more --max-samples:")
-        typer.echo(f"    {command} --out {shlex.quote(str(folder.path))} --resume")
+        used_up = max_samples is not None and result.samples_used >= max_samples
+        going_on = arguments | {"max_samples": 2 * result.samples_used} if used_up else arguments
+        typer.echo(f"  The flow is exact for its own weights. To go on{', with twice the draws' if used_up else ''}:")
+        typer.echo(f"    {command_line('fit', going_on)} --out {shlex.quote(str(folder.path))} --resume")
     typer.echo(f"report: {folder.page}")
 
 

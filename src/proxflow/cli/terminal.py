@@ -71,7 +71,7 @@ def terminal(
     import proxflow as pf
     from proxflow.analysis.terminal_study import TIMES
     from proxflow.report import render_terminal_page
-    from proxflow.report.terminal import memorised
+    from proxflow.report.terminal import remarks
     from proxflow.run_folder import RunFolder
 
     own: dict[str, Any] = {
@@ -114,13 +114,16 @@ def terminal(
         )
         command = command_line("terminal", arguments)
         page = render_terminal_page(study, found.standardisation, found.name, found.words, command)
-        result = {"local_dimension": float(study.dimension.dimension.mean()), "warning": memorised(study) or None}
+        result = {
+            "local_dimension": float(study.dimension.dimension.mean()),
+            "warning": " ".join(remarks(study)) or None,
+        }
         complete = {**arguments, "schedule": found.schedule}
         folder.write_study("terminal", study, found.record, page, complete, result)
     _print_arrival(study, found.name)
-    if warning := memorised(study):
-        typer.echo(f"  warning: {warning}")
-    elif study.dimension.below_spacing is None:
+    for remark in remarks(study):
+        typer.echo(f"  warning: {remark}")
+    if study.dimension.below_spacing is None:
         typer.echo(f"  {_UNCHECKED}")
     typer.echo(f"report: {folder.page}")
 

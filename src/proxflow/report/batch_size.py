@@ -10,6 +10,8 @@ from proxflow.report.template import Row, Table, picture, render
 
 __all__ = ["batch_table", "rate_in_words", "render_batch_size_page"]
 
+_ROUNDING = 1e-12  # of the transport cost: less than this is no excess
+
 
 def render_batch_size_page(study: MinibatchConvergence, dataset: Dataset, command: str | None = None) -> str:
     """One self-contained HTML page.
@@ -59,16 +61,17 @@ def batch_table(study: MinibatchConvergence, plus_minus: str = "±") -> Table:
     """The numbers of each batch size, with one standard error; the share is that of the excess by gaps in W2^2."""
     columns = ("n", "cost", "excess by costs", "excess by gaps", "share", "bound, t = 1/2", "ms a batch")
     bound = study.bound(0.5)
+    least = _ROUNDING * study.transport_cost
     rows = []
     for k, size in enumerate(study.batch_sizes.tolist()):
         excess = 2 * float(study.gap[k])
         row = (
             f"{size:,}",
             f"{study.cost[k]:#.4g}",
-            _with_error(float(study.excess[k]), float(study.excess_stderr[k]), plus_minus),
-            _with_error(excess, 2 * float(study.gap_stderr[k]), plus_minus),
+            _with_error(float(study.excess[k]), float(study.excess_stderr[k]), least, plus_minus),
+            _with_error(excess, 2 * float(study.gap_stderr[k]), least, plus_minus),
             f"{excess / study.transport_cost:.1%}",
-            f"{bound[k]:#.4g}",
+            f"{bound[k]:#.4g}" if bound[k] > least else "0",
             _in_milliseconds(1e3 * float(study.seconds_per_batch[k])) if size > 1 else "-",
         )
         rows.append(row)
@@ -85,7 +88,9 @@ def rate_in_words(study: MinibatchConvergence) -> str:
     return f"excess ~ n^-{rate.exponent:.2f}, 95% interval [{low:.2f}, {high:.2f}], {over}"
 
 
-def _with_error(value: float, stderr: float, plus_minus: str) -> str:
+def _with_error(value: float, stderr: float, least: float, plus_minus: str) -> str:
+    if abs(value) + stderr < least:
+        return "0"
     return f"{value:#.4g} {plus_minus} {stderr:#.2g}"
 
 

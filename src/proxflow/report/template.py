@@ -22,7 +22,8 @@ th,td{border-top:1px solid #e2e8f0;padding:.35rem .6rem;vertical-align:top;text-
 th{font-weight:normal;color:#52606d;width:38%}th small{display:block}
 img{max-width:100%;height:auto;display:block}footer{color:#52606d;font-size:.9rem;margin-top:2.5rem}
 .verdict{padding:.7rem 1rem;border-left:4px solid {{ "#15803d" if good else "#c2410c" }};background:#f8fafc}
-.numbers{font-size:.9rem;table-layout:auto}.numbers th,.numbers td{width:auto;text-align:right}
+.wide{overflow-x:auto}.numbers{font-size:.9rem;table-layout:auto}
+.numbers th,.numbers td{width:auto;text-align:right;overflow-wrap:normal}.numbers td{white-space:nowrap}
 figcaption{color:#52606d;font-size:.9rem;margin-top:.5rem}figure{margin:1rem 0}
 </style></head><body>
 <h1>{{ title }}</h1>
@@ -35,10 +36,10 @@ figcaption{color:#52606d;font-size:.9rem;margin-top:.5rem}figure{margin:1rem 0}
 </table>
 {% if table %}
 <h2>{{ table.title }}</h2>
-<table class="numbers">
+<div class="wide"><table class="numbers">
 <tr>{% for column in table.columns %}<th scope="col">{{ column }}</th>{% endfor %}</tr>{% for row in table.rows %}
 <tr>{% for cell in row %}<td>{{ cell }}</td>{% endfor %}</tr>{% endfor %}
-</table>
+</table></div>
 {% endif %}
 {% for picture in pictures %}
 <h2>{{ picture.title }}</h2>

@@ -11,10 +11,11 @@ from proxflow.report import terminal_figures as drawn
 from proxflow.report.figures import image_grid, is_image
 from proxflow.report.template import Picture, Row, Table, picture, render
 
-__all__ = ["memorised", "render_terminal_page"]
+__all__ = ["remarks", "render_terminal_page"]
 
 _SHOWN = 10  # pictures of each kind
 _ROUNDING = 1e-6  # of rates
+_TWIST = 0.1  # share of |A|^2 that is antisymmetric; of a matrix without any symmetry it is a half
 
 
 def render_terminal_page(
@@ -25,7 +26,7 @@ def render_terminal_page(
     Raises:
         MissingExtraError: matplotlib or jinja2 is not installed.
     """
-    warning = memorised(study)
+    warning = " ".join(remarks(study))
     dimension = study.dimension.dimension
     return render(
         name=name,
@@ -48,8 +49,13 @@ def render_terminal_page(
     )
 
 
-def memorised(study: TerminalStudy) -> str:
-    """What to say where single data points explain what the flow does; empty where they do not."""
+def remarks(study: TerminalStudy) -> list[str]:
+    """What keeps the study from meaning what it seems to, a sentence or two each; none where nothing does."""
+    return [remark for remark in (_memorised(study), _twisted(study)) if remark]
+
+
+def _memorised(study: TerminalStudy) -> str:
+    """Where single data points explain what the flow does."""
     below = study.dimension.below_spacing
     if below is None or not bool(below.any()):
         return ""
@@ -58,6 +64,18 @@ def memorised(study: TerminalStudy) -> str:
         f"One data point alone explains {share:.0%} of the places looked at: the scale is below the spacing of the "
         "data. An exact flow memorises there, with rates of -1 and dimension 0: fit it with a larger --epsilon. A "
         "network interpolates there in its own way, which the data do not confirm: look at it at a larger --scale."
+    )
+
+
+def _twisted(study: TerminalStudy) -> str:
+    """Where the field is far from any gradient, as that of an untrained network."""
+    twist = float((0.5 * study.spectrum.asymmetry[-1]).square().mean())
+    if not twist > _TWIST:
+        return ""
+    return (
+        f"The antisymmetric part makes up {twist:.0%} of the squared Jacobian at the last time: this field is far from "
+        "that of any optimal transport, whose Jacobian is symmetric, and the rates tell little. Train the network for "
+        "longer, or look at earlier --times."
     )
 
 

@@ -60,7 +60,7 @@ def fit(
         source: law of the noise; standard normal if None. ``measures.Empirical`` makes unpaired data a source.
         epsilon: smoothing, in units of the scores <u, y>; above 0 fits the entropic semi-dual of ``Entropic``.
         tol: tolerance on chi2.
-        max_samples: cap on the draws that move the heights; 100 N / tol if None.
+        max_samples: cap on the draws that move the heights, 100 N / tol if None; the step that reaches it is finished.
         seed: of all randomness.
         warm_start: an earlier ``Fit`` or its potential, of the same atoms or with atoms added or moved; or heights
             (number of distinct atoms,).
