@@ -95,10 +95,10 @@ def test_same_command_same_network(data, tmp_path) -> None:
 
 
 def test_resume_after_interruption(data, tmp_path, monkeypatch) -> None:
-    module = importlib.import_module("proxflow.matching.train")
+    module = importlib.import_module("proxflow.matching.run")
     whole, folder = tmp_path / "whole", tmp_path / "run"
     assert call("train", data, "--out", whole, *QUICK) == 0
-    step = module._Run.advance
+    step = module.Run.advance
     with monkeypatch.context() as patch:
 
         def stop(self, pairs) -> None:
@@ -107,7 +107,7 @@ def test_resume_after_interruption(data, tmp_path, monkeypatch) -> None:
                 self.save()
                 raise KeyboardInterrupt
 
-        patch.setattr(module._Run, "advance", stop)
+        patch.setattr(module.Run, "advance", stop)
         assert call("train", data, "--out", folder, *QUICK) == 130
     assert "training.safetensors" in _files(folder)
     assert "run.json" not in _files(folder)

@@ -1,8 +1,12 @@
-"""A small run, in this process or as a script: python runs.py FOLDER [--pause], alone or under torchrun."""
+"""A small run, in this process or as a script: python runs.py FOLDER [--pause], alone or under torchrun.
+
+--pause waits in step 25 for a kill; --dropout makes steps random; --interrupt is Ctrl-C in step 15 of the last process.
+"""
 
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -38,6 +42,9 @@ def small_run(model: torch.nn.Module, **options: object) -> TrainResult:
 if __name__ == "__main__":
     folder, rank = Path(sys.argv[1]), int(os.environ.get("RANK", "0"))
     model, seen = network(), []
+    torch.manual_seed(rank)
+    if "--dropout" in sys.argv:
+        model.register_forward_hook(lambda _model, _inputs, output: torch.nn.functional.dropout(output, 0.1))
 
     def record(_: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
         t, x, label = inputs
@@ -45,6 +52,8 @@ if __name__ == "__main__":
         if "--pause" in sys.argv and len(seen) == 25:
             (folder / "waiting").touch()
             time.sleep(60)
+        if "--interrupt" in sys.argv and len(seen) == 15 and rank == int(os.environ["WORLD_SIZE"]) - 1:
+            os.kill(os.getpid(), signal.SIGINT)
 
     model.register_forward_pre_hook(record)
     result = small_run(model, checkpoint=folder / "state.safetensors", checkpoint_every=10)

@@ -42,6 +42,19 @@ def test_two_processes_see_step_by_step_the_pairs_of_one(tmp_path) -> None:
         torch.testing.assert_close(two[0]["network"][name], value, rtol=1e-3, atol=1e-4)
 
 
+def test_ctrl_c_in_one_process_stops_all_and_resumed_they_draw_the_same_random_numbers(tmp_path) -> None:
+    for folder, options in (("whole", ()), ("parts", ("--interrupt",)), ("parts", ())):
+        _finish(_start(tmp_path / folder, "--dropout", *options, processes=2))
+        if options:
+            stopped = [torch.load(tmp_path / folder / f"rank{rank}.pt") for rank in range(2)]
+            assert [len(part["seen"]) for part in stopped] == [20, 20]
+    for rank in range(2):
+        whole, resumed = (torch.load(tmp_path / folder / f"rank{rank}.pt") for folder in ("whole", "parts"))
+        assert len(resumed["seen"]) == runs.STEPS - 20
+        for name, value in whole["network"].items():
+            assert torch.equal(resumed["network"][name], value)
+
+
 def test_killed_and_resumed_it_ends_with_the_same_parameters(tmp_path) -> None:
     folder = tmp_path / "killed"
     process = _start(folder, "--pause")

@@ -7,20 +7,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from proxflow.matching.result import TrainRecord
 from proxflow.storage import load
 
-__all__ = ["TrainingState", "read_state"]
+__all__ = ["TrainingState", "random_state", "read_state", "set_random_state"]
 
 
 @dataclass(frozen=True)
 class TrainingState:
     """A run after ``step`` steps, which is also the place of its coupling in the stream of batches.
 
-    ``mark`` is a hash of what the run depends on; the dictionaries are state_dicts; ``random`` is PyTorch's own state
-    of random numbers, of the CPU and of the device that trains (for networks with dropout).
+    ``mark`` is a hash of what the run depends on; the dictionaries are state_dicts; ``random`` is the
+    ``random_state`` of each process.
     """
 
     mark: str
@@ -29,7 +30,7 @@ class TrainingState:
     average: dict[str, Tensor]
     optimiser: dict[str, Any]
     scaler: dict[str, Any]
-    random: dict[str, Tensor]
+    random: list[dict[str, Tensor]]
     history: tuple[TrainRecord, ...]
     loss_sum: float
     seconds: float
@@ -52,3 +53,18 @@ def read_state(path: str | os.PathLike[str], mark: str) -> TrainingState | None:
             "seed; repeat that call to go on with it, or give another path"
         )
     return state
+
+
+def random_state(device: torch.device) -> dict[str, Tensor]:
+    """PyTorch's own state of random numbers, of the CPU and of the device that trains, for networks with dropout."""
+    states = {"cpu": torch.get_rng_state()}
+    if device.type != "cpu":
+        states[device.type] = torch.get_device_module(device).get_rng_state(device)
+    return states
+
+
+def set_random_state(states: dict[str, Tensor], device: torch.device) -> None:
+    """Go on from a ``random_state``."""
+    torch.set_rng_state(states["cpu"])
+    if device.type in states and device.type != "cpu":
+        torch.get_device_module(device).set_rng_state(states[device.type], device)

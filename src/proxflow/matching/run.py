@@ -1,0 +1,242 @@
+"""A training run in progress: its network, average and optimiser, one step at a time."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+
+from proxflow.couplings import Coupling, Pairs
+from proxflow.couplings.pairs import rows_of
+from proxflow.couplings.seeding import generator_of
+from proxflow.errors import ConvergenceError
+from proxflow.matching.breaking import BreakingLaw, break_pairs, breaking_law
+from proxflow.matching.checkpoint import TrainingState, random_state, read_state, set_random_state
+from proxflow.matching.path import PathSample, flow_matching_loss, sample_path
+from proxflow.matching.result import TrainRecord, TrainResult
+from proxflow.matching.settings import Settings
+from proxflow.matching.times import Uniform
+from proxflow.optional import optional_package
+from proxflow.storage import save
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+__all__ = ["Run"]
+
+_WARM_UP = 100
+_HELD_OUT = 1024
+_TIMES, _HELD_OUT_PAIRS, _HELD_OUT_TIMES = 1, 2, 3  # two numbers make a stream apart from the pairs' one
+_AGREE_EVERY = 10  # steps between questions of several processes to one another
+
+
+class Run:
+    """A run in progress: network, average, optimiser, and how far they are."""
+
+    def __init__(
+        self,
+        network: nn.Module,
+        coupling: Coupling,
+        reference: Coupling | None,
+        settings: Settings,
+        accelerator: Accelerator,
+        checkpoint: str | os.PathLike[str] | None,
+    ) -> None:
+        self.settings, self.accelerator, self.checkpoint = settings, accelerator, checkpoint
+        self.step, self.history = 0, ()  # type: tuple[int, tuple[TrainRecord, ...]]
+        self._began = time.perf_counter()
+        self._mark = settings.mark(network, coupling) if checkpoint is not None else ""
+        network.to(accelerator.device)
+        self.average = AveragedModel(network, multi_avg_fn=self._move_average)
+        optimiser = torch.optim.AdamW(
+            network.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
+        )
+        network.train()
+        self.network, self.optimiser = accelerator.prepare(network, optimiser)
+        self._loss_sum = torch.zeros((), device=accelerator.device)
+        self._last_loss: Tensor | None = None
+        self._breaking: BreakingLaw | None = None
+        if settings.breaking is not None:
+            self._breaking = breaking_law(
+                coupling, settings.breaking, settings.schedule, batch_size=settings.batch_size, seed=settings.seed
+            )
+        self._held_out = None if reference is None else self._held_out_path(reference)
+        state = None if checkpoint is None else read_state(checkpoint, self._mark)
+        if state is not None:
+            self._resume(state)
+
+    @property
+    def seconds(self) -> float:
+        """Wall time spent."""
+        return time.perf_counter() - self._began
+
+    def advance(self, pairs: Pairs) -> None:
+        """One step of the optimiser."""
+        path = self._path(pairs)
+        for group in self.optimiser.param_groups:
+            group["lr"] = self.settings.learning_rate * _rate(self.step, self.settings.steps)
+        loss = flow_matching_loss(self.network, path)
+        self._check_last_loss()
+        self.optimiser.zero_grad(set_to_none=True)
+        self.accelerator.backward(loss)
+        self.accelerator.clip_grad_norm_(self.network.parameters(), self.settings.gradient_clip)
+        self.optimiser.step()
+        self.average.update_parameters(self._plain_network())
+        self._last_loss = loss.detach()
+        self._loss_sum += self._last_loss
+        self.step += 1
+
+    def agreed(self, interrupted: bool) -> bool:
+        """Whether to stop: where there are several processes, they all do at the same step if one is interrupted."""
+        if self.settings.processes == 1:
+            return interrupted
+        if self.step % _AGREE_EVERY:
+            return False
+        flag = torch.tensor(float(interrupted), device=self.accelerator.device)
+        return float(self.accelerator.reduce(flag, "sum")) > 0
+
+    def look(self) -> TrainRecord:
+        """Loss since the last look, and field error of the averaged network."""
+        self._check_last_loss()
+        since = self.step - (self.history[-1].step if self.history else 0)
+        loss = float(self.accelerator.reduce(self._loss_sum, "mean")) / max(since, 1)
+        record = TrainRecord(self.step, loss, self._field_error(), self.seconds)
+        self._loss_sum.zero_()
+        self.history = (*self.history, record)
+        return record
+
+    def save(self) -> None:
+        """Write the checkpoint, if there is one to write; refused where the parameters are not finite."""
+        self._check_last_loss()
+        self._check_parameters()
+        if self.checkpoint is None:
+            return
+        accelerate = optional_package("accelerate", "train")
+        random = accelerate.utils.gather_object([random_state(self.accelerator.device)])
+        if not self.accelerator.is_main_process:
+            return
+        scaler = self.accelerator.scaler
+        state = TrainingState(
+            mark=self._mark,
+            step=self.step,
+            network=dict(self._plain_network().state_dict()),
+            average=dict(self.average.state_dict()),
+            optimiser=self.optimiser.state_dict(),
+            scaler={} if scaler is None else scaler.state_dict(),
+            random=random,
+            history=self.history,
+            loss_sum=float(self._loss_sum),
+            seconds=self.seconds,
+        )
+        save(state, self.checkpoint)
+
+    def result(self) -> TrainResult:
+        """The networks, on the device they were trained on, and the record of the run."""
+        last = self.accelerator.unwrap_model(self.network, keep_fp32_wrapper=False)
+        averaged = self.average.module
+        return TrainResult(
+            network=averaged.eval(),
+            last_network=last.eval(),
+            history=self.history,
+            steps=self.step,
+            finished=self.step == self.settings.steps,
+            seconds=self.seconds,
+            seed=self.settings.seed,
+            breaking=self._breaking,
+        )
+
+    # ---------------------------------------------------------------- inside
+
+    def _resume(self, state: TrainingState) -> None:
+        self._plain_network().load_state_dict(state.network)
+        self.average.load_state_dict(state.average)
+        self.optimiser.load_state_dict(state.optimiser)
+        if self.accelerator.scaler is not None and state.scaler:
+            self.accelerator.scaler.load_state_dict(state.scaler)
+        set_random_state(state.random[self.accelerator.process_index], self.accelerator.device)
+        self.step, self.history = state.step, state.history
+        self._loss_sum.fill_(state.loss_sum)
+        self._began -= state.seconds
+
+    def _plain_network(self) -> nn.Module:
+        module: nn.Module = self.accelerator.unwrap_model(self.network)
+        return module
+
+    def _path(self, pairs: Pairs) -> PathSample:
+        """Points on the paths of this process's share of a batch; what is random was drawn for all of it."""
+        settings, share = self.settings, slice(self.accelerator.process_index, None, self.settings.processes)
+        generator = generator_of(settings.seed, _TIMES, self.step)
+        t = settings.times.sample(settings.batch_size, generator=generator)
+        dropped = torch.rand(settings.batch_size, generator=generator) < settings.label_dropout
+        if self._breaking is not None:
+            pairs = break_pairs(pairs, self._breaking(t), generator)
+        own = rows_of(_without(pairs, dropped), share)
+        return sample_path(_moved(own, self.accelerator.device), t[share], settings.schedule)
+
+    def _move_average(
+        self, average: tuple[Tensor, ...] | list[Tensor], current: tuple[Tensor, ...] | list[Tensor], _: Tensor | int
+    ) -> None:
+        decay = min(self.settings.ema_decay, (1 + self.step) / (10 + self.step))
+        torch._foreach_lerp_(list(average), list(current), 1 - decay)
+
+    def _held_out_path(self, reference: Coupling) -> PathSample:
+        pairs = reference.sample(_HELD_OUT, generator=generator_of(self.settings.seed, _HELD_OUT_PAIRS, 0))
+        t = Uniform().sample(_HELD_OUT, generator=generator_of(self.settings.seed, _HELD_OUT_TIMES, 0))
+        return sample_path(_moved(pairs, self.accelerator.device), t, self.settings.schedule)
+
+    @torch.no_grad()
+    def _field_error(self) -> float:
+        if self._held_out is None:
+            return math.nan
+        self.average.eval()
+        error = flow_matching_loss(self.average.module, self._held_out)
+        return float(error / self._held_out.velocity.square().mean())
+
+    def _check_last_loss(self) -> None:
+        """One step late, so that the device is not waited for; always before anything is written."""
+        if self._last_loss is not None and not bool(torch.isfinite(self._last_loss)):
+            raise self._failure(f"the loss is {float(self._last_loss)}")
+
+    def _check_parameters(self) -> None:
+        """A finite loss can have a gradient that is not."""
+        for name, parameter in self._plain_network().named_parameters():
+            if not bool(torch.isfinite(parameter).all()):
+                raise self._failure(f"the parameter {name} is not finite")
+
+    def _failure(self, what: str) -> ConvergenceError:
+        kept = "no checkpoint was asked for"
+        if self.checkpoint is not None:
+            kept = f"{self.checkpoint} keeps the last good one"
+            if not Path(self.checkpoint).exists():
+                kept = f"{self.checkpoint} was not written yet"
+        return ConvergenceError(
+            f"train: {what} at step {self.step}; {kept}. Lower learning_rate or gradient_clip, or look for extreme "
+            "values in the data"
+        )
+
+
+def _rate(step: int, steps: int) -> float:
+    """Share of the largest learning rate at a step."""
+    return min((step + 1) / _WARM_UP, 1.0) * 0.5 * (1 + math.cos(math.pi * step / steps))
+
+
+def _without(pairs: Pairs, dropped: Tensor) -> Pairs:
+    """The pairs with some of their labels left out, as -1; labels that are no whole numbers stay."""
+    if pairs.label is None or pairs.label.is_floating_point():
+        return pairs
+    label = pairs.label.long()
+    rows = dropped.to(label.device).reshape(-1, *(1,) * (label.ndim - 1))
+    return dataclasses.replace(pairs, label=torch.where(rows, -1, label))
+
+
+def _moved(pairs: Pairs, device: torch.device) -> Pairs:
+    label = None if pairs.label is None else pairs.label.to(device, non_blocking=True)
+    source, target = pairs.source.to(device, non_blocking=True), pairs.target.to(device, non_blocking=True)
+    return Pairs(source, target, pairs.index, label)

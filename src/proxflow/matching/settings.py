@@ -1,0 +1,89 @@
+"""What decides a training run, but for its network and coupling, checked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from numbers import Integral
+
+from torch import nn
+
+from proxflow.couplings import Coupling
+from proxflow.couplings.seeding import generator_of
+from proxflow.fingerprint import fingerprint
+from proxflow.matching.breaking import Breaking
+from proxflow.matching.times import TimeSampler
+from proxflow.schedules import Schedule
+
+__all__ = ["Settings"]
+
+_PROBES = 64
+_WHOLE = ("steps", "batch_size", "evaluate_every", "checkpoint_every")  # at least 1
+_POSITIVE = ("learning_rate", "gradient_clip")
+_SHARES = ("label_dropout", "ema_decay")  # in [0, 1)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The arguments of ``train`` with these names, and the processes and precision of its accelerator."""
+
+    steps: int
+    batch_size: int
+    learning_rate: float
+    weight_decay: float
+    schedule: Schedule
+    times: TimeSampler
+    breaking: Breaking | None
+    label_dropout: float
+    ema_decay: float
+    gradient_clip: float
+    evaluate_every: int
+    checkpoint_every: int
+    seed: int
+    processes: int
+    mixed_precision: str
+
+    def mark(self, network: nn.Module, coupling: Coupling) -> str:
+        """A hash of what the run's parameters depend on."""
+        layout = [(name, tuple(entry.shape), str(entry.dtype)) for name, entry in network.state_dict().items()]
+        numbers = {k: v for k, v in vars(self).items() if k not in ("times", "evaluate_every", "checkpoint_every")}
+        law = (type(self.times).__name__, vars(self.times))
+        tensors = getattr(coupling, "tensors", None)
+        if tensors is None:  # a user's own coupling is known by its first pairs
+            pairs = coupling.sample(_PROBES, generator=generator_of(self.seed))
+            tensors = [pairs.source, pairs.target, pairs.label]
+        return fingerprint((type(coupling).__name__, layout, numbers, law), tensors)
+
+    def check(self, network: nn.Module, coupling: Coupling) -> None:
+        """Refuse settings out of range, and a coupling that cannot be drawn from or whose labels the network lacks.
+
+        Raises:
+            ValueError: says which.
+        """
+        if not hasattr(coupling, "sample"):
+            raise ValueError(
+                f"train: the coupling must have sample(n, generator=...), got {type(coupling).__name__}; for plain "
+                "points couplings.Independent(points)"
+            )
+        for name in _WHOLE:
+            if not (isinstance(getattr(self, name), Integral) and getattr(self, name) >= 1):
+                raise ValueError(f"train: {name} must be a whole number of at least 1, got {getattr(self, name)!r}")
+        for name in _POSITIVE:
+            if not getattr(self, name) > 0:
+                raise ValueError(f"train: {name} must be positive, got {getattr(self, name)!r}")
+        for name in _SHARES:
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"train: {name} must be in [0, 1), got {getattr(self, name)!r}")
+        if not isinstance(self.breaking, Breaking | None):
+            raise ValueError(f"train: breaking must be a matching.Breaking or None, got {self.breaking!r}")
+        if not self.weight_decay >= 0:
+            raise ValueError(f"train: weight_decay must not be negative, got {self.weight_decay!r}")
+        if self.batch_size % self.processes:
+            raise ValueError(
+                f"train: batch_size {self.batch_size} must be a multiple of the {self.processes} processes"
+            )
+        classes, rows = getattr(network, "classes", 0), getattr(coupling, "rows", None)
+        labels = None if rows is None else rows.labels
+        if classes and labels is not None and not (int(labels.min()) >= 0 and int(labels.max()) < classes):
+            raise ValueError(
+                f"train: labels run from {int(labels.min())} to {int(labels.max())}, the network has {classes} classes"
+            )
