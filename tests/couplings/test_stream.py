@@ -240,8 +240,9 @@ def test_a_failure_that_passes_leaves_the_batches_in_order_without_a_thread():
 
 
 def test_a_warning_of_the_thread_reaches_the_caller_as_the_error_it_was_made():
+    many = torch.randn(150, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     with (
-        PairStream(Minibatch(points(), 30, solver="sinkhorn", epsilon=1e-7), 4) as stream,
+        PairStream(Minibatch(many, 150, solver="sinkhorn", epsilon=1e-5), 4) as stream,
         pytest.raises(ConvergenceWarning, match="raise epsilon"),
     ):
         next(stream)

@@ -14,10 +14,10 @@ from torch import Tensor
 from proxflow.errors import ConvergenceWarning, MissingExtraError
 from proxflow.kernels.assignment import (
     _centred,
+    _deviation,
     _soft_prices,
     least_cost_permutation,
     sinkhorn_permutation,
-    squared_distances,
 )
 
 F32, F64 = torch.float32, torch.float64
@@ -145,7 +145,9 @@ def test_the_starting_prices_survive_hard_clouds(hard, side, d):
 @pytest.mark.parametrize("d", [2, 20])
 def test_starting_prices_are_finite(hard, d):
     x0, x1 = batches(300, d)
-    row, column = _soft_prices((-_centred(x0) @ _centred(HARD[hard](x1)).mT).float())
+    a, b = _centred(x0, HARD[hard](x1))
+    cost = -a @ b.mT
+    row, column = _soft_prices(cost.float(), [_deviation(cost) / divisor for divisor in (4, 16, 64)])
     assert torch.isfinite(row).all()
     assert torch.isfinite(column).all()
 
@@ -168,11 +170,6 @@ def test_no_rows(d):
     nothing = torch.empty(0, d)
     assert is_permutation(least_cost_permutation(nothing, nothing), 0)
     assert is_permutation(sinkhorn_permutation(nothing, nothing, 0.1, None), 0)
-
-
-def test_squared_distances_far_from_the_origin():
-    x0, x1 = batches(30, 5)
-    torch.testing.assert_close(squared_distances(x0 + 1e6, x1[:20] + 1e6), distances(x0, x1[:20]), rtol=1e-8, atol=1e-8)
 
 
 # ------------------------------------------------------------------ entropic
@@ -227,16 +224,16 @@ def test_two_rows_are_paired_with_the_probability_of_the_plan():
 
 @pytest.mark.parametrize("dtype", [F32, F64])
 def test_a_plan_that_has_not_converged_warns_and_gives_a_permutation(dtype):
-    x0, x1 = batches(60, 2, dtype)
+    x0, x1 = batches(150, 2, dtype)
     with pytest.warns(ConvergenceWarning, match=r"error of .* in the marginals .* raise epsilon"):
-        permutation = sinkhorn_permutation(x0, x1, 1e-6, torch.Generator().manual_seed(0))
-    assert is_permutation(permutation, 60)
+        permutation = sinkhorn_permutation(x0, x1, 1e-5, torch.Generator().manual_seed(0))
+    assert is_permutation(permutation, 150)
 
 
 def test_a_plan_whose_entries_underflow_still_chooses_by_distance():
     """In float32 most entries of this plan are 0, but not their logarithms: rows left over choose as in float64."""
     low, high = (
-        unconverged(*(torch.randn(24, 2, generator=torch.Generator().manual_seed(s)).to(dtype) for s in (2, 102)))
+        unconverged(*(torch.randn(80, 2, generator=torch.Generator().manual_seed(s)).to(dtype) for s in (2, 102)))
         for dtype in (F32, F64)
     )
     assert torch.equal(low, high)
@@ -244,7 +241,7 @@ def test_a_plan_whose_entries_underflow_still_chooses_by_distance():
 
 def unconverged(x0: Tensor, x1: Tensor) -> Tensor:
     with pytest.warns(ConvergenceWarning):
-        return sinkhorn_permutation(x0, x1, 3e-4, torch.Generator().manual_seed(0))
+        return sinkhorn_permutation(x0, x1, 1e-5, torch.Generator().manual_seed(0))
 
 
 def test_a_missing_package_names_its_extra(monkeypatch):

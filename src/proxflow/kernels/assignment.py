@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import warnings
+from collections.abc import Iterable
 
 import lap
 import torch
@@ -11,10 +13,11 @@ from torch import Tensor
 from proxflow.errors import ConvergenceWarning
 from proxflow.optional import optional_package
 
-__all__ = ["least_cost_permutation", "sinkhorn_permutation", "squared_distances"]
+__all__ = ["least_cost_permutation", "sinkhorn_permutation"]
 
 _MANY_POINTS = 200  # from here on starting prices pay for themselves
 _TEMPERATURES = (1 / 4, 1 / 16, 1 / 64)  # of the starting prices, times the deviation of the cost
+_LEAST_TEMPERATURE = 1e-30  # float32 divides by it
 _SWEEPS = 8  # of Sinkhorn's scaling at each temperature
 _LARGEST_EXPONENT = 40.0  # scalings stay within its exponential, so that none leaves the range of float32
 _MARGINAL_ERROR = 1e-2  # of a plan that is still taken for converged, in the 1-norm
@@ -37,9 +40,11 @@ def least_cost_permutation(x0: Tensor, x1: Tensor) -> Tensor:
         return permutation
     if len(x0) == 0:
         return torch.empty(0, dtype=torch.int64, device=x0.device)
-    cost = _centred(-x0.double()) @ _centred(x1.double()).mT  # |x0_i - x1_j|^2 / 2 but for prices of rows and columns
+    a, b = _centred(x0.double(), x1.double())
+    cost = -a @ b.mT  # |x0_i - x1_j|^2 / 2 but for a scale, and for prices of rows and columns
     if len(x0) >= _MANY_POINTS:
-        row, column = _soft_prices(cost.float())
+        deviation = _deviation(cost)
+        row, column = _soft_prices(cost.float(), [share * deviation for share in _TEMPERATURES])
         cost.sub_(row[:, None]).sub_(column)
     cost -= cost.amin(1, keepdim=True)
     cost -= cost.amin(0)
@@ -62,10 +67,15 @@ def sinkhorn_permutation(x0: Tensor, x1: Tensor, epsilon: float, generator: torc
     if len(x0) == 0:
         return torch.empty(0, dtype=torch.int64, device=x0.device)
     dtype = torch.promote_types(x0.dtype, torch.float32)
-    cost = _centred_cost(x0.to(dtype), x1.to(dtype))
-    cost = cost / cost.mean().clamp(min=torch.finfo(cost.dtype).tiny)
+    a, b = _centred(x0.to(dtype), x1.to(dtype))
+    mean = ((a.square().sum() + b.square().sum()) / len(a)).clamp(min=torch.finfo(dtype).tiny)
+    cost = (a * (-2 / mean)) @ b.mT
+    row, column = _soft_prices(cost, _down_to(epsilon, _TEMPERATURES[0] * _deviation(cost)))
     share = torch.full((len(x0),), 1 / len(x0), dtype=dtype, device=x0.device)
-    plan, dual = ot.sinkhorn(share, share, cost, epsilon, "sinkhorn_log", stopThr=1e-4, log=True, warn=False)
+    start = (row / epsilon, column / epsilon)
+    plan, dual = ot.sinkhorn(
+        share, share, cost, epsilon, "sinkhorn_log", stopThr=1e-4, log=True, warn=False, warmstart=start
+    )
     error_of_plan = float((plan.sum(0) - share).abs().sum())  # its rows, scaled last, are right in any case
     if not error_of_plan <= _MARGINAL_ERROR:
         warnings.warn(
@@ -80,40 +90,39 @@ def sinkhorn_permutation(x0: Tensor, x1: Tensor, epsilon: float, generator: torc
     return _mutual_choice(log_plan - exponential.to(plan.device).log())
 
 
-def squared_distances(x0: Tensor, x1: Tensor) -> Tensor:
-    """|x0_i - x1_j|^2, (n, m), about the common mean, where the expansion loses fewest digits."""
-    centre = 0.5 * (x0.mean(0) + x1.mean(0))
-    a, b = x0 - centre, x1 - centre
-    return torch.addmm(a.square().sum(1)[:, None] + b.square().sum(1), a, b.mT, alpha=-2)
-
-
-def _centred_cost(x0: Tensor, x1: Tensor) -> Tensor:
-    """Squared distances, (n, n), of the batches moved to one mean and scaled.
+def _centred(x0: Tensor, x1: Tensor) -> tuple[Tensor, Tensor]:
+    """The batches, each moved to mean zero, scaled to entries of at most 1.
 
     Moving a batch adds the same to the cost of every permutation; left in, it would cost digits.
     """
-    scale = torch.maximum(x0.abs().max(), x1.abs().max()).clamp(min=torch.finfo(x0.dtype).tiny)
-    a, b = x0 / scale, x1 / scale
-    a, b = a - a.mean(0), b - b.mean(0)
-    spread = torch.maximum(a.abs().max(), b.abs().max()).clamp(min=torch.finfo(x0.dtype).tiny)
-    return squared_distances(a / spread, b / spread)
-
-
-def _centred(x: Tensor) -> Tensor:
-    """The batch moved to mean zero and scaled to entries of at most 1; which permutation is best does not change."""
     for _ in range(2):  # scaled first, so that no mean leaves the range of floating point
-        x = x / x.abs().max().clamp(min=torch.finfo(x.dtype).tiny)
-        x = x - x.mean(0)
-    return x
+        scale = torch.maximum(x0.abs().max(), x1.abs().max()).clamp(min=torch.finfo(x0.dtype).tiny)
+        x0, x1 = x0 / scale, x1 / scale
+        x0, x1 = x0 - x0.mean(0), x1 - x1.mean(0)
+    return x0, x1
 
 
-def _soft_prices(cost: Tensor) -> tuple[Tensor, Tensor]:
-    """Prices of rows and columns, (n,) each, whose sums are about the cost on optimal pairs: annealed Sinkhorn."""
-    deviation = (cost.norm() / len(cost)).clamp(min=1e-30)
+def _deviation(cost: Tensor) -> float:
+    """Standard deviation of a cost whose rows and columns have mean zero; not 0."""
+    return max(float(cost.norm()) / len(cost), _LEAST_TEMPERATURE)
+
+
+def _down_to(lowest: float, highest: float) -> list[float]:
+    """Temperatures that halve and end at the lowest."""
+    halvings = max(0, math.floor(math.log2(highest / lowest)))
+    return [lowest * 2**k for k in range(halvings, -1, -1)]
+
+
+def _soft_prices(cost: Tensor, temperatures: Iterable[float]) -> tuple[Tensor, Tensor]:
+    """Prices of rows and columns, (n,) each, whose sums are about the cost on optimal pairs, by annealed Sinkhorn.
+
+    Args:
+        cost: (n, n), best float32: no precision is needed here.
+        temperatures: falling.
+    """
     row, column = cost.amin(1), torch.zeros_like(cost[0])
     kernel = torch.empty_like(cost)  # reused: fresh memory costs as much as the arithmetic
-    for share in _TEMPERATURES:
-        temperature = share * deviation
+    for temperature in temperatures:
         torch.sub(cost, row[:, None], out=kernel)
         kernel.sub_(column).div_(-temperature).clamp_(min=-_LARGEST_EXPONENT).exp_()
         v = torch.ones_like(column)
