@@ -1,8 +1,8 @@
 """Time to couple a batch of digits with noise, beside torchcfm's sample_plan; and what a label costs the couplings.
 
-The first table takes turns between the contenders, on as many threads as torch takes by itself and on one. The second
-trains the same class-conditional network on four couplings, on one thread: an optimal coupling of all classes together
-gives each class its own part of the noise, which sampling then does not respect.
+The first table has exact assignments of several sizes; the second has the couplings, on as many threads as torch takes
+by itself and on one. The third trains the same class-conditional network on four couplings, on one thread: an optimal
+coupling of all classes together gives each class its own part of the noise, which sampling then does not respect.
 
 python benchmarks/couplings.py
 """
@@ -20,6 +20,13 @@ import proxflow as pf
 from timing import medians
 
 BATCH, GENERATED, SAMPLE_STEPS = 512, 1000, 20
+SIZES = (64, 128, 256, 512, 1024, 1797)
+
+
+def drawn(points: Tensor, size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """A batch of noise, and one of data as a loader draws it."""
+    index = torch.randperm(len(points), generator=generator)[:size]
+    return torch.randn(len(index), points.shape[1], generator=generator), points[index]
 
 
 def throughput(points: Tensor, repeats: int) -> None:
@@ -28,16 +35,10 @@ def throughput(points: Tensor, repeats: int) -> None:
     plans = OTPlanSampler("exact")
     semidiscrete = pf.couplings.Semidiscrete(pf.semidiscrete.fit(points).potential, points)
     minibatch = pf.couplings.Minibatch(points, min(BATCH, len(points)))
-
-    def batch() -> tuple[Tensor, Tensor]:
-        index = torch.randperm(len(points), generator=generator)[:BATCH]  # as a loader draws them
-        return torch.randn(len(index), points.shape[1], generator=generator), points[index]
-
-    np.random.seed(0)  # noqa: NPY002 - torchcfm draws with it
     seconds = medians(
         {
-            "torchcfm, sample_plan": lambda: plans.sample_plan(*batch()),
-            "proxflow, pair": lambda: pf.couplings.pair(*batch()),
+            "torchcfm, sample_plan": lambda: plans.sample_plan(*drawn(points, BATCH, generator)),
+            "proxflow, pair": lambda: pf.couplings.pair(*drawn(points, BATCH, generator)),
             "proxflow, Minibatch": lambda: minibatch.sample(BATCH, generator=generator),
             "proxflow, Semidiscrete": lambda: semidiscrete.sample(BATCH, generator=generator),
         },
@@ -47,6 +48,24 @@ def throughput(points: Tensor, repeats: int) -> None:
     print(f"coupling {BATCH} digits with noise, N = {len(points)}, d = {points.shape[1]}, threads: {threads}")
     for name, value in seconds.items():
         print(f"  {name:24s} {1e3 * value:8.2f} ms  {seconds['torchcfm, sample_plan'] / value:6.1f} x")
+
+
+def assignments(points: Tensor, sizes: tuple[int, ...], repeats: int) -> None:
+    """Milliseconds of exact assignments of several sizes."""
+    generator = torch.Generator().manual_seed(0)
+    plans = OTPlanSampler("exact")
+    print(f"exact assignment, threads: {torch.get_num_threads()}")
+    print(f"  {'n':>5s} {'torchcfm':>10s} {'proxflow':>10s}")
+    for size in sizes:
+        seconds = medians(
+            {
+                "torchcfm": lambda size=size: plans.sample_plan(*drawn(points, size, generator)),
+                "proxflow": lambda size=size: pf.couplings.pair(*drawn(points, size, generator)),
+            },
+            repeats,
+        )
+        torchcfm, ours = seconds["torchcfm"], seconds["proxflow"]
+        print(f"  {size:5d} {1e3 * torchcfm:7.1f} ms {1e3 * ours:7.1f} ms {torchcfm / ours:6.1f} x")
 
 
 def conditional(points: Tensor, labels: Tensor, train_steps: int, seeds: int) -> None:
@@ -80,16 +99,18 @@ def conditional(points: Tensor, labels: Tensor, train_steps: int, seeds: int) ->
 
 
 def main() -> None:
-    """Print both tables."""
+    """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=30)
     parser.add_argument("--train-steps", type=int, default=4000)
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that it runs")
     options = parser.parse_args()
+    np.random.seed(0)  # noqa: NPY002 - torchcfm draws with it
     digits = pf.data.load("digits")
     rows = digits.labels < 2 if options.quick else slice(None)
     points, labels = digits.points[rows].flatten(1), digits.labels[rows]
+    assignments(points, SIZES[:1] if options.quick else SIZES, 2 if options.quick else 11)
     for threads in (torch.get_num_threads(), 1):
         torch.set_num_threads(threads)
         throughput(points, 2 if options.quick else options.repeats)
