@@ -5,7 +5,9 @@ from __future__ import annotations
 import itertools
 import math
 import sys
+import warnings
 
+import ot
 import pytest
 import torch
 from scipy.optimize import linear_sum_assignment
@@ -147,7 +149,8 @@ def test_starting_prices_are_finite(hard, d):
     x0, x1 = batches(300, d)
     a, b = _centred(x0, HARD[hard](x1))
     cost = -a @ b.mT
-    row, column = _soft_prices(cost.float(), [_deviation(cost) / divisor for divisor in (4, 16, 64)])
+    nearest = -0.5 * a.square().sum(1)
+    row, column = _soft_prices(cost.float(), nearest.float(), [_deviation(cost) / divisor for divisor in (4, 16, 64)])
     assert torch.isfinite(row).all()
     assert torch.isfinite(column).all()
 
@@ -220,6 +223,46 @@ def test_two_rows_are_paired_with_the_probability_of_the_plan():
     # costs are 0 and 1, their mean 1 / 2, so that the logarithms of the plan differ by 1 / (2 / 2)
     probability = 1 / (1 + math.exp(-1))
     assert sum(kept) / 500 == pytest.approx(probability, abs=4 * math.sqrt(probability * (1 - probability) / 500))
+
+
+@pytest.mark.parametrize("dtype", [F32, F64])
+@pytest.mark.parametrize("epsilon", [0.05, 0.01, 0.001])
+def test_what_lies_far_off_in_both_batches_is_paired(epsilon, dtype):
+    """Prices that start badly leave an outlier's column empty, which no thousand iterations fill."""
+    x0, x1 = batches(300, 2, dtype)
+    x0[0], x1[5] = 100.0, 100.0
+    assert sinkhorn_permutation(x0, x1, epsilon, torch.Generator().manual_seed(0))[0] == 5
+    x0, x1 = batches(300, 2, dtype)
+    x0[:5] += 20
+    x1[:5] += 20
+    found = sinkhorn_permutation(x0, x1, epsilon, torch.Generator().manual_seed(0))
+    assert torch.equal(found[:5].sort().values, torch.arange(5))
+
+
+def test_a_column_that_stays_empty_warns(monkeypatch):
+    """One column in 300 is an error of 1/300 in the 1-norm: small, but a point that is paired at random."""
+    solve = ot.sinkhorn
+
+    def without_a_column(*arguments, **options):
+        plan, log = solve(*arguments, **options)
+        plan[:, 7] = 0.0
+        return plan, log
+
+    monkeypatch.setattr(ot, "sinkhorn", without_a_column)
+    with pytest.warns(
+        ConvergenceWarning, match=r"error of 0\.00.* 1 in one of its columns"
+    ):
+        sinkhorn_permutation(*batches(300, 2), 0.05, torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("epsilon", [1e-10, 1e-300])
+@pytest.mark.parametrize("dtype", [F32, F64])
+def test_a_tiny_epsilon_leaves_no_nan(epsilon, dtype):
+    x0, x1 = batches(200, 2, dtype)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        found = sinkhorn_permutation(x0, x1, epsilon, torch.Generator().manual_seed(0))
+    assert cost(x0, x1, found) < 3 * least_cost(x0, x1)
 
 
 @pytest.mark.parametrize("dtype", [F32, F64])

@@ -21,10 +21,13 @@ _LEAST_TEMPERATURE = 1e-30  # float32 divides by it
 _SWEEPS = 8  # of Sinkhorn's scaling at each temperature
 _LARGEST_EXPONENT = 40.0  # scalings stay within its exponential, so that none leaves the range of float32
 _MARGINAL_ERROR = 1e-2  # of a plan that is still taken for converged, in the 1-norm
+_COLUMN_ERROR = 0.5  # and in any one column, as a share of its mass
 
 
 def least_cost_permutation(x0: Tensor, x1: Tensor) -> Tensor:
-    """The permutation p, (n,) int64, that minimises sum_i |x0_i - x1_p(i)|^2, exactly up to the rounding of float64.
+    """The permutation p, (n,) int64, that minimises sum_i |x0_i - x1_p(i)|^2, up to the rounding of float64.
+
+    Rounding is that of the batches' whole extent: distances of 1e-8 of it are not seen.
 
     By sorting on the line, else by shortest augmenting paths (Jonker and Volgenant 1987), on the CPU. For many points
     these start from the prices of a few sweeps of Sinkhorn: any prices leave the answer as it is, near-optimal ones
@@ -44,7 +47,8 @@ def least_cost_permutation(x0: Tensor, x1: Tensor) -> Tensor:
     cost = -a @ b.mT  # |x0_i - x1_j|^2 / 2 but for a scale, and for prices of rows and columns
     if len(x0) >= _MANY_POINTS:
         deviation = _deviation(cost)
-        row, column = _soft_prices(cost.float(), [share * deviation for share in _TEMPERATURES])
+        nearest = -0.5 * a.square().sum(1).float()
+        row, column = _soft_prices(cost.float(), nearest, [share * deviation for share in _TEMPERATURES])
         cost.sub_(row[:, None]).sub_(column)
     cost -= cost.amin(1, keepdim=True)
     cost -= cost.amin(0)
@@ -56,7 +60,7 @@ def sinkhorn_permutation(x0: Tensor, x1: Tensor, epsilon: float, generator: torc
     """A random permutation drawn from the entropic plan, (n,) int64, without leaving the device of the data.
 
     The plan comes from POT's log-domain Sinkhorn with regularisation ``epsilon`` times the mean squared distance of the
-    batches about their means, which moving either batch does not change. Gumbel noise on its logarithm makes each row's
+    batches about their means, which moving either batch does not change, but at least its rounding. Gumbel noise on its logarithm makes each row's
     best column a draw from the row; pairs that are best for both sides are taken, and the rest choose again among
     themselves, until none is left: no point is lost or used twice.
 
@@ -67,20 +71,23 @@ def sinkhorn_permutation(x0: Tensor, x1: Tensor, epsilon: float, generator: torc
     if len(x0) == 0:
         return torch.empty(0, dtype=torch.int64, device=x0.device)
     dtype = torch.promote_types(x0.dtype, torch.float32)
+    epsilon = max(epsilon, torch.finfo(dtype).eps)
     a, b = _centred(x0.to(dtype), x1.to(dtype))
     mean = ((a.square().sum() + b.square().sum()) / len(a)).clamp(min=torch.finfo(dtype).tiny)
     cost = (a * (-2 / mean)) @ b.mT
-    row, column = _soft_prices(cost, _down_to(epsilon, _TEMPERATURES[0] * _deviation(cost)))
+    nearest = -a.square().sum(1) / mean
+    row, column = _soft_prices(cost, nearest, _down_to(epsilon, _TEMPERATURES[0] * _deviation(cost)))
     share = torch.full((len(x0),), 1 / len(x0), dtype=dtype, device=x0.device)
     start = (row / epsilon, column / epsilon)
     plan, dual = ot.sinkhorn(
         share, share, cost, epsilon, "sinkhorn_log", stopThr=1e-4, log=True, warn=False, warmstart=start
     )
-    error_of_plan = float((plan.sum(0) - share).abs().sum())  # its rows, scaled last, are right in any case
-    if not error_of_plan <= _MARGINAL_ERROR:
+    missing = (plan.sum(0) - share).abs()  # the rows, scaled last, are right in any case
+    error, worst = float(missing.sum()), float(missing.max()) * len(x0)
+    if not (error <= _MARGINAL_ERROR and worst <= _COLUMN_ERROR):
         warnings.warn(
-            f"Sinkhorn stopped with an error of {error_of_plan:.2g} in the marginals of its plan; the pairs are a "
-            "permutation all the same, but dearer: raise epsilon, or use the exact solver",
+            f"Sinkhorn stopped with an error of {error:.2g} in the marginals of its plan, {worst:.2g} in one of its "
+            "columns; the pairs are a permutation all the same, but dearer: raise epsilon, or use the exact solver",
             ConvergenceWarning,
             stacklevel=5,
         )
@@ -109,22 +116,25 @@ def _deviation(cost: Tensor) -> float:
 
 def _down_to(lowest: float, highest: float) -> list[float]:
     """Temperatures that halve and end at the lowest."""
-    halvings = max(0, math.floor(math.log2(highest / lowest)))
+    halvings = max(0, math.floor(math.log2(highest) - math.log2(lowest)))
     return [lowest * 2**k for k in range(halvings, -1, -1)]
 
 
-def _soft_prices(cost: Tensor, temperatures: Iterable[float]) -> tuple[Tensor, Tensor]:
+def _soft_prices(cost: Tensor, row: Tensor, temperatures: Iterable[float]) -> tuple[Tensor, Tensor]:
     """Prices of rows and columns, (n,) each, whose sums are about the cost on optimal pairs, by annealed Sinkhorn.
 
     Args:
         cost: (n, n), best float32: no precision is needed here.
+        row: (n,), prices to begin with. Those that make cost - row the squared distances, but for prices of columns,
+            begin with nearest neighbours, so that an outlier is no one's favourite.
         temperatures: falling.
     """
-    row, column = cost.amin(1), torch.zeros_like(cost[0])
-    kernel = torch.empty_like(cost)  # reused: fresh memory costs as much as the arithmetic
+    kernel = torch.sub(cost, row[:, None])  # reused: fresh memory costs as much as the arithmetic
+    column = kernel.amin(0)
+    row = row + kernel.sub_(column).amin(1)
     for temperature in temperatures:
         torch.sub(cost, row[:, None], out=kernel)
-        kernel.sub_(column).div_(-temperature).clamp_(min=-_LARGEST_EXPONENT).exp_()
+        kernel.sub_(column).div_(-temperature).clamp_(-_LARGEST_EXPONENT, 0.0).exp_()
         v = torch.ones_like(column)
         for _ in range(_SWEEPS):
             u = 1 / (kernel @ v)
