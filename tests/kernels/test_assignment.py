@@ -249,9 +249,7 @@ def test_a_column_that_stays_empty_warns(monkeypatch):
         return plan, log
 
     monkeypatch.setattr(ot, "sinkhorn", without_a_column)
-    with pytest.warns(
-        ConvergenceWarning, match=r"error of 0\.00.* 1 in one of its columns"
-    ):
+    with pytest.warns(ConvergenceWarning, match=r"error of 0\.00.* 1 in one of its columns"):
         sinkhorn_permutation(*batches(300, 2), 0.05, torch.Generator().manual_seed(0))
 
 

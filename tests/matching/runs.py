@@ -1,6 +1,7 @@
 """A small run, in this process or as a script: python runs.py FOLDER [--pause], alone or under torchrun.
 
---pause waits in step 25 for a kill; --dropout makes steps random; --interrupt is Ctrl-C in step 15 of the last process.
+--pause waits in step 25 for a kill; --dropout makes steps random; --interrupt is Ctrl-C in step 15 of the last process,
+--nan a loss of its that is none in step 12, and --unwritable a checkpoint that cannot be written.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from pathlib import Path
 import torch
 
 from proxflow.couplings import Minibatch
+from proxflow.errors import ConvergenceError
 from proxflow.matching import MLP, TrainResult, train
 
 STEPS = 40
@@ -41,6 +43,8 @@ def small_run(model: torch.nn.Module, **options: object) -> TrainResult:
 
 if __name__ == "__main__":
     folder, rank = Path(sys.argv[1]), int(os.environ.get("RANK", "0"))
+    last = rank == int(os.environ.get("WORLD_SIZE", "1")) - 1
+    checkpoint = folder / "state.safetensors"
     model, seen = network(), []
     torch.manual_seed(rank)
     if "--dropout" in sys.argv:
@@ -52,9 +56,18 @@ if __name__ == "__main__":
         if "--pause" in sys.argv and len(seen) == 25:
             (folder / "waiting").touch()
             time.sleep(60)
-        if "--interrupt" in sys.argv and len(seen) == 15 and rank == int(os.environ["WORLD_SIZE"]) - 1:
+        if "--interrupt" in sys.argv and len(seen) == 15 and last:
             os.kill(os.getpid(), signal.SIGINT)
+        if "--nan" in sys.argv and len(seen) == 12 and last:
+            x.fill_(torch.nan)
+        if "--unwritable" in sys.argv and len(seen) == 5:
+            checkpoint.mkdir(exist_ok=True)
 
     model.register_forward_pre_hook(record)
-    result = small_run(model, checkpoint=folder / "state.safetensors", checkpoint_every=10)
-    torch.save({"seen": seen, "network": result.network.state_dict()}, folder / f"rank{rank}.pt")
+    try:
+        result = small_run(model, checkpoint=checkpoint, checkpoint_every=10)
+    except (ConvergenceError, OSError) as error:
+        torch.save({"seen": seen, "error": repr(error)}, folder / f"rank{rank}.pt")
+    else:
+        assert checkpoint.exists()
+        torch.save({"seen": seen, "network": result.network.state_dict()}, folder / f"rank{rank}.pt")

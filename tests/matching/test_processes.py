@@ -47,12 +47,23 @@ def test_ctrl_c_in_one_process_stops_all_and_resumed_they_draw_the_same_random_n
         _finish(_start(tmp_path / folder, "--dropout", *options, processes=2))
         if options:
             stopped = [torch.load(tmp_path / folder / f"rank{rank}.pt") for rank in range(2)]
-            assert [len(part["seen"]) for part in stopped] == [20, 20]
+            assert [len(part["seen"]) for part in stopped] == [17, 17]  # told in step 16, known in step 17
     for rank in range(2):
         whole, resumed = (torch.load(tmp_path / folder / f"rank{rank}.pt") for folder in ("whole", "parts"))
-        assert len(resumed["seen"]) == runs.STEPS - 20
+        assert len(resumed["seen"]) == runs.STEPS - 17
         for name, value in whole["network"].items():
             assert torch.equal(resumed["network"][name], value)
+
+
+def test_what_fails_in_one_process_is_said_by_all(tmp_path) -> None:
+    """One that waits for another that has given up would wait for ever."""
+    for option, said in (
+        ("--nan", ["the loss of another process is not finite at step 12; ", "the loss is nan at step 12; "]),
+        ("--unwritable", ["IsADirectoryError(21, ", "IsADirectoryError(21, "]),
+    ):
+        _finish(_start(tmp_path / option, option, processes=2))
+        for rank, words in enumerate(said):
+            assert words in torch.load(tmp_path / option / f"rank{rank}.pt")["error"]
 
 
 def test_killed_and_resumed_it_ends_with_the_same_parameters(tmp_path) -> None:

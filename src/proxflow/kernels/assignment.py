@@ -60,9 +60,10 @@ def sinkhorn_permutation(x0: Tensor, x1: Tensor, epsilon: float, generator: torc
     """A random permutation drawn from the entropic plan, (n,) int64, without leaving the device of the data.
 
     The plan comes from POT's log-domain Sinkhorn with regularisation ``epsilon`` times the mean squared distance of the
-    batches about their means, which moving either batch does not change, but at least its rounding. Gumbel noise on its logarithm makes each row's
-    best column a draw from the row; pairs that are best for both sides are taken, and the rest choose again among
-    themselves, until none is left: no point is lost or used twice.
+    batches about their means, which moving either batch does not change; an epsilon below the rounding of the dtype is
+    raised to it. Gumbel noise on the plan's logarithm makes each row's best column a draw from the row; pairs that are
+    best for both sides are taken, and the rest choose again among themselves, until none is left: no point is lost or
+    used twice.
 
     Raises:
         MissingExtraError: POT is not installed.

@@ -49,8 +49,8 @@ def read_state(path: str | os.PathLike[str], mark: str) -> TrainingState | None:
         raise ValueError(f"train: {path} is not a checkpoint of a training run; give another path")
     if state.mark != mark:
         raise ValueError(
-            f"train: the checkpoint {path} belongs to a run on other data or with another network, coupling, option or "
-            "seed; repeat that call to go on with it, or give another path"
+            f"train: the checkpoint {path} belongs to a run on other data or with another network, coupling, option, "
+            "seed, precision or number of processes; repeat that call to go on with it, or give another path"
         )
     return state
 

@@ -34,7 +34,6 @@ __all__ = ["Run"]
 _WARM_UP = 100
 _HELD_OUT = 1024
 _TIMES, _HELD_OUT_PAIRS, _HELD_OUT_TIMES = 1, 2, 3  # two numbers make a stream apart from the pairs' one
-_AGREE_EVERY = 10  # steps between questions of several processes to one another
 
 
 class Run:
@@ -62,6 +61,8 @@ class Run:
         self.network, self.optimiser = accelerator.prepare(network, optimiser)
         self._loss_sum = torch.zeros((), device=accelerator.device)
         self._last_loss: Tensor | None = None
+        self._signals = torch.zeros(2, device=accelerator.device)
+        self._told_to_stop = False
         self._breaking: BreakingLaw | None = None
         if settings.breaking is not None:
             self._breaking = breaking_law(
@@ -77,13 +78,13 @@ class Run:
         """Wall time spent."""
         return time.perf_counter() - self._began
 
-    def advance(self, pairs: Pairs) -> None:
-        """One step of the optimiser."""
+    def advance(self, pairs: Pairs, interrupted: bool = False) -> None:
+        """One step of the optimiser; an interruption is told to the other processes with it."""
         path = self._path(pairs)
         for group in self.optimiser.param_groups:
             group["lr"] = self.settings.learning_rate * _rate(self.step, self.settings.steps)
         loss = flow_matching_loss(self.network, path)
-        self._check_last_loss()
+        self._check_last_step()
         self.optimiser.zero_grad(set_to_none=True)
         self.accelerator.backward(loss)
         self.accelerator.clip_grad_norm_(self.network.parameters(), self.settings.gradient_clip)
@@ -91,20 +92,16 @@ class Run:
         self.average.update_parameters(self._plain_network())
         self._last_loss = loss.detach()
         self._loss_sum += self._last_loss
+        self._signals = self._shared_signals(self._last_loss, interrupted)
         self.step += 1
 
-    def agreed(self, interrupted: bool) -> bool:
-        """Whether to stop: where there are several processes, they all do at the same step if one is interrupted."""
-        if self.settings.processes == 1:
-            return interrupted
-        if self.step % _AGREE_EVERY:
-            return False
-        flag = torch.tensor(float(interrupted), device=self.accelerator.device)
-        return float(self.accelerator.reduce(flag, "sum")) > 0
+    def stopped(self, interrupted: bool) -> bool:
+        """Whether to stop before the next step: several processes do so together, a step or two after being told."""
+        return interrupted if self.settings.processes == 1 else self._told_to_stop
 
     def look(self) -> TrainRecord:
         """Loss since the last look, and field error of the averaged network."""
-        self._check_last_loss()
+        self._check_last_step()
         since = self.step - (self.history[-1].step if self.history else 0)
         loss = float(self.accelerator.reduce(self._loss_sum, "mean")) / max(since, 1)
         record = TrainRecord(self.step, loss, self._field_error(), self.seconds)
@@ -113,29 +110,25 @@ class Run:
         return record
 
     def save(self) -> None:
-        """Write the checkpoint, if there is one to write; refused where the parameters are not finite."""
-        self._check_last_loss()
+        """Write the checkpoint, if there is one to write; refused where the parameters are not finite.
+
+        It is there when any process returns, and where it cannot be written all of them say so.
+        """
+        self._check_last_step()
         self._check_parameters()
         if self.checkpoint is None:
             return
-        accelerate = optional_package("accelerate", "train")
-        random = accelerate.utils.gather_object([random_state(self.accelerator.device)])
-        if not self.accelerator.is_main_process:
-            return
-        scaler = self.accelerator.scaler
-        state = TrainingState(
-            mark=self._mark,
-            step=self.step,
-            network=dict(self._plain_network().state_dict()),
-            average=dict(self.average.state_dict()),
-            optimiser=self.optimiser.state_dict(),
-            scaler={} if scaler is None else scaler.state_dict(),
-            random=random,
-            history=self.history,
-            loss_sum=float(self._loss_sum),
-            seconds=self.seconds,
-        )
-        save(state, self.checkpoint)
+        gather = optional_package("accelerate", "train").utils.gather_object
+        state = self._state(gather([random_state(self.accelerator.device)]))
+        failure: OSError | None = None
+        if self.accelerator.is_main_process:
+            try:
+                save(state, self.checkpoint)
+            except OSError as error:
+                failure = error
+        (failure, *_) = gather([failure])
+        if failure is not None:
+            raise failure
 
     def result(self) -> TrainResult:
         """The networks, on the device they were trained on, and the record of the run."""
@@ -153,6 +146,21 @@ class Run:
         )
 
     # ---------------------------------------------------------------- inside
+
+    def _state(self, random: list[dict[str, Tensor]]) -> TrainingState:
+        scaler = self.accelerator.scaler
+        return TrainingState(
+            mark=self._mark,
+            step=self.step,
+            network=dict(self._plain_network().state_dict()),
+            average=dict(self.average.state_dict()),
+            optimiser=self.optimiser.state_dict(),
+            scaler={} if scaler is None else scaler.state_dict(),
+            random=random,
+            history=self.history,
+            loss_sum=float(self.accelerator.reduce(self._loss_sum, "mean")),
+            seconds=self.seconds,
+        )
 
     def _resume(self, state: TrainingState) -> None:
         self._plain_network().load_state_dict(state.network)
@@ -199,10 +207,21 @@ class Run:
         error = flow_matching_loss(self.average.module, self._held_out)
         return float(error / self._held_out.velocity.square().mean())
 
-    def _check_last_loss(self) -> None:
+    def _shared_signals(self, loss: Tensor, interrupted: bool) -> Tensor:
+        """How many processes have a loss that is not finite, and how many were interrupted."""
+        own = torch.stack([~torch.isfinite(loss), torch.tensor(interrupted, device=loss.device)]).float()
+        shared: Tensor = self.accelerator.reduce(own, "sum")
+        return shared
+
+    def _check_last_step(self) -> None:
         """One step late, so that the device is not waited for; always before anything is written."""
-        if self._last_loss is not None and not bool(torch.isfinite(self._last_loss)):
-            raise self._failure(f"the loss is {float(self._last_loss)}")
+        not_finite, interrupted = self._signals.tolist()
+        self._told_to_stop = interrupted > 0
+        if not_finite:
+            own = math.nan if self._last_loss is None else float(self._last_loss)
+            raise self._failure(
+                "the loss of another process is not finite" if math.isfinite(own) else f"the loss is {own}"
+            )
 
     def _check_parameters(self) -> None:
         """A finite loss can have a gradient that is not."""

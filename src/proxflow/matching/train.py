@@ -114,8 +114,8 @@ def train(
     stream = PairStream(coupling, batch_size, seed=seed, position=run.step)
     try:
         with deferred_interrupts() as interrupted, stream:
-            while run.step < steps and not run.agreed(interrupted()):
-                run.advance(next(stream))
+            while run.step < steps and not run.stopped(interrupted()):
+                run.advance(next(stream), interrupted())
                 log.step(run.step)
                 if run.step % evaluate_every == 0 or run.step == steps:
                     log.look(run.look())
