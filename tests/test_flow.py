@@ -192,6 +192,28 @@ def test_velocity_at_the_end_is_refused(name):
     assert torch.isfinite(rows[1]).all()
 
 
+@pytest.mark.parametrize(("dtype", "t"), [(torch.float32, 1 - 1e-8), (f64, 1 - 1e-17)])
+def test_a_time_that_rounds_to_one_is_refused(dtype, t):
+    flow, x = pf.ProximalFlow(pf.potentials.Ball(2)), torch.ones(1, 2, dtype=dtype)
+    with pytest.raises(ValueError, match="at t = 1"):
+        flow.velocity(t, x)
+    assert torch.isnan(flow.velocity(torch.tensor([t], dtype=f64), x)).all()
+    last = float(torch.nextafter(torch.ones((), dtype=dtype), torch.zeros((), dtype=dtype)))
+    assert torch.isfinite(flow.velocity(last, x)).all()
+
+
+def test_arguments_of_another_kind_are_named():
+    flow, x = pf.ProximalFlow(pf.potentials.Ball(2)), torch.zeros(1, 2)
+    for query in (flow.velocity, flow.solve, flow.interpolate):
+        with pytest.raises(ValueError, match="x must be a torch tensor, got ndarray; convert it"):
+            query(0.5, x.numpy())
+        with pytest.raises(ValueError, match=r"t, which comes before x, must be a number or a tensor, got '0\.5'"):
+            query("0.5", x)
+    for schedule in ("cosine", pf.schedules.Cosine):
+        with pytest.raises(ValueError, match=r"schedule must be a proxflow Schedule such as Cosine\(\)"):
+            pf.ProximalFlow(pf.potentials.Ball(2), schedule)
+
+
 def test_bad_arguments_are_refused():
     with pytest.raises(ValueError, match="on_failure must be"):
         pf.ProximalFlow(pf.potentials.Ball(2), on_failure="ignore")

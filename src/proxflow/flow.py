@@ -30,7 +30,7 @@ class ProximalFlow(nn.Module):
         on_failure: "raise" raises ``ConvergenceError`` when a query did not converge; "nan" gives NaN rows.
 
     Raises:
-        ValueError: no potential, or ``on_failure`` is neither "raise" nor "nan".
+        ValueError: no potential, no schedule, or ``on_failure`` is neither "raise" nor "nan".
     """
 
     def __init__(self, potential: Potential, schedule: Schedule | None = None, on_failure: str = "raise") -> None:
@@ -41,6 +41,8 @@ class ProximalFlow(nn.Module):
             raise ValueError(
                 f"ProximalFlow: needs a potential, got {type(potential).__name__}; a fit has one as fit.potential"
             )
+        if schedule is not None and not isinstance(schedule, Schedule):
+            raise ValueError(f"ProximalFlow: schedule must be a proxflow Schedule such as Cosine(), got {schedule!r}")
         self.potential = potential
         self.schedule = Linear() if schedule is None else schedule
         self.on_failure = on_failure
@@ -87,7 +89,7 @@ class ProximalFlow(nn.Module):
 
     def recover_source(self, t: Tensor | float, x: Tensor) -> Tensor:
         """The source point u behind x_t, with x = alpha u + beta y; (B, *event); refused at t = 1."""
-        t = self._before_end(t, "recover_source")
+        t = self._before_end(t, x, "recover_source")
         pair = self._solved(t, x)
         return self._delivered(pair.multiplier, pair, x)
 
@@ -98,7 +100,7 @@ class ProximalFlow(nn.Module):
             ValueError: t = 1; finish with ``recover_target``, as ``sampling.integrate`` does.
             ConvergenceError: a row did not converge and ``on_failure`` is "raise".
         """
-        t = self._before_end(t, "velocity")
+        t = self._before_end(t, x, "velocity")
         times, _ = self._query(t, x)
         pair = self._solved(t, x)
         source_rate = self.schedule.alpha_derivative(times)[:, None]
@@ -107,7 +109,7 @@ class ProximalFlow(nn.Module):
 
     def jacobian(self, t: Tensor | float, x: Tensor) -> Tensor:
         """Derivative of the velocity in x, (B, d, d): (alpha'/alpha) I + (W/alpha) D recover_target; symmetric."""
-        t = self._before_end(t, "jacobian")
+        t = self._before_end(t, x, "jacobian")
         times, flat = self._query(t, x)
         alpha, beta = self.schedule.alpha(times), self.schedule.beta(times)
         derivative = self.potential.decompose_jacobian(flat, alpha, beta)
@@ -153,16 +155,20 @@ class ProximalFlow(nn.Module):
         Raises:
             ValueError: the target has no density; the message names the potential.
         """
+        _check_tensor(y)
         return self.potential.log_density(y.reshape(len(y), math.prod(y.shape[1:])))
 
     # ---------------------------------------------------------------- inside
 
     def _query(self, t: Tensor | float, x: Tensor) -> tuple[Tensor, Tensor]:
         """Times (B,) in x's dtype, and x flat (B, d)."""
+        _check_tensor(x)
         if x.ndim < 2 or math.prod(x.shape[1:]) != self.dim:
             raise ValueError(
                 f"ProximalFlow: x must have shape (B, *event) with {self.dim} entries per row, got {tuple(x.shape)}"
             )
+        if not isinstance(t, Tensor | float | int):
+            raise ValueError(f"ProximalFlow: t, which comes before x, must be a number or a tensor, got {t!r}")
         if not isinstance(t, Tensor) and not 0 <= t <= 1:
             raise ValueError(f"ProximalFlow: t must be in [0, 1], got {t!r}")
         times = self.potential.per_row(t, x, "t")
@@ -171,13 +177,15 @@ class ProximalFlow(nn.Module):
         return times, x.reshape(len(x), self.dim)
 
     @staticmethod
-    def _before_end(t: Tensor | float, name: str) -> Tensor | float:
-        """The same times; a scalar 1 is refused, entries 1 of a tensor become NaN."""
+    def _before_end(t: Tensor | float, x: Tensor, name: str) -> Tensor | float:
+        """The same times; a scalar that is 1 in the dtype of x is refused, such entries of a tensor become NaN."""
+        _check_tensor(x)
         if isinstance(t, Tensor):
-            return torch.where(t < 1, t, torch.nan)
-        if t == 1:
+            return torch.where(t.to(x.dtype) < 1, t, torch.nan)
+        if isinstance(t, float | int) and 1 - torch.finfo(x.dtype).eps / 4 <= t <= 1:
+            rounded = "" if t == 1 else f" ({t!r} is 1 in {x.dtype})"
             raise ValueError(
-                f"{name}: at t = 1 this is not a function of x; stop before 1 and finish with recover_target"
+                f"{name}: at t = 1{rounded} this is not a function of x; stop before 1 and finish with recover_target"
             )
         return t
 
@@ -192,3 +200,8 @@ class ProximalFlow(nn.Module):
         if self.potential.iterative:
             value = torch.where((pair.status != int(Status.converged))[:, None], torch.nan, value)
         return value.reshape(x.shape)
+
+
+def _check_tensor(x: Tensor) -> None:
+    if not isinstance(x, Tensor):
+        raise ValueError(f"ProximalFlow: x must be a torch tensor, got {type(x).__name__}; convert it")

@@ -154,9 +154,18 @@ def _encode(value: object, key: str, tensors: dict[str, Tensor]) -> Any:
         return {"tuple": items} if isinstance(value, tuple) else items
     name = type(value).__name__
     if _CLASSES.get(name) != type(value).__module__:
-        raise TypeError(f"save: {key} is a {name}, which cannot be stored; storable are {', '.join(_CLASSES)}")
+        raise TypeError(f"save: {key} is a {name}, which cannot be stored; {_instead_of(value)}")
     arguments = {k: _encode(v, f"{key}.{k}", tensors) for k, v in _arguments(value).items()}
     return {"class": name, "arguments": arguments}
+
+
+def _instead_of(value: object) -> str:
+    """What to do with an object that cannot be stored."""
+    if isinstance(value, torch.nn.Module):
+        return "keep the state_dict of a module of your own with torch.save"
+    if hasattr(value, "sample"):
+        return "of a coupling, save its potential"
+    return "storable are proxflow's potentials, flows, fits, schedules, standardisations, networks and results"
 
 
 def _arguments(value: object) -> dict[str, object]:

@@ -101,8 +101,8 @@ def test_resume_after_interruption(data, tmp_path, monkeypatch) -> None:
     step = module.Run.advance
     with monkeypatch.context() as patch:
 
-        def stop(self, pairs) -> None:
-            step(self, pairs)
+        def stop(self, pairs, interrupted) -> None:
+            step(self, pairs, interrupted)
             if self.step == 9:
                 self.save()
                 raise KeyboardInterrupt

@@ -336,6 +336,29 @@ def test_labels_beyond_the_network_are_refused() -> None:
         runs.small_run(MLP((3,), width=8, classes=2))
 
 
+def test_data_that_do_not_fit_the_network_are_refused() -> None:
+    with pytest.raises(ValueError, match="the network has 2 classes, but the coupling has no labels"):
+        train(MLP((3,), width=8, classes=2), pf.couplings.Independent(runs.points()), steps=1)
+    with pytest.raises(ValueError, match=r"parameters are torch\.float32, the coupling's points torch\.float64"):
+        train(MLP((3,), width=8), pf.couplings.Independent(runs.points().double()), steps=1)
+    with pytest.raises(ValueError, match=r"the network must be a torch\.nn\.Module, got function"):
+        train(lambda t, x: x, pf.couplings.Independent(runs.points()), steps=1)
+    with pytest.raises(ValueError, match="schedule must be a proxflow Schedule"):
+        train(MLP((3,), width=8), pf.couplings.Independent(runs.points()), steps=1, schedule="cosine")
+
+
+def test_a_field_calls_its_network_as_training_does() -> None:
+    def network(t, x, label=None):
+        return torch.cat([x, t[:, None]], 1).sum(1, keepdim=True) * (x if label is None else label[:, None] * x)
+
+    x = torch.randn(4, 3)
+    end = pf.sampling.integrate(field_of(network), x, steps=3, method="midpoint").end
+    assert torch.isfinite(end).all()
+    assert torch.equal(field_of(network, 2)(0.5, x), network(torch.full((4,), 0.5), x, torch.full((4,), 2)))
+    with pytest.raises(ValueError, match="there are 2 labels for 4 points"):
+        field_of(network, torch.tensor([0, 1]))(0.5, x)
+
+
 def test_own_coupling_network_and_times() -> None:
     class Own:
         def sample(self, n, *, generator=None):

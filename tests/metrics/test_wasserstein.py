@@ -177,6 +177,16 @@ def test_a_simplex_that_does_not_finish_is_an_error(monkeypatch):
         wasserstein(normal(50, 2), normal(49, 2, seed=1))
 
 
+def test_what_the_simplex_loses_to_rounding_is_an_error():
+    """A far point in both clouds costs 1e13 times what the others do, if moved: POT keeps no digits of the rest."""
+    x, y = normal(100, 3), normal(100, 3, seed=1)
+    near = wasserstein(x, y.repeat(2, 1)).value
+    x[0], y[7] = 1e7, 1e7
+    assert wasserstein(x, y).value == pytest.approx(near, rel=0.2)
+    with pytest.raises(ConvergenceError, match=r"with a gap of .*% of W2.*equal size"):
+        wasserstein(x, y.repeat(2, 1))
+
+
 def test_a_missing_pot_names_its_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "ot", None)
     with pytest.raises(MissingExtraError, match=r"POT.*proxflow\[metrics\]"):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
+import sys
 
 import pytest
 import torch
@@ -35,6 +37,40 @@ def test_page_says_how_training_went(data, pictures, coupling) -> None:
     assert "Training finished after 4 steps" in page
     assert ("no exact flow to compare with" in page) == (coupling == "independent")
     assert "nan" not in page.replace("nance", "").lower().split("base64")[0]
+
+
+def test_samples_no_better_than_noise_are_not_praised() -> None:
+    result, dataset = _run("moons", 60, "independent")
+    comparison = compare_steps(result, dataset, pf.schedules.Linear(), 0)
+    for of_noise, better in ((min(comparison.energy_distance) - 0.01, False), (10.0, True)):
+        changed = dataclasses.replace(comparison, of_noise=of_noise)
+        assert changed.beats_noise == better
+        page = render_training_page(result, changed, dataset, ARGUMENTS)
+        assert ("no better than noise" in page) != better
+        assert ("#15803d" in page) == better
+
+
+def test_ctrl_c_keeps_the_numbers_of_steps_that_are_done(monkeypatch) -> None:
+    result, dataset = _run("moons", 60, "independent")
+    whole = compare_steps(result, dataset, pf.schedules.Linear(), 0)
+    module = sys.modules[compare_steps.__module__]
+    integrate, calls = module.integrate, []
+
+    def interrupted(*arguments, **options):
+        calls.append(options["steps"])
+        if len(calls) == stop:
+            raise KeyboardInterrupt
+        return integrate(*arguments, **options)
+
+    monkeypatch.setattr(module, "integrate", interrupted)
+    stop = 4
+    part = compare_steps(result, dataset, pf.schedules.Linear(), 0)
+    assert part.steps == whole.steps[:3]
+    assert torch.equal(part.samples, whole.samples[:3])
+    assert "at 4 steps" in render_training_page(result, part, dataset, ARGUMENTS)
+    stop = len(calls) + 1
+    with pytest.raises(KeyboardInterrupt):
+        compare_steps(result, dataset, pf.schedules.Linear(), 0)
 
 
 def test_comparison_is_of_the_same_noise() -> None:

@@ -43,7 +43,9 @@ def batch_size(
     label: Label = None,
     representation: Representation = None,
     data_dir: DataDir = None,
-    max_batch: Annotated[int, typer.Option(min=1, help="Largest batch size; powers of two up to it are tried.")] = 1024,
+    max_batch: Annotated[
+        int, typer.Option(min=1, help="Largest batch size; powers of two up to it, and up to the points, are tried.")
+    ] = 1024,
     target_error: Annotated[
         float, typer.Option(help="Excess cost that you would accept, as a share of W2^2: what the advice aims at.")
     ] = 0.05,
@@ -81,12 +83,13 @@ def batch_size(
         "schedule": schedule,
         "seed": seed,
     }
+    largest = min(max_batch, dataset.n)
     with folder.writing(resume=False):
         with warnings.catch_warnings(record=True) as remarks:
             warnings.simplefilter("always", pf.ConvergenceWarning)
             study = pf.analysis.minibatch_convergence(
                 dataset.points,
-                sorted({min(2**k, max_batch) for k in range(max_batch.bit_length() + 1)}),
+                sorted({min(2**k, largest) for k in range(largest.bit_length() + 1)}),
                 solver=solver,
                 seed=seed,
                 schedule=schedule_named(schedule),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import shlex
+import sys
 import warnings
 from typing import TYPE_CHECKING, Annotated
 
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
 __all__ = ["train"]
 
 _COUPLINGS = ("semidiscrete", "minibatch", "independent")
-_NETWORKS = ("mlp", "unet")
+_WIDTHS = {"mlp": 512, "unet": 64}  # of the networks, where none is given
 _LOOKS = 12  # at least, at a long training run
 
 
@@ -67,7 +68,9 @@ def train(
     ] = None,
     learning_rate: Annotated[float, typer.Option(help="Of AdamW, at its largest.")] = 1e-3,
     network: Annotated[str, typer.Option(help="mlp, or unet for images.")] = "mlp",
-    width: Annotated[int, typer.Option(min=8, help="Hidden width of mlp, or first channels of unet.")] = 512,
+    width: Annotated[
+        int | None, typer.Option(min=8, help="Hidden width of mlp (512), or first channels of unet (64).")
+    ] = None,
     depth: Annotated[int, typer.Option(min=1, help="Hidden layers of mlp, or levels of unet.")] = 3,
     schedule: ScheduleName = "linear",
     seed: Seed = 0,
@@ -88,7 +91,7 @@ def train(
     from proxflow.report import compare_steps, render_training_page
 
     check_choice("coupling", coupling, _COUPLINGS)
-    check_choice("network", network, _NETWORKS)
+    check_choice("network", network, tuple(_WIDTHS))
     check_choice("schedule", schedule, SCHEDULES)
     folder, dataset = claimed(
         out, "-network", data, points, seed, label, representation, data_dir, overwrite=overwrite, resume=resume
@@ -107,7 +110,7 @@ def train(
         "ot_batch": ot_batch,
         "learning_rate": learning_rate,
         "network": network,
-        "width": width,
+        "width": width or _WIDTHS[network],
         "depth": depth,
         "schedule": schedule,
         "seed": seed,
@@ -117,7 +120,7 @@ def train(
         pairs, fitted = _coupling(coupling, dataset, conditional, ot_batch or min(batch_size, dataset.n), folder, seed)
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            model = _network(network, dataset, conditional, width, depth)
+            model = _network(network, dataset, conditional, width or _WIDTHS[network], depth)
         result = pf.matching.train(
             model,
             pairs,
@@ -130,6 +133,8 @@ def train(
             log_dir=folder.path,
             seed=seed,
         )
+        if sys.stderr.isatty():
+            typer.echo("measuring samples of few steps and of many; Ctrl-C keeps those that are done", err=True)
         comparison = compare_steps(result, dataset, schedule_named(schedule), seed)
         page = render_training_page(result, comparison, dataset, arguments, command)
         folder.write_training(result, fitted, dataset, page, arguments)
@@ -189,6 +194,7 @@ def _network(name: str, dataset: Dataset, conditional: bool, width: int, depth: 
 
 
 def _print_training(result: TrainResult, comparison: StepComparison, dataset: Dataset) -> None:
+    from proxflow.report.training import NO_BETTER
     from proxflow.report.wording import counted
 
     last = result.history[-1]
@@ -198,3 +204,5 @@ def _print_training(result: TrainResult, comparison: StepComparison, dataset: Da
     for steps, distance in zip(comparison.steps, comparison.energy_distance, strict=True):
         typer.echo(f"  energy distance      {distance:.4g} at {counted(steps, 'Euler step')}")
     typer.echo(f"                       {comparison.of_noise:.4g} of the noise itself")
+    if not comparison.beats_noise:
+        typer.echo(f"  {NO_BETTER}")

@@ -21,7 +21,8 @@ def field_of(
     The velocity is v + (guidance - 1) (v - v_none), v_none without label: 1 is the conditional field itself.
 
     Args:
-        network: v(t, x, label); trained with a label dropout above 0 where guidance is not 1.
+        network: v(t, x) or v(t, x, label), called with times (B,) as in training; trained with a label dropout above 0
+            where guidance is not 1.
         label: one for all points, or (B,); None leaves it out.
         guidance: weight of the condition.
 
@@ -33,7 +34,7 @@ def field_of(
     if label is None:
         if guidance != 1:
             raise ValueError(f"field_of: guidance {guidance} needs a label")
-        return lambda t, x: network(t, x)
+        return lambda t, x: network(_each(t, x), x)
     labels = torch.as_tensor(label)
     classes = getattr(network, "classes", None)
     if classes is not None and labels.numel() and not -1 <= int(labels.min()) <= int(labels.max()) < classes:
@@ -41,9 +42,16 @@ def field_of(
         raise ValueError(f"field_of: the network has {known}, got {label!r}")
 
     def field(t: Tensor, x: Tensor) -> Tensor:
-        conditional = network(t, x, labels)
+        if labels.ndim and len(labels) != len(x):
+            raise ValueError(f"field_of: there are {len(labels)} labels for {len(x)} points; give one, or one for each")
+        times = _each(t, x)
+        conditional = network(times, x, labels.to(x.device).expand(len(x), *labels.shape[1:]))
         if guidance == 1:
             return conditional
-        return conditional + (guidance - 1) * (conditional - network(t, x))
+        return conditional + (guidance - 1) * (conditional - network(times, x))
 
     return field
+
+
+def _each(t: Tensor | float, x: Tensor) -> Tensor:
+    return torch.as_tensor(t, dtype=x.dtype, device=x.device).expand(len(x))

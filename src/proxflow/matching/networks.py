@@ -16,9 +16,12 @@ __all__ = ["MLP", "UNet"]
 class MLP(nn.Module):
     """A perceptron on the flat point, a Fourier embedding of the time and, if wanted, a learned embedding of the class.
 
+    Layers with width < 2 d cannot carry the noise of every coordinate besides what they learn; x then also goes around
+    them, each coordinate times a learned function of time.
+
     network(t, x, label=None): t a float or (B,), x (B, *event), label (B,) whole numbers from -1 to classes - 1, where
     -1 and None mean "no class" (the field of classifier-free guidance). State: ``input``, ``hidden``, ``output``,
-    ``embedding``.
+    ``embedding``, ``bypass``.
 
     Args:
         event_shape: of one point.
@@ -55,6 +58,7 @@ class MLP(nn.Module):
         self.hidden = nn.ModuleList(nn.Linear(width, width) for _ in range(depth - 1))
         self.output = nn.Linear(width, dim)
         self.embedding = nn.Embedding(classes + 1, width) if classes else None
+        self.bypass = _zero(nn.Linear(2 * frequencies, dim)) if width < 2 * dim else None
         if state is not None:
             _restore(self, state)
 
@@ -74,13 +78,16 @@ class MLP(nn.Module):
         times = torch.as_tensor(t, dtype=x.dtype, device=x.device).expand(len(x))
         powers = torch.arange(self.frequencies, dtype=x.dtype, device=x.device).exp2()
         angle = math.pi * times[:, None] * powers
-        value = self.input(torch.cat([x.flatten(1), angle.sin(), angle.cos()], dim=1))
+        time = torch.cat([angle.sin(), angle.cos()], dim=1)
+        value = self.input(torch.cat([x.flatten(1), time], dim=1))
         if self.embedding is not None:
             value = value + self.embedding(_class_numbers(label, self.classes, x))
         value = nn.functional.silu(value)
         for layer in self.hidden:
             value = nn.functional.silu(layer(value))
         velocity: Tensor = self.output(value)
+        if self.bypass is not None:
+            velocity = velocity + self.bypass(time) * x.flatten(1)
         return velocity.reshape(x.shape)
 
 
@@ -155,6 +162,13 @@ class UNet(nn.Module):
         velocity: Tensor = self.model(padded, times, class_labels=numbers, return_dict=False)[0]
         height, width = self.event_shape[-2:]
         return velocity[..., :height, :width].reshape(x.shape)
+
+
+def _zero(layer: nn.Linear) -> nn.Linear:
+    """A layer that begins as zero."""
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    return layer
 
 
 def _check_image(event_shape: tuple[int, ...], levels: int) -> None:

@@ -8,6 +8,7 @@ from numbers import Integral
 from torch import nn
 
 from proxflow.couplings import Coupling
+from proxflow.couplings.rows import Rows
 from proxflow.couplings.seeding import generator_of
 from proxflow.fingerprint import fingerprint
 from proxflow.matching.breaking import Breaking
@@ -81,9 +82,29 @@ class Settings:
             raise ValueError(
                 f"train: batch_size {self.batch_size} must be a multiple of the {self.processes} processes"
             )
-        classes, rows = getattr(network, "classes", 0), getattr(coupling, "rows", None)
-        labels = None if rows is None else rows.labels
-        if classes and labels is not None and not (int(labels.min()) >= 0 and int(labels.max()) < classes):
-            raise ValueError(
-                f"train: labels run from {int(labels.min())} to {int(labels.max())}, the network has {classes} classes"
-            )
+        if not isinstance(self.schedule, Schedule):
+            raise ValueError(f"train: schedule must be a proxflow Schedule such as Cosine(), got {self.schedule!r}")
+        if not isinstance(network, nn.Module):
+            raise ValueError(f"train: the network must be a torch.nn.Module, got {type(network).__name__}")
+        rows = getattr(coupling, "rows", None)
+        if rows is not None:
+            _check_fit(network, rows)
+
+
+def _check_fit(network: nn.Module, rows: Rows) -> None:
+    """Refuse data whose dtype or labels the network does not take."""
+    dtype = next((parameter.dtype for parameter in network.parameters()), rows.flat.dtype)
+    if dtype != rows.flat.dtype:
+        raise ValueError(
+            f"train: the network's parameters are {dtype}, the coupling's points {rows.flat.dtype}; convert one of them"
+        )
+    classes, labels = getattr(network, "classes", 0), rows.labels
+    if classes and labels is None:
+        raise ValueError(
+            f"train: the network has {classes} classes, but the coupling has no labels; give it labels, or the "
+            "network classes=0"
+        )
+    if classes and labels is not None and not (int(labels.min()) >= 0 and int(labels.max()) < classes):
+        raise ValueError(
+            f"train: labels run from {int(labels.min())} to {int(labels.max())}, the network has {classes} classes"
+        )

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from proxflow.data import Dataset
-from proxflow.matching import TrainResult, field_of
+from proxflow.matching import MLP, TrainResult, field_of
 from proxflow.metrics import energy_distance
 from proxflow.report import figures
 from proxflow.report.certificate import origin
@@ -20,10 +20,13 @@ from proxflow.report.wording import counted
 from proxflow.sampling import integrate
 from proxflow.schedules import Schedule
 
-__all__ = ["StepComparison", "compare_steps", "render_training_page"]
+__all__ = ["NO_BETTER", "StepComparison", "compare_steps", "render_training_page"]
+
+NO_BETTER = "The samples are no better than noise: train for longer, or take a larger network (for images, a U-Net)."
 
 STEPS = (1, 2, 4, 8, 100)
 _GENERATED, _COMPARED, _SHOWN = 1000, 2000, 10
+_GENERATED_SLOWLY = 200  # by networks other than perceptrons
 
 
 @dataclass(frozen=True)
@@ -38,18 +41,32 @@ class StepComparison:
     energy_distance: tuple[float, ...]
     of_noise: float
 
+    @property
+    def beats_noise(self) -> bool:
+        """Whether samples of some number of steps are nearer to the data than the noise is."""
+        return min(self.energy_distance) < self.of_noise
+
 
 @torch.no_grad()
 def compare_steps(result: TrainResult, dataset: Dataset, schedule: Schedule, seed: int) -> StepComparison:
-    """Sample a trained network without labels at several numbers of Euler steps."""
+    """Sample a trained network without labels at several numbers of Euler steps; Ctrl-C keeps those that are done."""
     generator = torch.Generator().manual_seed(seed)
-    noise = torch.randn((_GENERATED, *dataset.event_shape), generator=generator, dtype=dataset.points.dtype)
+    count = _GENERATED if isinstance(result.network, MLP) else _GENERATED_SLOWLY
+    noise = torch.randn((count, *dataset.event_shape), generator=generator, dtype=dataset.points.dtype)
     data = dataset.points[torch.randperm(dataset.n, generator=generator)[:_COMPARED]]
     field = field_of(result.network)
     device = next(result.network.parameters()).device
-    ends = [integrate(field, noise.to(device), steps=k, method="euler", schedule=schedule).end.cpu() for k in STEPS]
+    ends: list[Tensor] = []
+    try:
+        for k in STEPS:
+            trajectory = integrate(field, noise.to(device), steps=k, method="euler", schedule=schedule)
+            ends.append(trajectory.end.cpu())
+    except KeyboardInterrupt:
+        if not ends:
+            raise
     distances = tuple(energy_distance(end, data, unbiased=True) for end in ends)
-    return StepComparison(STEPS, torch.stack(ends), distances, energy_distance(noise, data, unbiased=True))
+    of_noise = energy_distance(noise, data, unbiased=True)
+    return StepComparison(STEPS[: len(ends)], torch.stack(ends), distances, of_noise)
 
 
 def render_training_page(
@@ -73,9 +90,9 @@ def render_training_page(
     return render(
         name=dataset.name,
         title=f"A network trained on {dataset.name}",
-        good=result.finished,
+        good=result.finished and comparison.beats_noise,
         verdict=f"{done} after {result.steps:,} steps. Energy distance of its samples to the data: {quality}; "
-        f"of the noise itself {comparison.of_noise:.3g}.",
+        f"of the noise itself {comparison.of_noise:.3g}.{'' if comparison.beats_noise else ' ' + NO_BETTER}",
         summary=(
             "The network is a velocity field from normal noise (t = 0) to the data (t = 1), learned from pairs of the "
             f"{arguments['coupling']} coupling. Samples come from the average of its parameters, by Euler's method."
