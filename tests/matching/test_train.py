@@ -347,6 +347,26 @@ def test_data_that_do_not_fit_the_network_are_refused() -> None:
         train(MLP((3,), width=8), pf.couplings.Independent(runs.points()), steps=1, schedule="cosine")
 
 
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [
+        (lambda n: (torch.zeros(n, 3), torch.ones(n, 3)), "n = 16, got tuple"),
+        (
+            lambda n: pf.couplings.Pairs(torch.zeros(n - 1, 3), torch.ones(n - 1, 3), torch.arange(n - 1)),
+            "got 15 of them",
+        ),
+    ],
+    ids=["tuple", "too few"],
+)
+def test_a_coupling_that_gives_something_else_is_refused(given, named) -> None:
+    class Own:
+        def sample(self, n, *, generator=None):
+            return given(n)
+
+    with pytest.raises(ValueError, match=rf"must give Pairs, .*{named}"):
+        train(MLP((3,), width=8), Own(), steps=2, batch_size=16, breaking=None, progress=False)
+
+
 def test_a_field_calls_its_network_as_training_does() -> None:
     def network(t, x, label=None):
         return torch.cat([x, t[:, None]], 1).sum(1, keepdim=True) * (x if label is None else label[:, None] * x)

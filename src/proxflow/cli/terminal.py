@@ -204,12 +204,14 @@ def _print_arrival(study: TerminalStudy, name: str) -> None:
     typer.echo(f"  {'t':>7s}{'lowest rate':>20s}{'highest rate':>20s}")
     for k, t in enumerate(spectrum.times.tolist()):
         ends = [spectrum.rates[k, :, i] for i in (0, -1)]
-        cells = [f"{end.mean():.3f} +- {end.std(correction=0):.3f}" for end in ends]
+        cells = [f"{end.mean():z.3f} +- {end.std(correction=0):.3f}" for end in ends]
         typer.echo(f"  {t:7.4g}{cells[0]:>20s}{cells[1]:>20s}")
     typer.echo(
         f"  local dimension at scale {study.dimension.scale:.3g}: {dimension.mean():.3g}, "
         f"from {dimension.min():.3g} to {dimension.max():.3g}"
     )
     survival = study.perturbation.survival
-    typer.echo(f"  of a push at t = {study.perturbation.time:g} across the data {survival[:, 0].mean():.2g} arrives, "
-               f"along them {survival[:, -1].mean():.2g}")  # fmt: skip
+    across, along = (f"{survival[:, k].mean():.0%}" for k in (0, -1))
+    typer.echo(
+        f"  a push at t = {study.perturbation.time:g} arrives to {across} across the data, to {along} along them"
+    )

@@ -107,7 +107,10 @@ def check_labels(name: str, labels: Tensor | None, count: int) -> None:
     """Refuse labels that are not one for each row."""
     if labels is not None and (not isinstance(labels, Tensor) or labels.ndim == 0 or len(labels) != count):
         got = tuple(labels.shape) if isinstance(labels, Tensor) else type(labels).__name__
-        raise ValueError(f"{name}: labels must be a tensor with one entry for each of the {count} points, got {got}")
+        raise ValueError(
+            f"{name}: labels must be a tensor with one entry for each of the {count} points, got {got}; "
+            "numpy.unique(labels, return_inverse=True) numbers names"
+        )
 
 
 def _is_whole(numbers: Tensor) -> bool:

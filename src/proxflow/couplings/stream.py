@@ -99,6 +99,7 @@ class PairStream:
             pairs = self._cut(self._coupling, number * self._batch_size)
         else:
             pairs = self._coupling.sample(self._batch_size, generator=generator_of(self._seed, number))
+            _check_pairs(pairs, self._batch_size)
         return rows_of(pairs, self._share)
 
     def _cut(self, coupling: Minibatch, start: int) -> Pairs:
@@ -111,3 +112,10 @@ class PairStream:
         }
         offset = start - needed.start * size
         return rows_of(joined(list(self._assignments.values())), slice(offset, offset + self._batch_size))
+
+
+def _check_pairs(pairs: object, count: int) -> None:
+    """Refuse what a coupling of somebody's own gives instead of pairs."""
+    if not isinstance(pairs, Pairs) or len(pairs) != count:
+        given = f"{len(pairs)} of them" if isinstance(pairs, Pairs) else type(pairs).__name__
+        raise ValueError(f"PairStream: sample(n) of the coupling must give Pairs, n = {count}, got {given}")

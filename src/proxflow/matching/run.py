@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 __all__ = ["Run"]
 
 _WARM_UP = 100
-_HELD_OUT = 1024
+_HELD_OUT = (256, 1024)  # pairs, at least and at most; four batches in between
 _TIMES, _HELD_OUT_PAIRS, _HELD_OUT_TIMES = 1, 2, 3  # two numbers make a stream apart from the pairs' one
 
 
@@ -195,8 +195,10 @@ class Run:
         torch._foreach_lerp_(list(average), list(current), 1 - decay)
 
     def _held_out_path(self, reference: Coupling) -> PathSample:
-        pairs = reference.sample(_HELD_OUT, generator=generator_of(self.settings.seed, _HELD_OUT_PAIRS, 0))
-        t = Uniform().sample(_HELD_OUT, generator=generator_of(self.settings.seed, _HELD_OUT_TIMES, 0))
+        least, most = _HELD_OUT
+        count = max(least, min(4 * self.settings.batch_size, most))
+        pairs = reference.sample(count, generator=generator_of(self.settings.seed, _HELD_OUT_PAIRS, 0))
+        t = Uniform().sample(count, generator=generator_of(self.settings.seed, _HELD_OUT_TIMES, 0))
         return sample_path(_moved(pairs, self.accelerator.device), t, self.settings.schedule)
 
     @torch.no_grad()

@@ -24,7 +24,7 @@ def render_batch_size_page(study: MinibatchConvergence, dataset: Dataset, comman
         name=dataset.name,
         title=f"How large must the batch be? {dataset.name}",
         good=True,
-        verdict=study.advice,
+        verdict=study.advice.replace("W2^2", "W₂²"),
         summary=(
             "Minibatch OT-CFM pairs n noise points with n data points at least cost. Their mean cost C(n) exceeds the "
             "least possible one, W₂², by the excess. It bounds how far the field that they teach is from that of the "
@@ -67,11 +67,11 @@ def batch_table(study: MinibatchConvergence, plus_minus: str = "±") -> Table:
         excess = 2 * float(study.gap[k])
         row = (
             f"{size:,}",
-            f"{study.cost[k]:#.4g}",
+            _four_digits(float(study.cost[k])),
             _with_error(float(study.excess[k]), float(study.excess_stderr[k]), least, plus_minus),
             _with_error(excess, 2 * float(study.gap_stderr[k]), least, plus_minus),
             f"{excess / study.transport_cost:.1%}",
-            f"{bound[k]:#.4g}" if bound[k] > least else "0",
+            _four_digits(float(bound[k])) if bound[k] > least else "0",
             _in_milliseconds(1e3 * float(study.seconds_per_batch[k])) if size > 1 else "-",
         )
         rows.append(row)
@@ -91,7 +91,11 @@ def rate_in_words(study: MinibatchConvergence) -> str:
 def _with_error(value: float, stderr: float, least: float, plus_minus: str) -> str:
     if abs(value) + stderr < least:
         return "0"
-    return f"{value:#.4g} {plus_minus} {stderr:#.2g}"
+    return f"{_four_digits(value)} {plus_minus} {f'{stderr:#.2g}'.rstrip('.')}"
+
+
+def _four_digits(value: float) -> str:
+    return f"{value:#.4g}".rstrip(".")
 
 
 def _in_milliseconds(time: float) -> str:
