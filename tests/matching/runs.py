@@ -71,3 +71,4 @@ if __name__ == "__main__":
     else:
         assert checkpoint.exists()
         torch.save({"seen": seen, "network": result.network.state_dict()}, folder / f"rank{rank}.pt")
+    os._exit(0)  # all is written; under load a process with a gloo group aborts now and then in its static destructors
