@@ -12,9 +12,9 @@ from proxflow.independent_field import IndependentField
 from proxflow.kernels.guard import require_converged
 from proxflow.potentials.base import Potential
 from proxflow.results import ProxResult, Status
-from proxflow.schedules import Linear, Schedule
+from proxflow.schedules import Linear, Schedule, check_schedule
 
-__all__ = ["IndependentField", "ProximalFlow"]
+__all__ = ["IndependentField", "ProximalFlow", "schedule_of"]
 
 
 class ProximalFlow(nn.Module):
@@ -41,8 +41,7 @@ class ProximalFlow(nn.Module):
             raise ValueError(
                 f"ProximalFlow: needs a potential, got {type(potential).__name__}; a fit has one as fit.potential"
             )
-        if schedule is not None and not isinstance(schedule, Schedule):
-            raise ValueError(f"ProximalFlow: schedule must be a proxflow Schedule such as Cosine(), got {schedule!r}")
+        check_schedule("ProximalFlow", schedule)
         self.potential = potential
         self.schedule = Linear() if schedule is None else schedule
         self.on_failure = on_failure
@@ -205,3 +204,17 @@ class ProximalFlow(nn.Module):
 def _check_tensor(x: Tensor) -> None:
     if not isinstance(x, Tensor):
         raise ValueError(f"ProximalFlow: x must be a torch tensor, got {type(x).__name__}; convert it")
+
+
+def schedule_of(owner: str, field: object, schedule: Schedule | None) -> Schedule:
+    """The schedule of a field: a flow's own, else the one given, else Linear.
+
+    Raises:
+        ValueError: not a schedule, or one that contradicts the flow's.
+    """
+    check_schedule(owner, schedule)
+    if not isinstance(field, ProximalFlow):
+        return Linear() if schedule is None else schedule
+    if schedule is not None and schedule != field.schedule:
+        raise ValueError(f"{owner}: the flow has the schedule {field.schedule}, but schedule={schedule} was given")
+    return field.schedule

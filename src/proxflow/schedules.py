@@ -13,7 +13,7 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
-__all__ = ["Cosine", "Linear", "Polynomial", "Schedule"]
+__all__ = ["Cosine", "Linear", "Polynomial", "Schedule", "check_schedule"]
 
 
 class Schedule(ABC):
@@ -144,3 +144,9 @@ class Polynomial(Schedule):
     def rescaled_time(self, t: Tensor) -> Tensor:
         """-n log(1 - t)."""
         return -self.n * torch.log1p(-t)
+
+
+def check_schedule(owner: str, schedule: object) -> None:
+    """Refuse what is no schedule; None stands for a default."""
+    if schedule is not None and not isinstance(schedule, Schedule):
+        raise ValueError(f"{owner}: schedule must be a proxflow Schedule such as Cosine(), got {schedule!r}")

@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from proxflow.flow import ProximalFlow
+from proxflow.flow import ProximalFlow, schedule_of
 from proxflow.sampling.integrate import integrate
 from proxflow.schedules import Linear, Schedule
 
-__all__ = ["DENSE_LIMIT", "Field", "FlatField", "as_times", "clock", "schedule_of"]
+__all__ = ["DENSE_LIMIT", "Field", "FlatField", "as_times", "clock"]
 
 Field = Callable[[Tensor, Tensor], Tensor]
 
@@ -26,21 +26,6 @@ DENSE_LIMIT = 256
 """Largest dimension in which the Jacobian of a bare callable is written out."""
 
 _NUMBERS_PER_ENTRY = 64  # held by a field and its derivatives for each entry of a row: a guess for networks
-
-
-def schedule_of(owner: str, field: Field, schedule: Schedule | None) -> Schedule:
-    """The schedule of a field: a flow's own, else the one given, else Linear.
-
-    Raises:
-        ValueError: not a schedule, or one that contradicts the flow's.
-    """
-    if schedule is not None and not isinstance(schedule, Schedule):
-        raise ValueError(f"{owner}: schedule must be a proxflow Schedule, got {schedule!r}")
-    if not isinstance(field, ProximalFlow):
-        return Linear() if schedule is None else schedule
-    if schedule is not None and schedule != field.schedule:
-        raise ValueError(f"{owner}: the flow has the schedule {field.schedule}, but schedule={schedule} was given")
-    return field.schedule
 
 
 def as_times(owner: str, times: Tensor | Sequence[float] | float, x: Tensor) -> Tensor:

@@ -114,14 +114,15 @@ def terminal(
         )
         command = command_line("terminal", arguments)
         page = render_terminal_page(study, found.standardisation, found.name, found.words, command)
+        warned = remarks(study)
         result = {
             "local_dimension": float(study.dimension.dimension.mean()),
-            "warning": " ".join(remarks(study)) or None,
+            "warning": " ".join(warned) or None,
         }
         complete = {**arguments, "schedule": found.schedule}
         folder.write_study("terminal", study, found.record, page, complete, result)
     _print_arrival(study, found.name)
-    for remark in remarks(study):
+    for remark in warned:
         typer.echo(f"  warning: {remark}")
     if study.dimension.below_spacing is None:
         typer.echo(f"  {_UNCHECKED}")

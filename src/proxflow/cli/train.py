@@ -92,6 +92,7 @@ def train(
 
     check_choice("coupling", coupling, _COUPLINGS)
     check_choice("network", network, tuple(_WIDTHS))
+    width = width or _WIDTHS[network]
     check_choice("schedule", schedule, SCHEDULES)
     folder, dataset = claimed(
         out, "-network", data, points, seed, label, representation, data_dir, overwrite=overwrite, resume=resume
@@ -110,7 +111,7 @@ def train(
         "ot_batch": ot_batch,
         "learning_rate": learning_rate,
         "network": network,
-        "width": width or _WIDTHS[network],
+        "width": width,
         "depth": depth,
         "schedule": schedule,
         "seed": seed,
@@ -120,7 +121,7 @@ def train(
         pairs, fitted = _coupling(coupling, dataset, conditional, ot_batch or min(batch_size, dataset.n), folder, seed)
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            model = _network(network, dataset, conditional, width or _WIDTHS[network], depth)
+            model = _network(network, dataset, conditional, width, depth)
         result = pf.matching.train(
             model,
             pairs,

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from proxflow.matching.path import Network
+from proxflow.matching.times import for_each
 
 __all__ = ["field_of"]
 
@@ -34,7 +35,7 @@ def field_of(
     if label is None:
         if guidance != 1:
             raise ValueError(f"field_of: guidance {guidance} needs a label")
-        return lambda t, x: network(_each(t, x), x)
+        return lambda t, x: network(for_each(t, x), x)
     labels = torch.as_tensor(label)
     classes = getattr(network, "classes", None)
     if classes is not None and labels.numel() and not -1 <= int(labels.min()) <= int(labels.max()) < classes:
@@ -44,14 +45,10 @@ def field_of(
     def field(t: Tensor, x: Tensor) -> Tensor:
         if labels.ndim and len(labels) != len(x):
             raise ValueError(f"field_of: there are {len(labels)} labels for {len(x)} points; give one, or one for each")
-        times = _each(t, x)
+        times = for_each(t, x)
         conditional = network(times, x, labels.to(x.device).expand(len(x), *labels.shape[1:]))
         if guidance == 1:
             return conditional
         return conditional + (guidance - 1) * (conditional - network(times, x))
 
     return field
-
-
-def _each(t: Tensor | float, x: Tensor) -> Tensor:
-    return torch.as_tensor(t, dtype=x.dtype, device=x.device).expand(len(x))

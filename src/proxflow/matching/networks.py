@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from proxflow.matching.times import for_each
 from proxflow.optional import optional_package
 
 __all__ = ["MLP", "UNet"]
@@ -75,7 +76,7 @@ class MLP(nn.Module):
 
     def forward(self, t: Tensor | float, x: Tensor, label: Tensor | None = None) -> Tensor:
         """Velocity (B, *event)."""
-        times = torch.as_tensor(t, dtype=x.dtype, device=x.device).expand(len(x))
+        times = for_each(t, x)
         powers = torch.arange(self.frequencies, dtype=x.dtype, device=x.device).exp2()
         angle = math.pi * times[:, None] * powers
         time = torch.cat([angle.sin(), angle.cos()], dim=1)
@@ -155,7 +156,7 @@ class UNet(nn.Module):
 
     def forward(self, t: Tensor | float, x: Tensor, label: Tensor | None = None) -> Tensor:
         """Velocity (B, *event)."""
-        times = 1000 * torch.as_tensor(t, dtype=x.dtype, device=x.device).expand(len(x))  # diffusers' unit of time
+        times = 1000 * for_each(t, x)  # diffusers' unit of time
         images = x if x.ndim == 4 else x[:, None]
         padded = nn.functional.pad(images, self._padding)
         numbers = _class_numbers(label, self.classes, x) if self.classes else None

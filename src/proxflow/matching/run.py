@@ -78,7 +78,7 @@ class Run:
         """Wall time spent."""
         return time.perf_counter() - self._began
 
-    def advance(self, pairs: Pairs, interrupted: bool = False) -> None:
+    def advance(self, pairs: Pairs, interrupted: bool) -> None:
         """One step of the optimiser; an interruption is told to the other processes with it."""
         path = self._path(pairs)
         for group in self.optimiser.param_groups:

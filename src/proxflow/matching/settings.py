@@ -13,7 +13,7 @@ from proxflow.couplings.seeding import generator_of
 from proxflow.fingerprint import fingerprint
 from proxflow.matching.breaking import Breaking
 from proxflow.matching.times import TimeSampler
-from proxflow.schedules import Schedule
+from proxflow.schedules import Schedule, check_schedule
 
 __all__ = ["Settings"]
 
@@ -82,8 +82,7 @@ class Settings:
             raise ValueError(
                 f"train: batch_size {self.batch_size} must be a multiple of the {self.processes} processes"
             )
-        if not isinstance(self.schedule, Schedule):
-            raise ValueError(f"train: schedule must be a proxflow Schedule such as Cosine(), got {self.schedule!r}")
+        check_schedule("train", self.schedule)
         if not isinstance(network, nn.Module):
             raise ValueError(f"train: the network must be a torch.nn.Module, got {type(network).__name__}")
         rows = getattr(coupling, "rows", None)

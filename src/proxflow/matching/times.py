@@ -8,7 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-__all__ = ["LogitNormal", "TimeSampler", "Uniform"]
+__all__ = ["LogitNormal", "TimeSampler", "Uniform", "for_each"]
 
 
 class TimeSampler(Protocol):
@@ -42,3 +42,8 @@ class LogitNormal:
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> Tensor:
         """n independent times, (n,)."""
         return torch.sigmoid(self.mean + self.std * torch.randn(n, generator=generator)).clamp(max=1 - 2**-24)
+
+
+def for_each(t: Tensor | float, x: Tensor) -> Tensor:
+    """A time for each point of x, (B,), from one for all of them or from (B,)."""
+    return torch.as_tensor(t, dtype=x.dtype, device=x.device).expand(len(x))

@@ -12,8 +12,8 @@ from torch import Tensor
 from torchdiffeq import odeint
 
 from proxflow.errors import ConvergenceError
-from proxflow.flow import ProximalFlow
-from proxflow.schedules import Linear, Schedule
+from proxflow.flow import ProximalFlow, schedule_of
+from proxflow.schedules import Schedule
 
 __all__ = ["METHODS", "Trajectory", "integrate"]
 
@@ -76,9 +76,9 @@ def integrate(
         ConvergenceError: dopri5 cannot keep its tolerances. A row that is not finite never raises: it comes out as
             NaN and touches no other.
     """
-    _check(x0, steps, method, schedule, rtol, atol)
+    _check(x0, steps, method, rtol, atol)
     count = _DEFAULT_STEPS[method] if steps is None else steps
-    walker = _Walker(field, _schedule_of(field, schedule))
+    walker = _Walker(field, schedule_of("integrate", field, schedule))
     times = torch.linspace(0, 1, count + 1, dtype=torch.float64, device=x0.device).to(x0.dtype)
     if method == "proximal":
         points = walker.proximal(times, x0)
@@ -89,7 +89,7 @@ def integrate(
     return Trajectory(times, points, walker.evaluations)
 
 
-def _check(x0: Tensor, steps: int | None, method: str, schedule: Schedule | None, rtol: float, atol: float) -> None:
+def _check(x0: Tensor, steps: int | None, method: str, rtol: float, atol: float) -> None:
     if method not in METHODS:
         raise ValueError(f"integrate: unknown method {method!r}; known are {', '.join(METHODS)}")
     if steps is not None and (not isinstance(steps, int) or isinstance(steps, bool) or steps < 1):
@@ -98,19 +98,9 @@ def _check(x0: Tensor, steps: int | None, method: str, schedule: Schedule | None
         raise ValueError(f"integrate: x0 must be float32 or float64, got {x0.dtype}")
     if x0.ndim == 0:
         raise ValueError("integrate: x0 must have a batch dimension, (B, *event), got a single number")
-    if schedule is not None and not isinstance(schedule, Schedule):
-        raise ValueError(f"integrate: schedule must be a proxflow Schedule, got {schedule!r}")
     for name, tolerance in (("rtol", rtol), ("atol", atol)):
         if not (math.isfinite(tolerance) and tolerance > 0):
             raise ValueError(f"integrate: {name} must be a positive number, got {tolerance!r}")
-
-
-def _schedule_of(field: Field | ProximalFlow, schedule: Schedule | None) -> Schedule:
-    if not isinstance(field, ProximalFlow):
-        return Linear() if schedule is None else schedule
-    if schedule is not None and schedule != field.schedule:
-        raise ValueError(f"integrate: the flow has the schedule {field.schedule}, but schedule={schedule} was given")
-    return field.schedule
 
 
 class _Walker:
