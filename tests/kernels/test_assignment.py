@@ -143,6 +143,20 @@ def test_the_starting_prices_survive_hard_clouds(hard, side, d):
     assert abs(excess) <= 1e-13 * len(table) * float(table.max())
 
 
+@pytest.mark.parametrize("d", [2, 20])
+def test_starting_prices_are_nearly_optimal(d):
+    """Any prices give the right pairs, bad ones late: the dual value of these is close to the least cost."""
+    a, b = _centred(*batches(300, d))
+    cost_table = -a @ b.mT
+    nearest = -0.5 * a.square().sum(1)
+    row, _ = _soft_prices(cost_table.float(), nearest.float(), [_deviation(cost_table) / k for k in (4, 16, 64)])
+    optimum = float(cost_table[linear_sum_assignment(cost_table.numpy())].sum())
+    begun, ended = (
+        optimum - float(price.sum() + (cost_table - price[:, None]).amin(0).sum()) for price in (nearest, row.double())
+    )
+    assert 0 <= ended < 0.1 * begun
+
+
 @pytest.mark.parametrize("hard", HARD)
 @pytest.mark.parametrize("d", [2, 20])
 def test_starting_prices_are_finite(hard, d):
