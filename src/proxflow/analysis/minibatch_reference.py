@@ -19,7 +19,7 @@ from proxflow.analysis.minibatch_heights import HeightError, TopTwo, height_erro
 from proxflow.measures import Gaussian, Source
 from proxflow.potentials import Discrete, Potential, Quadratic
 from proxflow.semidiscrete import Fit
-from proxflow.semidiscrete.certificate import chunk_sizes
+from proxflow.semidiscrete.problem import chunk_sizes
 
 __all__ = ["FiniteTarget", "Target", "Targets", "TransportedTarget", "draw_atoms"]
 

@@ -39,6 +39,11 @@ class GaussianCells:
     right: Tensor
     weight: Tensor
 
+    def chi2(self, weights: Tensor) -> float:
+        """Squared relative error of the masses against ``weights`` (N,)."""
+        wanted = weights.to(self.mass)
+        return float(((self.mass - wanted).square() / wanted).sum())
+
 
 @dataclass(frozen=True)
 class _Pieces:

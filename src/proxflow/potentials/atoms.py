@@ -1,11 +1,25 @@
-"""What every potential made of finitely many atoms asks of its data and its queries."""
+"""What every potential made of finitely many atoms asks of its data and its queries, and the frame it computes in."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-__all__ = ["check_atoms", "check_like_atoms"]
+from proxflow.kernels.norms import row_norm
+
+__all__ = ["centre_and_radius", "check_atoms", "check_like_atoms"]
+
+
+def centre_and_radius(points: Tensor) -> tuple[Tensor, Tensor]:
+    """A centre (d,) of rows (N, d), in float64, and the largest distance from it, () and never 0.
+
+    The centre is the median of each coordinate, an entry of the data: a few far rows do not move it, so that the
+    differences from it keep the digits of all the others.
+    """
+    points = points.detach()
+    centre = points.median(0).values.double()
+    radius = row_norm(points.double() - centre).amax()
+    return centre, torch.where(radius > 0, radius, 1.0)
 
 
 def check_atoms(owner: str, points: Tensor, heights: Tensor, weights: Tensor | None) -> None:
@@ -45,9 +59,10 @@ def check_like_atoms(owner: str, x: Tensor, name: str, points: Tensor) -> None:
 def _check_per_atom(owner: str, name: str, values: Tensor, points: Tensor) -> None:
     if values.shape != (len(points),):
         raise ValueError(f"{owner}: {name} must have shape ({len(points)},), got {tuple(values.shape)}")
-    if values.dtype != points.dtype or values.device != points.device:
+    if values.dtype not in (points.dtype, torch.float64) or values.device != points.device:
         raise ValueError(
-            f"{owner}: {name} is {values.dtype} on {values.device}, the points are {points.dtype} on {points.device}"
+            f"{owner}: {name} is {values.dtype} on {values.device}, the points are {points.dtype} on {points.device}; "
+            "give them in the points' dtype or in float64"
         )
     if not bool(torch.isfinite(values).all()):
         raise ValueError(f"{owner}: {name} must be finite")

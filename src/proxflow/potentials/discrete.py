@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import NamedTuple
 
 import torch
@@ -13,16 +14,17 @@ from proxflow.kernels.faces import contact_basis
 from proxflow.kernels.norms import row_norm
 from proxflow.kernels.search import argmax_affine
 from proxflow.measures import Source
-from proxflow.potentials.atoms import check_atoms, check_like_atoms
+from proxflow.potentials.atoms import centre_and_radius, check_atoms, check_like_atoms
 from proxflow.potentials.base import GeneralizedQuadratic, Potential
 from proxflow.results import ProxResult, Status
 
 __all__ = ["Discrete"]
 
-_SEARCH_BYTES = 1 << 28
-_CONTACT_ROUNDINGS = 256.0
+_SEARCH_BYTES = 1 << 28  # of scores held at once
+_SCORE_ROUNDINGS = 8.0  # of the largest term of a score: what a gap may be wrong by
+_CONTACT_ROUNDINGS = 256.0  # of the largest term of a score, within which scores count as equal
 _STIFFNESS = -2, 13  # powers of 10, in natural units
-_PLACE_ROUNDINGS = 64.0
+_PLACE_ROUNDINGS = 64.0  # of a point's size, within which a step leaves it in place
 
 
 class Discrete(Potential):
@@ -30,12 +32,15 @@ class Discrete(Potential):
 
     Any heights give an exactly optimal flow, to the atoms weighted by the source mass of their Laguerre cells;
     ``proxflow.semidiscrete.fit`` finds the heights whose cells have the wanted ``weights``.
-    State: ``points`` (N, d), ``heights`` (N,), ``weights`` (N,). Queries must have their dtype and device.
+    State: ``points`` (N, d), ``heights`` (N,), ``weights`` (N,). Queries must have the dtype and device of the points.
+
+    Scores <u, y_j> - h_j are taken in the dtype of the heights, about a centre of the points. Heights in float64 beside
+    float32 points thus tell apart atoms that float32 scores cannot, at twice the cost of a query; results are float32.
 
     Args:
         points: (N, d) distinct finite rows, float32 or float64.
-        heights: (N,) finite.
-        weights: (N,) positive, normalised to sum 1; equal if None.
+        heights: (N,) finite, in the dtype of the points or in float64.
+        weights: (N,) positive, normalised to sum 1; equal if None. In the dtype of the points or in float64.
         source: law of the noise; standard normal if None.
         max_iterations: cap on active-set steps per query (2 searches suffice on a trajectory).
 
@@ -65,6 +70,7 @@ class Discrete(Potential):
         self.register_buffer("heights", heights)
         self.register_buffer("weights", weights / weights.sum())
         self.max_iterations = max_iterations
+        self._frame = Derived(centre_and_radius)
         self._normalised = Derived(_normalised_atoms)
 
     def constructor_arguments(self) -> dict[str, object]:
@@ -94,7 +100,8 @@ class Discrete(Potential):
         hull = self.decompose(y, 0.0, 1.0).point
         outside = row_norm(hull - y) > self.domain_tolerance(y)
         radius = self._atoms.radius
-        slope = ((self.heights.max() - self.heights.min()) / radius).clamp(min=1.0).detach()
+        slope = ((self.heights.max() - self.heights.min()) / radius).clamp(min=1.0).detach().to(y.dtype)
+        radius = radius.to(y.dtype)
         rounding = _PLACE_ROUNDINGS * torch.finfo(y.dtype).eps * (radius + row_norm(hull.detach()))
         for exponent in range(*_STIFFNESS):
             stiffness = 10.0**exponent * slope / radius
@@ -108,55 +115,58 @@ class Discrete(Potential):
     def conjugate(self, u: Tensor) -> Tensor:
         """phi(u), (B,)."""
         atom = self.nearest_atom(u)
-        return (u * self.points[atom]).sum(1) - self.heights[atom]
+        return ((u.double() * self.points[atom].double()).sum(1) - self.heights[atom].double()).to(u.dtype)
 
     def nearest_atom(self, u: Tensor) -> Tensor:
         """Index of the Laguerre cell of each source point, (B,) int64: the atom that u is transported to."""
         self._check_query(u, "u")
         atoms = self._atoms
-        return argmax_affine(u.detach(), atoms.keys[:, :-2], atoms.offsets)
+        return argmax_affine(u.detach().to(atoms.keys.dtype), atoms.keys[:, :-2], atoms.offsets)
 
     def decompose(self, x: Tensor, alpha: Tensor | float, beta: Tensor | float) -> ProxResult:
         """The Moreau pair by the active-set method, with its certificate; differentiable in all its inputs."""
         self._check_query(x, "x")
         alpha, beta = self.per_row(alpha, x, "alpha"), self.per_row(beta, x, "beta")
         atoms = self._atoms
-        x_hat, beta_hat = atoms.query(x, beta)
-        face = polyhedral_face(x_hat.detach(), alpha.detach(), beta_hat.detach(), atoms.keys, self.max_iterations)
-        support, weights, gap_hat, iterations, status = face
-        point = self._point(x, alpha, beta, support, weights, atoms.radius)
-        multiplier = (x - beta[:, None] * point) / alpha[:, None]
-        rounding = 8 * torch.finfo(x.dtype).eps * score_size(x_hat.detach(), alpha, beta_hat, atoms.keys)
-        slack = gap_hat + rounding
-        overflow = ~torch.isfinite(slack) | ~torch.isfinite(point).all(1)
-        status = torch.where(overflow, int(Status.non_finite), status)
-        failed = (status == int(Status.non_finite))[:, None]
-        invalid = torch.where(failed[:, 0], torch.nan, 0.0)
-        return ProxResult(
-            point=torch.where(failed, torch.nan, point),
-            multiplier=torch.where(failed, torch.nan, multiplier),
-            gap=(atoms.radius * (gap_hat / alpha)).detach() + invalid,
-            error_bound=(torch.where(slack > 0, slack / beta, 0.0).sqrt() * atoms.radius.sqrt()).detach() + invalid,
+        query = atoms.query(x.detach(), alpha.detach(), beta.detach())
+        support, weights, gap_hat, iterations, status = polyhedral_face(*query, atoms.keys, self.max_iterations)
+        exact = (x.double(), alpha.double(), beta.double())
+        point = self._point(*exact, support, weights.double(), atoms.radius)
+        multiplier = (exact[0] - exact[2][:, None] * point) / exact[1][:, None]
+        rounding = _SCORE_ROUNDINGS * torch.finfo(atoms.keys.dtype).eps * score_size(*query, atoms.keys)
+        slack = (gap_hat + rounding).double()
+        bound = (torch.where(slack > 0, slack / exact[2], 0.0).sqrt() * atoms.radius.sqrt()).detach()
+        at_vertex = (weights > 0).sum(1) == 1
+        delivered = torch.finfo(x.dtype).eps * row_norm(point.detach())
+        bound = bound + torch.where(at_vertex, 0.0, delivered)
+        result = ProxResult(
+            point=point.to(x.dtype),
+            multiplier=multiplier.to(x.dtype),
+            gap=(atoms.radius * (gap_hat.double() / exact[1])).detach().to(x.dtype),
+            error_bound=bound.to(x.dtype),
             iterations=iterations,
             status=status,
         )
+        overflow = ~torch.isfinite(slack) | ~torch.isfinite(result.point).all(1)
+        return _without_failures(result, overflow)
 
     def second_epi_derivative(self, y: Tensor, u: Tensor) -> GeneralizedQuadratic:
         """Zero on the span of the differences of the contact set of u, +inf off it (THEORY section 3)."""
         self._check_query(y, "y")
         self._check_query(u, "u")
         ones = torch.ones_like(u[:, 0])
-        return self._form(u, ones, score_size(u, ones, torch.zeros_like(ones), self._atoms.keys))
+        query = self._atoms.query(u, ones, torch.zeros_like(ones))
+        return self._form(query[0], query[1], score_size(*query, self._atoms.keys), u.dtype)
 
     def decompose_jacobian(self, x: Tensor, alpha: Tensor | float, beta: Tensor | float) -> Tensor:
         """(1 / beta) times the projector on the contact span, with the contact set at the query's own rounding."""
         self._check_query(x, "x")
         alpha, beta = self.per_row(alpha, x, "alpha"), self.per_row(beta, x, "beta")
         atoms = self._atoms
-        x_hat, beta_hat = atoms.query(x, beta)
         pair = self.decompose(x, alpha, beta)
-        size = score_size(x_hat, alpha, beta_hat, atoms.keys)
-        derivative = self._form(x - beta[:, None] * pair.point, alpha, size).resolvent(alpha, beta)
+        residual = atoms.query(x, alpha, beta)[0] - ((pair.point.double() - atoms.centre) * beta.double()[:, None])
+        size = score_size(*atoms.query(x, alpha, beta), atoms.keys)
+        derivative = self._form(residual.to(size.dtype), alpha.to(size.dtype), size, x.dtype).resolvent(alpha, beta)
         return torch.where((pair.status == int(Status.non_finite))[:, None, None], torch.nan, derivative)
 
     # ---------------------------------------------------------------- inside
@@ -164,25 +174,26 @@ class Discrete(Potential):
     @property
     def _atoms(self) -> _Atoms:
         """The atoms as they are now."""
-        return self._normalised(self.points, self.heights)
+        return self._normalised(self.points, self.heights, *self._frame(self.points))
 
-    def _form(self, residual: Tensor, alpha: Tensor, score_size: Tensor) -> GeneralizedQuadratic:
+    def _form(self, residual: Tensor, alpha: Tensor, score_size: Tensor, dtype: torch.dtype) -> GeneralizedQuadratic:
         tolerance = _CONTACT_ROUNDINGS * torch.finfo(residual.dtype).eps * score_size
         rows_at_once = max(1, _SEARCH_BYTES // (residual.element_size() * len(self.points)))
         basis = contact_basis(residual.detach(), alpha.detach(), self._atoms.keys, tolerance.detach(), rows_at_once)
-        return GeneralizedQuadratic(basis, torch.zeros_like(basis))
+        return GeneralizedQuadratic(basis.to(dtype), torch.zeros_like(basis, dtype=dtype))
 
     def _point(
         self, x: Tensor, alpha: Tensor, beta: Tensor, support: Tensor, weights: Tensor, radius: Tensor
     ) -> Tensor:
-        """sum_i p_i y_i, with derivatives: a support's affine minimiser is smooth in x, heights and points."""
-        atoms = self.points[support]
+        """sum_i p_i y_i in float64, with derivatives: a support's affine minimiser is smooth in x, heights, points."""
+        atoms = self.points[support].double()
         used = weights > 0
         if torch.is_grad_enabled():
             lifted = (weights[:, None, :] @ atoms)[:, 0]
             offsets = (atoms - lifted[:, None, :]) / radius
             residual = x - beta[:, None] * lifted
-            scores = (offsets @ residual[:, :, None])[:, :, 0] - alpha[:, None] * (self.heights[support] / radius)
+            heights = self.heights[support].double() / radius
+            scores = (offsets @ residual[:, :, None])[:, :, 0] - alpha[:, None] * heights
             weights = weights + affine_step(scores, offsets, used, beta * radius, 1e-14)
         return (weights[:, None, :] @ atoms)[:, 0]
 
@@ -192,23 +203,40 @@ class Discrete(Potential):
 
 
 class _Atoms(NamedTuple):
-    """Atoms centred and scaled to the unit ball: scores then mean the same at every data scale."""
+    """Atoms centred and scaled to the unit ball: scores then mean the same at every data scale.
+
+    ``keys`` (N, d + 2) and ``offsets`` (N,) are in the dtype that scores are taken in, ``centre`` and ``radius`` in
+    float64.
+    """
 
     keys: Tensor
     offsets: Tensor
     centre: Tensor
     radius: Tensor
 
-    def query(self, x: Tensor, beta: Tensor) -> tuple[Tensor, Tensor]:
-        """A query and its beta in these units."""
-        return x - beta[:, None] * self.centre, beta * self.radius
+    def query(self, x: Tensor, alpha: Tensor, beta: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """A query in these units and in the dtype of the scores; its subtraction is made in float64."""
+        dtype, exact = self.keys.dtype, beta.double()
+        return (x - exact[:, None] * self.centre).to(dtype), alpha.to(dtype), (exact * self.radius).to(dtype)
 
 
-def _normalised_atoms(points: Tensor, heights: Tensor) -> _Atoms:
-    points, heights = points.detach(), heights.detach()
-    centre = points.mean(0)
-    centred = points - centre
-    radius = row_norm(centred).max()
-    radius = torch.where(radius > 0, radius, 1.0)
-    keys = atom_keys(centred / radius, (heights - heights.mean()) / radius)
+def _normalised_atoms(points: Tensor, heights: Tensor, centre: Tensor, radius: Tensor) -> _Atoms:
+    heights = heights.detach()
+    unit_points = (points.detach().double() - centre) / radius
+    unit_heights = (heights.double() - heights.median().double()) / radius
+    keys = atom_keys(unit_points.to(heights.dtype), unit_heights.to(heights.dtype))
     return _Atoms(keys, keys[:, -2].contiguous(), centre, radius)
+
+
+def _without_failures(result: ProxResult, overflow: Tensor) -> ProxResult:
+    """The record with NaN rows where a query was not finite or its point overflowed."""
+    status = torch.where(overflow, int(Status.non_finite), result.status)
+    failed = status == int(Status.non_finite)
+    return dataclasses.replace(
+        result,
+        point=torch.where(failed[:, None], torch.nan, result.point),
+        multiplier=torch.where(failed[:, None], torch.nan, result.multiplier),
+        gap=torch.where(failed, torch.nan, result.gap),
+        error_bound=torch.where(failed, torch.nan, result.error_bound),
+        status=status,
+    )

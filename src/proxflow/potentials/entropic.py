@@ -8,11 +8,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from proxflow.derived import Derived
 from proxflow.kernels.implicit import log_normaliser, moreau_pair
 from proxflow.kernels.softmax import covariance, draw, probabilities, row_blocks, solve_shifted
 from proxflow.kernels.softmax_prox import projection_temperature
 from proxflow.measures import Source
-from proxflow.potentials.atoms import check_atoms, check_like_atoms
+from proxflow.potentials.atoms import centre_and_radius, check_atoms, check_like_atoms
 from proxflow.potentials.base import GeneralizedQuadratic, Potential
 from proxflow.results import ProxResult, Status
 
@@ -48,13 +49,13 @@ class Entropic(Potential):
 
     All is computed in float64 and delivered in the query's dtype. First derivatives in queries, steps, heights and
     points are exact in both modes; differentiating a prox twice raises. State: ``points`` (N, d), ``heights`` (N,),
-    ``weights`` (N,). Queries must have their dtype and device.
+    ``weights`` (N,). Queries must have the dtype and device of the points.
 
     Args:
         points: (N, d) distinct finite rows, float32 or float64.
-        heights: (N,) finite.
+        heights: (N,) finite, in the dtype of the points or in float64.
         epsilon: positive; in units of <u, y>. Sharp laws (1e-3 of the data's variance) cost more steps, not accuracy.
-        weights: (N,) positive, normalised to sum 1; equal if None.
+        weights: (N,) positive, normalised to sum 1; equal if None. In the dtype of the points or in float64.
         source: law of the noise; standard normal if None.
         max_iterations: cap on Newton steps per query.
         max_memory: bytes of scores and covariances held at once.
@@ -96,6 +97,7 @@ class Entropic(Potential):
         self.epsilon = float(epsilon)
         self.max_iterations = int(max_iterations)
         self.max_memory = int(max_memory)
+        self._frame = Derived(centre_and_radius)
 
     def constructor_arguments(self) -> dict[str, object]:
         """Points, heights, epsilon, weights, source and caps."""
@@ -216,6 +218,12 @@ class Entropic(Potential):
         density = self.source.log_prob(u) - contraction
         return torch.where(outside, -torch.inf, density).to(y.dtype)
 
+    def atom_probabilities(self, u: Tensor) -> Tensor:
+        """The probability of each atom at each source point, (B, N): the softmax law whose mean is grad phi(u)."""
+        self._check_query(u, "u")
+        scaled = self._scaled()
+        return probabilities(u.double() / scaled.source_unit, scaled.atoms, scaled.bias).to(u.dtype)
+
     def sample_atom(self, u: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """One atom for each source point, (B,) int64, with the softmax probabilities whose mean is grad phi(u).
 
@@ -236,14 +244,12 @@ class Entropic(Potential):
 
     def _scaled(self) -> _Scaled:
         """Computed at every use: heights and points may be moved by an optimiser."""
-        points, heights = self.points.double(), self.heights.double()
-        centre = points.detach().mean(0)
-        atoms = points - centre
-        radius = torch.linalg.vector_norm(atoms.detach(), dim=1).max()
-        radius = torch.where(radius > 0, radius, 1.0)
-        height = heights.detach().mean()
-        bias = (self.weights.double() * len(points)).log() - (heights - height) / self.epsilon
-        return _Scaled(centre, radius, atoms / radius, bias, height, self.epsilon)
+        heights = self.heights.double()
+        centre, radius = self._frame(self.points)
+        atoms = (self.points.double() - centre) / radius
+        height = heights.detach().median()
+        bias = self.weights.double().log() + math.log(len(atoms)) - (heights - height) / self.epsilon
+        return _Scaled(centre, radius, atoms, bias, height, self.epsilon)
 
     def _pair(
         self, scaled: _Scaled, x: Tensor, alpha: Tensor, beta: Tensor

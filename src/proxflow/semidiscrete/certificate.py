@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import dataclass
 
@@ -10,19 +11,21 @@ from torch import Tensor
 
 from proxflow.measures import Gaussian
 from proxflow.semidiscrete.descent import Averages
-from proxflow.semidiscrete.problem import SemiDual, Tally
+from proxflow.semidiscrete.light import LightAtoms
+from proxflow.semidiscrete.problem import SemiDual, Tally, chunk_sizes
 
 __all__ = [
+    "LEAST_DRAWS",
     "Cost",
     "MassError",
     "bracketed",
-    "chunk_sizes",
-    "fresh_tally",
+    "draws_to_judge",
     "mass_error",
     "smooth_transport_cost",
     "transport_cost",
 ]
 
+LEAST_DRAWS = 1 << 14  # of an evaluation
 _BIAS_SHARE = 4  # the bias is a difference on common draws: it needs fewer of them than the mean
 
 
@@ -36,18 +39,20 @@ class MassError:
 
 @dataclass(frozen=True)
 class Cost:
-    """Squared 2-Wasserstein distance in the user's units, its 95% interval, and the dual value: a lower bound."""
+    """Squared 2-Wasserstein distance in the user's units.
+
+    ``interval`` is its 95% interval, ``dual`` the dual value, a lower bound; ``draws`` were spent on them.
+    """
 
     value: float
     interval: tuple[float, float]
     dual: float
+    draws: int
 
 
-def fresh_tally(problem: SemiDual, heights: Tensor, n: int, generator: torch.Generator) -> Tally:
-    """The assignment of ``n`` fresh draws."""
-    parts = [problem.assign(problem.noise(rows, generator), heights) for rows in chunk_sizes(n, problem.rows_at_once)]
-    total = torch.stack([part.total for part in parts]).sum(0)
-    return Tally(total, torch.stack([part.squares for part in parts]).sum(0), n)
+def draws_to_judge(count: int, tol: float, chi2: float = 0.0) -> int:
+    """Enough for a standard error of a tenth of the tolerance near the optimum; fewer where chi2 was far above."""
+    return max(LEAST_DRAWS, math.ceil(10 * math.sqrt(2 * count) / max(tol, chi2 / 4)))
 
 
 def mass_error(tally: Tally, weights: Tensor) -> MassError:
@@ -67,7 +72,12 @@ def mass_error(tally: Tally, weights: Tensor) -> MassError:
 
 
 def transport_cost(
-    problem: SemiDual, averages: Averages, first_half: Averages, n: int, generator: torch.Generator
+    problem: SemiDual,
+    light: LightAtoms,
+    averages: Averages,
+    first_half: Averages,
+    n: int,
+    generator: torch.Generator,
 ) -> Cost:
     """W2^2 = E|X0|^2 + E_b|y|^2 - 2 J(h*), from the dual value at the averaged heights.
 
@@ -76,21 +86,21 @@ def transport_cost(
     Where J still fell from the first half to the second (noise alone would make it rise, the second being the
     shorter), the optimum may lie as much again below: the upper end of the interval allows for that.
     """
-    second_half = averages.since(first_half)
-    scores, noise = _scores(problem, [averages.heights], n, generator)
+    parts = (averages, first_half, averages.since(first_half))
+    candidates = [light.bounded(part.heights) for part in parts]
+    scores, noise = _scores(problem, candidates[:1], n, generator)
     mean, stderr = _dual_mean(problem, scores[:, 0], noise)
-    candidates = [averages.heights, first_half.heights, second_half.heights]
     scores, _ = _scores(problem, candidates, n // _BIAS_SHARE, generator)
     levels = scores.mean(0) + problem.radius * torch.stack([problem.weights @ heights for heights in candidates])
     share = first_half.weight / averages.weight
     convexity = max(float(share * levels[1] + (1 - share) * levels[2] - levels[0]), 0.0)
-    a, b = first_half.relative_variance, second_half.relative_variance
+    a, b = parts[1].relative_variance, parts[2].relative_variance
     bias = convexity * (share**2 * a + (1 - share) ** 2 * b) / (share * (1 - share) * (a + b))
-    dual = mean + float(problem.weights @ _atom_costs(problem, averages.heights))
+    dual = mean + float(problem.weights @ _atom_costs(problem, candidates[0]))
     drift = max(float(levels[1] - levels[2]), 0.0)
     half = 1.96 * math.hypot(stderr, bias)
     value = dual + 2 * bias
-    return Cost(value, (value - half, value + half + 2 * drift), dual)
+    return Cost(value, (value - half, value + half + 2 * drift), dual, n + n // _BIAS_SHARE)
 
 
 def _scores(problem: SemiDual, candidates: list[Tensor], n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -112,7 +122,7 @@ def smooth_transport_cost(problem: SemiDual, heights: Tensor, n: int, generator:
         terms.append((noise.double() - images).square().sum(1))
     costs = torch.cat(terms)
     value, half = float(costs.mean()), 1.96 * float(costs.std()) / math.sqrt(n)
-    return Cost(value, (value - half, value + half), value - half)
+    return Cost(value, (value - half, value + half), value - half, n)
 
 
 def bracketed(problem: SemiDual, heights: Tensor, mass: Tensor, cost: Cost) -> Cost:
@@ -130,7 +140,7 @@ def bracketed(problem: SemiDual, heights: Tensor, mass: Tensor, cost: Cost) -> C
     half = 0.5 * (cost.interval[1] - cost.interval[0])
     upper = (math.sqrt(max(reached + half, 0.0)) + problem.radius * math.sqrt(max(apart, 0.0))) ** 2
     low, high = cost.dual - half, max(upper, cost.interval[1])
-    return Cost(min(max(cost.value, low), high), (low, high), cost.dual)
+    return dataclasses.replace(cost, value=min(max(cost.value, low), high), interval=(low, high))
 
 
 def _atom_costs(problem: SemiDual, heights: Tensor) -> Tensor:
@@ -147,9 +157,3 @@ def _dual_mean(problem: SemiDual, score: Tensor, noise: Tensor) -> tuple[float, 
         slope = torch.linalg.solve(known.mT @ known, known.mT @ (terms - terms.mean()))
         terms = terms - known @ slope
     return float(terms.mean()), float(terms.std()) / math.sqrt(len(terms))
-
-
-def chunk_sizes(n: int, size: int) -> list[int]:
-    """``n`` as a sum of ``size`` and a rest."""
-    full, rest = divmod(n, size)
-    return [size] * full + ([rest] if rest else [])

@@ -16,6 +16,7 @@ __all__ = ["Averages", "Iterate", "batch_size", "descend"]
 _FIRST_RATE = 1.0  # first step, in gaps per unit of relative mass error and per draw an atom has seen
 _DECAY = 0.55  # the rate falls like (1 + draws per atom)^-_DECAY; the theory asks for (1/2, 1)
 _LONGEST_STEP = 0.25  # in gaps per unit of relative mass error
+_LARGEST_EXCESS = 64.0  # relative mass error of a cell, or of a group, that a single draw may report
 
 
 @dataclass(frozen=True)
@@ -72,13 +73,18 @@ def batch_size(problem: SemiDual) -> int:
     return max(256, min(len(problem) // 8, problem.rows_at_once))
 
 
-def descend(problem: SemiDual, groups: list[Tensor], iterate: Iterate, generator: torch.Generator) -> Iterate:
-    """One step on fresh noise: the relative mass error of cells and of groups of cells, each in its own unit."""
+def descend(
+    problem: SemiDual, groups: list[Tensor], stretch: Tensor, iterate: Iterate, generator: torch.Generator
+) -> Iterate:
+    """One step on fresh noise: the relative mass error of cells and of groups of cells, each in its own unit.
+
+    The unit of a cell is ``stretch`` (N,) times the typical one.
+    """
     batch, weights = batch_size(problem), problem.weights
     mass = problem.assign(problem.noise(batch, generator), iterate.heights).mass
-    change = _step_length(iterate, batch, len(problem)) * iterate.units[0] * (mass / weights - 1)
+    change = _step_length(iterate, batch, len(problem)) * iterate.units[0] * stretch * _excess(mass, weights, batch)
     for labels, unit in zip(groups, iterate.units[1:], strict=True):
-        excess = torch.bincount(labels, mass) / torch.bincount(labels, weights) - 1
+        excess = _excess(torch.bincount(labels, mass), torch.bincount(labels, weights), batch)
         change += (_step_length(iterate, batch, len(excess)) * unit * excess)[labels]
     heights = iterate.heights + change
     return dataclasses.replace(
@@ -89,6 +95,14 @@ def descend(problem: SemiDual, groups: list[Tensor], iterate: Iterate, generator
         samples_used=iterate.samples_used + batch,
         noise=generator.get_state(),
     )
+
+
+def _excess(mass: Tensor, weights: Tensor, batch: int) -> Tensor:
+    """Relative mass error, of light cells relative to a larger weight: 0 in the mean where the mass is right.
+
+    One draw in a cell of weight 1e-12 would else report an excess of 1e12 / batch, and no step undo what it did.
+    """
+    return (mass - weights) / weights.clamp(min=1 / (_LARGEST_EXCESS * batch))
 
 
 def _step_length(iterate: Iterate, batch: int, count: int) -> float:

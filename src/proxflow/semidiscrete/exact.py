@@ -9,19 +9,26 @@ from torch import Tensor
 
 from proxflow.kernels.gaussian_cells import LARGEST_DIMENSION, GaussianCells
 from proxflow.measures import Gaussian
-from proxflow.semidiscrete.certificate import Cost, bracketed, fresh_tally, mass_error
+from proxflow.semidiscrete.certificate import Cost, MassError, bracketed, draws_to_judge, mass_error
+from proxflow.semidiscrete.light import LightAtoms
 from proxflow.semidiscrete.newton import DampedNewton, NewtonState, missing_dual
-from proxflow.semidiscrete.problem import SemiDual
+from proxflow.semidiscrete.problem import SMALL_GAP, SemiDual, Tally
 from proxflow.semidiscrete.result import Evaluation, Solution
+from proxflow.semidiscrete.returned import Returned
 from proxflow.semidiscrete.session import Session
 from proxflow.semidiscrete.start import marginal_form
 
-__all__ = ["ExactState", "exact_applies", "solve_exactly"]
+__all__ = ["Attempt", "ExactState", "exact_applies", "solve_exactly"]
 
 _MOST_ATOMS = {1: 1_000_000, 2: 200_000, 3: 30_000}  # more than these take minutes
-_CHECK_DRAWS = 1 << 16
-_CHECK_DEVIATIONS = 6.0
-_COST_ROUNDINGS = 1e-13
+_LEAST_MASS = 1e-13  # of a cell whose mass has digits beside the rounding of the others
+_LIGHT_SHARE = 0.05  # of the tolerance: what lighter atoms may add to chi2 together
+_NEGLIGIBLE_RESIDUAL = 1e-3  # of a small gap between scores: below it masses differ by less than counts can tell
+_ROUNDING_SHARE = 1e-3  # of the tolerance: what rounding heights to float32 may add to chi2
+_GAP_DRAWS = 1 << 9  # that tell how near scores are to one another
+_CHECK_DRAWS = 1 << 16  # that the potential assigns before masses are believed
+_CHECK_DEVIATIONS = 6.0  # standard errors that their counts may be off
+_COST_ROUNDINGS = 1e-13  # relative to the terms of the cost
 
 
 @dataclass(frozen=True)
@@ -39,17 +46,87 @@ def exact_applies(problem: SemiDual) -> bool:
     return small and problem.epsilon == 0 and isinstance(problem.source, Gaussian)
 
 
-def solve_exactly(
-    problem: SemiDual, initial: Tensor | None, tol: float, seed: int, dtype: torch.dtype, session: Session
-) -> Solution | None:
-    """Heights whose masses are right to rounding; None where floating point cannot hold the geometry.
+@dataclass(frozen=True)
+class Attempt:
+    """The solution, None where it does not hold; and the best heights (N,) of the way there, None without any."""
 
-    The masses reported are those of the heights as they will be stored, in ``dtype``. They are compared with the
-    counts of fresh draws before they are believed.
+    solution: Solution | None
+    heights: Tensor | None = None
+
+
+def solve_exactly(
+    problem: SemiDual,
+    returned: Returned,
+    residual: float,
+    initial: Tensor | None,
+    tol: float,
+    seed: int,
+    session: Session,
+) -> Attempt:
+    """Heights whose masses are right to rounding, unless floating point cannot hold the geometry.
+
+    The masses reported are those of the heights as they are returned, compared with the counts of fresh draws that the
+    potential itself assigns before they are believed. Where its atoms are ``residual`` (in the problem's units) off
+    the span in which the masses are known, and that is not far below the gaps between scores, those counts are the
+    certificate. Atoms too light for the rounding of masses are left out of the geometry, and get heights that bound
+    their cells.
     """
-    newton = _start(problem, initial, session.state)
+    unused = torch.Generator()  # everything about a normal source is known
+    light = LightAtoms(problem, _LEAST_MASS, _LIGHT_SHARE * tol, unused)
+    solved = problem.restricted(~light.light)
+    newton = _start(solved, None if initial is None else initial[solved.rows], session.state)
     if newton is None:
-        return None
+        return Attempt(None)
+    history = _run(newton, session)
+    if newton.chi2 > tol and newton.state.finished:
+        session.report("Newton stopped short: going on with stochastic steps")
+        return Attempt(None)
+    heights = problem.weights.new_zeros(len(problem))
+    heights[solved.rows] = newton.state.heights.to(heights)
+    heights = light.bounded(heights)
+    generator = torch.Generator(heights.device).manual_seed(seed)
+    gap = _small_gap(problem, heights, generator)
+    returned.draws += _GAP_DRAWS
+    double = problem.needs_double(gap, heights)
+    potential = returned.potential(problem.radius * heights, double)
+    stored = potential.heights.double() / problem.radius
+    cells = newton.cells_at(stored[solved.rows].cpu())
+    if not double and (cells is None or cells.chi2(solved.weights) > _ROUNDING_SHARE * tol):
+        potential = returned.potential(problem.radius * heights, True)
+        stored = potential.heights.double() / problem.radius
+        cells = newton.cells_at(stored[solved.rows].cpu())
+    if cells is None:
+        return Attempt(None, heights)
+    mass = torch.zeros_like(heights)
+    mass[solved.rows] = cells.mass.to(mass)
+    cost = _transport_cost(problem, solved, stored, cells)
+    if residual <= _NEGLIGIBLE_RESIDUAL * gap:
+        confirmed = _confirmed(returned.tally(potential, _CHECK_DRAWS, generator), mass)
+        error = MassError(float(((mass - problem.weights).square() / problem.weights).sum()), 0.0)
+    else:
+        tally = returned.tally(potential, draws_to_judge(len(problem), tol), generator)
+        error, mass = mass_error(tally, problem.weights), tally.mass
+        confirmed = error.chi2 + 2 * error.stderr <= tol
+    if not confirmed:
+        session.report("the masses are not those of the potential: going on with stochastic steps")
+        return Attempt(None, heights)
+    if error.chi2 > tol:
+        cost = bracketed(problem, stored, mass, cost)
+    solution = Solution(
+        method="quantiles" if problem.source.dim == 1 else "damped Newton",
+        potential=potential,
+        mass=mass,
+        history=(*history, Evaluation(0, error.chi2, error.stderr, session.seconds)),
+        transport_cost=cost.value,
+        transport_cost_interval=cost.interval,
+        samples_used=0,
+        evaluation_samples=returned.draws,
+    )
+    return Attempt(solution, heights)
+
+
+def _run(newton: DampedNewton, session: Session) -> tuple[Evaluation, ...]:
+    """Steps until nothing is left to gain, or Ctrl-C; what each reached."""
     state = ExactState(newton.state, session.state.history if isinstance(session.state, ExactState) else ())
     try:
         while not state.newton.finished:
@@ -61,29 +138,14 @@ def solve_exactly(
     except KeyboardInterrupt:
         session.report("interrupted: certifying the best so far")
         session.save(state, now=True)
-    else:
-        if newton.chi2 > tol:
-            session.report("Newton stopped short: going on with stochastic steps")
-            return None
-    heights = ((problem.radius * state.newton.heights).to(dtype).double()) / problem.radius
-    cells = newton.cells_at(heights)
-    if cells is None or not _confirmed(problem, heights, cells, seed):
-        session.report("the cells are too degenerate for exact masses: going on with stochastic steps")
-        return None
-    chi2 = float(((cells.mass - problem.weights.cpu()).square() / problem.weights.cpu()).sum())
-    cost = _transport_cost(problem, heights, cells)
-    if chi2 > tol:
-        cost = bracketed(problem, heights.to(problem.weights.device), cells.mass.to(problem.weights.device), cost)
-    return Solution(
-        method="quantiles" if problem.source.dim == 1 else "damped Newton",
-        heights=heights.to(problem.weights.device),
-        mass=cells.mass.to(problem.weights.device),
-        history=(*state.history, Evaluation(0, chi2, 0.0, session.seconds)),
-        transport_cost=cost.value,
-        transport_cost_interval=cost.interval,
-        samples_used=0,
-        evaluation_samples=_CHECK_DRAWS,
-    )
+    return state.history
+
+
+def _small_gap(problem: SemiDual, heights: Tensor, generator: torch.Generator) -> float:
+    """The gap between best and second-best score that few draws fall below."""
+    problem.search_in(torch.float64)
+    gaps = problem.score_gaps(problem.noise(_GAP_DRAWS, generator), heights, [])
+    return float(gaps[:, 0].quantile(SMALL_GAP))
 
 
 def _start(problem: SemiDual, initial: Tensor | None, resumed: object) -> DampedNewton | None:
@@ -103,30 +165,27 @@ def _start(problem: SemiDual, initial: Tensor | None, resumed: object) -> Damped
     return None
 
 
-def _confirmed(problem: SemiDual, heights: Tensor, cells: GaussianCells, seed: int) -> bool:
+def _confirmed(tally: Tally, mass: Tensor) -> bool:
     """Whether counts of fresh draws agree with the masses."""
-    device = problem.weights.device
-    if not abs(float(cells.mass.sum()) - 1) < 1e-6 or float(cells.mass.min()) < 0:
+    if not abs(float(mass.sum()) - 1) < 1e-6 or float(mass.min()) < 0:
         return False
-    problem.search_in(torch.float64)
-    generator = torch.Generator(device).manual_seed(seed)
-    tally = fresh_tally(problem, heights.to(device), _CHECK_DRAWS, generator)
-    error = mass_error(tally, cells.mass.to(device).clamp(min=1e-12))
+    error = mass_error(tally, mass.clamp(min=1e-12))
     return abs(error.chi2) <= _CHECK_DEVIATIONS * error.stderr
 
 
-def _transport_cost(problem: SemiDual, heights: Tensor, cells: GaussianCells) -> Cost:
+def _transport_cost(problem: SemiDual, solved: SemiDual, heights: Tensor, cells: GaussianCells) -> Cost:
     """The dual value, E|X|^2 + E_b|y|^2 - 2 J(h), exact; at heights this good it is W2^2 to second order.
 
     By the divergence theorem E[X; cell j] is minus the sum of the normals of its faces times their measure, so that
-    E phi(X) = sum over faces of weight |y_i - y_j|^2, less <h, m>.
+    E phi(X) = sum over faces of weight |y_i - y_j|^2, less <h, m>. ``cells`` are those of ``solved``, the problem
+    without light atoms, which raise phi by nothing that can be told.
     """
-    points, weights = problem.points.cpu(), problem.weights.cpu()
+    points, weights = solved.points.cpu(), solved.weights.cpu()
     span = (points[cells.left] - points[cells.right]).square().sum(1)
-    expected = float(cells.weight @ span - heights @ cells.mass)
-    semi_dual = problem.radius * (expected + float(weights @ heights))
+    expected = float(cells.weight @ span) - float(heights[solved.rows].cpu() @ cells.mass)
+    semi_dual = problem.radius * (expected + float(problem.weights @ heights))
     source, target = float(problem.source.dim), float(problem.square_norms() @ problem.weights)
     value = source + target - 2 * semi_dual
     rounding = _COST_ROUNDINGS * (source + target + 2 * abs(semi_dual))
     missing = 2 * problem.radius * missing_dual(cells, weights)
-    return Cost(value, (value - rounding, value + 2 * missing + rounding), value)
+    return Cost(value, (value - rounding, value + 2 * missing + rounding), value, 0)

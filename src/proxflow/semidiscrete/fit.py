@@ -20,6 +20,7 @@ from proxflow.semidiscrete.atoms import Atoms, gather_atoms
 from proxflow.semidiscrete.exact import exact_applies, solve_exactly
 from proxflow.semidiscrete.problem import SemiDual
 from proxflow.semidiscrete.result import Fit, Solution
+from proxflow.semidiscrete.returned import Returned
 from proxflow.semidiscrete.session import Session, mark_of
 from proxflow.semidiscrete.span import span_of
 from proxflow.semidiscrete.stochastic import StochasticState, solve_stochastically
@@ -88,14 +89,10 @@ def fit(
         mark = mark_of([atoms.points, atoms.weights, initial], source, [epsilon, float(seed)])
     session = Session(began, progress, checkpoint, mark)
     if len(atoms.points) == 1:
-        solution, radius = _one_atom(atoms, source), 1.0
+        solution = _one_atom(atoms, source, epsilon)
     else:
-        span = span_of(atoms.points, source)
-        problem = SemiDual(span.points, atoms.weights, span.source, epsilon, max_memory)
-        radius = problem.radius
-        solution = _solve(problem, initial, tol, max_samples, seed, max_memory, atoms.points.dtype, session)
-        solution = _in_space(solution, span.rest)
-    return _record(solution, radius, atoms, source, epsilon, tol, seed, session)
+        solution = _solve(atoms, source, epsilon, initial, tol, max_samples, seed, max_memory, session)
+    return _record(solution, atoms, epsilon, tol, seed, session)
 
 
 def _check_options(source: Source, atoms: Atoms, epsilon: float, tol: float, max_samples: int | None) -> None:
@@ -110,26 +107,35 @@ def _check_options(source: Source, atoms: Atoms, epsilon: float, tol: float, max
 
 
 def _solve(
-    problem: SemiDual,
+    atoms: Atoms,
+    source: Source,
+    epsilon: float,
     initial: Tensor | None,
     tol: float,
     max_samples: int | None,
     seed: int,
     max_memory: int,
-    dtype: torch.dtype,
     session: Session,
 ) -> Solution:
     """By exact masses where they are known, else by noise."""
-    if initial is not None:
-        initial = initial / problem.radius
-    if exact_applies(problem) and not isinstance(session.state, StochasticState):
-        solution = solve_exactly(problem, initial, tol, seed, dtype, session)
-        if solution is not None:
-            return solution
-    return solve_stochastically(problem, initial, tol, max_samples, seed, max_memory, session)
+    spans = [span_of(atoms.points, source, precision) for precision in (atoms.points.dtype, torch.float64)]
+    problems = [SemiDual(span.points, atoms.weights, span.source, epsilon, max_memory) for span in spans]
+    returned = Returned(atoms, source, epsilon, problems[1].rows_at_once)
+    if exact_applies(problems[0]) and not isinstance(session.state, StochasticState):
+        problem, residual = problems[0], spans[0].residual / problems[0].radius
+        start = None if initial is None else initial / problem.radius
+        attempt = solve_exactly(problem, returned, residual, start, tol, seed, session)
+        if attempt.solution is not None:
+            return _in_space(attempt.solution, spans[0].rest)
+        initial = initial if attempt.heights is None else problem.radius * attempt.heights
+    wasted = returned.draws
+    start = None if initial is None else initial / problems[1].radius
+    solution = solve_stochastically(problems[1], returned, start, tol, max_samples, seed, max_memory, session)
+    solution = dataclasses.replace(solution, evaluation_samples=solution.evaluation_samples + wasted)
+    return _in_space(solution, spans[1].rest)
 
 
-def _one_atom(atoms: Atoms, source: Source) -> Solution:
+def _one_atom(atoms: Atoms, source: Source, epsilon: float) -> Solution:
     """E|X - y|^2, exact where the source is normal."""
     point = atoms.points[0].double()
     zero = point.new_zeros(1)
@@ -139,7 +145,8 @@ def _one_atom(atoms: Atoms, source: Source) -> Solution:
         noise = source.sample(_DIRAC_DRAWS, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
         terms = (noise - point.to(noise)).square().sum(1)
         value, half, draws = float(terms.mean()), 1.96 * float(terms.std()) / math.sqrt(len(terms)), len(terms)
-    return Solution("one atom", zero, zero + 1, (), value, (value - half, value + half), 0, draws)
+    potential = Returned(atoms, source, epsilon, draws).potential(zero, double=False)
+    return Solution("one atom", potential, zero + 1, (), value, (value - half, value + half), 0, draws)
 
 
 def _in_space(solution: Solution, rest: float) -> Solution:
@@ -149,32 +156,15 @@ def _in_space(solution: Solution, rest: float) -> Solution:
     return dataclasses.replace(solution, transport_cost=cost, transport_cost_interval=(low + rest, high + rest))
 
 
-def _record(
-    solution: Solution,
-    radius: float,
-    atoms: Atoms,
-    source: Source,
-    epsilon: float,
-    tol: float,
-    seed: int,
-    session: Session,
-) -> Fit:
+def _record(solution: Solution, atoms: Atoms, epsilon: float, tol: float, seed: int, session: Session) -> Fit:
     """The public record, with a warning where the tolerance was not met."""
     chi2, stderr = (solution.history[-1].chi2, solution.history[-1].chi2_stderr) if solution.history else (0.0, 0.0)
     converged = chi2 + 2 * stderr <= tol
     if not converged:
-        message = f"fit stopped at chi2 = {chi2:.3g} +- {stderr:.2g}, above tol = {tol:g}; "
-        rounded = stderr == 0 and atoms.points.dtype == torch.float32
-        advice = "float32 may not hold the heights: give float64 points" if rounded else "raise max_samples"
-        warnings.warn(message + advice + ", or use it as the flow of its cell_mass", ConvergenceWarning, 4)
-    dtype = atoms.points.dtype
-    heights, weights = (radius * solution.heights).to(dtype), atoms.weights.to(dtype)
-    if epsilon > 0:
-        potential: Discrete | Entropic = Entropic(atoms.points, heights, epsilon, weights, source=source)
-    else:
-        potential = Discrete(atoms.points, heights, weights, source=source)
+        message = f"fit stopped at chi2 = {chi2:.3g} +- {stderr:.2g}, above tol = {tol:g}; raise max_samples, "
+        warnings.warn(message + "or use it as the flow of its cell_mass", ConvergenceWarning, 4)
     return Fit(
-        potential=potential,
+        potential=solution.potential,
         method=solution.method,
         chi2=chi2,
         chi2_stderr=stderr,

@@ -70,7 +70,7 @@ class DampedNewton:
     @property
     def chi2(self) -> float:
         """Exact squared relative error of the masses."""
-        return self._chi2(self.cells)
+        return self.cells.chi2(self._weights)
 
     def step(self) -> None:
         """One damped Newton step; marks the state as finished where there is none."""
@@ -85,7 +85,7 @@ class DampedNewton:
             cells = self.cells_at(heights)
             if cells is not None and self._acceptable(cells, residual, length):
                 steps = self.state.steps + 1
-                finished = self._chi2(cells) <= _ROUNDING or steps >= _MOST_STEPS
+                finished = cells.chi2(self._weights) <= _ROUNDING or steps >= _MOST_STEPS
                 self._at = (NewtonState(heights, self.state.floor, steps, finished), cells)
                 return
             if self.chi2 <= _NEARLY:
@@ -105,9 +105,6 @@ class DampedNewton:
             return False
         error = (cells.mass - self._weights).abs().sum()
         return bool(error <= (1 - 0.5 * length) * residual.abs().sum())
-
-    def _chi2(self, cells: GaussianCells) -> float:
-        return float(((cells.mass - self._weights).square() / self._weights).sum())
 
     def _finish(self) -> None:
         self._at = (dataclasses.replace(self.state, finished=True), self.cells)

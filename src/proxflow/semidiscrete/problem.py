@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -10,10 +12,12 @@ from torch import Tensor
 
 from proxflow.kernels.search import argmax_affine
 from proxflow.measures import Source
+from proxflow.potentials.atoms import centre_and_radius
 
-__all__ = ["SemiDual", "Tally"]
+__all__ = ["SMALL_GAP", "SemiDual", "Tally", "chunk_sizes"]
 
-_FLOAT32_ROUNDINGS = 2.0**12  # a score gap this many roundings wide is safe in float32
+SMALL_GAP = 0.05  # quantile of the gap between best and second-best score that is compared with errors of scores
+_FLOAT32_ROUNDINGS = 2.0**8  # if that quantile is so many roundings wide, scores are safe in float32
 _SOFTMAX_BYTES = 1 << 21  # one block of assignment probabilities: about a core's cache
 
 
@@ -43,26 +47,38 @@ class SemiDual:
     def __init__(self, points: Tensor, weights: Tensor, source: Source, epsilon: float, max_memory: int) -> None:
         self.weights = weights
         self.source = source
-        self.centre = points.mean(0)
-        centred = points - self.centre
-        self.radius = float(torch.linalg.vector_norm(centred, dim=1).max()) or 1.0
-        self.points = centred / self.radius
+        self.centre, radius = centre_and_radius(points)
+        self.radius = float(radius)
+        self.points = (points - self.centre) / radius
         self.epsilon = epsilon / self.radius
         self.dtype = torch.float32
         self.rows_at_once = max(256, min(1 << 16, max_memory // (16 * (points.shape[1] + 2))))
-        self._log_weights = torch.log(len(points) * weights)
+        self.rows = torch.arange(len(points), device=points.device)
+        self._log_weights = torch.log(weights) + math.log(len(points))
         self._slopes = self.points.to(self.dtype)
 
     def __len__(self) -> int:
         return len(self.points)
 
-    def choose_precision(self, gap: float, heights: Tensor) -> bool:
-        """Search in float32 where a typical score gap is far above its rounding, else in float64: then True."""
+    def restricted(self, kept: Tensor) -> SemiDual:
+        """The problem of some of its atoms alone, in the same units; their ``rows`` here tell which."""
+        if bool(kept.all()):
+            return self
+        part = copy.copy(self)
+        part.rows = torch.nonzero(kept)[:, 0]
+        part.points, part.weights = self.points[part.rows], self.weights[part.rows] / self.weights[part.rows].sum()
+        part._log_weights = torch.log(part.weights) + math.log(len(part.points))
+        part._slopes = part.points.to(part.dtype)
+        return part
+
+    def needs_double(self, gap: float, heights: Tensor) -> bool:
+        """Whether a small score ``gap`` is too near to the rounding of float32 scores, or a weight below its range.
+
+        Scores are then taken in float64, and the potential gets heights and weights in float64.
+        """
         size = float(self.source.dim) ** 0.5 + float(heights.abs().max())
-        double = bool(gap < _FLOAT32_ROUNDINGS * torch.finfo(torch.float32).eps * size)
-        if double:
-            self.search_in(torch.float64)
-        return double
+        near = gap < _FLOAT32_ROUNDINGS * torch.finfo(torch.float32).eps * size
+        return bool(near) or float(self.weights.min()) < torch.finfo(torch.float32).tiny
 
     def search_in(self, dtype: torch.dtype) -> None:
         """Draw noise and take scores in this precision from now on."""
@@ -130,3 +146,9 @@ def _gaps(scores: Tensor, groups: list[Tensor]) -> Tensor:
         columns.append(best.scatter_reduce_(1, labels.expand(len(scores), -1), scores, "amax"))
     top = torch.stack([column.topk(2, dim=1).values for column in columns], dim=1)
     return top[:, :, 0] - top[:, :, 1]
+
+
+def chunk_sizes(n: int, size: int) -> list[int]:
+    """``n`` as a sum of ``size`` and a rest."""
+    full, rest = divmod(n, size)
+    return [size] * full + ([rest] if rest else [])

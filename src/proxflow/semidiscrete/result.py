@@ -24,10 +24,10 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Solution:
-    """What a method found, in normalised units: heights (N,), masses (N,), certificate, cost of its effort."""
+    """What a method found: the potential, its masses (N,), its certificate and cost, and what they took."""
 
     method: str
-    heights: Tensor
+    potential: Discrete | Entropic
     mass: Tensor
     history: tuple[Evaluation, ...]
     transport_cost: float

@@ -7,44 +7,56 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from proxflow.kernels.norms import row_norm
 from proxflow.measures import Gaussian, Source
+from proxflow.potentials.atoms import centre_and_radius
 
 __all__ = ["Span", "span_of"]
 
-_ROUNDINGS = 4.0  # rows this many roundings of their size away from a plane lie in it
+_ROUNDINGS = 4.0  # rows this many roundings of their own size away from a plane, in the mean square, lie in it
+_BREAK = 1024.0  # least extent of the data inside their span, in those distances: else they may be data too
 
 
 @dataclass(frozen=True)
 class Span:
     """Atoms in coordinates of their affine span, the noise that they see, and the cost of what they do not see.
 
-    Heights are the same in the span as in space. W2^2 in space is W2^2 in the span plus ``rest``.
+    Heights are the same in the span as in space. W2^2 in space is W2^2 in the span plus ``rest``. ``residual`` is the
+    largest distance of a row from the span: its scores are wrong by about that much.
     """
 
     points: Tensor
     source: Source
     rest: float
+    residual: float
 
 
-def span_of(points: Tensor, source: Source) -> Span:
+def span_of(points: Tensor, source: Source, precision: torch.dtype) -> Span:
     """The span of distinct float32 or float64 rows (N, d), in float64; the whole space unless the source is normal.
 
     A projection of N(0, I) on any subspace is N(0, I) again, so that atoms on a line in R^20 make a problem in R^1.
+    A direction is left out where every row's share of it is rounding of that row in ``precision``, and only if all
+    others are far above their rounding: a far row must not hide the extent of the near ones, nor an offset that of
+    small data.
     """
     exact = points.double()
     dim = points.shape[1]
     if not isinstance(source, Gaussian) or len(points) == 1:
-        return Span(exact, source, 0.0)
-    centred = exact - exact.mean(0)
-    _, sizes, axes = torch.linalg.svd(torch.linalg.qr(centred, mode="r").R, full_matrices=False)
-    largest = float(torch.linalg.vector_norm(exact, dim=1).max())
-    rounding = _ROUNDINGS * torch.finfo(points.dtype).eps * len(points) ** 0.5 * largest
-    basis = axes[sizes > rounding].mT
+        return Span(exact, source, 0.0, 0.0)
+    centre, _ = centre_and_radius(points)
+    rounding = torch.finfo(precision).eps * (row_norm(exact) + torch.linalg.vector_norm(centre))
+    roundings = torch.where(rounding > 0, 1 / rounding, 0.0)[:, None] * (exact - centre)
+    _, sizes, axes = torch.linalg.svd(torch.linalg.qr(roundings, mode="r").R, full_matrices=False)
+    negligible = _ROUNDINGS * len(points) ** 0.5
+    kept = sizes > negligible
+    basis = axes[kept].mT
     rank = basis.shape[1]
-    if rank == 0 or rank == dim:
-        return Span(exact, source, 0.0)
+    if rank == 0 or rank == dim or bool((sizes[kept] < _BREAK * negligible).any()):
+        return Span(exact, source, 0.0, 0.0)
     inside = exact @ basis
     if len(torch.unique(inside, dim=0)) < len(points):
-        return Span(exact, source, 0.0)
-    across = (exact - inside @ basis.mT).mean(0)
-    return Span(inside, Gaussian(rank), dim - rank + float(across.square().sum()))
+        return Span(exact, source, 0.0, 0.0)
+    across = centre - basis @ (basis.mT @ centre)
+    off = exact - centre - (inside - basis.mT @ centre) @ basis.mT
+    rest = dim - rank + float(across.square().sum())
+    return Span(inside, Gaussian(rank), rest, float(row_norm(off).max()))

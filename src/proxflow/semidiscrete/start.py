@@ -8,24 +8,31 @@ import torch
 from torch import Tensor
 
 from proxflow.measures import Gaussian
-from proxflow.semidiscrete.problem import SemiDual
+from proxflow.semidiscrete.problem import SMALL_GAP, SemiDual
 
-__all__ = ["Start", "marginal_form", "scaled_start"]
+__all__ = ["Start", "isolation", "marginal_form", "scaled_start"]
 
 _DRAWS = 512
 _BISECTIONS = 8
 _QUANTILE_DRAWS = 1 << 12
+_FAR = 16.0  # median distances from the centre; farther atoms count as this far when the axes are chosen
+_NEIGHBOURS = 1 << 8  # atoms among which the nearest is sought
+_ROWS = 1 << 14  # atoms at once
+_ISOLATED = 4.0  # median distances to the nearest of those, from which an atom counts as isolated
+_LEAST_LEVEL = 1e-300  # of a quantile
 
 
 @dataclass(frozen=True)
 class Start:
     """Initial heights (N,), the natural units of height, and the noise draws spent on them.
 
-    ``units`` has one entry for single atoms and one for each level of groups.
+    ``units`` has one entry for single atoms and one for each level of groups; ``small_gap`` is the gap between best and
+    second-best score that few draws fall below.
     """
 
     heights: Tensor
     units: tuple[float, ...]
+    small_gap: float
     samples_used: int
 
 
@@ -39,15 +46,32 @@ def scaled_start(problem: SemiDual, groups: list[Tensor], generator: torch.Gener
     spent = 0
     if heights is None:
         form = marginal_form(problem, generator)
+        spent = 0 if isinstance(problem.source, Gaussian) else _QUANTILE_DRAWS
         target = float(problem.weights @ form)
         low, high = 0.0, 2.0
         for _ in range(_BISECTIONS):
             middle = 0.5 * (low + high)
             slope = target - float(problem.assign(noise, middle * form).mass @ form)
             low, high = (middle, high) if slope < 0 else (low, middle)
-        heights, spent = 0.5 * (low + high) * form, _BISECTIONS * _DRAWS
-    gaps = problem.score_gaps(noise, heights, groups).double().median(0).values
-    return Start(heights, tuple((gaps + problem.epsilon).tolist()), spent + _DRAWS)
+        heights, spent = 0.5 * (low + high) * form, spent + _BISECTIONS * _DRAWS
+    gaps = problem.score_gaps(noise, heights, groups).double() + problem.epsilon
+    units = tuple(gaps.median(0).values.tolist())
+    return Start(heights, units, float(gaps[:, 0].quantile(SMALL_GAP)), spent + _DRAWS)
+
+
+def isolation(points: Tensor) -> Tensor:
+    """By how much a step of each atom's height must be longer than a typical one's, (N,) of at least 1.
+
+    The scores of an atom and its neighbours part in proportion to their distance: an atom a million spacings away from
+    all others moves the border of its cell a million times less with the same step.
+    """
+    chosen = torch.randperm(len(points), generator=torch.Generator().manual_seed(0))[:_NEIGHBOURS].to(points.device)
+    distances = []
+    for rows in points.split(_ROWS):
+        apart = torch.cdist(rows, points[chosen], compute_mode="donot_use_mm_for_euclid_dist")
+        distances.append(torch.where(apart > 0, apart, torch.inf).amin(1))
+    nearest = torch.cat(distances)
+    return (nearest / (_ISOLATED * nearest.median())).clamp(min=1)
 
 
 def marginal_form(problem: SemiDual, generator: torch.Generator) -> Tensor:
@@ -55,14 +79,25 @@ def marginal_form(problem: SemiDual, generator: torch.Generator) -> Tensor:
 
     It is the optimum where the coordinates are independent, and strictly convex everywhere: no cell is empty.
     """
+    axes = _principal_axes(problem.points, problem.weights)
     centred = problem.points - problem.weights @ problem.points
-    variances, axes = torch.linalg.eigh((centred * problem.weights[:, None]).mT @ centred)
-    axes = axes[:, variances > 1e-12 * variances[-1]]
     draws = None if isinstance(problem.source, Gaussian) else problem.noise(_QUANTILE_DRAWS, generator).double()
     form = torch.zeros_like(problem.weights)
     for axis in axes.mT:
         form += _line_potential(centred @ axis, problem.weights, None if draws is None else draws @ axis)
     return form
+
+
+def _principal_axes(points: Tensor, weights: Tensor) -> Tensor:
+    """Principal axes (d, k) of some extent; neither a few far atoms nor a few heavy ones hide the others."""
+    distance = torch.linalg.vector_norm(points, dim=1)
+    farthest = _FAR * distance[distance > 0].median()
+    near = points * (farthest / distance.clamp(min=farthest))[:, None]
+    share = 0.5 * (weights + 1 / len(weights))
+    centred = near - share @ near
+    variances, axes = torch.linalg.eigh((centred * share[:, None]).mT @ centred)
+    kept: Tensor = axes[:, variances > 1e-12 * variances[-1]]
+    return kept
 
 
 def _line_potential(values: Tensor, weights: Tensor, draws: Tensor | None) -> Tensor:
@@ -71,8 +106,12 @@ def _line_potential(values: Tensor, weights: Tensor, draws: Tensor | None) -> Te
     The noise is standard normal, or known by ``draws``.
     """
     order = values.argsort()
-    levels = weights[order].cumsum(0)[:-1].clamp(1e-12, 1 - 1e-12)
-    slopes = torch.special.ndtri(levels) if draws is None else torch.quantile(draws, levels)
+    below = weights[order].cumsum(0)[:-1].clamp(min=_LEAST_LEVEL)
+    above = weights[order].flip(0).cumsum(0).flip(0)[1:].clamp(min=_LEAST_LEVEL)
+    if draws is None:
+        slopes = torch.where(below < above, torch.special.ndtri(below), -torch.special.ndtri(above))
+    else:
+        slopes = torch.quantile(draws, below.clamp(max=1))
     heights = torch.zeros_like(values)
     heights[order[1:]] = (values[order].diff() * slopes).cumsum(0)
     return heights

@@ -9,26 +9,32 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from proxflow.potentials.discrete import Discrete
+from proxflow.potentials.entropic import Entropic
 from proxflow.semidiscrete.certificate import (
+    LEAST_DRAWS,
     Cost,
     bracketed,
-    fresh_tally,
+    draws_to_judge,
     mass_error,
     smooth_transport_cost,
     transport_cost,
 )
 from proxflow.semidiscrete.descent import Averages, Iterate, descend
 from proxflow.semidiscrete.hierarchy import nested_groups
+from proxflow.semidiscrete.light import LightAtoms
 from proxflow.semidiscrete.problem import SemiDual, Tally
 from proxflow.semidiscrete.result import Evaluation, Solution
+from proxflow.semidiscrete.returned import Returned
 from proxflow.semidiscrete.session import Session
-from proxflow.semidiscrete.start import scaled_start
+from proxflow.semidiscrete.start import isolation, scaled_start
 
 __all__ = ["StochasticState", "solve_stochastically"]
 
 _EVALUATION_SEED = 0x5EED_C0DE  # moves the evaluation stream away from the one that moves the heights
 _COST_DRAWS = 1 << 17
-_LOOK_DRAWS = 1 << 14  # of a quick evaluation
+_MOMENT_SEED = 0x0DDB_A115  # the same for draws that tell a source's second moment
+_LIGHT_SHARE = 0.05  # of the tolerance: what atoms too light for the draws may add to chi2 together
 _LEAST_DRAWS = 1 << 17  # of a fit: below this the bias of W2^2 would show beside its standard error
 _EXPECTED_EFFICIENCY = 1.6  # chi2 M / N of linearly weighted averaging, 4/3, over what two standard errors leave of tol
 
@@ -41,7 +47,7 @@ class StochasticState:
         iterate: the descent.
         snapshots: its averages at each evaluation.
         history: the evaluations.
-        tally: the assignments that the last one counted, None before the first.
+        tally: the assignments that the last one counted on the potential to be returned, None if it was a quick one.
         fresh: state of the generator of evaluations.
         evaluation_samples: draws spent on them.
         double: whether scores are taken in float64.
@@ -58,6 +64,7 @@ class StochasticState:
 
 def solve_stochastically(
     problem: SemiDual,
+    returned: Returned,
     initial: Tensor | None,
     tol: float,
     max_samples: int | None,
@@ -66,7 +73,7 @@ def solve_stochastically(
     session: Session,
 ) -> Solution:
     """Move the heights until chi2 + 2 stderr <= tol, the cap, or Ctrl-C; then certify what there is."""
-    run = _Run(problem, initial, tol, max_samples, seed, session)
+    run = _Run(problem, returned, initial, tol, max_samples, seed, session)
     try:
         while not run.finished:
             run.advance()
@@ -83,18 +90,21 @@ class _Run:
     def __init__(
         self,
         problem: SemiDual,
+        returned: Returned,
         initial: Tensor | None,
         tol: float,
         max_samples: int | None,
         seed: int,
         session: Session,
     ) -> None:
-        self.problem, self.tol, self.session = problem, tol, session
+        self.problem, self.returned, self.tol, self.session = problem, returned, tol, session
         count, device = len(problem), problem.points.device
         self.cap = math.ceil(100 * count / tol) + _LEAST_DRAWS if max_samples is None else max_samples
         self.motion = torch.Generator(device).manual_seed(seed)
         self.fresh = torch.Generator(device).manual_seed(seed ^ _EVALUATION_SEED)
+        self.light = self._light_atoms(torch.Generator(device).manual_seed(seed ^ _MOMENT_SEED))
         self.groups = nested_groups(problem.points, problem.weights)
+        self.stretch = isolation(problem.points)
         self.state = session.state if isinstance(session.state, StochasticState) else self._begin(initial)
         self.motion.set_state(self.state.iterate.noise)
         self.fresh.set_state(self.state.fresh)
@@ -104,13 +114,29 @@ class _Run:
         """The state before the first step: the first heights and the units of height."""
         self.problem.search_in(torch.float32)
         start = scaled_start(self.problem, self.groups, self.motion, initial)
-        double = self.problem.choose_precision(start.units[0], start.heights)
+        spent = self.light.draws + start.samples_used
+        double = self.problem.needs_double(start.small_gap, start.heights)
+        if double:  # rounding ruled the gaps that were measured
+            self.problem.search_in(torch.float64)
+            start = scaled_start(self.problem, self.groups, self.motion, initial)
+            spent += start.samples_used
+        start = dataclasses.replace(start, heights=self.light.bounded(start.heights), samples_used=spent)
         return StochasticState(Iterate.start(start, self.motion), (), (), None, self.fresh.get_state(), 0, double)
+
+    def _light_atoms(self, generator: torch.Generator) -> LightAtoms:
+        """Those that the draws of a fit hit less than once; none where the assignment is a softmax over all atoms."""
+        share = _LIGHT_SHARE * self.tol if self.problem.epsilon == 0 else 0.0
+        return LightAtoms(self.problem, 1 / self._wanted, share, generator)
+
+    @property
+    def _wanted(self) -> float:
+        """Draws that the tolerance is expected to take."""
+        return max(_EXPECTED_EFFICIENCY * len(self.problem) / self.tol, _LEAST_DRAWS)
 
     @property
     def _least(self) -> float:
         """Draws before which the tolerance is not to be expected."""
-        return min(max(_EXPECTED_EFFICIENCY * len(self.problem) / self.tol, _LEAST_DRAWS), self.cap)
+        return min(self._wanted, self.cap)
 
     @property
     def finished(self) -> bool:
@@ -128,21 +154,37 @@ class _Run:
         goal = _goal_after(evaluated, self._least, self.cap)
         if iterate.samples_used < goal or iterate.steps == 0:
             self.state = dataclasses.replace(
-                self.state, iterate=descend(self.problem, self.groups, iterate, self.motion)
+                self.state, iterate=descend(self.problem, self.groups, self.stretch, iterate, self.motion)
             )
         else:
-            draws = self._draws()
-            self.state = self._evaluated(draws if goal >= self._least else min(draws, _LOOK_DRAWS))
+            self.state = self._certified() if goal >= self._least else self._glanced_at()
 
     def _draws(self) -> int:
-        """Enough for a standard error of a tenth of the tolerance near the optimum; fewer where chi2 was far above."""
         last = self.state.history[-1].chi2 if self.state.history else 0.0
-        return max(_LOOK_DRAWS, math.ceil(10 * math.sqrt(2 * len(self.problem)) / max(self.tol, last / 4)))
+        return draws_to_judge(len(self.problem), self.tol, last)
 
-    def _evaluated(self, draws: int) -> StochasticState:
-        """The state after one more look on fresh draws."""
+    def _glanced_at(self) -> StochasticState:
+        """The state after a quick evaluation, in the problem's own units."""
+        draws = min(LEAST_DRAWS, self.problem.rows_at_once)
+        tally = self.problem.assign(self.problem.noise(draws, self.fresh), self.heights)
+        return dataclasses.replace(self._evaluated(tally), tally=None)
+
+    def _certified(self) -> StochasticState:
+        """The state after an evaluation of the potential that would be returned now."""
+        return self._evaluated(self.returned.tally(self.potential, self._draws(), self.fresh))
+
+    @property
+    def heights(self) -> Tensor:
+        """The averaged heights, in the problem's units, with light atoms where their cells are bounded, (N,)."""
+        return self.light.bounded(self.state.iterate.averages.heights)
+
+    @property
+    def potential(self) -> Discrete | Entropic:
+        """What the fit would return now."""
+        return self.returned.potential(self.problem.radius * self.heights, self.state.double)
+
+    def _evaluated(self, tally: Tally) -> StochasticState:
         state, iterate = self.state, self.state.iterate
-        tally = fresh_tally(self.problem, iterate.averages.heights, draws, self.fresh)
         error = mass_error(tally, self.problem.weights)
         look = Evaluation(iterate.samples_used, error.chi2, error.stderr, self.session.seconds)
         self.session.report(
@@ -154,7 +196,7 @@ class _Run:
             history=(*state.history, look),
             tally=tally,
             fresh=self.fresh.get_state(),
-            evaluation_samples=state.evaluation_samples + draws,
+            evaluation_samples=state.evaluation_samples + tally.draws,
         )
 
     def certify(self, max_memory: int) -> Solution:
@@ -162,36 +204,37 @@ class _Run:
         if self.state.iterate.averages.weight == 0:
             self.advance()
         state = self._fully_evaluated()
-        averages, tally, last = state.iterate.averages, state.tally, state.history[-1]
-        mass = averages.heights.new_zeros(len(self.problem)) if tally is None else tally.mass
+        tally, last = state.tally, state.history[-1]
+        mass = self.problem.weights.new_zeros(len(self.problem)) if tally is None else tally.mass
         draws = max(1 << 12, min(_COST_DRAWS, max_memory // (16 * (self.problem.source.dim + 3))))
-        cost = self._cost(averages, draws)
+        cost = self._cost(draws)
         if last.chi2 + 2 * last.chi2_stderr > self.tol and self.problem.epsilon == 0:
-            cost = bracketed(self.problem, averages.heights, mass, cost)
+            cost = bracketed(self.problem, self.heights, mass, cost)
         return Solution(
             method="averaged gradient",
-            heights=averages.heights,
+            potential=self.potential,
             mass=mass,
             history=state.history,
             transport_cost=cost.value,
             transport_cost_interval=cost.interval,
             samples_used=state.iterate.samples_used,
-            evaluation_samples=state.evaluation_samples + draws,
+            evaluation_samples=state.evaluation_samples + cost.draws,
         )
 
     def _fully_evaluated(self) -> StochasticState:
         """The state with its last evaluation full and of the last heights; a quick one says what full means."""
         state = self.state
         if not state.history or state.history[-1].samples_used != state.iterate.samples_used:
-            state = self.state = self._evaluated(min(self._draws(), _LOOK_DRAWS))
+            state = self.state = self._glanced_at()
         if state.tally is None or state.tally.draws < self._draws():
-            state = self.state = self._evaluated(self._draws())
+            state = self.state = self._certified()
         return state
 
-    def _cost(self, averages: Averages, draws: int) -> Cost:
+    def _cost(self, draws: int) -> Cost:
         if self.problem.epsilon > 0:
-            return smooth_transport_cost(self.problem, averages.heights, draws, self.fresh)
-        return transport_cost(self.problem, averages, self._half(averages), draws, self.fresh)
+            return smooth_transport_cost(self.problem, self.heights, draws, self.fresh)
+        whole = self.state.iterate.averages
+        return transport_cost(self.problem, self.light, whole, self._half(whole), draws, self.fresh)
 
     def _half(self, whole: Averages) -> Averages:
         """The snapshot nearest to half of the averaging weight, or an artificial first step."""

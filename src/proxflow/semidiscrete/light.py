@@ -1,0 +1,70 @@
+"""Atoms too light for noise to find: heights that keep the mass of their cells below their weight, by a bound.
+
+A cell of mass 1e-12 is hit once in 1e12 draws, so that no count of draws can move its height or judge it. But any atom
+k bounds the cell of atom j: cell j lies in the half-space <u, y_j - y_k> >= h_j - h_k. With
+
+    h_j = min_k h_k + |y_j - y_k| q_j,    P(<X, e> >= q_j) <= b_j for every unit vector e,
+
+the mass m_j is at most b_j, and what atom j adds to chi2, (m_j - b_j)^2 / b_j, at most b_j. For normal noise q_j is the
+normal quantile at 1 - b_j, for other noise Chebyshev's (E|X|^2 / b_j)^(1/2).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from proxflow.measures import Gaussian
+from proxflow.semidiscrete.problem import SemiDual
+
+__all__ = ["LightAtoms"]
+
+_BOUNDING = 1 << 10  # heaviest atoms, any of which bounds the cell of a light one
+_ROWS = 1 << 12  # light atoms at once
+_MOMENT_DRAWS = 1 << 12  # of a source that does not tell its second moment
+_MOMENT_MARGIN = 4.0  # factor on a second moment known from those draws
+
+
+class LightAtoms:
+    """Which atoms are light, and how far from a heavy one their cells must stay.
+
+    Args:
+        problem: whose atoms these are.
+        least: atoms of a weight below this are light, the lightest first,
+        share: as long as they weigh no more than this together.
+        generator: of draws that estimate the second moment of a source that does not tell it.
+    """
+
+    def __init__(self, problem: SemiDual, least: float, share: float, generator: torch.Generator) -> None:
+        order = problem.weights.argsort()
+        together = torch.empty_like(problem.weights)
+        together[order] = problem.weights[order].cumsum(0)
+        self.light: Tensor = (problem.weights < least) & (together <= share)
+        self.draws = 0
+        self._problem = problem
+        heavy = torch.nonzero(~self.light)[:, 0]
+        self._bounding = heavy[problem.weights[heavy].argsort(descending=True)[:_BOUNDING]]
+        self._reach = self._reaches(generator) if bool(self.light.any()) else problem.weights[:0]
+
+    def bounded(self, heights: Tensor) -> Tensor:
+        """The heights (N,), with light atoms at heights that bound their cells."""
+        if not len(self._reach):
+            return heights
+        points, bounded = self._problem.points, heights.clone()
+        rows = torch.nonzero(self.light)[:, 0]
+        for part, reach in zip(rows.split(_ROWS), self._reach.split(_ROWS), strict=True):
+            distance = torch.cdist(points[part], points[self._bounding], compute_mode="donot_use_mm_for_euclid_dist")
+            bounded[part] = (heights[self._bounding] + reach[:, None] * distance).amin(1)
+        return bounded
+
+    def _reaches(self, generator: torch.Generator) -> Tensor:
+        """q with P(<X, e> >= q) <= weight for every unit vector e, one for each light atom."""
+        weights, source = self._problem.weights[self.light], self._problem.source
+        if isinstance(source, Gaussian):
+            quantiles: Tensor = -torch.special.ndtri(weights)
+            return quantiles
+        moment = getattr(source, "second_moment", None)
+        if moment is None:
+            self.draws = _MOMENT_DRAWS
+            moment = _MOMENT_MARGIN * float(self._problem.noise(self.draws, generator).double().square().sum(1).mean())
+        return (moment / weights).sqrt()

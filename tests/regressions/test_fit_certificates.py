@@ -1,0 +1,223 @@
+"""What a fit says holds for the potential that it returns, in the dtype and space of the caller."""
+
+from __future__ import annotations
+
+import math
+import warnings
+
+import numpy as np
+import pytest
+import torch
+
+from proxflow.errors import ConvergenceWarning
+from proxflow.measures import Gaussian
+from proxflow.potentials import Discrete, Entropic
+from proxflow.semidiscrete import Fit, fit
+from tests.semidiscrete.independent import atom_weights, measure
+from tests.semidiscrete.sources import PlainNormal
+
+
+def normal(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+
+
+def assert_certified(result: Fit, weights: torch.Tensor | None = None) -> None:
+    """chi2 and masses by an argmax in float64 agree with what the fit says, within five standard errors."""
+    wanted = atom_weights(result, weights)
+    found = measure(result.potential, wanted)
+    assert result.chi2 == pytest.approx(found.chi2, abs=5 * math.hypot(found.stderr, result.chi2_stderr))
+    mass = result.cell_mass
+    counted = max(result.evaluation_samples // 4, 1 << 14) if result.chi2_stderr > 0 else found.draws
+    error = ((mass + 1e-9) * (1 / found.draws + 1 / counted)).sqrt()
+    assert bool(((found.mass - mass).abs() <= 6 * error + 2 / found.draws).all())
+
+
+# ------------------------------------------------------------------ weights over many orders of magnitude
+
+
+@pytest.mark.parametrize("lightest", [1e-12, 1e-15, 1e-30, 1e-46, 1e-73])
+@pytest.mark.parametrize("dim", [2, 5])
+def test_one_very_light_atom_leaves_the_others_theirs(lightest: float, dim: int) -> None:
+    weights = torch.ones(30, dtype=torch.float64)
+    weights[0] = lightest
+    result = fit(normal(30, dim), weights)
+    assert result.converged
+    noise = normal(10_000, dim, seed=1)
+    assert len(torch.unique(result.potential.nearest_atom(noise))) == 29
+    assert_certified(result, weights)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_log_normal_weights_over_fifteen_orders_of_magnitude(dtype: torch.dtype) -> None:
+    weights = torch.exp(6 * normal(500, seed=3, dtype=torch.float64))
+    assert float(weights.max() / weights.min()) > 1e15
+    result = fit(normal(500, 6).to(dtype), weights)
+    wanted = atom_weights(result, weights)
+    found = measure(result.potential, wanted)
+    assert result.converged
+    assert found.total_variation < 0.02
+    assert_certified(result, weights)
+
+
+def test_weights_of_a_smooth_fit_may_be_light_too() -> None:
+    weights = torch.ones(30, dtype=torch.float64)
+    weights[0] = 1e-12
+    result = fit(normal(30, 5), weights, epsilon=0.3)
+    assert result.converged
+    law = result.potential.atom_probabilities(normal(20_000, 5, seed=1)).double().mean(0)
+    wanted = atom_weights(result, weights)
+    assert float((law - wanted).square().div(wanted).sum()) < 0.03
+    assert float(law[wanted.argmin()]) < 1e-10
+
+
+def test_the_bound_on_light_atoms_holds_for_noise_that_is_not_normal() -> None:
+    weights = torch.ones(30, dtype=torch.float64)
+    weights[0] = 1e-12
+    result = fit(normal(30, 5), weights, source=PlainNormal(5))
+    assert result.converged
+    assert_certified(result, weights)
+
+
+# ------------------------------------------------------------------ points over many orders of magnitude
+
+
+@pytest.mark.parametrize("far", [1e4, 1e6, 1e9, 1e12])
+@pytest.mark.parametrize("dim", [1, 2, 3, 4])
+def test_a_far_row_hides_no_dimension_of_the_others(dim: int, far: float) -> None:
+    points = normal(100, dim)
+    points[0] = far
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        result = fit(points, tol=0.05, max_samples=400_000)
+    assert_certified(result)
+    if far <= 1e6:
+        assert result.converged
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_small_data_around_an_offset_keep_their_extent(dtype: torch.dtype) -> None:
+    """Table data of spread 1e-4 around 7, with columns that nearly depend on one another."""
+    mixing = torch.diag(torch.logspace(0, -2, 30, dtype=torch.float64)) @ torch.linalg.qr(
+        normal(30, 30, seed=2, dtype=torch.float64)
+    )[0]
+    points = (7 + 1e-4 * normal(569, 30, dtype=torch.float64) @ mixing).to(dtype)
+    result = fit(points)
+    assert result.converged
+    assert_certified(result)
+
+
+def test_a_plane_in_float32_is_left_only_where_that_changes_no_cell() -> None:
+    frame = torch.linalg.qr(normal(20, 20, seed=1, dtype=torch.float64))[0][:, :1]
+    few = (normal(12, 1, dtype=torch.float64) @ frame.mT).float()
+    many = (normal(3000, 1, dtype=torch.float64) @ frame.mT).float()
+    exact = fit(few)
+    assert exact.method == "quantiles"
+    assert_certified(exact)
+    judged = fit(many, tol=0.05, max_samples=20_000) if False else fit(few + 100, tol=0.05)
+    assert_certified(judged)
+
+
+def test_heights_that_float32_cannot_hold_stay_in_float64() -> None:
+    line = normal(5000, 1)
+    result = fit(line)
+    assert result.potential.points.dtype == torch.float32
+    assert result.potential.heights.dtype == torch.float64
+    assert result.converged
+    assert result.chi2 < 1e-9
+    assert_certified(result)
+    u = normal(100, 1, seed=1)
+    assert result.potential.brenier_map(u).dtype == torch.float32
+    best = (u.double() @ line.double().mT - result.potential.heights[result.atom_of_row]).argmax(1)
+    assert torch.equal(result.potential.brenier_map(u), line[best])
+
+
+def test_cells_of_light_atoms_are_not_lost_to_float32_heights() -> None:
+    points, weights = 7 + normal(60, 1), torch.exp(6 * normal(60, seed=5, dtype=torch.float64))
+    result = fit(points, weights)
+    assert result.converged
+    assert result.chi2 < 1e-3
+
+
+def test_numbers_of_a_potential_do_not_depend_on_where_its_points_are() -> None:
+    """Queries of float32 data far from the origin are as right as float32 queries can be."""
+    points = normal(200, 8).round(decimals=3)
+    centred, heights = points.double(), 0.3 * normal(200, seed=1, dtype=torch.float64)
+    offset = 4096.0
+    moved = (points + offset).float()
+    exact = Discrete(moved.double(), heights)
+    single = Discrete(moved, heights.float())
+    u = normal(5000, 8, seed=2)
+    best = (u.double() @ moved.double().mT - heights).argmax(1)
+    assert (single.nearest_atom(u) == best).double().mean() > 0.999
+    assert torch.isfinite(centred).all()
+    x = (0.5 * u + 0.5 * moved[best]).float()
+    expected = exact.decompose(x.double(), 0.5, 0.5).point
+    found = single.decompose(x, 0.5, 0.5)
+    miss = (found.point.double() - expected).norm(dim=1)
+    assert bool((miss <= found.error_bound.double()).all())
+
+
+def test_centres_are_not_moved_by_one_height_or_point() -> None:
+    """Heights of 1e11 on one atom, as of an empty cell, cost the others no digit."""
+    points, heights = normal(40, 3), 0.3 * normal(40, seed=1)
+    for far in (0.0, 1e11):
+        heights[0] = 1e3 + far
+        single = Discrete(points, heights)
+        u = normal(4000, 3, seed=2)
+        best = (u.double() @ points.double().mT - heights.double()).argmax(1)
+        assert (single.nearest_atom(u) == best).double().mean() > 0.999
+        smooth = Entropic(points.double(), heights.double(), 0.1)
+        reference = torch.logsumexp((u.double() @ points.double().mT - heights.double()) / 0.1, 1) * 0.1
+        torch.testing.assert_close(smooth.conjugate(u.double()), reference, rtol=1e-9, atol=1e-9)
+
+
+# ------------------------------------------------------------------ draws are counted
+
+
+class Counting(PlainNormal):
+    """Counts the draws that are taken from it."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__(dim)
+        self.drawn = 0
+
+    def sample(self, n: int, **options: object) -> torch.Tensor:
+        self.drawn += n
+        return super().sample(n, **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"epsilon": 0.5}, {"max_samples": 5000}, {"weights": torch.tensor([1e-9] + [1.0] * 39).double()}],
+    ids=["plain", "smooth", "capped", "light"],
+)
+def test_every_draw_of_a_source_is_counted(options: dict[str, object]) -> None:
+    source = Counting(4)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        result = fit(normal(40, 4), source=source, **options)  # type: ignore[arg-type]
+    assert source.drawn == result.samples_used + result.evaluation_samples
+
+
+@pytest.mark.parametrize("points", [normal(40, 2), normal(40, 4), torch.cat([normal(30, 2), 1e-13 * normal(30, 2)])])
+def test_every_draw_of_normal_noise_is_counted(points: torch.Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = 0
+    sample = Gaussian.sample
+
+    def counted(self: Gaussian, n: int, **options: object) -> torch.Tensor:
+        nonlocal drawn
+        drawn += n
+        return sample(self, n, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Gaussian, "sample", counted)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        result = fit(points, max_samples=20_000)
+    assert drawn == result.samples_used + result.evaluation_samples
+
+
+def test_counts_of_one_atom() -> None:
+    source = Counting(3)
+    result = fit(torch.ones(2, 3), source=source)
+    assert source.drawn == result.samples_used + result.evaluation_samples
+    assert np.isfinite(result.transport_cost)
