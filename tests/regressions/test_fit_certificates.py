@@ -97,9 +97,10 @@ def test_a_far_row_hides_no_dimension_of_the_others(dim: int, far: float) -> Non
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_small_data_around_an_offset_keep_their_extent(dtype: torch.dtype) -> None:
     """Table data of spread 1e-4 around 7, with columns that nearly depend on one another."""
-    mixing = torch.diag(torch.logspace(0, -2, 30, dtype=torch.float64)) @ torch.linalg.qr(
-        normal(30, 30, seed=2, dtype=torch.float64)
-    )[0]
+    mixing = (
+        torch.diag(torch.logspace(0, -2, 30, dtype=torch.float64))
+        @ torch.linalg.qr(normal(30, 30, seed=2, dtype=torch.float64))[0]
+    )
     points = (7 + 1e-4 * normal(569, 30, dtype=torch.float64) @ mixing).to(dtype)
     result = fit(points)
     assert result.converged

@@ -106,7 +106,9 @@ def test_a_line_in_space_is_fitted_by_quantiles() -> None:
 def test_float32_heights_are_judged_as_they_are_stored() -> None:
     points = pf.data.load("8gaussians", n=2000).points
     result = fit(points)
-    assert 1e-12 < result.chi2 < 1e-4
+    heights = result.potential.heights
+    assert heights.dtype == torch.float64 or result.chi2 > 1e-12
+    assert result.chi2 < 1e-5
     again = fit(points, warm_start=result)
     assert again.converged
 
@@ -142,12 +144,3 @@ def test_the_quantiles_of_extreme_weights() -> None:
     result = fit(torch.tensor([[-1.0], [0.0], [1.0]]).double(), weights)
     edges = result.potential.heights.diff()
     assert edges.tolist() == pytest.approx([float(ndtri(1e-12)), -float(ndtri(1e-12))], rel=1e-4)
-
-
-def test_heights_that_float32_cannot_hold_are_not_passed_off_as_exact() -> None:
-    line = cloud(5000, 1)
-    assert fit(line).chi2 < 1e-12
-    with pytest.warns(ConvergenceWarning, match="give float64 points"):
-        rounded = fit(line.float())
-    assert not rounded.converged
-    assert rounded.chi2 > 0.1

@@ -13,12 +13,12 @@ __all__ = ["centre_and_radius", "check_atoms", "check_like_atoms"]
 def centre_and_radius(points: Tensor) -> tuple[Tensor, Tensor]:
     """A centre (d,) of rows (N, d), in float64, and the largest distance from it, () and never 0.
 
-    The centre is the median of each coordinate, an entry of the data: a few far rows do not move it, so that the
-    differences from it keep the digits of all the others.
+    The centre is the row nearest to the median of each coordinate: a few far rows do not move it, differences from it
+    keep the digits of all the others, and it lies in every plane that holds the rows.
     """
-    points = points.detach()
-    centre = points.median(0).values.double()
-    radius = row_norm(points.double() - centre).amax()
+    exact = points.detach().double()
+    centre = exact[row_norm(exact - exact.median(0).values).argmin()]
+    radius = row_norm(exact - centre).amax()
     return centre, torch.where(radius > 0, radius, 1.0)
 
 

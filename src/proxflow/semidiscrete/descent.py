@@ -16,7 +16,6 @@ __all__ = ["Averages", "Iterate", "batch_size", "descend"]
 _FIRST_RATE = 1.0  # first step, in gaps per unit of relative mass error and per draw an atom has seen
 _DECAY = 0.55  # the rate falls like (1 + draws per atom)^-_DECAY; the theory asks for (1/2, 1)
 _LONGEST_STEP = 0.25  # in gaps per unit of relative mass error
-_LARGEST_EXCESS = 64.0  # relative mass error of a cell, or of a group, that a single draw may report
 
 
 @dataclass(frozen=True)
@@ -82,10 +81,9 @@ def descend(
     """
     batch, weights = batch_size(problem), problem.weights
     mass = problem.assign(problem.noise(batch, generator), iterate.heights).mass
-    change = _step_length(iterate, batch, len(problem)) * iterate.units[0] * stretch * _excess(mass, weights, batch)
+    change = iterate.units[0] * stretch * _moves(iterate, batch, mass, weights)
     for labels, unit in zip(groups, iterate.units[1:], strict=True):
-        excess = _excess(torch.bincount(labels, mass), torch.bincount(labels, weights), batch)
-        change += (_step_length(iterate, batch, len(excess)) * unit * excess)[labels]
+        change += (unit * _moves(iterate, batch, torch.bincount(labels, mass), torch.bincount(labels, weights)))[labels]
     heights = iterate.heights + change
     return dataclasses.replace(
         iterate,
@@ -97,12 +95,13 @@ def descend(
     )
 
 
-def _excess(mass: Tensor, weights: Tensor, batch: int) -> Tensor:
-    """Relative mass error, of light cells relative to a larger weight: 0 in the mean where the mass is right.
+def _moves(iterate: Iterate, batch: int, mass: Tensor, weights: Tensor) -> Tensor:
+    """Step length times mass error, relative to the weight or, where that is below average, to the average weight.
 
-    One draw in a cell of weight 1e-12 would else report an excess of 1e12 / batch, and no step undo what it did.
+    Relative to its own weight a draw in a cell of weight 1e-12 would report an error of 1e12 / batch, and no later step
+    undo what it did. The mean of a step is 0 where the mass is right in any case.
     """
-    return (mass - weights) / weights.clamp(min=1 / (_LARGEST_EXCESS * batch))
+    return _step_length(iterate, batch, len(weights)) * (mass - weights) / weights.clamp(min=1 / len(weights))
 
 
 def _step_length(iterate: Iterate, batch: int, count: int) -> float:
