@@ -97,6 +97,8 @@ def minibatch_convergence(
     sizes = _checked_sizes(batch_sizes)
     check_solver("minibatch_convergence", solver, epsilon)
     _check_numbers(transport_cost, wanted, relative_error, (max_pairs, kept_pairs, max_memory))
+    if not (replacement is None or isinstance(replacement, bool)):
+        raise ValueError(f"minibatch_convergence: replacement must be None, True or False, got {replacement!r}")
     report = _reporter(progress)
     target, fitted = _target(points_or_potential, source, transport_cost, fit_tol, seed, max_memory, report)
     kept = _kept_pairs(kept_pairs, target.potential.dim, len(sizes), max_memory)
@@ -266,8 +268,6 @@ def _checked_sizes(batch_sizes: Sequence[int] | Tensor) -> list[int]:
 
 
 def _check_replacement(plan: Plan, rows: int | None, sizes: list[int]) -> None:
-    if plan.replacement not in (None, True, False):
-        raise ValueError(f"minibatch_convergence: replacement must be None, True or False, got {plan.replacement!r}")
     if plan.replacement is not False:
         return
     if rows is None:
