@@ -50,6 +50,18 @@ def test_minibatch_rates() -> None:
     assert "excess ~ n^-" in output
 
 
+def test_trained_against_bound() -> None:
+    output = printed_by("trained_against_bound.py")
+    rows = [line.split(" +- ") for line in output.splitlines() if line.count(" +- ") == 3]
+    assert len(rows) == 12
+    for row in rows:
+        own = float(row[2].split()[-1])
+        whole, most = float(row[1].split()[-1]), float(row[3].split()[-1])
+        assert whole <= 1.2 * most
+        assert own > 0
+    assert all(float(row[0].split()[-1]) == 0 for row in rows[-3:])  # the population field is v itself
+
+
 def test_excess_and_quality() -> None:
     output = printed_by("excess_and_quality.py")
     assert "rank correlation" in output

@@ -38,6 +38,7 @@ def check(result: MinibatchConvergence, cost: Array, transport_cost: float) -> N
     """Costs, excess and gap within their errors, and the two routes within theirs."""
     exact = torch.from_numpy(cost)
     assert (result.cost - exact).abs().div(result.cost_stderr).max() < DEVIATIONS
+    assert result.disagreement.abs().div(result.disagreement_stderr).max() < DEVIATIONS
     excess = exact - transport_cost
     assert (result.excess - excess).abs().div(result.excess_stderr).max() < DEVIATIONS
     assert (2 * result.gap - excess).abs().div(2 * result.gap_stderr).max() < DEVIATIONS
@@ -80,7 +81,7 @@ def test_two_atoms_in_the_plane(share: float) -> None:
     a = torch.tensor([[0.9, 1.2]], dtype=torch.float64)
     # equal rows count as often as they come
     points = torch.cat([a.repeat(round(10 * share), 1), -a.repeat(round(10 * (1 - share)), 1)])
-    result = minibatch_convergence(points, SIZES, fit_tol=1e-3, relative_error=0.04)
+    result = minibatch_convergence(points, SIZES, replacement=True, fit_tol=1e-3, relative_error=0.04)
     z = np.linspace(-9, 9, 20_001)
     products = [
         float(np.trapezoid(z * normal_density(z) * 1.5 * (2 * matched_above(z, n, share) - 1), z)) for n in SIZES
@@ -95,7 +96,7 @@ def test_two_atoms_in_the_plane(share: float) -> None:
 def test_two_atoms_from_a_uniform_source() -> None:
     """A source that is not normal: sorted uniform points, the upper ones to the upper atom."""
     points = torch.tensor([[-1.0], [1.0]], dtype=torch.float64)
-    result = minibatch_convergence(points, SIZES, source=Uniform(1), fit_tol=1e-3)
+    result = minibatch_convergence(points, SIZES, replacement=True, source=Uniform(1), fit_tol=1e-3)
     products = []
     for n in SIZES:
         k = np.arange(n + 1)
@@ -112,7 +113,8 @@ def test_the_field_of_small_batches(t: float) -> None:
     points = torch.tensor([[-a], [a]], dtype=torch.float64)
     sizes = [1, 2, 4, 8]
     schedule = Cosine()
-    result = minibatch_convergence(Discrete(points, torch.zeros(2).double()), sizes, schedule=schedule)
+    potential = Discrete(points, torch.zeros(2).double())
+    result = minibatch_convergence(potential, sizes, replacement=True, schedule=schedule)
     error = result.field_error(t, assignments=1 << 12)
     times = torch.tensor(t, dtype=torch.float64)
     alpha, beta = float(schedule.alpha(times)), float(schedule.beta(times))

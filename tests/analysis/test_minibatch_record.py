@@ -96,10 +96,15 @@ def test_batch_for_a_wanted_error(moons: torch.Tensor) -> None:
     assert wanted.size is not None
     assert 2 < wanted.size <= 8
     assert not wanted.extrapolated
-    further = result.batch_for(0.2 * float(result.bound(0.5)[-1]))
+    further = result.batch_for(0.5 * float(result.bound(0.5)[-1]))
     assert further.extrapolated
     assert further.size is not None
     assert further.size > 32
+    too_far = result.batch_for(0.01 * float(result.bound(0.5)[-1]))
+    assert too_far.size is None
+    assert "more than the 200 rows" in too_far.reason
+    law = quick(moons, replacement=True).batch_for(0.2 * float(result.bound(0.5)[-1]))
+    assert law.size is not None
     with pytest.raises(ValueError, match="error must be a positive number"):
         result.batch_for(0.0)
     with pytest.raises(ValueError, match=r"t must be in \(0, 1\)"):
@@ -111,6 +116,9 @@ def test_field_error_says_where_it_is_unknown(moons: torch.Tensor) -> None:
     error = result.field_error(0.5, largest=2, queries=64, assignments=128)
     assert torch.isfinite(error.value[:2]).all()
     assert torch.isnan(error.value[2:]).all()
+    assert error.reason[:2] == ("", "")
+    assert "largest=32 allows them" in error.reason[3]
+    assert (error.interval[:, 0] < error.interval[:, 1]).all()
     with pytest.raises(ValueError, match="t must be above 0"):
         result.field_error(0.0)
     known = quick(Quadratic(torch.zeros(2), torch.eye(2) * 4))
@@ -125,8 +133,8 @@ def test_sinkhorn_pairs_cost_more(moons: torch.Tensor) -> None:
     apart = (entropic.excess - exact.excess) / torch.hypot(entropic.cost_stderr, exact.cost_stderr)
     assert apart[1] > -4
     assert entropic.solver == "sinkhorn"
-    routes = (0.5 * entropic.excess - entropic.gap) / torch.hypot(0.5 * entropic.excess_stderr, entropic.gap_stderr)
-    assert routes.abs().max() < 5  # the identity holds for any coupling
+    # the identity holds for any coupling
+    assert (entropic.disagreement / entropic.disagreement_stderr).abs().max() < 5
 
 
 def test_potentials_on_a_sphere_and_images() -> None:
@@ -177,6 +185,9 @@ def test_ctrl_c_returns_what_is_done(moons: torch.Tensor, monkeypatch: pytest.Mo
         ((torch.randn(5, 2), [1]), {"transport_cost": -1.0}, "transport_cost must be"),
         ((torch.randn(5, 2), [1]), {"wanted": 0.0}, "wanted must be a positive number"),
         ((torch.randn(5, 2), [1]), {"relative_error": math.nan}, "relative_error must be a positive number"),
+        ((torch.randn(5, 2), [1, 6]), {"replacement": False}, "batch_sizes must be at most the 5 rows"),
+        ((Ball(2), [1]), {"replacement": False}, "only rows of equal weight can be drawn without replacement"),
+        ((torch.randn(5, 2), [1]), {"replacement": "no"}, "replacement must be None, True or False"),
         ((torch.randn(5, 2), [1]), {"max_pairs": 0}, "max_pairs, kept_pairs and max_memory must be positive"),
         ((Ball(2), [1]), {"source": pf.measures.Gaussian(2)}, "source is for data"),
     ],
@@ -209,8 +220,7 @@ def test_a_source_that_offers_no_moments() -> None:
 def test_a_smooth_fit_is_measured_against_its_own_target(moons: torch.Tensor) -> None:
     fit = pf.semidiscrete.fit(moons, epsilon=0.5, tol=0.1)
     result = quick(fit, [1, 16])
-    apart = (0.5 * result.excess - result.gap) / torch.hypot(0.5 * result.excess_stderr, result.gap_stderr)
-    assert apart.abs().max() < 5
+    assert (result.disagreement / result.disagreement_stderr).abs().max() < 5
     assert (result.measured_error(0.5) <= result.bound(0.5)).all()
 
 
@@ -223,6 +233,8 @@ def findings(**changes: object) -> Findings:
         rate=Rate(0.5, (0.45, 0.55), (1, 16, 256), 16.0, 1.0, ""),
         wanted=0.05,
         finite=True,
+        most=1_000_000,
+        weighted=False,
         fit_seconds=200.0,
     )
     return dataclasses.replace(base, **changes)  # type: ignore[arg-type]
@@ -242,7 +254,7 @@ def test_advice() -> None:
     assert "would take about 160,000" in never
     no_rate = advise(findings(wanted=0.001, rate=Rate(None, None, (), math.nan, None, "too short")))
     assert "cannot be told" in no_rate
-    known = advise(findings(wanted=0.02, finite=False, fit_seconds=None))
+    known = advise(findings(wanted=0.02, finite=False, most=None, fit_seconds=None))
     assert known.startswith("Use minibatch OT with batches of about 400 (extrapolated)")
     for text in (used, quick_fit, never, no_rate, known):
         assert text.endswith(".")

@@ -13,7 +13,7 @@ from proxflow.analysis.epiderivative import (
 from proxflow.analysis.hypotheses import TerminalHypotheses, Verdict, check_terminal_hypotheses
 from proxflow.analysis.lyapunov import LyapunovExponents, lyapunov_exponents
 from proxflow.analysis.minibatch import minibatch_convergence
-from proxflow.analysis.minibatch_result import MinibatchConvergence, VelocityError
+from proxflow.analysis.minibatch_result import FieldError, MinibatchConvergence, VelocityError
 from proxflow.analysis.perturbation import Perturbation, perturb
 from proxflow.analysis.scale_law import ScaleSpectrum, local_scale, scale_law, scale_spectrum
 from proxflow.analysis.terminal import TangentSplitting, TerminalSpectrum, tangent_splitting, terminal_spectrum
@@ -23,6 +23,7 @@ __all__ = [
     "DataDimension",
     "EpiCheck",
     "EpiQuotients",
+    "FieldError",
     "LocalDimension",
     "LyapunovExponents",
     "MinibatchConvergence",

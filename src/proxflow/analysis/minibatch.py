@@ -14,21 +14,22 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from proxflow.analysis.convergence_rate import fit_rate
+from proxflow.analysis.convergence_rate import Rate, fit_rate
 from proxflow.analysis.minibatch_advice import Findings, advise
 from proxflow.analysis.minibatch_draws import Plan, SizeResult, run_size
-from proxflow.analysis.minibatch_reference import FiniteTarget, Target, TransportedTarget
+from proxflow.analysis.minibatch_reference import FiniteTarget, Target, TransportedTarget, rows_of_equal_weight
 from proxflow.analysis.minibatch_result import MinibatchConvergence
 from proxflow.couplings.pairing import EPSILON, check_solver
 from proxflow.couplings.seeding import generator_of
 from proxflow.errors import ConvergenceWarning
 from proxflow.measures import Source
-from proxflow.potentials import Discrete, Potential
+from proxflow.potentials import Discrete, Entropic, Potential
 from proxflow.schedules import Linear, Schedule
 from proxflow.semidiscrete import Fit, fit
 
 __all__ = ["minibatch_convergence"]
 
+_ROUNDINGS = 64  # units of rounding of a cost, that sums of squares may be off by
 _LARGE_MASS_ERROR = 0.25  # chi2 from which J(h) - J* is beyond a second-order expansion
 
 
@@ -38,6 +39,7 @@ def minibatch_convergence(
     *,
     solver: str = "exact",
     epsilon: float = EPSILON,
+    replacement: bool | None = None,
     seed: int = 0,
     source: Source | None = None,
     schedule: Schedule | None = None,
@@ -52,17 +54,25 @@ def minibatch_convergence(
 ) -> MinibatchConvergence:
     """Cost, excess and mean Fenchel-Young gap of minibatch pairs, with the rate at which they fall and what to do.
 
-    Batches of n independent source points and n independent rows of the data (with replacement) are assigned at least
-    cost; n = 1 is independent coupling. The excess C_n - W2^2 and twice the mean gap are one number by two routes. Each
-    batch size gets as many batches as bring both standard errors down to ``relative_error`` of it. Ctrl-C returns the
-    batch sizes that are done, with a warning.
+    Batches of n independent source points and n targets are assigned at least cost; n = 1 is independent coupling. The
+    excess C_n - W2^2 and twice the mean gap are one number by two routes, which share the pairs and the potential, not
+    the formula (see ``MinibatchConvergence.disagreement``). Each batch size gets as many batches as bring both standard
+    errors down to ``relative_error`` of the excess. Ctrl-C returns the batch sizes that are done, with a warning.
+
+    Rows of the data are drawn as ``couplings.Minibatch`` draws them, without replacement within a batch. A batch of n >
+    N is none that ``Minibatch`` makes: its rows are independent draws, as in a loop that draws with replacement. So are
+    targets of other laws: those of a potential such as ``Quadratic``, and atoms of unequal weights. C_n does not rise
+    with n within either kind; without replacement it is the lower one.
 
     Args:
         points_or_potential: the data (N, *event), which are fitted first; a fit of them; or a potential whose target is
-            known, such as ``potentials.Quadratic``. For finite data the field is that of their weights.
+            known, such as ``potentials.Quadratic``. For finite data the field is that of their weights. A ``Discrete``
+            potential of equal weights stands for rows that are its atoms; give the fit where rows are equal.
         batch_sizes: positive whole numbers, distinct; they are put in order.
         solver: "exact" or "sinkhorn" (see ``couplings.pair``), ``epsilon`` the regularisation of the latter.
         epsilon: see ``solver``.
+        replacement: None as above. True draws with replacement at every size; False refuses what cannot be drawn
+            without.
         seed: of all randomness. A batch size has draws of its own, whatever the others are.
         source: law of the noise, for data; standard normal if None. A fit or potential has its own.
         schedule: of the fields whose distance is bounded and measured; Linear if None.
@@ -87,10 +97,13 @@ def minibatch_convergence(
     sizes = _checked_sizes(batch_sizes)
     check_solver("minibatch_convergence", solver, epsilon)
     _check_numbers(transport_cost, wanted, relative_error, (max_pairs, kept_pairs, max_memory))
+    if not (replacement is None or isinstance(replacement, bool)):
+        raise ValueError(f"minibatch_convergence: replacement must be None, True or False, got {replacement!r}")
     report = _reporter(progress)
     target, fitted = _target(points_or_potential, source, transport_cost, fit_tol, seed, max_memory, report)
     kept = _kept_pairs(kept_pairs, target.potential.dim, len(sizes), max_memory)
-    plan = Plan(solver, epsilon, relative_error, max_pairs, kept, max_memory)
+    plan = Plan(solver, epsilon, relative_error, max_pairs, kept, max_memory, replacement)
+    _check_replacement(plan, target.rows, sizes)
     results: list[SizeResult] = []
     try:
         for size in sizes:
@@ -133,7 +146,8 @@ def _target(
     report("fresh draws for W2^2")
     if not isinstance(potential, Discrete):
         return TransportedTarget(potential, transport_cost, generator, max_memory), fitted
-    target = FiniteTarget(potential, fitted, transport_cost, generator, max_memory)
+    rows = rows_of_equal_weight(potential, None if fitted is None else fitted.atom_of_row)
+    target = FiniteTarget(potential, rows, fitted, transport_cost, generator, max_memory)
     if target.height_error is not None:
         masses = target.height_error.masses
         if masses.chi2 - 2 * masses.stderr > _LARGE_MASS_ERROR:
@@ -162,18 +176,26 @@ def _record(
     cost, cost_stderr = _columns([result.cost.value for result in results], [result.cost.stderr for result in results])
     raw, raw_stderr = _columns([result.gap.value for result in results], [result.gap.stderr for result in results])
     gap, gap_stderr = raw - missing, torch.hypot(raw_stderr, torch.full_like(raw, missing_stderr))
+    difference, difference_stderr = _columns(
+        [result.difference.value for result in results], [result.difference.stderr for result in results]
+    )
     seconds, batches = _columns([result.seconds for result in results], [result.batches for result in results])
-    rate = fit_rate(batch_sizes, 2 * gap, 2 * gap_stderr)
+    replaced = torch.tensor([result.replacement for result in results])
+    most = _most(target)
     findings = Findings(
         sizes=batch_sizes,
         excess=2 * gap,
         transport_cost=w2.value,
         seconds=seconds,
-        rate=rate,
+        rate=_rate(batch_sizes, 2 * gap, 2 * gap_stderr, replaced, most),
         wanted=wanted,
         finite=isinstance(target, FiniteTarget),
+        most=most,
+        weighted=isinstance(target, FiniteTarget) and target.rows is None,
         fit_seconds=None if fitted is None else fitted.seconds,
     )
+    rounding = _ROUNDINGS * torch.finfo(target.dtype).eps * (cost.abs() + w2.value)
+    shared = torch.full_like(cost, w2.stderr + 2 * missing_stderr) + rounding
     return MinibatchConvergence(
         batch_sizes=batch_sizes,
         cost=cost,
@@ -182,6 +204,10 @@ def _record(
         excess_stderr=torch.hypot(cost_stderr, torch.full_like(cost, w2.stderr)),
         gap=gap,
         gap_stderr=gap_stderr,
+        disagreement=difference - w2.value + 2 * missing,
+        disagreement_stderr=torch.hypot(difference_stderr, shared),
+        rows=target.rows,
+        replacement=replaced,
         transport_cost=w2.value,
         transport_cost_interval=(w2.value - 1.96 * w2.stderr, w2.value + 1.96 * w2.stderr),
         height_error=missing,
@@ -191,7 +217,7 @@ def _record(
         fresh_draws=target.draws,
         seconds_per_batch=seconds,
         fit_seconds=findings.fit_seconds,
-        rate=rate,
+        rate=_rate(batch_sizes, 2 * gap, 2 * gap_stderr, replaced, None),
         wanted=wanted,
         advice=advise(findings),
         solver=plan.solver,
@@ -202,6 +228,21 @@ def _record(
         potential=target.potential,
         schedule=schedule,
     )
+
+
+def _most(target: Target) -> int | None:
+    """The largest batch that the advice may name: as many as there are points; None for a law that never runs out."""
+    if isinstance(target.potential, Discrete | Entropic):
+        return target.rows or len(target.potential.points)
+    return None
+
+
+def _rate(sizes: Tensor, excess: Tensor, stderr: Tensor, replaced: Tensor, most: int | None) -> Rate:
+    """Of the sizes up to ``most`` whose batches are drawn as those of the largest one are: no law covers both kinds."""
+    kept = torch.ones_like(replaced) if most is None else sizes <= most
+    if bool(kept.any()):
+        kept &= replaced == replaced[kept][-1]
+    return fit_rate(sizes[kept], excess[kept], stderr[kept])
 
 
 def _columns(first: Sequence[float], second: Sequence[float]) -> tuple[Tensor, Tensor]:
@@ -224,6 +265,20 @@ def _checked_sizes(batch_sizes: Sequence[int] | Tensor) -> list[int]:
             f"minibatch_convergence: batch_sizes must be distinct positive whole numbers, got {batch_sizes!r}"
         )
     return sizes
+
+
+def _check_replacement(plan: Plan, rows: int | None, sizes: list[int]) -> None:
+    if plan.replacement is not False:
+        return
+    if rows is None:
+        raise ValueError(
+            "minibatch_convergence: only rows of equal weight can be drawn without replacement; leave replacement out"
+        )
+    if sizes[-1] > rows:
+        raise ValueError(
+            f"minibatch_convergence: batch_sizes must be at most the {rows:,} rows without replacement, got "
+            f"{sizes[-1]:,}; replacement=None draws larger batches with it"
+        )
 
 
 def _check_numbers(

@@ -20,7 +20,9 @@ _FURTHEST = 4.0  # times the largest size measured: further out a power law is n
 class Findings:
     """What the advice rests on: excess by gaps (K,) over W2^2, the seconds of a batch, and what else could be done.
 
-    ``fit_seconds`` is None without a fit; ``finite`` says whether the data are finitely many points.
+    ``fit_seconds`` is None without a fit; ``finite`` says whether the data are finitely many points, ``most`` how large
+    a batch of them can be (None: any size), ``weighted`` that they have weights, which ``couplings.Minibatch`` does not
+    take. The rate is that of the sizes up to ``most``.
     """
 
     sizes: Tensor
@@ -30,53 +32,80 @@ class Findings:
     rate: Rate
     wanted: float
     finite: bool
+    most: int | None
+    weighted: bool
     fit_seconds: float | None
 
 
 def advise(findings: Findings) -> str:
-    """Independent pairs, a batch size, or the population coupling: the cheapest that meets the wanted excess."""
-    sizes = findings.sizes.tolist()
-    scale = max(findings.transport_cost, 1e-300)
-    shares = [excess / scale for excess in findings.excess.tolist()]
-    goal = f"the {_percent(findings.wanted)} wanted"
-    met = [k for k, share in enumerate(shares) if share <= findings.wanted]
-    if met:
-        first = met[0]
-        share, seconds = f"{_percent(max(shares[first], 0.0))} of it", float(findings.seconds[first])
-        independent = f" (independent pairs: {_percent(shares[0])})" if sizes[0] == 1 else ""
-        if sizes[first] == 1:
-            return (
-                "Independent coupling is enough: its cost exceeds the least possible one, W2^2 = "
-                f"{findings.transport_cost:.4g}, by {share}, within {goal}."
-            )
-        if findings.fit_seconds is not None and findings.fit_seconds < _WORTHWHILE * seconds:
-            paid_back = math.ceil(findings.fit_seconds / seconds)
-            return (
-                f"Do not use minibatch OT: batches of {sizes[first]:,} give {goal}, but take {_duration(seconds)}; "
-                "use the semidiscrete coupling, which has no excess at any batch size, for a fit of "
-                f"{_duration(findings.fit_seconds)}, what {paid_back:,} such batches take."
-            )
-        exact_pairs = "" if findings.finite else f"; {_EXACT_PAIRS} have no excess at all"
+    """Independent pairs, a batch size that can be drawn, or the population coupling: the cheapest within the excess."""
+    usable = [k for k, size in enumerate(findings.sizes.tolist()) if findings.most is None or size <= findings.most]
+    if not usable:
         return (
-            f"Use minibatch OT with batches of {sizes[first]:,}: the cost exceeds W2^2 by {share}{independent}, within "
-            f"{goal}, for {_duration(seconds)} of assignment per batch on this machine{exact_pairs}."
+            f"Do not use minibatch OT: a batch has at most all {findings.most:,} points, and every size measured has "
+            f"more; {_population(findings)}."
         )
-    wanted = size_for(findings.wanted * scale, findings.sizes, findings.excess, findings.rate)
-    last = f"with batches of {sizes[-1]:,} the cost still exceeds W2^2 by {_percent(shares[-1])} of it"
-    close = wanted.size is not None and wanted.size <= _FURTHEST * sizes[-1]
-    if wanted.size is not None and close and not findings.finite:
+    scale = max(findings.transport_cost, 1e-300)
+    shares = {k: float(findings.excess[k]) / scale for k in usable}
+    met = [k for k in usable if shares[k] <= findings.wanted]
+    return _with_a_size(findings, shares, met[0]) if met else _without_a_size(findings, shares, usable[-1])
+
+
+def _with_a_size(findings: Findings, shares: dict[int, float], first: int) -> str:
+    """Where a size that was measured, the one at ``first``, meets the wanted excess."""
+    sizes, goal = findings.sizes.tolist(), _goal(findings)
+    share, seconds = f"{_percent(max(shares[first], 0.0))} of it", float(findings.seconds[first])
+    if sizes[first] == 1:
         return (
-            f"Use minibatch OT with batches of about {_rounded(wanted.size)} (extrapolated) for {goal}: {last}; "
+            "Independent coupling is enough: its cost exceeds the least possible one, W2^2 = "
+            f"{findings.transport_cost:.4g}, by {share}, within {goal}."
+        )
+    if findings.fit_seconds is not None and findings.fit_seconds < _WORTHWHILE * seconds:
+        paid_back = math.ceil(findings.fit_seconds / seconds)
+        return (
+            f"Do not use minibatch OT: batches of {sizes[first]:,} give {goal}, but take {_duration(seconds)}; "
+            "use the semidiscrete coupling, which has no excess at any batch size, for a fit of "
+            f"{_duration(findings.fit_seconds)}, what {paid_back:,} such batches take."
+        )
+    independent = f" (independent pairs: {_percent(shares[0])})" if sizes[0] == 1 else ""
+    drawn = ", drawn by the weights and paired by couplings.pair" if findings.weighted else ""
+    exact_pairs = "" if findings.finite else f"; {_EXACT_PAIRS} have no excess at all"
+    return (
+        f"Use minibatch OT with batches of {sizes[first]:,}{drawn}: the cost exceeds W2^2 by {share}{independent}, "
+        f"within {goal}, for {_duration(seconds)} of assignment per batch on this machine{exact_pairs}."
+    )
+
+
+def _without_a_size(findings: Findings, shares: dict[int, float], last: int) -> str:
+    """Where none does: the largest one measured is at ``last``."""
+    goal, largest = _goal(findings), int(findings.sizes[last])
+    sizes, excess = findings.sizes[: last + 1], findings.excess[: last + 1]
+    wanted = size_for(findings.wanted * max(findings.transport_cost, 1e-300), sizes, excess, findings.rate)
+    still = f"with batches of {largest:,} the cost still exceeds W2^2 by {_percent(shares[last])} of it"
+    if not findings.finite and findings.most is None and wanted.size is not None and wanted.size <= _FURTHEST * largest:
+        return (
+            f"Use minibatch OT with batches of about {_rounded(wanted.size)} (extrapolated) for {goal}: {still}; "
             f"{_EXACT_PAIRS} have no excess at all."
         )
-    need = f"{goal} would take about {_rounded(wanted.size)}" if wanted.size is not None else f"how many give {goal} "
-    if wanted.size is None:
-        need += "cannot be told"
+    if largest == findings.most:
+        need = "that is as many as there are points"
+    elif wanted.size is None:
+        need = f"how many give {goal} cannot be told"
+    elif findings.most is not None and wanted.size > findings.most:
+        need = f"by the rate measured no batch of up to all {findings.most:,} points gives {goal}"
+    else:
+        need = f"{goal} would take about {_rounded(wanted.size)}"
+    return f"Do not use minibatch OT: {still}, and {need}; {_population(findings)}."
+
+
+def _goal(findings: Findings) -> str:
+    return f"the {_percent(findings.wanted)} wanted"
+
+
+def _population(findings: Findings) -> str:
     if findings.finite:
-        return (
-            f"Do not use minibatch OT: {last}, and {need}; use the semidiscrete coupling, which has none at any size."
-        )
-    return f"Do not use minibatch OT: {last}, and {need}; use {_EXACT_PAIRS.rstrip(',')}."
+        return "use the semidiscrete coupling, which has none at any batch size"
+    return f"use {_EXACT_PAIRS.rstrip(',')}, which have none at any batch size"
 
 
 def _percent(share: float) -> str:
@@ -90,5 +119,8 @@ def _duration(seconds: float) -> str:
 
 
 def _rounded(size: int) -> str:
-    """Two digits, and an exponent where there are too many."""
-    return f"{float(f'{size:.2g}'):,.0f}" if size < 1e7 else f"{size:.1e}"
+    """Two digits, down where there are more, and an exponent where there are too many."""
+    if size >= 1e7:
+        return f"{size:.1e}"
+    unit = 10 ** max(len(str(size)) - 2, 0)
+    return f"{size // unit * unit:,}"

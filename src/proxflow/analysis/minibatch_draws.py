@@ -1,4 +1,4 @@
-"""Batches of independent draws, paired by assignment, and as many of them as the wanted accuracy takes."""
+"""Independent batches, paired by assignment, and as many of them as the wanted accuracy takes."""
 
 from __future__ import annotations
 
@@ -30,6 +30,8 @@ class Plan:
         max_pairs: of one batch size, 16 batches at the least.
         kept_pairs: of each size, a power of two, for measurements along the flow.
         max_memory: bytes for noise.
+        replacement: whether rows are drawn with replacement within a batch; None draws them without as far as there
+            are enough.
     """
 
     solver: str
@@ -38,17 +40,26 @@ class Plan:
     max_pairs: int
     kept_pairs: int
     max_memory: int
+    replacement: bool | None
+
+    def replaces(self, rows: int | None, size: int) -> bool:
+        """Whether draws within a batch of this size are independent."""
+        return rows is None or size > rows or bool(self.replacement)
 
 
 @dataclass(frozen=True)
 class SizeResult:
     """What one batch size gave: cost and mean gap, seconds for an assignment, the number of batches, and pairs.
 
+    ``difference`` is cost less twice the gap, its standard error from the batches' own differences: cost and gap come
+    from the same pairs, and what they share cancels there.
     ``source`` and ``target`` (kept_pairs, d) are pairs of the coupling, in runs from the same batch.
     """
 
     cost: Cost
     gap: Cost
+    difference: Cost
+    replacement: bool
     seconds: float
     batches: int
     source: Tensor
@@ -83,6 +94,7 @@ class _Run:
 
     def __init__(self, target: Target, size: int, plan: Plan, generator: torch.Generator) -> None:
         self._target, self._size, self._plan, self._generator = target, size, plan, generator
+        self._replacement = plan.replaces(target.rows, size)
         rows = plan.max_memory // (64 * (target.potential.dim + 2))
         self._batches_at_once = max(1, min(1 << 14, rows) // size)
         self._gaps: list[Tensor] = []
@@ -105,7 +117,7 @@ class _Run:
         while batches > 0:
             count = min(batches, self._batches_at_once)
             x0 = self._target.noise(count * self._size, self._generator)
-            targets = self._target.draw(count * self._size, self._generator)
+            targets = self._target.draw(count, self._size, self._replacement, self._generator)
             order = self._pair(x0, targets)
             self._record(x0, targets, order)
             batches -= count
@@ -115,7 +127,17 @@ class _Run:
         kept = self._plan.kept_pairs
         source, target = (torch.cat(parts)[:kept].clone() for parts in zip(*self._pairs, strict=True))
         seconds = statistics.median(self._seconds) if self._seconds else 0.0
-        return SizeResult(self.cost, self.gap, seconds, sum(map(len, self._gaps)), source, target)
+        gaps, costs = torch.cat(self._gaps), torch.cat(self._costs)
+        return SizeResult(
+            cost=self.cost,
+            gap=self.gap,
+            difference=_mean_of(costs - 2 * gaps),
+            replacement=self._replacement,
+            seconds=seconds,
+            batches=len(gaps),
+            source=source,
+            target=target,
+        )
 
     def _pair(self, x0: Tensor, targets: Targets) -> Tensor:
         """The target of each source point, by a permutation within each batch, (rows,) int64."""

@@ -3,7 +3,8 @@
 Given X_t = x, independent pairs have the law w_j of ``IndependentField``. A pair (x0, y) has the density
 n P(x0 is assigned to y | both are in the batch) against them in the coupling of batch size n (by exchangeability), so
 that rejection is exact: draw y from w, put the pair into a batch of n - 1 other pairs, and keep it if the assignment
-keeps it together. On average it takes n batches.
+keeps it together. On average it takes n batches. Without replacement the other n - 1 rows are drawn from those that are
+left when the row of y is taken out: that row is in the batch with probability n / N, and the same density follows.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor
 
 from proxflow.analysis.minibatch_controls import Cost
-from proxflow.analysis.minibatch_reference import draw_atoms
+from proxflow.analysis.minibatch_reference import atoms_of_rows, draw_atoms, draw_rows
 from proxflow.couplings.pairing import permutation
 from proxflow.independent_field import IndependentField
 from proxflow.potentials import Discrete
@@ -30,6 +31,7 @@ def draw_partner(
     t: float,
     x: Tensor,
     size: int,
+    rows: int | None,
     solver: str,
     epsilon: float,
     generator: torch.Generator,
@@ -42,13 +44,14 @@ def draw_partner(
         t: in (0, 1).
         x: (Q, d).
         size: of the batches.
+        rows: of equal weight, that a batch is drawn from without replacement; None for independent draws.
         solver: with ``epsilon`` as for ``couplings.pair``.
         epsilon: regularisation.
         generator: of all draws.
     """
     times = torch.as_tensor(t, dtype=torch.float64)
     alpha, beta = float(field.schedule.alpha(times)), float(field.schedule.beta(times))
-    levels = potential.weights.double().cumsum(0)
+    atom_of_row = None if rows is None else atoms_of_rows(potential, rows)
     posterior = field.posterior(t, x)
     proposals = posterior.double().cumsum(1)
     likeliest = posterior.max(1)
@@ -60,21 +63,38 @@ def draw_partner(
             break
         uniform = torch.rand(len(pending), generator=generator, dtype=torch.float64, device=generator.device)
         level = uniform.to(x.device)[:, None] * proposals[pending, -1:]
-        row = torch.searchsorted(proposals[pending], level, right=True)[:, 0].clamp(max=len(field.points) - 1)
-        proposed = field.points[row]
+        atom = torch.searchsorted(proposals[pending], level, right=True)[:, 0].clamp(max=len(field.points) - 1)
+        proposed = field.points[atom]
         noise = (x[pending] - beta * proposed) / alpha
         others = potential.source.sample(len(pending) * (size - 1), generator=generator, dtype=x.dtype, device=x.device)
-        rivals = field.points[draw_atoms(levels, len(pending) * size, generator)]
+        rivals = field.points[_rivals(potential, atom_of_row, atom, size - 1, generator)]
         place = torch.randint(size, (len(pending),), generator=generator, device=generator.device).tolist()
         kept = torch.ones(len(pending), dtype=torch.bool, device=x.device)
         for query in range(len(pending) if size > 1 else 0):
             sources = torch.cat([noise[query : query + 1], others[query * (size - 1) : (query + 1) * (size - 1)]])
-            targets = rivals[query * size : (query + 1) * size]
-            targets[place[query]] = proposed[query]  # anywhere: solvers break ties between equal points by their order
+            # anywhere: solvers break ties between equal points by their order
+            before, after = rivals[query].tensor_split([place[query]])
+            targets = torch.cat([before, proposed[query : query + 1], after])
             kept[query] = permutation(sources, targets, solver, epsilon, generator)[0] == place[query]
         partner[pending[kept]] = proposed[kept]
         pending = pending[~kept]
     return partner
+
+
+def _rivals(
+    potential: Discrete, atom_of_row: Tensor | None, atom: Tensor, count: int, generator: torch.Generator
+) -> Tensor:
+    """Atoms of the other targets in the batch of each proposed ``atom`` (Q,), (Q, count) int64.
+
+    ``atom_of_row`` (rows,), ascending, is of rows that are drawn without replacement: which one of an atom's rows is
+    taken out does not matter. None draws atoms by their weights.
+    """
+    if atom_of_row is None:
+        levels = potential.weights.double().cumsum(0)
+        return draw_atoms(levels, len(atom) * count, generator).view(len(atom), count)
+    taken = torch.searchsorted(atom_of_row, atom)[:, None]
+    drawn = draw_rows(len(atom_of_row) - 1, len(atom), count, generator).to(atom.device)
+    return atom_of_row[drawn + (drawn >= taken)]
 
 
 def squared_mean(draws: Tensor) -> Cost:

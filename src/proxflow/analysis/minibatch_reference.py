@@ -1,8 +1,13 @@
 """What minibatch pairs are measured against: the target, its potential, and W2^2 known without the dual value.
 
-C_n - W2^2 and the mean Fenchel-Young gap are the same number by two routes only as long as W2^2 is not itself
+C_n - W2^2 and twice the mean Fenchel-Young gap are one number by two routes only as long as W2^2 is not itself
 E|X|^2 + E|Y|^2 - 2 (E phi + E psi): that would make the identity true for any phi. Here W2^2 is a closed form, an
 integral over exact cells, or the primal cost E|X - grad phi(X)|^2 of fresh draws, which has no use for values of phi.
+The routes share the pairs and the potential: their errors are correlated, so that they are compared pair by pair.
+
+Finite data are drawn as ``couplings.Minibatch`` draws them, without replacement within a batch, where rows are known
+and suffice; otherwise draws are independent. Each target of a batch has the law of the data either way, and that is
+all that the identity, the bound and control variates of mean zero (sums of functions of one draw) rest on.
 """
 
 from __future__ import annotations
@@ -21,11 +26,21 @@ from proxflow.potentials import Discrete, Potential, Quadratic
 from proxflow.semidiscrete import Fit
 from proxflow.semidiscrete.problem import chunk_sizes
 
-__all__ = ["FiniteTarget", "Target", "Targets", "TransportedTarget", "draw_atoms"]
+__all__ = [
+    "FiniteTarget",
+    "Target",
+    "Targets",
+    "TransportedTarget",
+    "atoms_of_rows",
+    "draw_atoms",
+    "draw_rows",
+    "rows_of_equal_weight",
+]
 
 _SEARCH_PRODUCTS = 1 << 35  # multiplications spent on fresh draws
 _FEW_DRAWS, _LEAST_DRAWS, _MOST_DRAWS = 1 << 15, 1 << 16, 1 << 18  # few where W2^2 is known without them
 _EXACT = 1e-4  # chi2 up to which exact cells have the weights wanted
+_ROUNDINGS = 64  # units of rounding of a weight by which sums of equal weights may differ
 
 
 @dataclass(frozen=True)
@@ -49,12 +64,14 @@ class Target(ABC):
         cost: W2^2 between source and target, by a route without the dual value.
         height_error: how far the potential is from the optimum, None where it is exact.
         draws: fresh source points spent on that.
+        rows: how many rows of equal weight the target is; None for other laws.
     """
 
     potential: Potential
     cost: Cost
     height_error: HeightError | None
     draws: int
+    rows: int | None
 
     @property
     def source(self) -> Source:
@@ -72,8 +89,8 @@ class Target(ABC):
         """Of the draws."""
 
     @abstractmethod
-    def draw(self, n: int, generator: torch.Generator) -> Targets:
-        """``n`` independent draws of the target."""
+    def draw(self, batches: int, size: int, replacement: bool, generator: torch.Generator) -> Targets:
+        """Independent batches of targets, one after another; rows within one with or without replacement."""
 
     @abstractmethod
     def gap(self, x0: Tensor, targets: Targets, order: Tensor) -> Tensor:
@@ -89,10 +106,11 @@ class Target(ABC):
 
 
 class FiniteTarget(Target):
-    """Finitely many atoms: i.i.d. draws are rows of the data, with replacement.
+    """Finitely many atoms, of equal rows or of any weights.
 
     Args:
         potential: with heights near the optimum.
+        rows: how many rows of equal weight its atoms were merged from; None where weights are of another kind.
         fit: the fit that it comes from, if there is one; exact cell masses are then made use of.
         known_cost: W2^2 from elsewhere.
         generator: of the fresh draws.
@@ -102,12 +120,15 @@ class FiniteTarget(Target):
     def __init__(
         self,
         potential: Discrete,
+        rows: int | None,
         fit: Fit | None,
         known_cost: float | None,
         generator: torch.Generator,
         max_memory: int,
     ) -> None:
         self.potential: Discrete = potential
+        self.rows = rows
+        self._atom_of_row = None if rows is None else atoms_of_rows(potential, rows)
         self._weights = potential.weights.double() / potential.weights.double().sum()
         self._levels = self._weights.cumsum(0)
         self._heights = potential.heights.double()
@@ -142,9 +163,13 @@ class FiniteTarget(Target):
         """Of the atoms."""
         return self.potential.points.device
 
-    def draw(self, n: int, generator: torch.Generator) -> Targets:
-        """``n`` atoms by their weights."""
-        atom = draw_atoms(self._levels, n, generator)
+    def draw(self, batches: int, size: int, replacement: bool, generator: torch.Generator) -> Targets:
+        """Rows without replacement within a batch, or atoms by their weights."""
+        if replacement or self._atom_of_row is None:
+            atom = draw_atoms(self._levels, batches * size, generator)
+        else:
+            rows = draw_rows(len(self._atom_of_row), batches, size, generator)
+            atom = self._atom_of_row[rows.flatten().to(self.device)]
         return Targets(self.potential.points[atom], self._heights[atom], self._controls[atom], atom)
 
     def gap(self, x0: Tensor, targets: Targets, order: Tensor) -> Tensor:
@@ -191,6 +216,7 @@ class TransportedTarget(Target):
     ) -> None:
         self.potential = potential
         self.height_error = None
+        self.rows = None
         own = next(potential.buffers(), None)
         floating = own is not None and own.is_floating_point()
         self._dtype = own.dtype if own is not None and floating else torch.float64
@@ -217,9 +243,9 @@ class TransportedTarget(Target):
         """Of the potential's tensors; the CPU where it has none."""
         return self._device
 
-    def draw(self, n: int, generator: torch.Generator) -> Targets:
+    def draw(self, batches: int, size: int, replacement: bool, generator: torch.Generator) -> Targets:
         """Transported noise, with psi from Fenchel-Young equality: no rounding puts a point off the domain of psi."""
-        u = self.noise(n, generator)
+        u = self.noise(batches * size, generator)
         y = self.potential.brenier_map(u)
         value = (u.double() * y.double()).sum(1) - self.potential.conjugate(u).double()
         return Targets(y, value, known_functions(self.source, u.double()) @ self._target_slopes)
@@ -238,6 +264,41 @@ def draw_atoms(levels: Tensor, n: int, generator: torch.Generator) -> Tensor:
     """``n`` independent atoms, (n,) int64, from their cumulated weights (N,)."""
     uniform = torch.rand(n, generator=generator, dtype=torch.float64, device=generator.device).to(levels.device)
     return torch.searchsorted(levels, uniform * levels[-1], right=True).clamp(max=len(levels) - 1)
+
+
+def draw_rows(rows: int, batches: int, size: int, generator: torch.Generator) -> Tensor:
+    """Rows drawn without replacement within each batch, (batches, size) int64 on the generator's device.
+
+    Where repeats are rare, independent draws are made again until a batch has none: the same law, for less work.
+    """
+    device = generator.device
+    if size * size > rows:
+        orders = [torch.randperm(rows, generator=generator, device=device)[:size] for _ in range(batches)]
+        return torch.stack(orders) if orders else torch.empty((0, size), dtype=torch.int64, device=device)
+    drawn = torch.randint(rows, (batches, size), generator=generator, device=device)
+    while len(repeating := torch.nonzero((drawn.sort(1).values.diff(dim=1) == 0).any(1))[:, 0]):
+        drawn[repeating] = torch.randint(rows, (len(repeating), size), generator=generator, device=device)
+    return drawn
+
+
+def rows_of_equal_weight(potential: Discrete, atom_of_row: Tensor | None) -> int | None:
+    """How many rows of equal weight the law of a potential is made of; None where its weights are of another kind.
+
+    Args:
+        potential: its weights are the law.
+        atom_of_row: (rows,) int64, the atom of each row; None where every atom is one row.
+    """
+    count = len(potential.points)
+    atoms = torch.arange(count, device=potential.points.device) if atom_of_row is None else atom_of_row
+    rows, copies = len(atoms), torch.bincount(atoms, minlength=count).double()
+    apart = (potential.weights.double() * rows - copies).abs()
+    return rows if bool((apart <= _ROUNDINGS * torch.finfo(potential.weights.dtype).eps * copies).all()) else None
+
+
+def atoms_of_rows(potential: Discrete, rows: int) -> Tensor:
+    """The atom of each of so many rows of equal weight, atom after atom, (rows,) int64."""
+    copies = (potential.weights.double() * rows).round().long()
+    return torch.arange(len(copies), device=copies.device).repeat_interleave(copies)
 
 
 def _bures(potential: Potential) -> float | None:

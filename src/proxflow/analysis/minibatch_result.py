@@ -19,7 +19,7 @@ from proxflow.independent_field import IndependentField
 from proxflow.potentials import Discrete, Potential
 from proxflow.schedules import Schedule
 
-__all__ = ["MinibatchConvergence", "VelocityError"]
+__all__ = ["FieldError", "MinibatchConvergence", "VelocityError"]
 
 _NORMAL = 1.96
 _MOST_PARTNERS = 16  # of each x_t
@@ -28,10 +28,28 @@ _PARTNERS = 0xF1E1D  # marks the stream of draws of field errors
 
 @dataclass(frozen=True)
 class VelocityError:
-    """A mean squared error of velocities for each batch size, (K,) float64, and its standard error; NaN if unknown."""
+    """A mean squared error of velocities for each batch size, (K,) float64, and its standard error."""
 
     value: Tensor
     stderr: Tensor
+
+
+@dataclass(frozen=True)
+class FieldError:
+    """E|v^(n)_t - v_t|^2 for each batch size, or what it lies between.
+
+    Attributes:
+        value: (K,) float64; NaN where only the interval is known.
+        stderr: (K,) its standard error; NaN likewise.
+        interval: (K, 2) float64, at 95%. Where ``value`` is NaN, from the part of v^(n) - v_t along v^(1) - v_t, a
+            lower bound, to ``measured_error``, an upper one.
+        reason: for each batch size why there is no value; empty where there is one.
+    """
+
+    value: Tensor
+    stderr: Tensor
+    interval: Tensor
+    reason: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -47,6 +65,14 @@ class MinibatchConvergence:
         excess: C_n - W2^2 with ``transport_cost`` for W2^2, and ``excess_stderr``: both errors together.
         gap: mean Fenchel-Young gap of the pairs less ``height_error``: half the excess by the other route; and
             ``gap_stderr``.
+        disagreement: (K,) excess - 2 gap, zero up to its error ``disagreement_stderr``. Both routes use the same pairs
+            and the same potential, so that their errors are correlated: its standard error is that of the batches' own
+            differences, and of W2^2 and ``height_error``, which share their fresh draws and are added. What the routes
+            do not share: W2^2 from costs of optimal pairs (or exact), the gap from values of the potential.
+        disagreement_stderr: see ``disagreement``.
+        rows: how many rows of equal weight the data are; None for other laws.
+        replacement: (K,) bool, whether targets within a batch were independent draws. False: as ``Minibatch`` draws
+            rows, without replacement.
         transport_cost: W2^2 by a route without the dual value.
         transport_cost_interval: its 95% interval.
         height_error: J(h) - J* of a fitted potential, by which raw gaps are too large; 0 for exact ones.
@@ -56,7 +82,7 @@ class MinibatchConvergence:
         fresh_draws: source points spent on ``transport_cost`` and ``height_error``.
         seconds_per_batch: median wall time of one assignment on this machine; 0 for n = 1.
         fit_seconds: wall time of the fit; None where a potential was given.
-        rate: excess ~ n^-exponent near the largest sizes, or why none is stated.
+        rate: excess ~ n^-exponent near the largest sizes, those drawn as the largest is, or why none is stated.
         wanted: the excess, as a share of W2^2, that the advice aims at.
         advice: one sentence.
         solver: "exact" or "sinkhorn".
@@ -75,6 +101,10 @@ class MinibatchConvergence:
     excess_stderr: Tensor
     gap: Tensor
     gap_stderr: Tensor
+    disagreement: Tensor
+    disagreement_stderr: Tensor
+    rows: int | None
+    replacement: Tensor
     transport_cost: float
     transport_cost_interval: tuple[float, float]
     height_error: float
@@ -150,19 +180,19 @@ class MinibatchConvergence:
             errors.append(float(per_batch.std()) / math.sqrt(len(per_batch)))
         return VelocityError(_numbers(values), _numbers(errors))
 
-    def field_error(
-        self, t: float, *, largest: int = 64, queries: int = 256, assignments: int = 1 << 14
-    ) -> VelocityError:
+    def field_error(self, t: float, *, largest: int = 64, queries: int = 256, assignments: int = 1 << 14) -> FieldError:
         """E|v^(n)_t - v_t|^2 itself, v^(n) the field that pairs of batch size n teach, for finite data.
 
         For n = 1 v^(n) is a closed form. For 1 < n <= ``largest`` the square of its distance is the mean product of
-        targets of different pairs drawn independently given x_t, without bias and without smoothing; each pair takes
-        about n assignments. It can come out negative within its error. For larger n entries are NaN: ``bound`` and
-        ``measured_error`` hold there.
+        targets of different pairs drawn independently given x_t, without smoothing; each pair takes about n assignments
+        of n. It can come out negative within its error. A draw that would take over 64 n of them, at most one in 64, is
+        given up, and its x_t left out; but for that there is no bias. For larger n there is an interval only: with u_t
+        the regression target and f = v^(1)_t - v_t, (E<u_t - v_t, f>)^2 / E|f|^2 <= E|v^(n)_t - v_t|^2 <= E|u_t -
+        v_t|^2 (Cauchy-Schwarz, and the variance of u_t), all means over the same pairs.
 
         Args:
             t: in (0, 1).
-            largest: batch size drawn from.
+            largest: batch size drawn from; the largest of the study gives values everywhere, if there is time for it.
             queries: points x_t of each size, at most the P pairs kept.
             assignments: of each size, about: as many pairs are drawn for each x_t as they allow, from 1 to 16.
 
@@ -176,14 +206,30 @@ class MinibatchConvergence:
             raise ValueError(
                 "field_error: the minibatch field is known for finite data only; bound and measured_error hold here"
             )
-        found = [
-            self._field_error(t, k, size, queries, assignments) if size <= largest else Cost(math.nan, math.nan)
-            for k, size in enumerate(self.batch_sizes.tolist())
-        ]
-        return VelocityError(_numbers([cost.value for cost in found]), _numbers([cost.stderr for cost in found]))
+        field = IndependentField(self.potential.points, self.potential.weights, self.schedule, self.potential.source)
+        values, intervals, reasons = [], [], []
+        for k, size in enumerate(self.batch_sizes.tolist()):
+            reason = f"a draw from v^({size}) takes about {size:,} assignments of {size:,}; largest={size} allows them"
+            found = Cost(math.nan, math.nan)
+            if size <= largest:
+                found = self._field_error(t, k, field, queries, assignments)
+                reason = "" if math.isfinite(found.stderr) else "no point x_t was passed twice in the trials allowed"
+            known = math.isfinite(found.stderr)
+            ends = (found, found) if known else self._field_error_between(t, k, field)
+            values.append(found)
+            intervals.append([ends[0].value - _NORMAL * ends[0].stderr, ends[1].value + _NORMAL * ends[1].stderr])
+            reasons.append(reason)
+        return FieldError(
+            _numbers([cost.value for cost in values]),
+            _numbers([cost.stderr for cost in values]),
+            torch.tensor(intervals, dtype=torch.float64),
+            tuple(reasons),
+        )
 
     def batch_for(self, error: float, t: float = 0.5) -> WantedSize:
         """The batch size from which W^2 gap / (alpha beta) is at most ``error``; by ``rate`` beyond those measured.
+
+        Where rows are drawn without replacement it is None, with the reason, if it would be more than there are.
 
         Args:
             error: E|v^(n)_t - v_t|^2 that is wanted.
@@ -198,25 +244,46 @@ class MinibatchConvergence:
             raise ValueError(f"batch_for: t must be in (0, 1), got {t!r}")
         times = torch.as_tensor(t, dtype=torch.float64)
         factor = self.schedule.alpha(times) * self.schedule.beta(times) / self.schedule.wronskian(times).square()
-        return size_for(2 * error * float(factor), self.batch_sizes, 2 * self.gap, self.rate)
+        found = size_for(2 * error * float(factor), self.batch_sizes, 2 * self.gap, self.rate)
+        if self.rows is None or bool(self.replacement[-1]) or found.size is None or found.size <= self.rows:
+            return found
+        reason = f"by the rate measured it is more than the {self.rows:,} rows that a batch can have"
+        return WantedSize(None, None, True, reason)
 
     # ---------------------------------------------------------------- inside
 
-    def _field_error(self, t: float, k: int, size: int, queries: int, assignments: int) -> Cost:
-        potential = self.potential
+    def _field_error_between(self, t: float, k: int, field: IndependentField) -> tuple[Cost, Cost]:
+        """A lower and an upper bound on E|v^(n) - v|^2."""
+        prox, factor = self._prox(t, k), self._factor(t)
+        apart = (self.target_pairs[k] - prox).double()
+        along = (field.recover_target(t, self._position(t, k)) - prox).double()
+        runs = pairs_kept_per_batch(int(self.batch_sizes[k]), len(apart))
+        columns = torch.stack([(apart * along).sum(1), along.square().sum(1), apart.square().sum(1)])
+        inner, square, whole = columns.view(3, -1, runs).mean(2)
+        slope = max(float(inner.mean()), 0.0) / max(float(square.mean()), torch.finfo(torch.float64).tiny)
+        lower = slope * float(inner.mean())
+        change = (
+            2 * slope * inner - slope**2 * square
+        )  # of the ratio with its numerator and denominator, to first order
+        errors = [factor**2 * float(part.std()) / math.sqrt(len(part)) for part in (change, whole)]
+        return Cost(factor**2 * max(lower, 0.0), errors[0]), Cost(factor**2 * float(whole.mean()), errors[1])
+
+    def _field_error(self, t: float, k: int, field: IndependentField, queries: int, assignments: int) -> Cost:
+        potential, size = self.potential, int(self.batch_sizes[k])
         if not isinstance(potential, Discrete):
             raise ValueError("field_error: finite data only")
-        field = IndependentField(potential.points, potential.weights, self.schedule, potential.source)
         x, prox, factor = self._position(t, k), self._prox(t, k), self._factor(t)
         if size == 1:
             squares = factor**2 * (field.recover_target(t, x) - prox).double().square().sum(1)
             return Cost(float(squares.mean()), float(squares.std()) / math.sqrt(len(squares)))
         step = max(1, len(x) // queries)  # from as many batches as there are
         x, prox, first = x[::step], prox[::step], self.target_pairs[k][::step]
+        rows = None if bool(self.replacement[k]) else self.rows
         generator = generator_of(self.seed, size, _PARTNERS)
         partners = max(1, min(_MOST_PARTNERS, assignments // (size * len(x))))
         drawn = [
-            draw_partner(potential, field, t, x, size, self.solver, self.epsilon, generator) for _ in range(partners)
+            draw_partner(potential, field, t, x, size, rows, self.solver, self.epsilon, generator)
+            for _ in range(partners)
         ]
         mean = squared_mean(torch.stack([first, *drawn]) - prox)
         return Cost(factor**2 * mean.value, factor**2 * mean.stderr)

@@ -116,7 +116,7 @@ def _print_remarks(remarks: list[warnings.WarningMessage]) -> None:
 
 
 def _print_study(study: MinibatchConvergence, dataset: Dataset) -> None:
-    from proxflow.report.batch_size import batch_table, rate_in_words
+    from proxflow.report.batch_size import batch_table, draws_in_words, rate_in_words, routes_in_words
 
     low, high = study.transport_cost_interval
     typer.echo(f"{dataset.name}: {dataset.n:,} points in dimension {dataset.dim}")
@@ -126,5 +126,7 @@ def _print_study(study: MinibatchConvergence, dataset: Dataset) -> None:
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     for line in lines:
         typer.echo("  ".join(["", *(cell.rjust(width) for cell, width in zip(line, widths, strict=True))]))
+    typer.echo(f"  targets of a batch   {draws_in_words(study)}")
+    typer.echo(f"  two routes           {routes_in_words(study)}")
     typer.echo(f"  rate                 {rate_in_words(study)}")
     typer.echo(study.advice)

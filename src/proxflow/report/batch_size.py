@@ -8,7 +8,7 @@ from proxflow.report import figures
 from proxflow.report.certificate import origin
 from proxflow.report.template import Row, Table, picture, render
 
-__all__ = ["batch_table", "rate_in_words", "render_batch_size_page"]
+__all__ = ["batch_table", "draws_in_words", "rate_in_words", "render_batch_size_page", "routes_in_words"]
 
 _ROUNDING = 1e-12  # of the transport cost: less than this is no excess
 
@@ -39,7 +39,9 @@ def render_batch_size_page(study: MinibatchConvergence, dataset: Dataset, comman
                 "95% interval, by a route without the dual value",
                 f"{study.transport_cost:.4g} [{low:.4g}, {high:.4g}]",
             ),
+            Row("targets of a batch", "", draws_in_words(study)),
             Row("rate", "near the largest batch sizes", rate_in_words(study)),
+            Row("two routes to the excess", "share the pairs, not the formula", routes_in_words(study)),
             Row("solver", "of the assignments", study.solver),
             Row("seed", "", str(study.seed)),
             Row("schedule", "", repr(study.schedule)),
@@ -49,8 +51,9 @@ def render_batch_size_page(study: MinibatchConvergence, dataset: Dataset, comman
         pictures=[
             picture(
                 "Excess against batch size",
-                "Two routes to one number: mean costs less W₂², and twice the mean Fenchel-Young gap. Bars are 95% "
-                "intervals. The semidiscrete coupling has no batch size; its line is what its fit misses.",
+                "Two routes to one number: mean costs less W₂², and twice the mean Fenchel-Young gap, of the same "
+                "pairs. Bars are 95% intervals of each; their difference is known far better. The semidiscrete "
+                "coupling has no batch size; its line is what its fit misses.",
                 figures.batch_convergence(study),
             )
         ],
@@ -86,6 +89,25 @@ def rate_in_words(study: MinibatchConvergence) -> str:
     low, high = rate.interval
     over = f"from n = {rate.sizes[0]:,} to {rate.sizes[-1]:,}"
     return f"excess ~ n^-{rate.exponent:.2f}, 95% interval [{low:.2f}, {high:.2f}], {over}"
+
+
+def draws_in_words(study: MinibatchConvergence) -> str:
+    """How rows, or draws of another law, come into a batch."""
+    replaced = study.replacement.tolist()
+    without = "without replacement, as couplings.Minibatch draws them"
+    if not any(replaced):
+        return f"rows {without}"
+    if study.rows is None:
+        return "independent draws"
+    if all(replaced):
+        return "rows with replacement"
+    return f"rows {without}; more than there are with replacement"
+
+
+def routes_in_words(study: MinibatchConvergence) -> str:
+    """How far the two routes to the excess are apart, in standard errors of their difference."""
+    apart = float((study.disagreement / study.disagreement_stderr).abs().max())
+    return f"at most {apart:.1f} standard errors of their difference apart"
 
 
 def _with_error(value: float, stderr: float, least: float, plus_minus: str) -> str:
