@@ -222,9 +222,7 @@ class _Batch:
     status: Tensor
 
     @classmethod
-    def start(
-        cls, x: Tensor, alpha: Tensor, beta: Tensor, keys: Tensor, vertex: Tensor, tolerance: Tensor
-    ) -> _Batch:
+    def start(cls, x: Tensor, alpha: Tensor, beta: Tensor, keys: Tensor, vertex: Tensor, tolerance: Tensor) -> _Batch:
         """Every row at one vertex."""
         return cls(
             x=x,

@@ -15,7 +15,7 @@ from proxflow.kernels.search import argmax_affine
 from proxflow.measures import Source
 from proxflow.potentials.atoms import check_atoms, check_like_atoms
 from proxflow.potentials.base import GeneralizedQuadratic, Potential
-from proxflow.results import ProxResult, Status
+from proxflow.results import ProxResult, Status, Verdict
 
 __all__ = ["Discrete"]
 
@@ -147,6 +147,19 @@ class Discrete(Potential):
         self._check_query(u, "u")
         ones = torch.ones_like(u[:, 0])
         return self._form(u, ones, score_size(u, ones, torch.zeros_like(ones), self._atoms.keys))
+
+    def smooth_support(self, y: Tensor) -> Tensor:
+        """Verified at atoms whose height is psi's there, failed elsewhere, (B,) of ``Verdict``.
+
+        The support is finitely many points. An atom above the envelope of the others has an empty cell and no mass.
+        """
+        self._check_query(y, "y")
+        centred = self.points - self.points.mean(0)
+        atom = argmax_affine(y - self.points.mean(0), centred, -0.5 * centred.square().sum(1))
+        at_atom = row_norm(y - self.points[atom]) <= self.domain_tolerance(y)
+        above = self.heights[atom] - self.value(self.points[atom])
+        rounding = _CONTACT_ROUNDINGS * torch.finfo(y.dtype).eps * self.heights.abs().max()
+        return torch.where(at_atom & (above <= rounding), int(Verdict.verified), int(Verdict.failed))
 
     def decompose_jacobian(self, x: Tensor, alpha: Tensor | float, beta: Tensor | float) -> Tensor:
         """(1 / beta) times the projector on the contact span, with the contact set at the query's own rounding."""
