@@ -24,6 +24,7 @@ _GRID = 4096
 _NEAR = 2.0**-20
 _DEEPEST = 1000  # tails are asked for down to levels of 2^-1000,
 _SPACINGS = (5e-3, 5e-4, 5e-5)  # of levels for a numerical derivative, relative to the tail: to 1e-10 where smooth
+_SMALLEST = 2.0**-1070  # some of the smallest numbers
 _LEVEL_ROUNDINGS = 4 * 2.0**-52  # of a level, relative to what it is rounded like
 _SHALLOW = 30  # but no further than 2^-30 where they are infinite there, or a level is rounded like 1
 
@@ -218,18 +219,20 @@ class Formula(QuantileFunction):
         p, c = self.level(at)
         step = _LEVEL_ROUNDINGS * torch.where(p < 0.5, p, c if self.keeps_upper_tail else 1.0)
         (p_low, c_low), (p_high, c_high) = _moved(p, c, -step), _moved(p, c, step)
+        gap, edge = self._in_jump(at, p, c, step, self.value(p_high, c_high) - self.value(p_low, c_low))
         rate = self._rate(p, c)
-        behind, ahead = self.value(p_low, c_low), self.value(p_high, c_high)
-        gap, edge = self._in_jump(at, p, c, step, ahead - behind)
-        logs = torch.stack([self._rate(p_low, c_low), rate, self._rate(p_high, c_high)]).log()
+        # how far the level is off: by its own rounding, and by that of the values
+        off = step + ((_LEVEL_ROUNDINGS * at.abs() + _SMALLEST) / rate).nan_to_num(nan=0.0)
+        around = [self._rate(*_moved(p, c, -off)), rate, self._rate(*_moved(p, c, off))]
+        logs = torch.stack(around).log()
         density = -rate.log()
         known = logs.amax(0) - logs.amin(0) <= DENSITY_ACCURACY * (1 + density.abs())
         if y.requires_grad or self.differentiable:
             moved = (y - at) / torch.where(known, rate, 1.0)
             density = -self._rate(p + moved, c - moved).log()
         density = torch.where(known & ~edge, density, torch.nan)
-        off = (at < self.ends[0]) | (at > self.ends[1]) | gap | torch.isinf(at)
-        return torch.where(torch.isnan(at), torch.nan, torch.where(off, -torch.inf, density))
+        outside = (at < self.ends[0]) | (at > self.ends[1]) | gap | torch.isinf(at)
+        return torch.where(torch.isnan(at), torch.nan, torch.where(outside, -torch.inf, density))
 
     def level(self, y: Tensor) -> tuple[Tensor, Tensor]:
         """The last level p with a value of at most y, and its complement c, without derivatives."""
