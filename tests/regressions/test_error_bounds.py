@@ -25,8 +25,8 @@ def normal(*shape: int, seed: int = 0) -> torch.Tensor:
 
 
 def atoms(offset: float, spread: float = 1.0) -> tuple[torch.Tensor, torch.Tensor]:
-    points = (offset + spread * normal(40, 3)).float().double()
-    return points, (0.3 * spread * normal(40, seed=1)).float().double()
+    points = (offset + spread * normal(12, 3)).float().double()
+    return points, (0.3 * spread * normal(12, seed=1)).float().double()
 
 
 def entropic(epsilon: float, offset: float = 0.0) -> Callable[[torch.dtype], Potential]:
@@ -64,10 +64,10 @@ POTENTIALS: dict[str, Callable[[torch.dtype], Potential]] = {
 
 def queries(potential: Potential, schedule: Schedule, t: float) -> torch.Tensor:
     """Float32 points on trajectories at time t, and near them."""
-    u = normal(12, 3, seed=9)
+    u = normal(6, 3, seed=9)
     time = torch.tensor([t], dtype=f64)
     x = schedule.alpha(time) * u + schedule.beta(time) * potential.brenier_map(u)
-    x[6:] += 0.3 * normal(6, 3, seed=10)
+    x[3:] += 0.3 * normal(3, 3, seed=10)
     return x.float()
 
 

@@ -29,7 +29,7 @@ BUILT = {
 @pytest.mark.parametrize("name", BUILT)
 def test_a_source_that_is_not_invariant_is_refused(name: str, source: object) -> None:
     """grad phi of a uniform square is not uniform on the circle."""
-    with pytest.raises(ValueError, match=f"{name}: the source .* must be invariant under rotations"):
+    with pytest.raises(ValueError, match=f"{name}: the source .* must be rotation-invariant"):
         BUILT[name](source)
 
 
@@ -40,7 +40,7 @@ def test_an_invariant_source_is_taken(name: str) -> None:
 
 
 def test_what_to_do_instead_is_said() -> None:
-    with pytest.raises(ValueError, match=r"rotation_invariant is true; .* semidiscrete\.fit"):
+    with pytest.raises(ValueError, match=r"rotation_invariant attribute is true; .* semidiscrete\.fit"):
         Ball(2, source=Uniform(2))
     with pytest.raises(ValueError, match="only a shift is possible"):
         Quantile(([0.0, 1.0], [0.0, 1.0]), source=Uniform(1)).rotate(-torch.ones(1, 1))

@@ -53,8 +53,8 @@ def check_rotation_invariant(owner: str, source: Source, otherwise: str) -> None
     """
     if not (isinstance(source, Gaussian) or getattr(source, "rotation_invariant", False)):
         raise ValueError(
-            f"{owner}: the source {source!r} must be invariant under rotations: a Gaussian, or an object whose "
-            f"attribute rotation_invariant is true; {otherwise}"
+            f"{owner}: the source {source!r} must be rotation-invariant: a Gaussian, or an object whose "
+            f"rotation_invariant attribute is true; {otherwise}"
         )
 
 

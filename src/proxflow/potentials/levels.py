@@ -87,7 +87,7 @@ def radius_levels(source: Source) -> Levels:
     needed = "it also needs a method radius_cdf(r), P(|X| <= r) elementwise"
     check_rotation_invariant("Radial", source, needed)
     if not callable(getattr(source, "radius_cdf", None)):
-        raise ValueError(f"Radial: the source {source!r} is known to be invariant under rotations, but {needed}")
+        raise ValueError(f"Radial: the source {source!r} must be rotation-invariant, as it is, and {needed}")
     return _GivenRadius(source)
 
 
