@@ -74,9 +74,8 @@ class ProximalFlow(nn.Module):
         Returns:
             ``ProxResult`` on flat (B, d) points, with ``velocity_error_bound`` (B,).
         """
+        pair = self._pair(t, x)
         times, flat = self._query(t, x)
-        alpha, beta = self.schedule.alpha(times), self.schedule.beta(times)
-        pair = self.potential.decompose(flat, alpha, beta)
         with torch.no_grad():
             bound = self._velocity_error_bound(times, flat, pair)
         return dataclasses.replace(pair, velocity_error_bound=bound)
@@ -195,6 +194,10 @@ class ProximalFlow(nn.Module):
             )
         return t
 
+    def _pair(self, t: Tensor | float, x: Tensor) -> ProxResult:
+        times, flat = self._query(t, x)
+        return self.potential.decompose(flat, self.schedule.alpha(times), self.schedule.beta(times))
+
     def _velocity_error_bound(self, times: Tensor, x: Tensor, pair: ProxResult) -> Tensor:
         """(B,): W / alpha per error of the point, and the roundings of u, of both terms and of their sum."""
         alpha, beta = self.schedule.alpha(times), self.schedule.beta(times)
@@ -209,7 +212,7 @@ class ProximalFlow(nn.Module):
         return torch.where(alpha > 0, bound, torch.inf + 0 * pair.error_bound).to(x.dtype)
 
     def _solved(self, t: Tensor | float, x: Tensor) -> ProxResult:
-        pair = self.solve(t, x)
+        pair = self._pair(t, x)
         if self.on_failure == "raise" and self.potential.iterative:
             status = require_converged(pair.status, pair.error_bound)
             pair = dataclasses.replace(pair, status=status)
