@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import numbers
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from proxflow.independent_field import IndependentField
 from proxflow.kernels.guard import require_converged
+from proxflow.kernels.norms import row_norm
 from proxflow.potentials.base import Potential
 from proxflow.results import ProxResult, Status
 from proxflow.schedules import Linear, Schedule, check_schedule
 
 __all__ = ["IndependentField", "ProximalFlow", "schedule_of"]
+
+_VELOCITY_ROUNDINGS = 4.0  # x - beta y, its quotient by alpha, the coefficients, and the sum of two products
 
 
 class ProximalFlow(nn.Module):
@@ -69,11 +74,11 @@ class ProximalFlow(nn.Module):
         Returns:
             ``ProxResult`` on flat (B, d) points, with ``velocity_error_bound`` (B,).
         """
+        pair = self._pair(t, x)
         times, flat = self._query(t, x)
-        alpha, beta = self.schedule.alpha(times), self.schedule.beta(times)
-        pair = self.potential.decompose(flat, alpha, beta)
-        bound = self.schedule.wronskian(times) / alpha * pair.error_bound
-        return dataclasses.replace(pair, velocity_error_bound=bound.detach())
+        with torch.no_grad():
+            bound = self._velocity_error_bound(times, flat, pair)
+        return dataclasses.replace(pair, velocity_error_bound=bound)
 
     def recover_target(self, t: Tensor | float, x: Tensor) -> Tensor:
         """The data point y = prox_{(alpha/beta) psi}(x / beta) behind x_t; (B, *event).
@@ -102,8 +107,8 @@ class ProximalFlow(nn.Module):
         t = self._before_end(t, x, "velocity")
         times, _ = self._query(t, x)
         pair = self._solved(t, x)
-        source_rate = self.schedule.alpha_derivative(times)[:, None]
-        target_rate = self.schedule.beta_derivative(times)[:, None]
+        source_rate = self.schedule.alpha_derivative(times)[:, None].to(x.dtype)
+        target_rate = self.schedule.beta_derivative(times)[:, None].to(x.dtype)
         return self._delivered(source_rate * pair.multiplier + target_rate * pair.point, pair, x)
 
     def jacobian(self, t: Tensor | float, x: Tensor) -> Tensor:
@@ -113,8 +118,9 @@ class ProximalFlow(nn.Module):
         alpha, beta = self.schedule.alpha(times), self.schedule.beta(times)
         derivative = self.potential.decompose_jacobian(flat, alpha, beta)
         identity = torch.eye(self.dim, dtype=x.dtype, device=x.device)
-        decay = (self.schedule.alpha_derivative(times) / alpha)[:, None, None]
-        return decay * identity + (self.schedule.wronskian(times) / alpha)[:, None, None] * derivative
+        decay = (self.schedule.alpha_derivative(times) / alpha)[:, None, None].to(x.dtype)
+        gain = (self.schedule.wronskian(times) / alpha)[:, None, None].to(x.dtype)
+        return decay * identity + gain * derivative
 
     def divergence(self, t: Tensor | float, x: Tensor) -> Tensor:
         """Divergence of the velocity, (B,)."""
@@ -128,7 +134,7 @@ class ProximalFlow(nn.Module):
         """The trajectory of x0 at time t: alpha x0 + beta grad phi(x0), (B, *event)."""
         times, flat = self._query(t, x0)
         target = self.transport(x0).reshape(flat.shape)
-        alpha, beta = self.schedule.alpha(times)[:, None], self.schedule.beta(times)[:, None]
+        alpha, beta = (part[:, None].to(x0.dtype) for part in (self.schedule.alpha(times), self.schedule.beta(times)))
         return (alpha * flat + beta * target).reshape(x0.shape)
 
     def sample(
@@ -160,17 +166,16 @@ class ProximalFlow(nn.Module):
     # ---------------------------------------------------------------- inside
 
     def _query(self, t: Tensor | float, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Times (B,) in x's dtype, and x flat (B, d)."""
+        """Times (B,) in float64, which no coefficient then loses digits to, and x flat (B, d)."""
         _check_tensor(x)
         if x.ndim < 2 or math.prod(x.shape[1:]) != self.dim:
             raise ValueError(
                 f"ProximalFlow: x must have shape (B, *event) with {self.dim} entries per row, got {tuple(x.shape)}"
             )
-        if not isinstance(t, Tensor | float | int):
-            raise ValueError(f"ProximalFlow: t, which comes before x, must be a number or a tensor, got {t!r}")
+        t = _number(t)
         if not isinstance(t, Tensor) and not 0 <= t <= 1:
             raise ValueError(f"ProximalFlow: t must be in [0, 1], got {t!r}")
-        times = self.potential.per_row(t, x, "t")
+        times = self.potential.per_row(t, x, "t", torch.float64)
         if isinstance(t, Tensor):
             times = torch.where((times >= 0) & (times <= 1), times, torch.nan)
         return times, x.reshape(len(x), self.dim)
@@ -179,17 +184,35 @@ class ProximalFlow(nn.Module):
     def _before_end(t: Tensor | float, x: Tensor, name: str) -> Tensor | float:
         """The same times; a scalar that is 1 in the dtype of x is refused, such entries of a tensor become NaN."""
         _check_tensor(x)
+        t = _number(t)
         if isinstance(t, Tensor):
             return torch.where(t.to(x.dtype) < 1, t, torch.nan)
-        if isinstance(t, float | int) and 1 - torch.finfo(x.dtype).eps / 4 <= t <= 1:
+        if 1 - torch.finfo(x.dtype).eps / 4 <= t <= 1:
             rounded = "" if t == 1 else f" ({t!r} is 1 in {x.dtype})"
             raise ValueError(
                 f"{name}: at t = 1{rounded} this is not a function of x; stop before 1 and finish with recover_target"
             )
         return t
 
+    def _pair(self, t: Tensor | float, x: Tensor) -> ProxResult:
+        times, flat = self._query(t, x)
+        return self.potential.decompose(flat, self.schedule.alpha(times), self.schedule.beta(times))
+
+    def _velocity_error_bound(self, times: Tensor, x: Tensor, pair: ProxResult) -> Tensor:
+        """(B,): W / alpha per error of the point, and the roundings of u, of both terms and of their sum."""
+        alpha, beta = self.schedule.alpha(times), self.schedule.beta(times)
+        size_y, size_u = row_norm(pair.point).double(), row_norm(pair.multiplier).double()
+        source_size = torch.maximum(size_u, (row_norm(x).double() + beta * size_y) / alpha)
+        source_rate, target_rate = (
+            self.schedule.alpha_derivative(times).abs(),
+            self.schedule.beta_derivative(times).abs(),
+        )
+        rounding = _VELOCITY_ROUNDINGS * torch.finfo(x.dtype).eps * (source_rate * source_size + target_rate * size_y)
+        bound = self.schedule.wronskian(times) / alpha * pair.error_bound.double() + rounding
+        return torch.where(alpha > 0, bound, torch.inf + 0 * pair.error_bound).to(x.dtype)
+
     def _solved(self, t: Tensor | float, x: Tensor) -> ProxResult:
-        pair = self.solve(t, x)
+        pair = self._pair(t, x)
         if self.on_failure == "raise" and self.potential.iterative:
             status = require_converged(pair.status, pair.error_bound)
             pair = dataclasses.replace(pair, status=status)
@@ -199,6 +222,15 @@ class ProximalFlow(nn.Module):
         if self.potential.iterative:
             value = torch.where((pair.status != int(Status.converged))[:, None], torch.nan, value)
         return value.reshape(x.shape)
+
+
+def _number(t: object) -> Tensor | float:
+    """A time as a tensor or a Python number; numpy's scalars and arrays without dimension are numbers."""
+    if isinstance(t, Tensor):
+        return t
+    if isinstance(t, numbers.Real) or (isinstance(t, np.ndarray) and t.ndim == 0 and t.dtype.kind in "fiu"):
+        return float(t)
+    raise ValueError(f"ProximalFlow: t, which comes before x, must be a number or a tensor, got {t!r}")
 
 
 def _check_tensor(x: Tensor) -> None:

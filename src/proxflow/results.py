@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-__all__ = ["ProxResult", "Status"]
+__all__ = ["ProxResult", "Status", "Verdict"]
 
 
 class Status(enum.IntEnum):
@@ -21,6 +21,14 @@ class Status(enum.IntEnum):
     """No step improves the point in this precision; the certificate still holds. Try float64."""
     non_finite = 3
     """The query row holds NaN or inf, or its point overflows; its result row is NaN."""
+
+
+class Verdict(enum.IntEnum):
+    """What is known of a statement at a point."""
+
+    failed = 0
+    assumed = 1
+    verified = 2
 
 
 @dataclass(frozen=True)

@@ -6,15 +6,14 @@ of v on dpsi(y) as r -> 0.
 
 from __future__ import annotations
 
-import enum
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from proxflow.analysis.epiderivative import EpiCheck, check_second_epi_derivative
-from proxflow.potentials import Ball, Discrete, Ellipsoid, Potential, Product, Quadratic
-from proxflow.potentials.calculus import Rotated, Scaled
+from proxflow.potentials import Potential
+from proxflow.results import Verdict
 
 __all__ = ["TerminalHypotheses", "Verdict", "check_terminal_hypotheses"]
 
@@ -22,14 +21,6 @@ _REACH = 1e-4  # how far from u the subdifferential is explored, relative to 1 +
 _PROX_STEP = 1e-9  # relative to (1 + |y|) / (1 + |u|)
 _TOLERANCE = 0.05  # relative to that reach
 _DERIVATIVE_TOLERANCE = 1e-4  # on derivatives of the prox, which lie in [0, 1]
-
-
-class Verdict(enum.IntEnum):
-    """What is known of a hypothesis at a point."""
-
-    failed = 0
-    assumed = 1
-    verified = 2
 
 
 @dataclass(frozen=True)
@@ -43,8 +34,8 @@ class TerminalHypotheses:
         quadratic_form: d2psi(y|u) is a quadratic form on a subspace, and the one that the potential claims. Assumed
             where difference quotients have not converged.
         finite_on_tangent: that subspace is the tangent space, or has its dimension m if no tangent space was given.
-        smooth_support: the support is a C^2 manifold around y. Verified for potentials that are known to have one,
-            else assumed.
+        smooth_support: y is in the support, and the support is a C^2 manifold around y: what the potential says of its
+            law there (``Potential.smooth_support``), not measured; assumed where it says nothing.
         affine_dimension: measured dimension of the affine hull of dpsi(y), (B,) int64.
         subspace_dimension: measured dimension of the subspace, (B,) int64.
         manifold_dimension: m, (B,) int64, given or inferred.
@@ -126,7 +117,7 @@ def check_terminal_hypotheses(
         relative_interior=_verdict(_reflects(potential, y, u, steps, reach)),
         quadratic_form=_verdict(*_is_claimed_form(epi)),
         finite_on_tangent=_verdict(_finite_on_tangent(epi, m, tangent)),
-        smooth_support=_verdict(torch.ones_like(fits), torch.full_like(fits, _known_smooth(potential))),
+        smooth_support=potential.smooth_support(y),
         affine_dimension=affine_dimension,
         subspace_dimension=epi.subspace_dimension,
         manifold_dimension=m,
@@ -195,15 +186,6 @@ def _finite_on_tangent(epi: EpiCheck, m: Tensor, tangent: Tensor | None) -> Tens
     off = epi.subspace - frame @ (frame.mT @ epi.subspace)
     aligned: Tensor = torch.linalg.matrix_norm(off) <= _DERIVATIVE_TOLERANCE**0.5
     return same & aligned
-
-
-def _known_smooth(potential: Potential) -> bool:
-    """Spheres, ellipsoids, affine subspaces, points, and what the calculus makes of them."""
-    if isinstance(potential, Product):
-        return all(_known_smooth(factor) for factor in potential.blocks)
-    if isinstance(potential, Rotated | Scaled):
-        return _known_smooth(potential.potential)
-    return isinstance(potential, Ball | Ellipsoid | Quadratic | Discrete)
 
 
 def _verdict(holds: Tensor, certain: Tensor | None = None) -> Tensor:

@@ -14,11 +14,18 @@ of the support, step towards it until a weight vanishes, drop that atom; where i
 best-scoring atom. Support systems are solved as corrections from the current residuals, so rounding does not build
 up, and a faint regularisation turns an affinely dependent support into a pivot instead of a breakdown.
 
+A system needs the squared distances between the atoms of its support only. They are kept, and grow by the distances
+of one atom at a time, so that a step costs one search and O(K d) for a support of K atoms, in blocks of bounded
+memory. Where there are fewer atoms than dimensions, rows that are still open after N searches in all go on in
+coordinates of the atoms' span (from the Cholesky factor of the N x N Gram matrix, which costs as much as those
+searches), where a step does not depend on d, and are then finished and certified in the space itself.
+
 Atoms come as ``keys`` (N, d + 2) = [y, -h, -|y|^2 / 2], normalised by the caller to |y| <= 1.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -31,8 +38,10 @@ from proxflow.results import Status
 __all__ = ["affine_step", "atom_keys", "polyhedral_face", "score_size"]
 
 _ROUNDINGS = 8.0  # scores agree to this many roundings of their size
-_REGULARISATION = 1e-13
+_REGULARISATION = 1e-13  # relative to the mean of a diagonal
 _REFINEMENTS = 3
+_BLOCK_BYTES = 1 << 21  # of atoms of supports held at once: they stay in a cache near the core
+_GRAM_COLUMNS = 4096  # coordinates of all atoms that are held in float64 at once
 
 
 def atom_keys(points: Tensor, heights: Tensor) -> Tensor:
@@ -66,8 +75,7 @@ def polyhedral_face(
     status = torch.where(finite, int(Status.converged), int(Status.non_finite))
     open_rows = torch.nonzero(finite & (gap > _tolerance(clean, alpha, beta, keys)))[:, 0]
     if len(open_rows):
-        solved = _Batch.start(clean[open_rows], alpha[open_rows], beta[open_rows], keys, vertex[open_rows])
-        solved.run(max_iterations)
+        solved = _solve(clean[open_rows], alpha[open_rows], beta[open_rows], keys, vertex[open_rows], max_iterations)
         extra = solved.support.shape[1] - 1
         support = torch.nn.functional.pad(support, (0, extra))
         weights = torch.nn.functional.pad(weights, (0, extra))
@@ -123,9 +131,13 @@ def affine_step(scores: Tensor, offsets: Tensor, used: Tensor, beta: Tensor, reg
     Returns:
         (B, K) changes, summing to 0; differentiable in scores and offsets.
     """
+    offsets = offsets * used.to(scores.dtype)[:, :, None]
+    return _balanced_step(scores, offsets @ offsets.mT, used, beta, regularisation)
+
+
+def _balanced_step(scores: Tensor, gram: Tensor, used: Tensor, beta: Tensor, regularisation: float) -> Tensor:
+    """``affine_step`` from the Gram matrix (B, K, K) of the offsets, zero where a slot is not used."""
     mask = used.to(scores.dtype)
-    offsets = offsets * mask[:, :, None]
-    gram = offsets @ offsets.mT
     count = mask.sum(1)
     size = (gram.diagonal(dim1=1, dim2=2).sum(1) / count)[:, None]
     size = torch.where(size > 0, size, 1.0)
@@ -155,6 +167,41 @@ def _certify(x: Tensor, alpha: Tensor, beta: Tensor, keys: Tensor, lifted: Tenso
     return ((keys[best, :-1] - lifted) * residual).sum(1), best
 
 
+def _solve(x: Tensor, alpha: Tensor, beta: Tensor, keys: Tensor, vertex: Tensor, max_iterations: int) -> _Batch:
+    """The active-set method for every row, in the span of the atoms where that is cheaper."""
+    batch = _Batch.start(x, alpha, beta, keys, vertex, _tolerance(x, alpha, beta, keys))
+    atoms, dim = len(keys), x.shape[1]
+    if atoms < dim:
+        batch.run(min(max_iterations, 1 + atoms // len(x)))
+        rows = batch.unfinished(max_iterations)
+        if len(rows):
+            within, x_within = _span_coordinates(keys, x[rows])
+            spanned = batch.moved(rows, within, x_within)
+            spanned.run(max_iterations)
+            batch.resume(rows, spanned)
+            max_iterations += 2 * _REFINEMENTS  # to finish, where the span used up the steps
+    batch.run(max_iterations)
+    return batch
+
+
+def _span_coordinates(keys: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Keys (N, N + 2) and queries (B, N) in float64 with the same scores and distances, up to a faint regularisation.
+
+    With L L' the Gram matrix of the atoms, its rows have their inner products, and L^-1 Y x those of x with them.
+    """
+    points = keys[:, :-2]
+    gram = torch.zeros(len(keys), len(keys), dtype=torch.float64, device=keys.device)
+    products = torch.zeros(len(x), len(keys), dtype=torch.float64, device=keys.device)
+    for left in range(0, points.shape[1], _GRAM_COLUMNS):
+        columns = points[:, left : left + _GRAM_COLUMNS].double()
+        gram += columns @ columns.mT
+        products += x[:, left : left + _GRAM_COLUMNS].double() @ columns.mT
+    gram.diagonal().add_(_REGULARISATION * len(keys) * gram.diagonal().mean())
+    lower = torch.linalg.cholesky(gram)
+    queries = torch.linalg.solve_triangular(lower, products.mT, upper=False).mT
+    return torch.cat([lower, keys[:, -2:].double()], dim=1), queries
+
+
 @dataclass
 class _Batch:
     """The rows still being solved, written back into full-size results as they finish."""
@@ -163,61 +210,86 @@ class _Batch:
     alpha: Tensor
     beta: Tensor
     keys: Tensor
+    tolerance: Tensor
     support: Tensor
     weights: Tensor
     used: Tensor
+    newest: Tensor  # slot of the last atom added, (B,)
+    squares: Tensor  # squared distances between the atoms of a support, (B, K, K) float64
+    lifted: Tensor  # [y, -psi] of the current points, (B, d + 1) float64
     gap: Tensor
     iterations: Tensor
     status: Tensor
-    tolerance: Tensor
 
     @classmethod
-    def start(cls, x: Tensor, alpha: Tensor, beta: Tensor, keys: Tensor, vertex: Tensor) -> _Batch:
+    def start(cls, x: Tensor, alpha: Tensor, beta: Tensor, keys: Tensor, vertex: Tensor, tolerance: Tensor) -> _Batch:
+        """Every row at one vertex."""
         return cls(
             x=x,
             alpha=alpha,
             beta=beta,
             keys=keys,
+            tolerance=tolerance,
             support=vertex[:, None],
             weights=torch.ones(len(x), 1, dtype=torch.float64, device=x.device),
             used=torch.ones(len(x), 1, dtype=torch.bool, device=x.device),
+            newest=torch.zeros_like(vertex),
+            squares=torch.zeros(len(x), 1, 1, dtype=torch.float64, device=x.device),
+            lifted=keys[vertex, :-1].double(),
             gap=torch.full_like(alpha, torch.inf),
             iterations=torch.zeros_like(vertex),
             status=torch.full_like(vertex, int(Status.max_iterations)),
-            tolerance=_tolerance(x, alpha, beta, keys),
         )
+
+    def unfinished(self, max_iterations: int) -> Tensor:
+        """Rows that have neither converged nor stalled, with steps left."""
+        return torch.nonzero((self.status == int(Status.max_iterations)) & (self.iterations < max_iterations))[:, 0]
+
+    def moved(self, rows: Tensor, keys: Tensor, x: Tensor) -> _Batch:
+        """Some rows in other coordinates of atoms and queries, in float64."""
+        alpha, beta, tolerance = (part[rows].double() for part in (self.alpha, self.beta, self.tolerance))
+        other = _Batch.start(x, alpha, beta, keys, self.support[rows, 0], tolerance)
+        other.support, other.weights, other.used = self.support[rows], self.weights[rows], self.used[rows]
+        other.newest, other.squares = self.newest[rows], self.squares[rows]
+        other.iterations = self.iterations[rows]
+        other.lifted = other.lifted.clone()
+        other._measure(torch.arange(len(rows), device=rows.device))
+        return other
+
+    def resume(self, rows: Tensor, other: _Batch) -> None:
+        """Take over the supports that another batch has found for some rows."""
+        extra = other.support.shape[1] - self.support.shape[1]
+        if extra > 0:
+            self._widen(extra)
+        self.support[rows], self.weights[rows], self.used[rows] = other.support, other.weights, other.used
+        self.iterations[rows] = other.iterations
+        self._measure(rows)
 
     def run(self, max_iterations: int) -> None:
         """Iterate until every row has converged, stalled or used its steps."""
-        rows = torch.arange(len(self.x), device=self.x.device)
-        refinements = torch.zeros_like(rows)
+        rows = self.unfinished(max_iterations)
+        refinements = torch.zeros_like(self.iterations)
         feasible = torch.ones_like(rows, dtype=torch.bool)
-        for _ in range(max_iterations):
+        while len(rows):
             ready = rows[feasible]
             finished, repeated = self._search(ready)
             refinements[ready] += repeated
             stalled = repeated & (refinements[ready] > _REFINEMENTS) & ~finished
             self.status[ready[stalled]] = int(Status.stalled)
-            over = torch.zeros_like(feasible)
-            over[feasible] = finished | stalled
-            rows, feasible = rows[~over], feasible[~over]
-            if len(rows) == 0:
-                return
+            over = self.iterations[rows] >= max_iterations
+            over[feasible] |= finished | stalled
+            unsearched = rows[over & ~feasible]
+            rows = rows[~over]
+            self._search(unsearched)
             self.iterations[rows] += 1
             feasible = self._move(rows)
-        self._search(rows)
-
-    def _lifted(self, rows: Tensor) -> Tensor:
-        """[y, -psi] of the current points, in float64."""
-        atoms = self.keys[self.support[rows], :-1].double()
-        return (self.weights[rows, None, :] @ atoms)[:, 0]
 
     def _search(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Certify rows; add the best atom where it is new. Returns which finished, which found nothing new."""
         if len(rows) == 0:
             empty = torch.zeros(0, dtype=torch.bool, device=rows.device)
             return empty, empty
-        lifted = self._lifted(rows).to(self.x.dtype)
+        lifted = self.lifted[rows].to(self.x.dtype)
         gap, atom = _certify(self.x[rows], self.alpha[rows], self.beta[rows], self.keys, lifted)
         self.gap[rows] = gap
         known = ((self.support[rows] == atom[:, None]) & self.used[rows]).any(1)
@@ -228,31 +300,82 @@ class _Batch:
 
     def _add(self, rows: Tensor, atom: Tensor) -> None:
         if len(rows) and bool(self.used[rows].all(1).any()):
-            room = (0, 4)
-            self.support = torch.nn.functional.pad(self.support, room)
-            self.weights = torch.nn.functional.pad(self.weights, room)
-            self.used = torch.nn.functional.pad(self.used, room)
+            self._widen(4)
         slot = self.used[rows].to(torch.uint8).argmin(1)
         self.support[rows, slot] = atom
         self.weights[rows, slot] = 0.0
         self.used[rows, slot] = True
+        self.newest[rows] = slot
+
+    def _widen(self, slots: int) -> None:
+        room = (0, slots)
+        self.support = torch.nn.functional.pad(self.support, room)
+        self.weights = torch.nn.functional.pad(self.weights, room)
+        self.used = torch.nn.functional.pad(self.used, room)
+        self.squares = torch.nn.functional.pad(self.squares, room * 2)
+
+    def _blocks(self, rows: Tensor) -> Iterator[tuple[slice, Tensor]]:
+        """Blocks of rows with the offsets [y_i, -h_i] - [y, -psi] of their supports, (b, K, d + 1) in float64."""
+        numbers = 8 * self.support.shape[1] * self.keys.shape[1]
+        size = max(1, _BLOCK_BYTES // numbers)
+        for top in range(0, len(rows), size):
+            block = slice(top, top + size)
+            atoms = self.keys[self.support[rows[block]], :-1].double()
+            yield block, atoms.sub_(self.lifted[rows[block], None, :])
+
+    def _measure(self, rows: Tensor) -> None:
+        """Points and squared distances of supports that were set from outside."""
+        for block, offsets in self._blocks(rows):
+            some = rows[block]
+            self.lifted[some] += (self.weights[some, None, :] @ offsets)[:, 0]
+        for block, offsets in self._blocks(rows):
+            gram = offsets[:, :, :-1] @ offsets[:, :, :-1].mT
+            lengths = gram.diagonal(dim1=1, dim2=2)
+            self.squares[rows[block]] = lengths[:, :, None] + lengths[:, None, :] - 2 * gram
 
     def _move(self, rows: Tensor) -> Tensor:
         """Step towards the affine minimiser of each support; True where it was reached with weights > 0."""
+        reached = [torch.zeros(0, dtype=torch.bool, device=rows.device)]
+        for block, offsets in self._blocks(rows):
+            reached.append(self._move_block(rows[block], offsets))
+        return torch.cat(reached)
+
+    def _move_block(self, rows: Tensor, offsets: Tensor) -> Tensor:
         used, weights = self.used[rows], self.weights[rows]
-        atoms = self.keys[self.support[rows], :-1].double()
-        lifted = (weights[:, None, :] @ atoms)[:, 0]
         beta, alpha = self.beta[rows].double(), self.alpha[rows].double()
-        residual = self.x[rows].double() - beta[:, None] * lifted[:, :-1]
-        offsets = atoms - lifted[:, None, :]
-        scores = (offsets[:, :, :-1] @ residual[:, :, None])[:, :, 0] + alpha[:, None] * offsets[:, :, -1]
-        change = affine_step(scores, offsets[:, :, :-1], used, beta, _REGULARISATION)
+        residual = self.x[rows].double() - beta[:, None] * self.lifted[rows, :-1]
+        each = torch.arange(len(rows), device=rows.device)
+        newest = offsets[each, self.newest[rows]].clone()
+        newest[:, -1] = 0.0
+        scores, products = (offsets @ torch.stack([torch.cat([residual, alpha[:, None]], 1), newest], 2)).unbind(2)
+        lengths = torch.linalg.vector_norm(offsets[:, :, :-1], dim=2).square()
+        self._put_squares(rows, lengths + lengths[each, self.newest[rows], None] - 2 * products)
+        change = _balanced_step(scores, self._gram(rows), used, beta, _REGULARISATION)
         falling = used & (weights + change < 0)
         ratio = torch.where(falling, weights / torch.where(falling, -change, 1.0), torch.inf)
         length = ratio.amin(1).clamp(max=1.0)
         blocked = falling & (ratio <= length[:, None])
         weights = torch.where(used & ~blocked, (weights + length[:, None] * change).clamp(min=0.0), 0.0)
-        self.weights[rows] = weights / weights.sum(1, keepdim=True)
+        weights = weights / weights.sum(1, keepdim=True)
+        self.weights[rows] = weights
         self.used[rows] = used & ~blocked
-        self.support[rows] = torch.where(self.used[rows], self.support[rows], 0)
+        self.support[rows] = torch.where(used & ~blocked, self.support[rows], 0)
+        self.lifted[rows] += (weights[:, None, :] @ offsets)[:, 0]
         return ~falling.any(1)
+
+    def _put_squares(self, rows: Tensor, squares: Tensor) -> None:
+        """Squared distances (b, K) of the newest atoms from all."""
+        newest = self.newest[rows]
+        self.squares[rows, newest], self.squares[rows, :, newest] = squares, squares
+        self.squares[rows, newest, newest] = 0.0
+
+    def _gram(self, rows: Tensor) -> Tensor:
+        """Inner products of a support's offsets from its current point, (b, K, K), 0 where a slot is not used.
+
+        -2 <y_i - y, y_j - y> = |y_i - y_j|^2 - |y_i - y|^2 - |y_j - y|^2, and the last two are means of the first.
+        """
+        squares, weights, mask = self.squares[rows], self.weights[rows], self.used[rows].double()
+        spread = (squares @ weights[:, :, None])[:, :, 0]
+        spread = spread - 0.5 * (weights * spread).sum(1, keepdim=True)
+        gram = 0.5 * (spread[:, :, None] + spread[:, None, :] - squares)
+        return gram * mask[:, :, None] * mask[:, None, :]

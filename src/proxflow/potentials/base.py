@@ -18,20 +18,44 @@ from torch import Tensor, nn
 from proxflow.kernels.norms import row_norm
 from proxflow.kernels.precision import in_full_precision
 from proxflow.measures import Gaussian, Source
-from proxflow.results import ProxResult, Status
+from proxflow.results import ProxResult, Status, Verdict
 
 if TYPE_CHECKING:
     from proxflow.potentials.calculus import Rotated, Scaled
 
-__all__ = ["GeneralizedQuadratic", "Potential", "as_parameter"]
+__all__ = ["DENSITY_ACCURACY", "GeneralizedQuadratic", "Potential", "as_parameter", "check_rotation_invariant"]
 
-_QUERIES = ("value", "conjugate", "decompose", "second_epi_derivative", "log_density", "decompose_jacobian")
+DENSITY_ACCURACY = 1e-6  # relative to 1 + |log-density|: coarser rows are NaN. Ten roundings of float32
+
+_QUERIES = (
+    "value",
+    "conjugate",
+    "decompose",
+    "second_epi_derivative",
+    "log_density",
+    "decompose_jacobian",
+    "smooth_support",
+)
 
 
 def as_parameter(value: object) -> Tensor:
     """Tensors and arrays in their own dtype, Python numbers in float64: nothing is rounded on its way in."""
     own = hasattr(value, "dtype")
     return torch.as_tensor(value, dtype=None if own else torch.float64)
+
+
+def check_rotation_invariant(owner: str, source: Source, otherwise: str) -> None:
+    """Refuse a source whose law is not known to be invariant under rotations about 0.
+
+    Raises:
+        ValueError: it is neither Gaussian nor says so by an attribute ``rotation_invariant``; ``otherwise`` is what
+            else the user can do.
+    """
+    if not (isinstance(source, Gaussian) or getattr(source, "rotation_invariant", False)):
+        raise ValueError(
+            f"{owner}: the source {source!r} must be rotation-invariant: a Gaussian, or an object whose "
+            f"rotation_invariant attribute is true; {otherwise}"
+        )
 
 
 @dataclass(frozen=True)
@@ -128,6 +152,8 @@ class Potential(nn.Module, ABC):
     def log_density(self, y: Tensor) -> Tensor:
         """log p1(y) = log p0(u) + logdet Hess psi(y), u = grad psi(y), (B,); -inf off the support.
 
+        A row is right to 1e-6 (1 + |value|), or NaN where that cannot be told.
+
         Raises:
             ValueError: the target has no density, as here: a potential that has one overrides this method.
         """
@@ -135,6 +161,15 @@ class Potential(nn.Module, ABC):
             f"{type(self).__name__}: its target has no density with respect to Lebesgue measure (it lies on a "
             "lower-dimensional set or on finitely many points)"
         )
+
+    def smooth_support(self, y: Tensor) -> Tensor:
+        """Whether the support of the target is a C^2 manifold without boundary around y, (B,) int64 of ``Verdict``.
+
+        Failed where y is not in the support, up to ``domain_tolerance``, or on an edge of it; assumed, as here, where
+        it is not known.
+        """
+        self.check(y, "y")
+        return torch.full((len(y),), int(Verdict.assumed), device=y.device)
 
     @abstractmethod
     def constructor_arguments(self) -> dict[str, object]:
@@ -195,9 +230,9 @@ class Potential(nn.Module, ABC):
         if x.dtype not in (torch.float32, torch.float64):
             raise ValueError(f"{type(self).__name__}: {name} must be float32 or float64, got {x.dtype}")
 
-    def per_row(self, value: Tensor | float, x: Tensor, name: str) -> Tensor:
-        """A scalar or (B,) argument as a (B,) tensor like ``x``."""
-        tensor = torch.as_tensor(value, dtype=x.dtype, device=x.device)
+    def per_row(self, value: Tensor | float, x: Tensor, name: str, dtype: torch.dtype | None = None) -> Tensor:
+        """A scalar or (B,) argument as a (B,) tensor like ``x``, or in another dtype."""
+        tensor = torch.as_tensor(value, dtype=x.dtype if dtype is None else dtype, device=x.device)
         if tensor.ndim > 1 or (tensor.ndim == 1 and len(tensor) != len(x)):
             raise ValueError(
                 f"{type(self).__name__}: {name} must be a scalar or have shape ({len(x)},), got {tuple(tensor.shape)}"

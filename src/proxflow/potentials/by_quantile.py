@@ -59,7 +59,7 @@ class ByQuantile(Potential):
         """The transport of the table as it is now, tabulated on the CPU and moved to where the table is."""
         scalar = self._source_levels()
         levels, values = checked_table(type(self).__name__, (self.levels.cpu(), self.values.cpu()), not scalar.signed)
-        self.transport = MonotoneMap(scalar, Table(levels, values)).to(self.levels.device)
+        self.transport = MonotoneMap(scalar, Table(levels, values, not scalar.signed)).to(self.levels.device)
 
     def _quantile_argument(self) -> QuantileLike:
         """The table (levels, values).

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from proxflow.kernels.norms import row_norm
-from proxflow.measures import Gaussian
-from proxflow.potentials.base import GeneralizedQuadratic, Potential, as_parameter
+from proxflow.potentials.base import GeneralizedQuadratic, Potential, as_parameter, check_rotation_invariant
 from proxflow.results import ProxResult
 
 __all__ = ["Rotated", "Scaled"]
@@ -50,8 +49,7 @@ class Rotated(Potential):
     def value(self, y: Tensor) -> Tensor:
         """psi(Q'(y - shift)), (B,)."""
         self.check(y, "y")
-        inner = (y - self.shift.to(y)) @ self.rotation.to(y)
-        return self.potential.value(self._within_rounding(inner, self.domain_tolerance(y)))
+        return self.potential.value(self._within_rounding(self._inner(y), self.domain_tolerance(y)))
 
     def conjugate(self, u: Tensor) -> Tensor:
         """phi(Q'u) + <shift, u>, (B,)."""
@@ -62,8 +60,7 @@ class Rotated(Potential):
         """The inner pair of Q'(x - beta shift), moved back."""
         self.check(x, "x")
         rotation, shift = self.rotation.to(x), self.shift.to(x)
-        centred = x - self.per_row(beta, x, "beta")[:, None] * shift
-        pair = self.potential.decompose(centred @ rotation, alpha, beta)
+        pair = self.potential.decompose(self._centred(x, beta) @ rotation, alpha, beta)
         point = pair.point @ rotation.mT + shift
         rounding = 16 * torch.finfo(x.dtype).eps * row_norm(point.detach())
         return dataclasses.replace(
@@ -83,15 +80,21 @@ class Rotated(Potential):
     def second_epi_derivative(self, y: Tensor, u: Tensor) -> GeneralizedQuadratic:
         """The inner form in rotated directions."""
         rotation = self.rotation.to(y)
-        inner = self.potential.second_epi_derivative((y - self.shift.to(y)) @ rotation, u @ rotation)
+        inner = self.potential.second_epi_derivative(self._inner(y), u @ rotation)
         return GeneralizedQuadratic(rotation @ inner.basis, inner.hessian)
 
     def decompose_jacobian(self, x: Tensor, alpha: Tensor | float, beta: Tensor | float) -> Tensor:
         """Q D Q', D the inner derivative."""
         self.check(x, "x")
         rotation = self.rotation.to(x)
-        centred = x - self.per_row(beta, x, "beta")[:, None] * self.shift.to(x)
-        return rotation @ self.potential.decompose_jacobian(centred @ rotation, alpha, beta) @ rotation.mT
+        return (
+            rotation @ self.potential.decompose_jacobian(self._centred(x, beta) @ rotation, alpha, beta) @ rotation.mT
+        )
+
+    def smooth_support(self, y: Tensor) -> Tensor:
+        """The inner verdict at Q'(y - shift), (B,)."""
+        self.check(y, "y")
+        return self.potential.smooth_support(self._inner(y))
 
     def log_density(self, y: Tensor) -> Tensor:
         """The inner log-density at Q'(y - shift), (B,).
@@ -100,7 +103,16 @@ class Rotated(Potential):
             ValueError: the inner law has no density.
         """
         self.check(y, "y")
-        return self.potential.log_density((y - self.shift.to(y)) @ self.rotation.to(y))
+        return self.potential.log_density(self._inner(y))
+
+    def _centred(self, x: Tensor, beta: Tensor | float) -> Tensor:
+        """x - beta shift, which may cancel: in float64, then in the dtype of x."""
+        shift = self.per_row(beta, x, "beta", torch.float64)[:, None] * self.shift.to(x.device).double()
+        return (x.double() - shift).to(x.dtype)
+
+    def _inner(self, y: Tensor) -> Tensor:
+        """Q'(y - shift), in float64: a shift much larger than the law must not cost digits; in the dtype of y."""
+        return ((y.double() - self.shift.to(y.device).double()) @ self.rotation.to(y.device).double()).to(y.dtype)
 
 
 class Scaled(Potential):
@@ -138,7 +150,7 @@ class Scaled(Potential):
     def decompose(self, x: Tensor, alpha: Tensor | float, beta: Tensor | float) -> ProxResult:
         """The inner pair at beta * factor, its point scaled back."""
         self.check(x, "x")
-        pair = self.potential.decompose(x, alpha, self.factor * self.per_row(beta, x, "beta"))
+        pair = self.potential.decompose(x, alpha, self.factor * self.per_row(beta, x, "beta", torch.float64))
         return dataclasses.replace(
             pair,
             point=self.factor * pair.point,
@@ -154,7 +166,14 @@ class Scaled(Potential):
     def decompose_jacobian(self, x: Tensor, alpha: Tensor | float, beta: Tensor | float) -> Tensor:
         """Factor times the inner derivative at beta * factor."""
         self.check(x, "x")
-        return self.factor * self.potential.decompose_jacobian(x, alpha, self.factor * self.per_row(beta, x, "beta"))
+        return self.factor * self.potential.decompose_jacobian(
+            x, alpha, self.factor * self.per_row(beta, x, "beta", torch.float64)
+        )
+
+    def smooth_support(self, y: Tensor) -> Tensor:
+        """The inner verdict at y / factor, (B,)."""
+        self.check(y, "y")
+        return self.potential.smooth_support(y / self.factor)
 
     def log_density(self, y: Tensor) -> Tensor:
         """The inner log-density at y / factor minus d log factor, (B,).
@@ -179,9 +198,5 @@ def _check_motion(potential: Potential, rotation: Tensor, shift: Tensor) -> None
     error = (matrix @ matrix.mT - torch.eye(d, dtype=matrix.dtype, device=matrix.device)).abs().max()
     if error > 64 * d * torch.finfo(rotation.dtype).eps:
         raise ValueError(f"rotate: the matrix is not orthogonal (|Q Q' - I| = {error:.3g})")
-    invariant = isinstance(potential.source, Gaussian) or getattr(potential.source, "rotation_invariant", False)
-    if not invariant and not torch.equal(matrix, torch.eye(d, dtype=matrix.dtype, device=matrix.device)):
-        raise ValueError(
-            "rotate: the source must be invariant under rotations (a Gaussian, or an object whose "
-            "rotation_invariant attribute is true); only a shift is possible here"
-        )
+    if not torch.equal(matrix, torch.eye(d, dtype=matrix.dtype, device=matrix.device)):
+        check_rotation_invariant("rotate", potential.source, "only a shift is possible here")

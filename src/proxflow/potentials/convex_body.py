@@ -11,12 +11,13 @@ from torch import Tensor
 from proxflow.kernels.frames import frame_around
 from proxflow.kernels.norms import row_norm
 from proxflow.measures import Source
-from proxflow.potentials.base import GeneralizedQuadratic, Potential, as_parameter
-from proxflow.results import ProxResult
+from proxflow.potentials.base import GeneralizedQuadratic, Potential, as_parameter, check_rotation_invariant
+from proxflow.results import ProxResult, Verdict
 
 __all__ = ["Ball", "Ellipsoid"]
 
 _NEWTON_STEPS = 60
+_OTHERWISE = "for another source, fit samples of the target with semidiscrete.fit(points, source=...)"
 
 
 class Ball(Potential):
@@ -25,15 +26,18 @@ class Ball(Potential):
     Args:
         dim: dimension d of the space.
         radius: positive.
+        source: law of the noise, invariant under rotations; standard normal if None.
 
     Raises:
-        ValueError: ``dim`` < 1, or ``radius`` is not a positive finite number.
+        ValueError: ``dim`` < 1, ``radius`` is not a positive finite number, or the source is not known to be invariant
+            under rotations, without which the law on the sphere is not the uniform one.
     """
 
     def __init__(self, dim: int, radius: float = 1.0, *, source: Source | None = None) -> None:
         super().__init__(dim, source)
         if not (math.isfinite(radius) and radius > 0):
             raise ValueError(f"Ball: the radius must be a positive finite number, got {radius!r}")
+        check_rotation_invariant("Ball", self.source, _OTHERWISE)
         self.radius = float(radius)
 
     def constructor_arguments(self) -> dict[str, object]:
@@ -77,6 +81,12 @@ class Ball(Potential):
         curvature = curvature * (torch.arange(self.dim, device=y.device) > 0).to(y)
         return GeneralizedQuadratic(torch.where(outer, tangent, identity), curvature)
 
+    def smooth_support(self, y: Tensor) -> Tensor:
+        """Verified on the sphere, failed off it, (B,) of ``Verdict``."""
+        self.check(y, "y")
+        off = (row_norm(y) - self.radius).abs()
+        return torch.where(off <= self.domain_tolerance(y), int(Verdict.verified), int(Verdict.failed))
+
 
 class Ellipsoid(Potential):
     """The potential of a law on the boundary of an ellipsoid about 0: phi(u) = |diag(a) u|.
@@ -86,9 +96,11 @@ class Ellipsoid(Potential):
 
     Args:
         semi_axes: (d,), positive.
+        source: law of the noise, invariant under rotations; standard normal if None.
 
     Raises:
-        ValueError: the semi-axes are not (d,) positive finite numbers.
+        ValueError: the semi-axes are not (d,) positive finite numbers, or the source is not known to be invariant
+            under rotations, without which the law is another one.
     """
 
     semi_axes: Tensor
@@ -100,6 +112,7 @@ class Ellipsoid(Potential):
         if not bool((torch.isfinite(axes) & (axes > 0)).all()):
             raise ValueError("Ellipsoid: semi_axes must be positive finite numbers")
         super().__init__(len(axes), source)
+        check_rotation_invariant("Ellipsoid", self.source, _OTHERWISE)
         self.register_buffer("semi_axes", axes)
 
     def constructor_arguments(self) -> dict[str, object]:
@@ -160,6 +173,15 @@ class Ellipsoid(Potential):
         form = strength * (tangent.mT @ (tangent / axes.square()[:, None]))
         identity = torch.eye(self.dim, dtype=y.dtype, device=y.device)
         return GeneralizedQuadratic(torch.where(outer, tangent, identity), form)
+
+    def smooth_support(self, y: Tensor) -> Tensor:
+        """Verified on the ellipsoid's boundary, failed off it, (B,) of ``Verdict``."""
+        self.check(y, "y")
+        axes = self.semi_axes.to(y)
+        level = row_norm(y / axes)  # |grad level| = |y / a^2| / level
+        off = (level - 1).abs() * level / row_norm(y / axes.square()).clamp(min=torch.finfo(y.dtype).tiny)
+        off = torch.where(level > 0, off, axes.amin())
+        return torch.where(off <= self.domain_tolerance(y), int(Verdict.verified), int(Verdict.failed))
 
 
 def _secular_root(direction: Tensor, offset: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from proxflow.kernels.search import argmax_affine
 from proxflow.measures import Source
 from proxflow.potentials.atoms import centre_and_radius, check_atoms, check_like_atoms
 from proxflow.potentials.base import GeneralizedQuadratic, Potential
-from proxflow.results import ProxResult, Status
+from proxflow.results import ProxResult, Status, Verdict
 
 __all__ = ["Discrete"]
 
@@ -126,23 +126,23 @@ class Discrete(Potential):
     def decompose(self, x: Tensor, alpha: Tensor | float, beta: Tensor | float) -> ProxResult:
         """The Moreau pair by the active-set method, with its certificate; differentiable in all its inputs."""
         self._check_query(x, "x")
-        alpha, beta = self.per_row(alpha, x, "alpha"), self.per_row(beta, x, "beta")
+        alpha = self.per_row(alpha, x, "alpha", torch.float64)
+        beta = self.per_row(beta, x, "beta", torch.float64)
         atoms = self._atoms
         query = atoms.query(x.detach(), alpha.detach(), beta.detach())
         support, weights, gap_hat, iterations, status = polyhedral_face(*query, atoms.keys, self.max_iterations)
-        exact = (x.double(), alpha.double(), beta.double())
-        point = self._point(*exact, support, weights.double(), atoms.radius)
-        multiplier = (exact[0] - exact[2][:, None] * point) / exact[1][:, None]
+        point = self._point(x.double(), alpha, beta, support, weights.double(), atoms.radius)
+        multiplier = (x.double() - beta[:, None] * point) / alpha[:, None]
         rounding = _SCORE_ROUNDINGS * torch.finfo(atoms.keys.dtype).eps * score_size(*query, atoms.keys)
         slack = (gap_hat + rounding).double()
-        bound = (torch.where(slack > 0, slack / exact[2], 0.0).sqrt() * atoms.radius.sqrt()).detach()
+        bound = (torch.where(slack > 0, slack / beta, 0.0).sqrt() * atoms.radius.sqrt()).detach()
         at_vertex = (weights > 0).sum(1) == 1
         delivered = torch.finfo(x.dtype).eps * row_norm(point.detach())
         bound = bound + torch.where(at_vertex, 0.0, delivered)
         result = ProxResult(
             point=point.to(x.dtype),
             multiplier=multiplier.to(x.dtype),
-            gap=(atoms.radius * (gap_hat.double() / exact[1])).detach().to(x.dtype),
+            gap=(atoms.radius * (gap_hat.double() / alpha)).detach().to(x.dtype),
             error_bound=bound.to(x.dtype),
             iterations=iterations,
             status=status,
@@ -158,15 +158,30 @@ class Discrete(Potential):
         query = self._atoms.query(u, ones, torch.zeros_like(ones))
         return self._form(query[0], query[1], score_size(*query, self._atoms.keys), u.dtype)
 
+    def smooth_support(self, y: Tensor) -> Tensor:
+        """Verified at atoms whose height is psi's there, failed elsewhere, (B,) of ``Verdict``.
+
+        The support is finitely many points. An atom above the envelope of the others has an empty cell and no mass.
+        """
+        self._check_query(y, "y")
+        centred = self.points - self.points.mean(0)
+        atom = argmax_affine(y - self.points.mean(0), centred, -0.5 * centred.square().sum(1))
+        at_atom = row_norm(y - self.points[atom]) <= self.domain_tolerance(y)
+        above = self.heights[atom] - self.value(self.points[atom])
+        rounding = _CONTACT_ROUNDINGS * torch.finfo(y.dtype).eps * self.heights.abs().max()
+        return torch.where(at_atom & (above <= rounding), int(Verdict.verified), int(Verdict.failed))
+
     def decompose_jacobian(self, x: Tensor, alpha: Tensor | float, beta: Tensor | float) -> Tensor:
         """(1 / beta) times the projector on the contact span, with the contact set at the query's own rounding."""
         self._check_query(x, "x")
-        alpha, beta = self.per_row(alpha, x, "alpha"), self.per_row(beta, x, "beta")
+        alpha = self.per_row(alpha, x, "alpha", torch.float64)
+        beta = self.per_row(beta, x, "beta", torch.float64)
         atoms = self._atoms
         pair = self.decompose(x, alpha, beta)
-        residual = atoms.query(x, alpha, beta)[0] - ((pair.point.double() - atoms.centre) * beta.double()[:, None])
+        residual = atoms.query(x, alpha, beta)[0] - ((pair.point.double() - atoms.centre) * beta[:, None])
         size = score_size(*atoms.query(x, alpha, beta), atoms.keys)
-        derivative = self._form(residual.to(size.dtype), alpha.to(size.dtype), size, x.dtype).resolvent(alpha, beta)
+        form = self._form(residual.to(size.dtype), alpha.to(size.dtype), size, x.dtype)
+        derivative = form.resolvent(alpha.to(x.dtype), beta.to(x.dtype))
         return torch.where((pair.status == int(Status.non_finite))[:, None, None], torch.nan, derivative)
 
     # ---------------------------------------------------------------- inside

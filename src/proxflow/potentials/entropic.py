@@ -14,12 +14,14 @@ from proxflow.kernels.softmax import covariance, draw, probabilities, row_blocks
 from proxflow.kernels.softmax_prox import projection_temperature
 from proxflow.measures import Source
 from proxflow.potentials.atoms import centre_and_radius, check_atoms, check_like_atoms
-from proxflow.potentials.base import GeneralizedQuadratic, Potential
-from proxflow.results import ProxResult, Status
+from proxflow.potentials.base import DENSITY_ACCURACY, GeneralizedQuadratic, Potential
+from proxflow.results import ProxResult, Status, Verdict
 
 __all__ = ["Entropic"]
 
 _RANK_ROUNDINGS = 4.0
+_HULL_ROUNDINGS = 4.0
+_POLISHING_STEPS = 2  # of Newton's method, which doubles the digits
 
 
 @dataclass(frozen=True)
@@ -148,7 +150,8 @@ class Entropic(Potential):
         Where alpha = 0 the point is the projection on the hull; multiplier and gap are NaN.
         """
         self._check_query(x, "x")
-        alpha, beta = self.per_row(alpha, x, "alpha"), self.per_row(beta, x, "beta")
+        alpha = self.per_row(alpha, x, "alpha", torch.float64)
+        beta = self.per_row(beta, x, "beta", torch.float64)
         scaled = self._scaled()
         v, y, gap, bound, iterations, status = self._pair(scaled, x, alpha, beta)
         point = scaled.centre + scaled.radius * y
@@ -181,7 +184,8 @@ class Entropic(Potential):
     def decompose_jacobian(self, x: Tensor, alpha: Tensor | float, beta: Tensor | float) -> Tensor:
         """Hess phi (alpha I + beta Hess phi)^-1 at the solution, (B, d, d)."""
         self._check_query(x, "x")
-        alpha, beta = self.per_row(alpha, x, "alpha"), self.per_row(beta, x, "beta")
+        alpha = self.per_row(alpha, x, "alpha", torch.float64)
+        beta = self.per_row(beta, x, "beta", torch.float64)
         scaled = self._scaled()
         v, *_, status = self._pair(scaled, x, alpha, beta)
         tau, radial = self._temperature(scaled, alpha, beta)
@@ -198,6 +202,10 @@ class Entropic(Potential):
     def log_density(self, y: Tensor) -> Tensor:
         """log p1(y) = log p0(u) + logdet Hess psi(y), u = grad psi(y), (B,); -inf off the hull of the atoms.
 
+        A row is right to 1e-6 (1 + |value|), or NaN where float64 leaves more open: within some 1e-9 of the atoms'
+        radius of the hull's boundary, where u runs away, and where epsilon is so small that the softmax law is flatter
+        than 1e-9 of its width in some direction.
+
         Raises:
             ValueError: the atoms span less than the space, so that the target has no density.
         """
@@ -210,13 +218,55 @@ class Entropic(Potential):
                 "reduce the data to their span first"
             )
         zero, one = torch.zeros_like(y[:, 0]), torch.ones_like(y[:, 0])
-        v, hull, *_ = self._pair(scaled, y, zero, one)
-        u = scaled.source_unit * v
-        outside = torch.linalg.vector_norm(scaled.centre + scaled.radius * hull - y, dim=1) > self.domain_tolerance(y)
-        parts = [torch.linalg.slogdet(self._spread(scaled, v[rows]))[1] for rows in self._blocks(len(y))]
-        contraction = torch.cat([v.new_empty(0), *parts]) + self.dim * (scaled.radius / scaled.source_unit).log()
-        density = self.source.log_prob(u) - contraction
-        return torch.where(outside, -torch.inf, density).to(y.dtype)
+        v, hull, _, distance, *_ = self._pair(scaled, y, zero, one)
+        off = torch.linalg.vector_norm(scaled.centre + scaled.radius * hull - y, dim=1)
+        wide = y.double()
+        outside = off > self.domain_tolerance(wide) + _HULL_ROUNDINGS * self._rounding(scaled, wide, zero, one, wide)
+        target = ((wide - scaled.centre) / scaled.radius).detach()
+        parts = [self._log_density_at(scaled, v[rows], target[rows]) for rows in self._blocks(len(y))]
+        density = torch.cat([v.new_empty(0), *parts])
+        unfinished = ~torch.isfinite(y).all(1) | (outside & ~torch.isfinite(distance))
+        density = torch.where(outside, -torch.inf, density)
+        return torch.where(unfinished, torch.nan, density).to(y.dtype)
+
+    def _log_density_at(self, scaled: _Scaled, v: Tensor, target: Tensor) -> Tensor:
+        """The log-density at normalised points ``target`` whose multipliers are v up to an error that is removed here.
+
+        Newton's method for m(v) = target ends at what rounding leaves; what that can change is estimated, and rows
+        where it is more than ``DENSITY_ACCURACY`` are NaN.
+        """
+        at = v.detach()
+        for _ in range(_POLISHING_STEPS):
+            at = at + self._newton_change(scaled, at, target)[0]
+        change, least, condition = self._newton_change(scaled, at, target)
+        left = torch.linalg.vector_norm(change, dim=1) + 2 * torch.finfo(at.dtype).eps / least
+        v = v + (at - v).detach()
+        log_det = torch.linalg.slogdet(self._spread(scaled, v))[1]
+        prior = self.source.log_prob(scaled.source_unit * v).to(v)
+        density = prior - log_det - self.dim * (scaled.radius / scaled.source_unit).log()
+        with torch.no_grad():
+            moved = at + left[:, None] * torch.nn.functional.normalize(at, dim=1)
+            of_source = (self.source.log_prob(scaled.source_unit * moved).to(v) - prior).abs().nan_to_num(0.0)
+            of_scores = left + torch.finfo(at.dtype).eps * torch.linalg.vector_norm(at, dim=1)
+            open_ = of_source + 4 * self.dim * of_scores + self.dim * torch.finfo(at.dtype).eps * condition
+            known = open_ <= DENSITY_ACCURACY * (1 + density.abs())
+        return torch.where(known | torch.isneginf(prior), density, torch.nan)
+
+    def _newton_change(self, scaled: _Scaled, v: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Cov(v)^-1 (target - m(v)), the least eigenvalue of Cov(v) and its condition number; NaN where singular."""
+        with torch.no_grad():
+            law = probabilities(v, scaled.atoms, scaled.bias)
+            centre = law @ scaled.atoms
+            spread = covariance(law, centre, scaled.atoms, self.max_memory)
+            finite = torch.isfinite(spread).all(2).all(1)
+            size, axes = torch.linalg.eigh(torch.where(finite[:, None, None], spread, 0.0))
+            size = torch.where(size > 0, size, torch.nan)
+            change = (axes @ ((axes.mT @ (target - centre)[:, :, None]) / size[:, :, None]))[:, :, 0]
+            return change, size[:, 0], size[:, -1] / size[:, 0]
+
+    def smooth_support(self, y: Tensor) -> Tensor:
+        """Failed off the hull of the atoms; assumed in it, whose boundary is not told apart, (B,) of ``Verdict``."""
+        return torch.where(torch.isfinite(self.value(y)), int(Verdict.assumed), int(Verdict.failed))
 
     def atom_probabilities(self, u: Tensor) -> Tensor:
         """The probability of each atom at each source point, (B, N): the softmax law whose mean is grad phi(u)."""

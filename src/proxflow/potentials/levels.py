@@ -18,6 +18,7 @@ from scipy import special
 from torch import Tensor, nn
 
 from proxflow.measures import Gaussian, Source
+from proxflow.potentials.base import check_rotation_invariant
 
 __all__ = ["Float64Module", "Levels", "coordinate_levels", "radius_levels"]
 
@@ -83,12 +84,10 @@ def radius_levels(source: Source) -> Levels:
     """
     if isinstance(source, Gaussian):
         return _GaussianRadius(source.dim)
-    invariant = getattr(source, "rotation_invariant", False)
-    if not invariant or not callable(getattr(source, "radius_cdf", None)):
-        raise ValueError(
-            f"Radial: the source {source!r} must be rotation-invariant: a Gaussian, or an object whose "
-            "rotation_invariant attribute is true and that has a method radius_cdf(r), P(|X| <= r) elementwise"
-        )
+    needed = "it also needs a method radius_cdf(r), P(|X| <= r) elementwise"
+    check_rotation_invariant("Radial", source, needed)
+    if not callable(getattr(source, "radius_cdf", None)):
+        raise ValueError(f"Radial: the source {source!r} must be rotation-invariant, as it is, and {needed}")
     return _GivenRadius(source)
 
 

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import itertools
 import weakref
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-__all__ = ["Transport", "monotone_integral", "monotone_pair", "monotone_value", "register"]
+__all__ = ["Transport", "formula_level", "monotone_integral", "monotone_pair", "monotone_value", "register"]
 
 
 class Transport(Protocol):
@@ -29,11 +29,18 @@ class Transport(Protocol):
         """s and y with alpha s + beta y = z and y in T(s)."""
 
 
-_transports: weakref.WeakValueDictionary[int, Transport] = weakref.WeakValueDictionary()
+class Levelled(Protocol):
+    """What ``formula_level`` asks of a quantile function."""
+
+    def find_level(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        """The last level whose value is at most y, and its complement, on flat float64 rows."""
+
+
+_transports: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
 _numbers = itertools.count()
 
 
-def register(transport: Transport) -> int:
+def register(transport: Transport | Levelled) -> int:
     """A number for ``transport``, for as long as it lives."""
     number = next(_numbers)
     _transports[number] = transport
@@ -43,13 +50,15 @@ def register(transport: Transport) -> int:
 @torch.library.custom_op("proxflow::monotone_value", mutates_args=())
 def monotone_value(s: Tensor, transport: int) -> Tensor:
     """T(s), elementwise."""
-    return _transports[transport].evaluate(s.flatten()).reshape(s.shape).clone()
+    value: Tensor = _transports[transport].evaluate(s.flatten())
+    return value.reshape(s.shape).clone()
 
 
 @torch.library.custom_op("proxflow::monotone_integral", mutates_args=())
 def monotone_integral(s: Tensor, transport: int) -> Tensor:
     """Integral of T from 0 to s, elementwise."""
-    return _transports[transport].integrate(s.flatten()).reshape(s.shape).clone()
+    value: Tensor = _transports[transport].integrate(s.flatten())
+    return value.reshape(s.shape).clone()
 
 
 @torch.library.custom_op("proxflow::monotone_pair", mutates_args=())
@@ -57,6 +66,25 @@ def monotone_pair(z: Tensor, alpha: Tensor, beta: Tensor, transport: int) -> tup
     """s and y with alpha s + beta y = z and y in T(s), elementwise."""
     s, y = _transports[transport].solve(z.flatten(), alpha.flatten(), beta.flatten())
     return s.reshape(z.shape).clone(), y.reshape(z.shape).clone()
+
+
+@torch.library.custom_op("proxflow::formula_level", mutates_args=())
+def formula_level(y: Tensor, formula: int) -> tuple[Tensor, Tensor]:
+    """The last level whose value is at most y, and its complement, elementwise."""
+    p, c = _transports[formula].find_level(y.flatten())
+    return p.reshape(y.shape).clone(), c.reshape(y.shape).clone()
+
+
+@formula_level.register_fake
+def _(y: Tensor, formula: int) -> tuple[Tensor, Tensor]:
+    return torch.empty_like(y), torch.empty_like(y)
+
+
+@formula_level.register_vmap
+def _(
+    info: object, in_dims: tuple[int, None], y: Tensor, formula: int
+) -> tuple[tuple[Tensor, Tensor], tuple[int, int]]:
+    return formula_level(y, formula), (in_dims[0], in_dims[0])
 
 
 @monotone_value.register_fake

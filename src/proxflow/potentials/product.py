@@ -78,13 +78,19 @@ class Product(Potential):
             _block_diagonal([form.basis for form in forms]), _block_diagonal([form.hessian for form in forms])
         )
 
+    def smooth_support(self, y: Tensor) -> Tensor:
+        """The weakest of the factors' verdicts, (B,): the support is the product of theirs."""
+        return torch.stack([p.smooth_support(part) for p, part in self._split(y, "y")]).amin(0)
+
     def log_density(self, y: Tensor) -> Tensor:
-        """Sum of the factors' log-densities, (B,).
+        """Sum of the factors' log-densities, (B,); -inf where a factor's is, whatever is known of the others.
 
         Raises:
             ValueError: a factor has no density.
         """
-        return torch.stack([p.log_density(part) for p, part in self._split(y, "y")]).sum(0)
+        parts = torch.stack([p.log_density(part) for p, part in self._split(y, "y")])
+        off = torch.isneginf(parts).any(0) & ~torch.isnan(y).any(1)
+        return torch.where(off, -torch.inf, parts.sum(0))
 
     def decompose_jacobian(self, x: Tensor, alpha: Tensor | float, beta: Tensor | float) -> Tensor:
         """Block-diagonal, (B, d, d)."""

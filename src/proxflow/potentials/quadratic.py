@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
 from proxflow.kernels.norms import row_norm
-from proxflow.potentials.base import GeneralizedQuadratic, Potential, as_parameter
-from proxflow.results import ProxResult
+from proxflow.potentials.base import DENSITY_ACCURACY, GeneralizedQuadratic, Potential, as_parameter
+from proxflow.results import ProxResult, Verdict
 
 __all__ = ["Quadratic"]
 
@@ -32,6 +34,7 @@ class Quadratic(Potential):
     covariance: Tensor
     _axes: Tensor
     _deviations: Tensor
+    _defect: Tensor
 
     def __init__(self, mean: Tensor, covariance: Tensor) -> None:
         mean, covariance = as_parameter(mean), as_parameter(covariance)
@@ -43,10 +46,17 @@ class Quadratic(Potential):
         super().__init__(len(mean))
         self.register_buffer("mean", mean.detach().clone())
         self.register_buffer("covariance", covariance.detach().clone())
-        axes, deviations = _principal_axes(self.mean, self.covariance)
+        axes, deviations, defect = _principal_axes(self.mean, self.covariance)
         self.register_buffer("_axes", axes, persistent=False)
         self.register_buffer("_deviations", deviations, persistent=False)
+        self.register_buffer("_defect", defect, persistent=False)
         self.register_load_state_dict_post_hook(_refresh)  # type: ignore[no-untyped-call]
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> torch.nn.Module:
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        if self._axes.dtype != torch.float64:
+            _refresh(self, None)  # axes stay float64, whatever the rest is cast to
+        return self
 
     def constructor_arguments(self) -> dict[str, object]:
         """Mean and covariance."""
@@ -92,28 +102,43 @@ class Quadratic(Potential):
         hessian = torch.diag(torch.where(positive, 1 / torch.where(positive, deviations, 1.0), 0.0))
         return GeneralizedQuadratic(basis.expand(len(y), -1, -1), hessian.expand(len(y), -1, -1))
 
+    def smooth_support(self, y: Tensor) -> Tensor:
+        """Verified on m + range S, an affine space; failed off it, (B,) of ``Verdict``."""
+        return torch.where(torch.isfinite(self.value(y)), int(Verdict.verified), int(Verdict.failed))
+
     def log_density(self, y: Tensor) -> Tensor:
-        """log p0(u) - sum of the log standard deviations, u = S^(-1/2) (y - m), (B,).
+        """log p0(u) - sum of the log standard deviations, u = S^(-1/2) (y - m), (B,), in float64 throughout.
+
+        A row is right to 1e-6 (1 + |value|), or NaN where the eigenvectors of an ill-conditioned covariance leave
+        more than that open.
 
         Raises:
             ValueError: the covariance is singular.
         """
         self.check(y, "y")
-        mean, axes, deviations = self._like(y)
+        mean, axes, deviations = self._like(y.double())
         if bool((deviations == 0).any()):
             raise ValueError(
                 f"Quadratic: the law has no density, its covariance has rank {int((deviations > 0).sum())} in "
                 f"dimension {self.dim}"
             )
-        source = ((y - mean) @ axes / deviations) @ axes.mT
-        return self.source.log_prob(source) - deviations.log().sum()
+        whitened = (y.double() - mean) @ axes / deviations
+        density = self.source.log_prob(whitened @ axes.mT) - deviations.log().sum()
+        # first order in the defect E = S - V D^2 V': tr(S^-1 E) and a'Ea with a = S^-1 (y - m), in the axes V
+        defect = self._defect.to(y.device)
+        weight = (whitened / deviations).detach()
+        open_ = 0.5 * (defect.diagonal() / deviations.square()).abs().sum() + 0.5 * weight.abs().square() @ defect.sum(
+            1
+        )
+        known = open_ <= DENSITY_ACCURACY * (1 + density.detach().abs())
+        return torch.where(known | ~torch.isfinite(density), density, torch.nan).to(y.dtype)
 
     def _like(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         return self.mean.to(x), self._axes.to(x), self._deviations.to(x)
 
 
-def _principal_axes(mean: Tensor, covariance: Tensor) -> tuple[Tensor, Tensor]:
-    """Eigenvectors and standard deviations of a covariance, both in float64."""
+def _principal_axes(mean: Tensor, covariance: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Eigenvectors V and standard deviations D of a covariance S, and |V'(S - V D^2 V')V|, all in float64."""
     if not (torch.isfinite(mean).all() and torch.isfinite(covariance).all()):
         raise ValueError("Quadratic: mean and covariance must be finite")
     eps = torch.finfo(covariance.dtype if covariance.is_floating_point() else torch.float64).eps
@@ -126,9 +151,11 @@ def _principal_axes(mean: Tensor, covariance: Tensor) -> tuple[Tensor, Tensor]:
     zero = 8 * len(mean) * eps * size
     if eigenvalues[0] < -zero:
         raise ValueError(f"Quadratic: the covariance is not positive semidefinite (eigenvalue {eigenvalues[0]:.3g})")
-    return axes, torch.where(eigenvalues > zero, eigenvalues.clamp(min=0).sqrt(), 0.0)
+    deviations = torch.where(eigenvalues > zero, eigenvalues.clamp(min=0).sqrt(), 0.0)
+    defect = (axes.mT @ (matrix @ axes - axes * eigenvalues)).abs()
+    return axes, deviations, defect
 
 
 def _refresh(module: torch.nn.Module, _: object) -> None:
     if isinstance(module, Quadratic):
-        module._axes, module._deviations = _principal_axes(module.mean, module.covariance)
+        module._axes, module._deviations, module._defect = _principal_axes(module.mean, module.covariance)

@@ -79,8 +79,9 @@ class Quantile(ByQuantile):
     def decompose(self, x: Tensor, alpha: Tensor | float, beta: Tensor | float) -> ProxResult:
         """The Moreau pair: the root u of alpha u + beta T(u) = x, or y from a gap where T jumps there."""
         self.check(x, "x")
-        alpha, beta = self.per_row(alpha, x, "alpha"), self.per_row(beta, x, "beta")
-        pair = self.transport.pair(x[:, 0].double(), alpha.double(), beta.double())
+        alpha = self.per_row(alpha, x, "alpha", torch.float64)
+        beta = self.per_row(beta, x, "beta", torch.float64)
+        pair = self.transport.pair(x[:, 0].double(), alpha, beta)
         multiplier = torch.where(alpha > 0, pair.source, torch.nan)
         point, multiplier, magnitude = (part.to(x.dtype) for part in (pair.target, multiplier, pair.magnitude))
         return self.exact_result(x, alpha, beta, point[:, None], multiplier[:, None], magnitude)
@@ -97,22 +98,30 @@ class Quantile(ByQuantile):
     def decompose_jacobian(self, x: Tensor, alpha: Tensor | float, beta: Tensor | float) -> Tensor:
         """T' / (alpha + beta T'), (B, 1, 1); 1 / beta in a gap, 0 at an atom."""
         self.check(x, "x")
-        alpha, beta = self.per_row(alpha, x, "alpha"), self.per_row(beta, x, "beta")
-        gain = self.transport.pair(x[:, 0].double(), alpha.double(), beta.double()).target_gain
+        alpha = self.per_row(alpha, x, "alpha", torch.float64)
+        beta = self.per_row(beta, x, "beta", torch.float64)
+        gain = self.transport.pair(x[:, 0].double(), alpha, beta).target_gain
         return torch.where(torch.isfinite(x), gain.to(x.dtype)[:, None], torch.nan)[:, :, None]
 
     def log_density(self, y: Tensor) -> Tensor:
-        """log p0(u) - log T'(u), u = T^-1(y), (B,); -inf off the support.
+        """-log of the quantile function's derivative at the level of y, (B,); -inf off the support and in gaps.
 
-        Of a callable only flat stretches over 1/4096 in level are seen to be atoms: smaller ones, and singular
-        continuous laws such as Cantor's, are not recognised.
+        The source does not enter: it is the law's density, right to 1e-6 (1 + |value|), or NaN where that cannot be
+        told: where the level of y rounds like 1 (give ``upper_quantile``), at kinks of a callable that torch cannot
+        differentiate. Of a callable only flat stretches over 1/4096 in level are seen to be atoms: smaller ones, and
+        singular continuous laws such as Cantor's, are not recognised.
 
         Raises:
             ValueError: the law has an atom.
         """
         self.check(y, "y")
         self._check_density()
-        scalar = y[:, 0].double()
-        source = self.transport.inverse(scalar.clamp(self.transport.lowest, self.transport.highest))
-        density = self.source.log_prob(source[:, None]).to(source) - self.transport.slope(source).log()
-        return torch.where(self._distance_from_domain(scalar) > 0, -torch.inf, density).to(y.dtype)
+        return self.transport.quantile.log_density(y[:, 0].double()).to(y.dtype)
+
+    def smooth_support(self, y: Tensor) -> Tensor:
+        """Verified inside the intervals of a table's support and at its isolated atoms; failed in gaps and at ends.
+
+        Of a callable what lies inside its ends is assumed, gaps apart.
+        """
+        self.check(y, "y")
+        return self.transport.quantile.smooth_at(y[:, 0].double(), self.domain_tolerance(y).double())

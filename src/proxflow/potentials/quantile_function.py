@@ -10,8 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from proxflow.potentials.base import as_parameter
+from proxflow.kernels.monotone import last_true
+from proxflow.potentials.base import DENSITY_ACCURACY, as_parameter
 from proxflow.potentials.levels import Float64Module
+from proxflow.potentials.opaque_transport import formula_level, register
+from proxflow.results import Verdict
 
 __all__ = ["Formula", "QuantileFunction", "QuantileLike", "Table", "checked_table"]
 
@@ -20,6 +23,9 @@ QuantileLike: TypeAlias = Callable[[Any], Any] | tuple[Any, Any]
 _GRID = 4096
 _NEAR = 2.0**-20
 _DEEPEST = 1000  # tails are asked for down to levels of 2^-1000,
+_SPACINGS = (5e-3, 5e-4, 5e-5)  # of levels for a numerical derivative, relative to the tail: to 1e-10 where smooth
+_SMALLEST = 2.0**-1070  # some of the smallest numbers
+_LEVEL_ROUNDINGS = 4 * 2.0**-52  # of a level, relative to what it is rounded like
 _SHALLOW = 30  # but no further than 2^-30 where they are infinite there, or a level is rounded like 1
 
 
@@ -32,6 +38,7 @@ class QuantileFunction(Float64Module):
         smallest_tails: levels down to which the lower and the upper tail are finite and resolved.
         ends: values at the levels 0 and 1; infinite for an unbounded law.
         has_atoms: whether a flat stretch was found, so that the law has an atom.
+        of_distance: whether values are distances from 0, none negative.
     """
 
     keeps_upper_tail: bool = True
@@ -39,6 +46,7 @@ class QuantileFunction(Float64Module):
     smallest_tails: tuple[float, float] = (2.0**-_DEEPEST, 2.0**-_DEEPEST)
     ends: tuple[float, float]
     has_atoms: bool
+    of_distance: bool
 
     @abstractmethod
     def value(self, p: Tensor, c: Tensor) -> Tensor:
@@ -47,6 +55,18 @@ class QuantileFunction(Float64Module):
     @abstractmethod
     def slope(self, p: Tensor, c: Tensor, density: Tensor) -> Tensor:
         """Derivative along a change of level of ``density`` per unit, elementwise."""
+
+    @abstractmethod
+    def log_density(self, y: Tensor) -> Tensor:
+        """-log of the derivative at the level of ``y``, elementwise in float64: the log-density of the law.
+
+        -inf off the support; NaN where it cannot be told to ``DENSITY_ACCURACY``. A property of the law alone: no
+        source enters.
+        """
+
+    @abstractmethod
+    def smooth_at(self, y: Tensor, tolerance: Tensor) -> Tensor:
+        """Whether the support is an interval or an isolated point around y, elementwise: a ``Verdict``."""
 
     @property
     def breaks(self) -> tuple[Tensor, Tensor]:
@@ -64,8 +84,9 @@ class Table(QuantileFunction):
     _rises: Tensor
     _rates: Tensor
 
-    def __init__(self, levels: Tensor, values: Tensor) -> None:
+    def __init__(self, levels: Tensor, values: Tensor, of_distance: bool = False) -> None:
         super().__init__()
+        self.of_distance = of_distance
         levels, values = levels.detach().double(), values.detach().double()
         mass, rise = levels.diff(), values.diff()
         used = mass > 0
@@ -91,6 +112,31 @@ class Table(QuantileFunction):
     def slope(self, p: Tensor, c: Tensor, density: Tensor) -> Tensor:
         """The piece's rate times the density."""
         return self._rates[self._piece(p, c)] * density
+
+    def log_density(self, y: Tensor) -> Tensor:
+        """Minus the log rate of the piece that holds y, the upper one where two meet."""
+        at = y.detach().contiguous()
+        piece = (torch.searchsorted(self._bases, at, right=True) - 1).clamp(0, len(self._bases) - 1)
+        ends = self._bases + self._rises
+        earlier = (piece - 1).clamp(min=0)
+        piece = torch.where((at > ends[piece]) & (at <= ends[earlier]), earlier, piece)
+        inside = (at >= self._bases[piece]) & (at <= ends[piece])
+        density = torch.where(inside, -self._rates[piece].log(), -torch.inf)
+        return torch.where(torch.isnan(at), torch.nan, density) + (y - at).nan_to_num()  # constant, so with gradient 0
+
+    def smooth_at(self, y: Tensor, tolerance: Tensor) -> Tensor:
+        """Verified inside an interval of pieces that touch, and at an isolated atom; failed at ends and in gaps."""
+        lows, highs = self._bases, self._bases + self._rises
+        joined = lows[1:] <= highs[:-1]
+        none = torch.ones(1, dtype=torch.bool, device=lows.device)
+        lows, highs = lows[torch.cat([none, ~joined])], highs[torch.cat([~joined, none])]
+        place, slack = y.contiguous(), tolerance
+        piece = (torch.searchsorted(lows, place + slack, right=True) - 1).clamp(min=0)
+        low, high = lows[piece], highs[piece]
+        low = torch.where((low == 0) & self.of_distance & (high > 0), -torch.inf, low)  # 0 is inside a ball
+        inside = (place - low > slack) & (high - place > slack)
+        isolated = (low == high) & ((place - low).abs() <= slack)
+        return torch.where(inside | isolated, int(Verdict.verified), int(Verdict.failed))
 
     @property
     def breaks(self) -> tuple[Tensor, Tensor]:
@@ -122,8 +168,10 @@ class Formula(QuantileFunction):
     ) -> None:
         super().__init__()
         self._quantile = _on_tensors(owner, quantile, "quantile")
+        self.of_distance = nonnegative
         self._upper = None if upper is None else _on_tensors(owner, upper, "upper_quantile")
         self.keeps_upper_tail = upper is not None
+        self._number = register(self)
         p, c = _probes(self.keeps_upper_tail)
         values = self.value(p, c)
         _check_values(owner, p, c, values, nonnegative)
@@ -141,6 +189,10 @@ class Formula(QuantileFunction):
         self.has_atoms = bool((self.value(grid, 1 - grid) == self.value(grid + _NEAR, 1 - grid - _NEAR)).any())
         self.differentiable = self._derivative_agrees()
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        self._number = register(self)  # a copy is a quantile function of its own
+
     def value(self, p: Tensor, c: Tensor) -> Tensor:
         """The callable's value, from the upper tail above the median where that is offered."""
         if self._upper is None:
@@ -151,6 +203,101 @@ class Formula(QuantileFunction):
         """Forward derivative through the callable."""
         rate: Tensor = torch.func.jvp(self.value, (p, c), (density, -density))[1]
         return rate
+
+    def log_density(self, y: Tensor) -> Tensor:
+        """From the level found by bisection; NaN where its rounding, or a kink, leaves the derivative open.
+
+        Raises:
+            ValueError: a gradient is asked for, and torch cannot differentiate the callable.
+        """
+        if y.requires_grad and not self.differentiable:
+            raise ValueError(
+                "log_density: torch cannot differentiate this quantile function (its answer is numpy's, or is "
+                "detached); write it in torch for gradients, or detach y"
+            )
+        at = y.detach()
+        p, c = self.level(at)
+        step = _LEVEL_ROUNDINGS * torch.where(p < 0.5, p, c if self.keeps_upper_tail else 1.0)
+        (p_low, c_low), (p_high, c_high) = _moved(p, c, -step), _moved(p, c, step)
+        gap, edge = self._in_jump(at, p, c, step, self.value(p_high, c_high) - self.value(p_low, c_low))
+        rate = self._rate(p, c)
+        # how far the level is off: by its own rounding, and by that of the values
+        off = step + ((_LEVEL_ROUNDINGS * at.abs() + _SMALLEST) / rate).nan_to_num(nan=0.0)
+        around = [self._rate(*_moved(p, c, -off)), rate, self._rate(*_moved(p, c, off))]
+        logs = torch.stack(around).log()
+        density = -rate.log()
+        known = logs.amax(0) - logs.amin(0) <= DENSITY_ACCURACY * (1 + density.abs())
+        if y.requires_grad or self.differentiable:
+            moved = (y - at) / torch.where(known, rate, 1.0)
+            density = -self._rate(p + moved, c - moved).log()
+        density = torch.where(known & ~edge, density, torch.nan)
+        outside = (at < self.ends[0]) | (at > self.ends[1]) | gap | torch.isinf(at)
+        return torch.where(torch.isnan(at), torch.nan, torch.where(outside, -torch.inf, density))
+
+    def level(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        """The last level p with a value of at most y, and its complement c, without derivatives."""
+        p, c = formula_level(y.flatten(), self._number)
+        return p.reshape(y.shape), c.reshape(y.shape)
+
+    def find_level(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        """``level`` on flat rows, by bisection on the order of the floating-point numbers."""
+        zero, half = torch.zeros_like(y), torch.full_like(y, 0.5)
+        below = last_true(lambda p: self.value(p, 1 - p) <= y, zero, half)[0]
+        upper = self._upper
+        if upper is None:
+            above = last_true(lambda p: self.value(p, 1 - p) <= y, half, zero + 1)[0]
+            beyond = 1 - above
+        else:
+            beyond = last_true(lambda c: upper(c) > y, zero, half)[1]
+            above = 1 - beyond
+        lower_half = self.value(half, half) > y
+        return torch.where(lower_half, below, above), torch.where(lower_half, 1 - below, beyond)
+
+    def smooth_at(self, y: Tensor, tolerance: Tensor) -> Tensor:
+        """Failed off the ends, at finite ones, and in gaps; a point if both ends agree; else assumed."""
+        low, high = self.ends
+        if low == high:
+            return torch.where((y - low).abs() <= tolerance, int(Verdict.verified), int(Verdict.failed))
+        if low == 0 and self.of_distance:
+            low = -np.inf  # 0 is inside a ball
+        gap = torch.isneginf(self.log_density(y.detach()))
+        return torch.where(
+            gap | (y - low <= tolerance) | (high - y <= tolerance), int(Verdict.failed), int(Verdict.assumed)
+        )
+
+    def _in_jump(self, y: Tensor, p: Tensor, c: Tensor, step: Tensor, rise: Tensor) -> tuple[Tensor, Tensor]:
+        """Whether y is inside a jump at p, and whether it is at an end of one, elementwise.
+
+        Over four times the step a jump rises no more than over ``step``, a continuous function does.
+        """
+        wide = self.value(*_moved(p, c, 4 * step)) - self.value(*_moved(p, c, -4 * step))
+        low, high = self.value(*_moved(p, c, -step)), self.value(*_moved(p, c, step))
+        noise = 64 * torch.finfo(y.dtype).eps * (low.abs() + high.abs())
+        jump = (rise > 0.75 * wide) & (rise > noise)
+        within = (y - low > noise) & (high - y > noise)
+        return jump & within, jump & ~within
+
+    def _rate(self, p: Tensor, c: Tensor) -> Tensor:
+        """Derivative in the level; NaN where numerical derivatives at different spacings disagree."""
+        if self.differentiable:
+            return self.slope(p, c, torch.ones_like(p))
+        coarse, middle, fine = (self._difference(p, c, spacing) for spacing in _SPACINGS)
+        rate = torch.where(_agree(coarse, middle), coarse, torch.nan)
+        return torch.where(torch.isnan(rate) & _agree(middle, fine), middle, rate)
+
+    def _difference(self, p: Tensor, c: Tensor, spacing: float) -> Tensor:
+        """Derivative of the polynomial through values at five levels around p, in the tail that is the smaller one."""
+        lower = p < 0.5
+        tail = torch.where(lower, p, c)
+        nodes = tail + spacing * tail * torch.arange(-2, 3, dtype=p.dtype, device=p.device).reshape(-1, *[1] * p.ndim)
+        levels = torch.where(lower, nodes, 1 - nodes)
+        if not self.keeps_upper_tail:
+            nodes = torch.where(lower, nodes, 1 - levels)  # as rounded
+        values = self.value(levels, torch.where(lower, 1 - nodes, nodes))
+        gaps = nodes[:, None] - nodes[None]
+        gaps = torch.where(gaps == 0, 1.0, gaps / tail)
+        rates = [gaps[2].prod(0) / gaps[k].prod(0) / gaps[2, k] * (values[k] - values[2]) for k in (0, 1, 3, 4)]
+        return torch.stack(rates).sum(0) / tail * torch.where(lower, 1.0, -1.0)
 
     def _derivative_agrees(self) -> bool:
         """Whether torch differentiates the callable; one that leaves torch on the way raises, or gives zeros."""
@@ -163,6 +310,15 @@ class Formula(QuantileFunction):
             return False
         slack = 1e-2 * (rates.abs() + differences.abs()) + 1e-6 * differences.abs().median()
         return bool(((rates - differences).abs() <= slack).double().mean() > 0.75)
+
+
+def _moved(p: Tensor, c: Tensor, step: Tensor) -> tuple[Tensor, Tensor]:
+    """A level and its complement after a step, within [0, 1]."""
+    return (p + step).clamp(0, 1), (c - step).clamp(0, 1)
+
+
+def _agree(a: Tensor, b: Tensor) -> Tensor:
+    return (a - b).abs() <= 0.1 * DENSITY_ACCURACY * a.abs()
 
 
 def checked_table(owner: str, quantile: object, nonnegative: bool) -> tuple[Tensor, Tensor]:

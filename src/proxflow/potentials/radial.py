@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +12,7 @@ from torch import Tensor
 from proxflow.kernels.frames import frame_around
 from proxflow.kernels.norms import row_norm
 from proxflow.measures import Source
-from proxflow.potentials.base import GeneralizedQuadratic
+from proxflow.potentials.base import DENSITY_ACCURACY, GeneralizedQuadratic
 from proxflow.potentials.by_quantile import ByQuantile
 from proxflow.potentials.levels import Levels, radius_levels
 from proxflow.potentials.monotone_map import MonotonePair
@@ -19,6 +20,8 @@ from proxflow.potentials.quantile_function import QuantileLike
 from proxflow.results import ProxResult
 
 __all__ = ["Radial"]
+
+_CENTRAL_LEVEL = 2.0**-900  # levels are resolved down to 2^-1000
 
 
 class Radial(ByQuantile):
@@ -126,10 +129,13 @@ class Radial(ByQuantile):
         return jacobian.to(x.dtype)
 
     def log_density(self, y: Tensor) -> Tensor:
-        """log p0(u) + logdet Hess psi(y), u = grad psi(y), (B,); -inf off the support.
+        """The log-density of |X1| over the area of the sphere through y, (B,); -inf off the support.
 
-        Of a callable only flat stretches over 1/4096 in level are seen to be spheres of positive mass or an atom:
-        smaller ones, and singular continuous laws, are not recognised.
+        The source does not enter: it is the law's density, right to 1e-6 (1 + |value|), or NaN where that cannot be
+        told: where the level of |y| rounds like 1 (give ``upper_quantile``), at kinks of a callable that torch cannot
+        differentiate, and at the centre if the density has no limit there. Of a callable only flat stretches over
+        1/4096 in level are seen to be spheres of positive mass or an atom: smaller ones, and singular continuous laws,
+        are not recognised.
 
         Raises:
             ValueError: a sphere, or 0, has positive mass.
@@ -137,21 +143,43 @@ class Radial(ByQuantile):
         self.check(y, "y")
         self._check_density()
         radius = row_norm(y.double())
-        centre = radius == 0
-        safe = torch.where(centre, 1.0, radius)
-        source_radius = self.transport.inverse(radius.clamp(max=self.transport.highest))
-        slope = self.transport.slope(source_radius)
-        across = torch.where(centre, 1 / slope, source_radius / safe)
-        logdet = torch.where(torch.isinf(slope), -torch.inf, (self.dim - 1) * across.log() - slope.log())
-        source = y.double() * torch.where(centre, 0.0, across)[:, None]
-        density = self.source.log_prob(source).to(source) + logdet
-        return torch.where(self._distance_from_domain(radius) > 0, -torch.inf, density).to(y.dtype)
+        quantile = self.transport.quantile
+        if self.dim == 1:  # both signs
+            density = quantile.log_density(radius) - math.log(2)
+            return density.to(y.dtype)
+        log_area = math.log(2) + 0.5 * self.dim * math.log(math.pi) - math.lgamma(0.5 * self.dim)
+        safe = torch.where(radius > 0, radius, 1.0)
+        density = quantile.log_density(radius) - log_area - (self.dim - 1) * safe.log()
+        if quantile.ends[0] == 0:
+            least = self._resolved_radius(radius)
+            density = torch.where(radius < least, self._central_log_density(least, log_area), density)
+        return density.to(y.dtype)
+
+    def smooth_support(self, y: Tensor) -> Tensor:
+        """Verified inside the shells of a table's support and on its isolated spheres; failed off them, on edges.
+
+        Of a callable what lies inside its ends is assumed, gaps apart.
+        """
+        self.check(y, "y")
+        return self.transport.quantile.smooth_at(row_norm(y.double()), self.domain_tolerance(y).double())
+
+    def _resolved_radius(self, like: Tensor) -> Tensor:
+        """A radius below which levels are not resolved, P(|X1| <= r) being some 2^-900, 0-dimensional."""
+        level = torch.full((1,), _CENTRAL_LEVEL, dtype=like.dtype, device=like.device)
+        return self.transport.quantile.value(level, 1 - level)[0]
+
+    def _central_log_density(self, least: Tensor, log_area: float) -> Tensor:
+        """The log-density around 0, 0-dimensional, if it is the same at two small radii; else NaN."""
+        quantile, radii = self.transport.quantile, torch.stack([2 * least, 4 * least])
+        near, far = (quantile.log_density(radii) - log_area - (self.dim - 1) * radii.log()).unbind(0)
+        return torch.where((near - far).abs() <= DENSITY_ACCURACY * (1 + near.abs()), near, torch.nan)
 
     def _pair(
         self, x: Tensor, alpha: Tensor | float, beta: Tensor | float
     ) -> tuple[Tensor, Tensor, Tensor, MonotonePair]:
         """Arguments as rows, |x|, and the scalar pair of |x|."""
         self.check(x, "x")
-        alpha, beta = self.per_row(alpha, x, "alpha"), self.per_row(beta, x, "beta")
+        alpha = self.per_row(alpha, x, "alpha", torch.float64)
+        beta = self.per_row(beta, x, "beta", torch.float64)
         radius = row_norm(x.double())
-        return alpha, beta, radius, self.transport.pair(radius, alpha.double(), beta.double())
+        return alpha, beta, radius, self.transport.pair(radius, alpha, beta)
