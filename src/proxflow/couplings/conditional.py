@@ -16,6 +16,7 @@ from torch import Tensor
 from proxflow.couplings.noise_pool import NoiseLaw
 from proxflow.couplings.pairs import Pairs
 from proxflow.couplings.rows import Rows, check_count
+from proxflow.couplings.seeding import own_generator
 from proxflow.couplings.semidiscrete import Semidiscrete
 from proxflow.measures import Source
 from proxflow.potentials import Discrete, Entropic
@@ -79,6 +80,7 @@ class Conditional:
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> Pairs:
         """n pairs: classes as often as in the data, noise of the source in each, coupled within the class."""
         check_count("Conditional", n)
+        generator = own_generator(generator)
         wanted = self.rows.labels_of(self.rows.draw_index(n, generator))
         noise = self.rows.flat.new_empty(n, self.rows.dim)
         index = torch.empty(n, dtype=torch.int64, device=noise.device)

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from proxflow.couplings.pairs import Pairs
 from proxflow.couplings.rows import Rows, check_count
+from proxflow.couplings.seeding import own_generator
 from proxflow.measures import Source
 
 __all__ = ["Independent"]
@@ -36,4 +37,5 @@ class Independent:
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> Pairs:
         """n independent pairs; the generator must be on a device that the noise can be drawn on."""
         check_count("Independent", n)
+        generator = own_generator(generator)
         return self.rows.pairs(self.rows.draw_noise(self.source, n, generator), self.rows.draw_index(n, generator))

@@ -7,7 +7,9 @@ from torch import Tensor
 
 from proxflow.couplings.pairing import EPSILON, SOLVERS, check_solver, permutation
 from proxflow.couplings.pairs import Pairs, joined, rows_of
+from proxflow.couplings.reserve import Reserve
 from proxflow.couplings.rows import Rows, check_count
+from proxflow.couplings.seeding import own_generator
 from proxflow.measures import Source
 
 __all__ = ["Minibatch"]
@@ -17,7 +19,9 @@ class Minibatch:
     """Noise and data assigned in batches of ``batch_size``, whatever the size of the training batch.
 
     Pairs that a call does not use wait in a buffer for the next one, so that an assignment of 4,096 can serve a
-    training batch of 128. Data rows are drawn without replacement within an assignment.
+    training batch of 128. They are given out once: copies of the coupling, by pickle or by a fork (the workers of a
+    DataLoader), begin without them, and threads share them out. Data rows are drawn without replacement within an
+    assignment, afresh for each.
 
     Args:
         points: (N, *event), finite, float32 or float64.
@@ -51,7 +55,7 @@ class Minibatch:
         self.batch_size = batch_size
         self.solver, self.epsilon = solver, epsilon
         self.source = self.rows.source_or_normal(source)
-        self._waiting: Pairs | None = None
+        self._waiting: Reserve[Pairs] = Reserve()
 
     @property
     def tensors(self) -> list[Tensor | None]:
@@ -61,15 +65,17 @@ class Minibatch:
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> Pairs:
         """n pairs: those that wait first, then those of fresh assignments."""
         check_count("Minibatch", n)
-        parts = [] if self._waiting is None else [self._waiting]
-        while sum(map(len, parts)) < n:
-            parts.append(self.assign(generator=generator))
-        pairs = joined(parts)
-        self._waiting = rows_of(pairs, slice(n, None)) if len(pairs) > n else None
+        with self._waiting.opened() as waiting:
+            parts = [] if waiting.kept is None else [waiting.kept]
+            while sum(map(len, parts)) < n:
+                parts.append(self.assign(generator=generator))
+            pairs = joined(parts)
+            waiting.kept = rows_of(pairs, slice(n, None)) if len(pairs) > n else None
         return rows_of(pairs, slice(n))
 
     def assign(self, *, generator: torch.Generator | None = None) -> Pairs:
         """One fresh assignment, ``batch_size`` pairs; the buffer is neither used nor filled."""
+        generator = own_generator(generator)
         noise = self.rows.draw_noise(self.source, self.batch_size, generator)
         drawn_on = noise.device if generator is None else generator.device
         order = torch.randperm(len(self.rows), generator=generator, device=drawn_on)

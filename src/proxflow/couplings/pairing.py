@@ -9,6 +9,7 @@ from torch import Tensor
 
 from proxflow.couplings.pairs import Pairs
 from proxflow.couplings.rows import check_labels
+from proxflow.couplings.seeding import own_generator
 from proxflow.kernels.assignment import least_cost_permutation, sinkhorn_permutation
 from proxflow.kernels.precision import in_full_precision
 
@@ -57,7 +58,7 @@ def permutation(x0: Tensor, x1: Tensor, solver: str, epsilon: float, generator: 
     """The row of x1 (n, d) for each row of x0 (n, d), by either solver."""
     if solver == "exact":
         return least_cost_permutation(x0, x1)
-    return sinkhorn_permutation(x0, x1, epsilon, generator)
+    return sinkhorn_permutation(x0, x1, epsilon, own_generator(generator))
 
 
 def check_solver(name: str, solver: str, epsilon: float) -> None:

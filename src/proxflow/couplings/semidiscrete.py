@@ -8,6 +8,7 @@ from torch import Tensor
 from proxflow.couplings.noise_pool import NoiseLaw, NoisePool
 from proxflow.couplings.pairs import Pairs
 from proxflow.couplings.rows import Rows, check_count
+from proxflow.couplings.seeding import own_generator
 from proxflow.potentials import Discrete, Entropic
 
 __all__ = ["Semidiscrete"]
@@ -69,6 +70,7 @@ class Semidiscrete:
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> Pairs:
         """n pairs: fresh noise, and the row that it is transported to."""
         check_count("Semidiscrete", n)
+        generator = own_generator(generator)
         noise, atom = self._draw(n, generator)
         return self.rows.pairs(noise, self._row_of(atom, generator))
 
@@ -87,7 +89,7 @@ class Semidiscrete:
         Raises:
             ValueError: index is not a vector of whole numbers, or names a row that is not there.
         """
-        noise = self._pool.take(self.atom_of_row[self.rows.checked_index(index)], generator)
+        noise = self._pool.take(self.atom_of_row[self.rows.checked_index(index)], own_generator(generator))
         return noise.reshape(len(index), *self.rows.event_shape)
 
     def _draw(self, n: int, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
