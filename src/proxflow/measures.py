@@ -15,7 +15,7 @@ from torch import Tensor
 from proxflow.points import Numbers, flat_points, point_weights
 from proxflow.scalars import real_number, whole_number
 
-__all__ = ["Empirical", "Gaussian", "Source", "Uniform"]
+__all__ = ["Empirical", "Gaussian", "Source", "Uniform", "draw_rows"]
 
 _DENSITY_NUMBERS = 1 << 22  # entries of one block of distances
 
@@ -201,9 +201,7 @@ class Empirical:
         """``n`` independent draws, shape (n, d); drawn on the generator's device, delivered on ``device``."""
         _check_count(self, n)
         drawn_on = generator.device if generator is not None else self.points.device
-        levels = torch.rand(n, generator=generator, dtype=torch.float64, device=drawn_on).to(self.weights.device)
-        row = torch.searchsorted(self.weights.cumsum(0), levels).clamp(max=len(self.points) - 1)
-        draws = self.points[row].to(self.points.dtype if dtype is None else dtype)
+        draws = self.points[draw_rows(self.weights, n, generator)].to(self.points.dtype if dtype is None else dtype)
         if self.bandwidth > 0:
             blur = torch.randn(draws.shape, generator=generator, dtype=draws.dtype, device=drawn_on)
             draws = draws + self.bandwidth * blur.to(draws.device)
@@ -228,6 +226,19 @@ class Empirical:
 
     def __repr__(self) -> str:
         return f"Empirical({len(self.points)} points in dimension {self.dim}, bandwidth={self.bandwidth:g})"
+
+
+def draw_rows(weights: Tensor, n: int, generator: torch.Generator | None = None) -> Tensor:
+    """n independent row numbers, (n,) int64, with the probabilities ``weights`` (N,), float64 of sum 1.
+
+    Rows of weight zero are never drawn. A weight below 2^-53 of the sum is beneath the resolution of the random
+    numbers: such a row may never come.
+    """
+    drawn_on = weights.device if generator is None else generator.device
+    uniform = torch.rand(n, generator=generator, dtype=torch.float64, device=drawn_on).to(weights.device)
+    until = weights.cumsum(0)
+    last = torch.searchsorted(until, until[-1:])  # the last row that adds anything
+    return torch.minimum(torch.searchsorted(until, uniform * until[-1], right=True), last)
 
 
 def _distances(rows: Tensor, points: Tensor) -> Tensor:

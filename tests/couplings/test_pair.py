@@ -183,7 +183,7 @@ REFUSED = {
     "x0 not finite": ((NAN_ROWS, torch.zeros(4, 2)), {}, r"2 rows of x0 hold NaN or inf, the first: \[1, 3\]"),
     "x1 not finite": ((torch.zeros(4, 2), NAN_ROWS), {}, r"2 rows of x1 hold NaN or inf, the first: \[1, 3\]"),
     "labels": ((torch.zeros(3, 2), torch.zeros(3, 2)), {"label": torch.zeros(2)}, r"3 points, got \(2,\)"),
-    "list of labels": ((torch.zeros(2, 2), torch.zeros(2, 2)), {"label": [0, 1]}, "2 points, got list"),
+    "names": ((torch.zeros(2, 2), torch.zeros(2, 2)), {"label": ["a", "b"]}, "label.* must be .* numpy.unique"),
     "solver": ((torch.zeros(3, 2), torch.zeros(3, 2)), {"solver": "emd"}, "solver 'emd'; known are exact, sinkhorn"),
     "epsilon 0": ((torch.zeros(3, 2), torch.zeros(3, 2)), {"epsilon": 0.0}, "epsilon must be a positive number, got 0"),
     "epsilon nan": ((torch.zeros(3, 2), torch.zeros(3, 2)), {"epsilon": torch.nan}, "epsilon .* got nan"),

@@ -9,6 +9,7 @@ from proxflow.couplings.pairs import Pairs
 from proxflow.couplings.rows import Rows, check_count
 from proxflow.couplings.seeding import own_generator
 from proxflow.measures import Source
+from proxflow.points import Numbers
 
 __all__ = ["Independent"]
 
@@ -25,7 +26,7 @@ class Independent:
         ValueError: bad points, labels not one for each point, or a source of another dimension.
     """
 
-    def __init__(self, points: Tensor, labels: Tensor | None = None, *, source: Source | None = None) -> None:
+    def __init__(self, points: Numbers, labels: Numbers | None = None, *, source: Source | None = None) -> None:
         self.rows = Rows("Independent", points, labels)
         self.source = self.rows.source_or_normal(source)
 

@@ -11,6 +11,7 @@ from proxflow.couplings.reserve import Reserve
 from proxflow.couplings.rows import Rows, check_count
 from proxflow.couplings.seeding import own_generator
 from proxflow.measures import Source
+from proxflow.points import Numbers
 from proxflow.scalars import whole_number
 
 __all__ = ["Minibatch"]
@@ -38,9 +39,9 @@ class Minibatch:
 
     def __init__(
         self,
-        points: Tensor,
+        points: Numbers,
         batch_size: int,
-        labels: Tensor | None = None,
+        labels: Numbers | None = None,
         *,
         solver: str = "exact",
         epsilon: float = EPSILON,

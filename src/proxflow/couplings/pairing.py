@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from proxflow.couplings.pairs import Pairs
-from proxflow.couplings.rows import check_labels
+from proxflow.couplings.rows import checked_labels
 from proxflow.couplings.seeding import own_generator
 from proxflow.kernels.assignment import least_cost_permutation, sinkhorn_permutation
 from proxflow.kernels.precision import in_full_precision
@@ -25,7 +25,7 @@ def pair(
     x0: Numbers,
     x1: Numbers,
     *,
-    label: Tensor | None = None,
+    label: Numbers | None = None,
     solver: str = "exact",
     epsilon: float = EPSILON,
     generator: torch.Generator | None = None,
@@ -39,7 +39,9 @@ def pair(
         x0: (n, *event) source points, finite; a tensor, a numpy array or a pandas object (values in order).
         x1: (n, *event) data points, of the same dtype and device.
         label: (n,) or (n, k), the labels of ``x1``.
-        solver: "exact" assigns on the CPU; "sinkhorn" draws a permutation from an entropic plan on the points' device.
+        solver: "exact" assigns on the CPU. "sinkhorn" draws, on the points' device, a permutation whose mean is the
+            entropic plan: pair (i, j) has the probability n plan_ij, and the expected cost is that of the plan. Where
+            the plan has not converged it warns, and pairs greedily by the plan's logarithm instead.
         epsilon: regularisation of "sinkhorn", as a share of the mean squared distance about the batches' means.
         generator: of the draw of "sinkhorn".
 
@@ -50,10 +52,10 @@ def pair(
     """
     x0, x1 = as_tensor("pair", "x0", x0), as_tensor("pair", "x1", x1)
     _check_batches(x0, x1)
-    check_labels("pair", label, len(x1))
+    labels = checked_labels("pair", label, len(x1))
     check_solver("pair", solver, epsilon)
     index = permutation(x0.detach().flatten(1), x1.detach().flatten(1), solver, epsilon, generator)
-    return Pairs(x0, x1[index], index, None if label is None else label[index.to(label.device)])
+    return Pairs(x0, x1[index], index, None if labels is None else labels[index.to(labels.device)])
 
 
 @in_full_precision
