@@ -77,7 +77,9 @@ EVERY = pytest.mark.parametrize("name", CASES)
 
 
 @EVERY
-@pytest.mark.parametrize("copied", [copy.deepcopy, lambda c: pickle.loads(pickle.dumps(c))], ids=["copy", "pickle"])
+@pytest.mark.parametrize(
+    "copied", [copy.copy, copy.deepcopy, lambda c: pickle.loads(pickle.dumps(c))], ids=["shallow", "deep", "pickle"]
+)
 def test_a_copy_draws_noise_of_its_own(name, copied):
     coupling = used(name)
     other = copied(coupling)
