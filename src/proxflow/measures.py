@@ -13,7 +13,7 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from proxflow.points import flat_points, point_weights
+from proxflow.points import Numbers, flat_points, point_weights
 
 __all__ = ["Empirical", "Gaussian", "Source", "Uniform"]
 
@@ -169,7 +169,7 @@ class Empirical:
         ValueError: rows or weights that are not finite, weights of the wrong number or negative, or a bad bandwidth.
     """
 
-    def __init__(self, points: Tensor, weights: Tensor | None = None, bandwidth: float = 0.0) -> None:
+    def __init__(self, points: Numbers, weights: Numbers | None = None, bandwidth: float = 0.0) -> None:
         flat = flat_points("Empirical", points)
         if not (math.isfinite(bandwidth) and bandwidth >= 0):
             raise ValueError(f"Empirical: the bandwidth must be a number of at least 0, got {bandwidth!r}")

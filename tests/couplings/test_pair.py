@@ -174,7 +174,12 @@ REFUSED = {
     "dtypes": ((torch.zeros(3, 2), torch.zeros(3, 2).double()), {}, "float32.*float64.*convert"),
     "integers": ((torch.zeros(3, 2).long(), torch.zeros(3, 2).long()), {}, "floating point, got torch.int64"),
     "devices": ((torch.zeros(3, 2), torch.zeros(3, 2, device="meta")), {}, "on cpu.* on meta"),
-    "arrays": ((torch.zeros(3, 2).numpy(), torch.zeros(3, 2)), {}, "must be tensors, got ndarray and Tensor"),
+    "text": ((torch.zeros(3, 2).numpy().astype(str), torch.zeros(3, 2)), {}, "x0 must be .* got an array of <U32"),
+    "array": (
+        (torch.zeros(3, 2).double().numpy(), torch.zeros(3, 2)),
+        {},
+        "float64.*float32.*convert",
+    ),
     "x0 not finite": ((NAN_ROWS, torch.zeros(4, 2)), {}, r"2 rows of x0 hold NaN or inf, the first: \[1, 3\]"),
     "x1 not finite": ((torch.zeros(4, 2), NAN_ROWS), {}, r"2 rows of x1 hold NaN or inf, the first: \[1, 3\]"),
     "labels": ((torch.zeros(3, 2), torch.zeros(3, 2)), {"label": torch.zeros(2)}, r"3 points, got \(2,\)"),

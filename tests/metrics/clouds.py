@@ -23,7 +23,8 @@ BAD_PAIRS = {
     "single number": (torch.tensor(1.0), torch.zeros(3), r"x must be .* got \(\)"),
     "integers": (torch.zeros(3, 2), torch.zeros(3, 2, dtype=torch.int64), "y must be .* got torch.int64; convert"),
     "half": (torch.zeros(3, 2, dtype=torch.float16), torch.zeros(3, 2), "x must be .* got torch.float16; convert"),
-    "array": (torch.zeros(3, 2).numpy(), torch.zeros(3, 2), "x must be a torch tensor .* got ndarray; convert"),
+    "text": (torch.zeros(3, 2).numpy().astype(str), torch.zeros(3, 2), "x must be a torch tensor, .* of <U32; convert"),
+    "sparse": (torch.zeros(3, 2), torch.eye(2).to_sparse(), r"y must be .* torch.sparse_coo; call its .to_dense\(\)"),
     "nan": (
         torch.zeros(3, 2),
         torch.tensor([[0.0, 1], [torch.nan, 0], [0, torch.inf]]),

@@ -11,6 +11,7 @@ from proxflow.couplings.pairs import Pairs
 from proxflow.couplings.rows import check_labels
 from proxflow.kernels.assignment import least_cost_permutation, sinkhorn_permutation
 from proxflow.kernels.precision import in_full_precision
+from proxflow.points import Numbers, as_tensor
 
 __all__ = ["SOLVERS", "check_solver", "pair", "permutation"]
 
@@ -19,8 +20,8 @@ EPSILON = 0.05
 
 
 def pair(
-    x0: Tensor,
-    x1: Tensor,
+    x0: Numbers,
+    x1: Numbers,
     *,
     label: Tensor | None = None,
     solver: str = "exact",
@@ -33,7 +34,7 @@ def pair(
     source keeps its order; the targets, their indices into ``x1`` and their labels are permuted together.
 
     Args:
-        x0: (n, *event) source points, finite.
+        x0: (n, *event) source points, finite; a tensor, a numpy array or a pandas object (values in order).
         x1: (n, *event) data points, of the same dtype and device.
         label: (n,) or (n, k), the labels of ``x1``.
         solver: "exact" assigns on the CPU; "sinkhorn" draws a permutation from an entropic plan on the points' device.
@@ -45,6 +46,7 @@ def pair(
             for each point, or the solver is unknown.
         MissingExtraError: "sinkhorn" without POT.
     """
+    x0, x1 = as_tensor("pair", "x0", x0), as_tensor("pair", "x1", x1)
     _check_batches(x0, x1)
     check_labels("pair", label, len(x1))
     check_solver("pair", solver, epsilon)
@@ -69,8 +71,6 @@ def check_solver(name: str, solver: str, epsilon: float) -> None:
 
 
 def _check_batches(x0: Tensor, x1: Tensor) -> None:
-    if not (isinstance(x0, Tensor) and isinstance(x1, Tensor)):
-        raise ValueError(f"pair: x0 and x1 must be tensors, got {type(x0).__name__} and {type(x1).__name__}")
     if x0.shape != x1.shape or x0.ndim < 2 or 0 in x0.shape[1:]:
         raise ValueError(
             f"pair: x0 and x1 must both have shape (n, *event), got {tuple(x0.shape)} and {tuple(x1.shape)}; "

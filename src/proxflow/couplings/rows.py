@@ -10,7 +10,7 @@ from torch import Tensor
 from proxflow.couplings.pairs import Pairs
 from proxflow.fingerprint import source_mark
 from proxflow.measures import Gaussian, Source
-from proxflow.points import flat_points
+from proxflow.points import Numbers, as_tensor, flat_points
 
 __all__ = ["Rows", "check_count", "check_labels"]
 
@@ -27,7 +27,8 @@ class Rows:
         ValueError: points are empty, of another dtype or not finite, or labels are not one for each row.
     """
 
-    def __init__(self, name: str, points: Tensor, labels: Tensor | None) -> None:
+    def __init__(self, name: str, points: Numbers, labels: Tensor | None) -> None:
+        points = as_tensor(name, "points", points)
         self.flat = flat_points(name, points)
         check_labels(name, labels, len(points))
         self.name = name

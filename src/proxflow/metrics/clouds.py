@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from proxflow.points import Numbers, as_tensor
+
 __all__ = ["Clouds", "check_alike", "check_seed", "common_frame", "distances", "flat_rows", "listed"]
 
 _MOST_LISTED = 5
@@ -30,12 +32,13 @@ class Clouds:
     unit: float
 
 
-def common_frame(metric: str, x: Tensor, y: Tensor) -> Clouds:
+def common_frame(metric: str, x: Numbers, y: Numbers) -> Clouds:
     """Check x (n, *event) and y (m, *event), of float32 or float64, and bring them into one frame.
 
     Raises:
         ValueError: a cloud is empty, has rows that are not finite, or is unlike the other in event shape or device.
     """
+    x, y = as_tensor(metric, "x", x), as_tensor(metric, "y", y)
     flat_x, flat_y = flat_rows(metric, "x", x), flat_rows(metric, "y", y)
     check_alike(metric, ("x", x), ("y", y))
     flat_x, flat_y, unit = _scaled(flat_x, flat_y)  # first, since the centre of huge points would overflow
@@ -44,15 +47,14 @@ def common_frame(metric: str, x: Tensor, y: Tensor) -> Clouds:
     return Clouds(flat_x, flat_y, unit * finer_unit)
 
 
-def flat_rows(metric: str, name: str, points: object) -> Tensor:
+def flat_rows(metric: str, name: str, points: Tensor) -> Tensor:
     """Points (n, *event) of float32 or float64 as (n, d) float64, detached.
 
     Raises:
-        ValueError: no such tensor, no points, or rows that are not finite.
+        ValueError: another dtype, no points, or rows that are not finite.
     """
-    if not isinstance(points, Tensor) or points.dtype not in (torch.float32, torch.float64):
-        kind = points.dtype if isinstance(points, Tensor) else type(points).__name__
-        raise ValueError(f"{metric}: {name} must be a torch tensor of float32 or float64, got {kind}; convert it")
+    if points.dtype not in (torch.float32, torch.float64):
+        raise ValueError(f"{metric}: {name} must be float32 or float64, got {points.dtype}; convert it")
     if points.ndim == 0 or points.numel() == 0:
         raise ValueError(f"{metric}: {name} must be (n, *event) with n > 0, got {tuple(points.shape)}; give points")
     flat = points.detach().reshape(len(points), -1)

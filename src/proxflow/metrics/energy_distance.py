@@ -7,13 +7,14 @@ import math
 from torch import Tensor
 
 from proxflow.metrics.clouds import common_frame, distances
+from proxflow.points import Numbers
 
 __all__ = ["energy_distance"]
 
 _BLOCK_NUMBERS = 1 << 22  # entries of one block of distances
 
 
-def energy_distance(x: Tensor, y: Tensor, *, unbiased: bool = False) -> float:
+def energy_distance(x: Numbers, y: Numbers, *, unbiased: bool = False) -> float:
     """2 E|X - Y| - E|X - X'| - E|Y - Y'| of two clouds of equally weighted points, in float64; a length.
 
     By default the distance of the clouds themselves, as ``wasserstein`` is: X and X' are drawn with replacement (the
@@ -38,7 +39,7 @@ def energy_distance(x: Tensor, y: Tensor, *, unbiased: bool = False) -> float:
     Source: Szekely and Rizzo, Energy statistics: a class of statistics based on distances (2013).
     """
     clouds = common_frame("energy_distance", x, y)
-    n, m = len(x), len(y)
+    n, m = len(clouds.x), len(clouds.y)
     if unbiased and min(n, m) < 2:
         name = "x" if n < 2 else "y"
         raise ValueError(f"energy_distance: unbiased needs two points in each cloud; give more than one in {name}")

@@ -15,6 +15,7 @@ from proxflow.errors import ConvergenceError
 from proxflow.kernels.assignment import least_cost_permutation
 from proxflow.metrics.clouds import Clouds, check_seed, common_frame, distances
 from proxflow.optional import optional_package
+from proxflow.points import Numbers
 
 __all__ = ["Wasserstein", "wasserstein"]
 
@@ -39,7 +40,7 @@ class Wasserstein:
 
 
 def wasserstein(
-    x: Tensor, y: Tensor, *, exact_up_to: int = 10_000, projections: int = 1000, seed: int = 0
+    x: Numbers, y: Numbers, *, exact_up_to: int = 10_000, projections: int = 1000, seed: int = 0
 ) -> Wasserstein:
     """W2 between two clouds of equally weighted points, in float64.
 
@@ -73,8 +74,9 @@ def wasserstein(
     clouds, pot = common_frame("wasserstein", x, y), optional_package("ot", "metrics", "POT")
     if clouds.x.shape[1] == 1:
         return _record(clouds, _mean_squared(pot, clouds.x, clouds.y))
-    if max(len(x), len(y)) <= exact_up_to:
-        return _record(clouds, _assigned(clouds) if len(x) == len(y) else _least_cost(pot, clouds))
+    n, m = len(clouds.x), len(clouds.y)
+    if max(n, m) <= exact_up_to:
+        return _record(clouds, _assigned(clouds) if n == m else _least_cost(pot, clouds))
     return _record(clouds, _sliced(pot, clouds, projections, seed), projections)
 
 

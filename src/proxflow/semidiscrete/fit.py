@@ -14,6 +14,7 @@ from torch import Tensor
 from proxflow.errors import ConvergenceWarning
 from proxflow.kernels.precision import in_full_precision
 from proxflow.measures import Gaussian, Source
+from proxflow.points import Numbers
 from proxflow.potentials.discrete import Discrete
 from proxflow.potentials.entropic import Entropic
 from proxflow.semidiscrete.atoms import Atoms, gather_atoms
@@ -34,8 +35,8 @@ _DIRAC_DRAWS = 1 << 17
 
 @in_full_precision
 def fit(
-    points: Tensor,
-    weights: Tensor | None = None,
+    points: Numbers,
+    weights: Numbers | None = None,
     *,
     source: Source | None = None,
     epsilon: float = 0.0,
@@ -55,7 +56,8 @@ def fit(
     draws. ``Fit.method`` says which it was. Ctrl-C returns the best so far.
 
     Args:
-        points: (N, d) or (N, *event), float32 or float64; equal rows are merged.
+        points: (N, d) or (N, *event), float32 or float64: a tensor, a numpy array or a pandas object (values in order).
+            Equal rows are merged.
         weights: (N,), not negative; equal if None.
         source: law of the noise; standard normal if None. ``measures.Empirical`` makes unpaired data a source.
         epsilon: smoothing, in units of the scores <u, y>; above 0 fits the entropic semi-dual of ``Entropic``.
@@ -76,9 +78,6 @@ def fit(
         ValueError: bad data or arguments, or a checkpoint of another fit; the message says what to do.
     """
     began = time.perf_counter()
-    if hasattr(points, "points"):
-        raise ValueError(f"fit: points must be a tensor or an array, got {type(points).__name__}; give its .points")
-    points = torch.as_tensor(points)
     atoms = gather_atoms(points, weights)
     source = Gaussian(atoms.points.shape[1]) if source is None else source
     _check_options(source, atoms, epsilon, tol, max_samples)

@@ -1,0 +1,172 @@
+"""Points, weights and numbers in the forms in which people have them: torch, numpy and pandas, and what is refused."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+import proxflow as pf
+from proxflow.analysis import data_dimension
+from proxflow.couplings import pair
+from proxflow.metrics import energy_distance, label_accuracy, wasserstein
+from proxflow.points import as_tensor, flat_points, point_weights
+from proxflow.semidiscrete import fit
+
+pd = pytest.importorskip("pandas")
+
+ROWS = np.random.default_rng(0).normal(size=(40, 2))
+WEIGHTS = np.random.default_rng(1).uniform(1, 2, size=40)
+SHUFFLED = np.random.default_rng(2).permutation(40)  # an index that must not reorder anything
+SPARSE = torch.eye(40, 2, dtype=torch.float64).to_sparse()
+
+FORMS = {
+    "array": lambda x: x,
+    "read-only": lambda x: _read_only(x),
+    "big-endian": lambda x: x.astype(x.dtype.newbyteorder(">")),
+    "reversed twice": lambda x: np.ascontiguousarray(x[::-1])[::-1],
+    "Fortran order": np.asfortranarray,
+    "field of records": lambda x: _field(x),
+    "nothing masked": lambda x: np.ma.masked_array(x, mask=False),
+    "pandas": lambda x: _pandas(x),
+    "nullable pandas": lambda x: _pandas(x).astype("Float64"),
+    "nested lists": lambda x: x.tolist(),
+}
+
+
+def _read_only(x):
+    x = x.copy()
+    x.flags.writeable = False
+    return x
+
+
+def _field(x):
+    records = np.zeros(x.shape, dtype=[("flag", "i1"), ("value", x.dtype)])  # 9 bytes: no whole number of values apart
+    records["value"] = x
+    return records["value"]
+
+
+def _pandas(x):
+    return pd.DataFrame(x, index=SHUFFLED) if x.ndim == 2 else pd.Series(x, index=SHUFFLED)
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("values", [ROWS, WEIGHTS])
+def test_every_form_gives_the_same_tensor(form, values):
+    found = as_tensor("fit", "points", FORMS[form](values))
+    assert found.dtype == torch.float64
+    assert np.array_equal(found.numpy(), values)
+
+
+def test_float32_stays_float32():
+    single = ROWS.astype("f4")
+    for given in (single, single.astype(">f4"), _pandas(single), _pandas(single).astype("Float32")):
+        assert flat_points("fit", given).dtype == torch.float32
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_fit_of_arrays_and_frames_is_that_of_tensors(form):
+    expected = fit(torch.tensor(ROWS), torch.tensor(WEIGHTS))
+    found = fit(FORMS[form](ROWS), FORMS[form](WEIGHTS))
+    assert torch.equal(found.potential.points, expected.potential.points)
+    assert torch.equal(found.potential.heights, expected.potential.heights)
+    assert torch.equal(found.atom_of_row, expected.atom_of_row)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_pairs_of_arrays_and_frames_are_those_of_tensors(form):
+    expected = pair(torch.tensor(ROWS), torch.tensor(ROWS[::-1].copy()))
+    found = pair(FORMS[form](ROWS), FORMS[form](ROWS[::-1]))
+    assert torch.equal(found.index, expected.index)
+    assert torch.equal(found.target, found.source)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_metrics_and_dimension_of_arrays_and_frames_are_those_of_tensors(form):
+    moved = ROWS + np.array([3.0, 4.0])
+    x, y = FORMS[form](ROWS), FORMS[form](moved[::-1])
+    assert wasserstein(x, y).value == pytest.approx(5, rel=1e-12)  # a translation by (3, 4)
+    assert energy_distance(x, y) == energy_distance(torch.tensor(ROWS), torch.tensor(moved[::-1].copy()))
+    found, expected = data_dimension(x, scales=[0.5, 1.0]), data_dimension(torch.tensor(ROWS), scales=[0.5, 1.0])
+    assert torch.equal(found.trace, expected.trace)
+    samples, labels = np.concatenate([ROWS, ROWS + 20]), np.repeat([3, 5], 40)
+    if form == "pandas":
+        samples, labels = pd.DataFrame(samples), pd.Series(labels, index=np.arange(80)[::-1])
+    assert label_accuracy(samples, labels, samples, labels).value == 1
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_couplings_take_arrays_and_frames(form):
+    points, generators = FORMS[form](ROWS), [torch.Generator().manual_seed(0) for _ in range(2)]
+    found = pf.couplings.Minibatch(points, 8).sample(8, generator=generators[0])
+    expected = pf.couplings.Minibatch(torch.tensor(ROWS), 8).sample(8, generator=generators[1])
+    assert torch.equal(found.target, expected.target)
+
+
+class _WithPoints:
+    points = torch.zeros(3, 2)
+
+
+MISSING = ROWS.copy()
+MISSING[[3, 7], 1] = np.nan
+REFUSED = {
+    "sparse": (SPARSE, r"sparse_coo; call its \.to_dense\(\)"),
+    "nested": (torch.nested.nested_tensor([torch.ones(2), torch.ones(3)], layout=torch.jagged), "nested.*stack"),
+    "meta": (torch.ones(3, 2, device="meta"), "meta device"),
+    "complex array": (ROWS + 0j, "complex128; give real and imaginary parts"),
+    "complex tensor": (torch.ones(3, 2) + 0j, "complex64; give real and imaginary parts"),
+    "integers": (np.arange(6).reshape(3, 2), "int64; convert"),
+    "integer frame": (pd.DataFrame({"a": [1, 2]}), "int64; convert"),
+    "half": (ROWS.astype("f2"), "float16; convert"),
+    "long double": (ROWS.astype(np.longdouble), "convert it to float64"),
+    "truth values": (ROWS > 0, "bool; convert"),
+    "text": ("points.csv", "got str; convert"),
+    "array of text": (ROWS.astype(str), "array of <U32; convert it to numbers"),
+    "objects": (ROWS.astype(object), "array of object; convert it to numbers"),
+    "dates": (np.zeros((3, 2), dtype="M8[s]"), "datetime64"),
+    "records": (np.zeros(3, dtype=[("a", "f8")]), "convert it to numbers"),
+    "None": (None, "NoneType"),
+    "dict": ({"a": 1}, "got dict"),
+    "data set": (_WithPoints(), r"got _WithPoints; give its \.points"),
+    "ragged": ([[1.0], [1.0, 2.0]], "got list that is none"),
+    "list with None": ([[1.0, None]], "convert it to numbers"),
+    "masked": (np.ma.masked_invalid(MISSING), r"2 rows of points are masked, the first: \[3, 7\]; drop or fill"),
+    "missing": (pd.DataFrame(MISSING), r"2 rows of points hold NaN or inf, the first: \[3, 7\]; drop"),
+    "NA": (pd.DataFrame(MISSING).astype("Float64"), r"2 rows of points hold NaN or inf, the first: \[3, 7\]; drop"),
+    "a column of names": (pd.DataFrame({"x": [1.0, 2.0], "who": ["a", "b"]}), "no numbers in 'who'; drop or convert"),
+    "a column of truth": (pd.DataFrame({"x": [1.0, 2.0], "is": [True, False]}), "no numbers in 'is'; drop or convert"),
+    "one column": (pd.Series(WEIGHTS), r"got \(40,\); reshape numbers of the line to \(N, 1\)"),
+    "empty": (pd.DataFrame(), r"got \(0, 0\)"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+@pytest.mark.parametrize("call", [lambda x: flat_points("fit", x), data_dimension, lambda x: pf.measures.Empirical(x)])
+def test_what_holds_no_rows_of_numbers_is_refused_with_a_remedy(case, call):
+    value, said = REFUSED[case]
+    with pytest.raises(ValueError, match=rf"^(fit|data_dimension|Empirical): .*{said}"):
+        call(value)
+
+
+REFUSED_WEIGHTS = {
+    "sparse": (torch.ones(40).to_sparse(), "to_dense"),
+    "text": (["a"] * 40, "weights must be .* convert it to numbers"),
+    "complex": ([1j] * 40, "complex"),
+    "masked": (np.ma.masked_less(WEIGHTS, 1.05), "rows of weights are masked"),
+    "missing": (pd.Series(WEIGHTS).astype("Float64").where(WEIGHTS > 1.05), "weights must be finite"),
+    "frame": (pd.DataFrame(WEIGHTS), r"shape \(40,\), got \(40, 1\)"),
+    "dict": ({}, "got dict"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED_WEIGHTS)
+def test_weights_that_are_no_numbers_are_refused_with_a_remedy(case):
+    value, said = REFUSED_WEIGHTS[case]
+    with pytest.raises(ValueError, match=rf"^fit: .*{said}"):
+        point_weights("fit", value, torch.zeros(40, 2))
+
+
+@pytest.mark.parametrize("size", [5e-324, 1e-300, 1.0, 1e300, 8e307])
+def test_only_the_proportions_of_weights_count(size):
+    found = point_weights("fit", np.array([1.0, 2.0, 1.0]) * size, torch.zeros(3, 2))
+    assert found.tolist() == [0.25, 0.5, 0.25]
