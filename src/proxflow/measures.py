@@ -7,13 +7,13 @@ needs no base class. A source may also offer ``second_moment`` (a float, E|X|^2)
 from __future__ import annotations
 
 import math
-import operator
 from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from proxflow.points import Numbers, flat_points, point_weights
+from proxflow.scalars import real_number, whole_number
 
 __all__ = ["Empirical", "Gaussian", "Source", "Uniform"]
 
@@ -50,12 +50,10 @@ class Gaussian:
     """
 
     def __init__(self, dim: int) -> None:
-        try:
-            self._dim = operator.index(dim)
-        except TypeError:
-            raise ValueError(f"Gaussian: dim must be a positive integer, got {dim!r}") from None
-        if self._dim < 1:
+        number = whole_number(dim)
+        if number is None or number < 1:
             raise ValueError(f"Gaussian: dim must be a positive integer, got {dim!r}")
+        self._dim = number
 
     @property
     def dim(self) -> int:
@@ -105,7 +103,7 @@ class Uniform:
 
     def __init__(self, dim: int, low: float = 0.0, high: float = 1.0) -> None:
         self._dim = Gaussian(dim).dim
-        if not (math.isfinite(low) and math.isfinite(high) and low < high):
+        if not -math.inf < real_number(low) < real_number(high) < math.inf:
             raise ValueError(f"Uniform: low and high must be finite with low < high, got {low!r} and {high!r}")
         self.low, self.high = float(low), float(high)
 
@@ -171,7 +169,7 @@ class Empirical:
 
     def __init__(self, points: Numbers, weights: Numbers | None = None, bandwidth: float = 0.0) -> None:
         flat = flat_points("Empirical", points)
-        if not (math.isfinite(bandwidth) and bandwidth >= 0):
+        if not 0 <= real_number(bandwidth) < math.inf:
             raise ValueError(f"Empirical: the bandwidth must be a number of at least 0, got {bandwidth!r}")
         self.points = flat
         self.weights = point_weights("Empirical", weights, flat)
@@ -238,8 +236,8 @@ def _distances(rows: Tensor, points: Tensor) -> Tensor:
 
 
 def _check_count(source: Source, n: int) -> None:
-    if n < 0:
-        raise ValueError(f"{type(source).__name__}.sample: n must not be negative, got {n}")
+    if whole_number(n) is None or n < 0:
+        raise ValueError(f"{type(source).__name__}.sample: n must be an integer that is not negative, got {n!r}")
 
 
 def _check_rows(source: Source, x: Tensor) -> None:

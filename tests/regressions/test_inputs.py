@@ -170,3 +170,113 @@ def test_weights_that_are_no_numbers_are_refused_with_a_remedy(case):
 def test_only_the_proportions_of_weights_count(size):
     found = point_weights("fit", np.array([1.0, 2.0, 1.0]) * size, torch.zeros(3, 2))
     assert found.tolist() == [0.25, 0.5, 0.25]
+
+
+# ------------------------------------------------------------------ numbers
+
+POINTS = torch.tensor(ROWS)
+FIT = fit(POINTS)
+FLOW = pf.ProximalFlow(FIT.potential)
+
+
+def generator():
+    return torch.Generator().manual_seed(0)
+
+
+def integrated(whole, real):
+    def field(t, x):
+        return torch.sin(x) - t
+
+    fixed = pf.sampling.integrate(field, POINTS[:3], whole(3)).end
+    adaptive = pf.sampling.integrate(field, POINTS[:3], whole(2), "dopri5", rtol=real(0.125), atol=real(0.125)).end
+    return torch.cat([fixed, adaptive])
+
+
+def trained(whole, real):
+    torch.manual_seed(0)
+    network = pf.matching.MLP((2,), width=8, depth=2)
+    coupling = pf.couplings.Independent(POINTS.float())
+    pf.matching.train(
+        network, coupling, steps=whole(3), batch_size=whole(8), learning_rate=real(0.125), weight_decay=real(0.5),
+        label_dropout=real(0.125), ema_decay=real(0.5), gradient_clip=real(0.5), evaluate_every=whole(2), seed=whole(1),
+        progress=False,
+    )  # fmt: skip
+    return torch.cat([p.detach().flatten() for p in network.parameters()])
+
+
+def scheduled(whole, real):
+    schedules = pf.schedules.Linear(), pf.schedules.Cosine(), pf.schedules.Polynomial(whole(2))
+    names = ("alpha", "beta", "alpha_derivative", "beta_derivative", "wronskian", "rescaled_time")
+    return torch.stack([getattr(schedule, name)(real(0.375)) for schedule in schedules for name in names])
+
+
+CALLS = {
+    "integrate": integrated,
+    "train": trained,
+    "schedules": scheduled,
+    "fit": lambda whole, real: (
+        fit(torch.tensor(ROWS[:20] @ np.eye(2, 5)), tol=real(0.5), max_samples=whole(5000), seed=whole(3)).cell_mass
+    ),
+    "measures": lambda whole, real: pf.measures.Gaussian(whole(3)).sample(whole(4), generator=generator()),
+    "box": lambda whole, real: pf.measures.Uniform(whole(3), real(0), real(2)).sample(whole(4), generator=generator()),
+    "minibatch": lambda whole, real: (
+        pf.couplings.Minibatch(POINTS, whole(8)).sample(whole(5), generator=generator()).target
+    ),
+    "semidiscrete": lambda whole, real: (
+        pf.couplings.Semidiscrete(FIT.potential, POINTS).sample(whole(5), generator=generator()).source
+    ),
+    "wasserstein": lambda whole, real: torch.tensor(
+        wasserstein(POINTS, POINTS + 1, exact_up_to=whole(0), projections=whole(7), seed=whole(3)).value
+    ),
+    "local_dimension": lambda whole, real: (
+        pf.analysis.local_dimension(FLOW, POINTS[:3], real(0.5), probes=whole(4), seed=whole(1)).dimension
+    ),
+    "terminal_spectrum": lambda whole, real: (
+        pf.analysis.terminal_spectrum(FLOW, POINTS[:3], [real(0.5)], count=whole(1), seed=whole(1)).rates
+    ),
+}
+
+
+@pytest.mark.parametrize("call", CALLS)
+@pytest.mark.parametrize(("whole", "real"), [(np.int64, np.float64), (np.int32, np.float32), (np.uint16, np.float16)])
+def test_numpy_scalars_are_numbers(call, whole, real):
+    torch.testing.assert_close(CALLS[call](whole, real), CALLS[call](int, float), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(("whole", "real"), [(np.int64, np.float32), (np.uint16, np.float64)])
+def test_objects_made_of_numpy_scalars_are_stored(whole, real, tmp_path):
+    def again(entry):
+        pf.save(entry, tmp_path / "object.safetensors")
+        return pf.load(tmp_path / "object.safetensors")
+
+    found = again(fit(torch.tensor(ROWS[:, :1]), tol=real(0.125), seed=whole(3), max_samples=whole(5000)))
+    assert (found.tol, found.seed) == (0.125, 3)
+    ball, box = again(pf.potentials.Ball(whole(3), real(0.5))), again(pf.measures.Uniform(whole(2), real(0), real(1)))
+    assert (ball.dim, ball.radius, box.dim, box.high) == (3, 0.5, 2, 1.0)
+    network = again(pf.matching.MLP((whole(2),), width=whole(8), depth=whole(2)))
+    assert (network.event_shape, network.width) == ((2,), 8)
+
+
+NO_COUNTS = {
+    "integrate": lambda n: pf.sampling.integrate(FLOW, POINTS, n),
+    "train": lambda n: pf.matching.train(
+        pf.matching.MLP((2,), width=8, depth=2), pf.couplings.Independent(POINTS.float()), steps=n
+    ),
+    "Gaussian": pf.measures.Gaussian,
+    "Gaussian.sample": lambda n: pf.measures.Gaussian(2).sample(n),
+    "Independent.sample": lambda n: pf.couplings.Independent(POINTS).sample(n),
+    "Minibatch": lambda n: pf.couplings.Minibatch(POINTS, n),
+    "Ball": pf.potentials.Ball,
+    "wasserstein": lambda n: wasserstein(POINTS, POINTS, projections=n),
+    "label_accuracy": lambda n: label_accuracy(POINTS, POINTS[:, 0] > 0, POINTS, POINTS[:, 0] > 0, seed=n),
+    "fit": lambda n: fit(POINTS, seed=n),
+    "data.load": lambda n: pf.data.load("moons", n=n),
+    "local_dimension": lambda n: pf.analysis.local_dimension(FLOW, POINTS[:3], 0.5, probes=n),
+}
+
+
+@pytest.mark.parametrize("number", [True, np.True_, 2.5, np.float64(3), "3"])
+@pytest.mark.parametrize("call", NO_COUNTS)
+def test_truth_values_fractions_and_text_are_no_counts(call, number):
+    with pytest.raises(ValueError, match=r"integer|whole number|at least 1|between 1"):
+        NO_COUNTS[call](number)

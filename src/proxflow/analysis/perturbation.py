@@ -15,6 +15,7 @@ from torch import Tensor
 
 from proxflow.analysis.flat_field import Field, FlatField, as_times
 from proxflow.analysis.spectrum import ends, point_spectrum
+from proxflow.scalars import real_number, seeded_generator, whole_number
 from proxflow.schedules import Schedule
 
 __all__ = ["Perturbation", "perturb"]
@@ -74,12 +75,13 @@ def perturb(
     """
     flat = FlatField("perturb", field, x0, schedule, max_memory)
     time = as_times(flat.owner, t, x0)
-    if not (math.isfinite(size) and size > 0):
+    if not 0 < real_number(size) < math.inf:
         raise ValueError(f"perturb: size must be a positive number, got {size!r}")
-    if count < 2:
+    if (whole_number(count) or 0) < 2:
         raise ValueError(f"perturb: count must be at least 2, got {count!r}")
+    count, size = int(count), float(size)
     x = flat.trajectory(x0, time, rtol)[0]
-    found = point_spectrum(flat, time[0], x, ends(flat, count, "both", 1e-3), torch.Generator().manual_seed(seed))
+    found = point_spectrum(flat, time[0], x, ends(flat, count, "both", 1e-3), seeded_generator(flat.owner, seed))
     pushed = x[:, None] + size * found.vectors.mT
     arrived = flat.arrival(time[0], torch.cat([x[:, None], pushed], 1).flatten(0, 1), rtol)
     arrived = arrived.reshape(len(x), count + 1, flat.dim)

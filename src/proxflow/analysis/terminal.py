@@ -10,6 +10,7 @@ from torch import Tensor
 
 from proxflow.analysis.flat_field import Field, FlatField, as_times
 from proxflow.analysis.spectrum import Which, ends, point_spectrum
+from proxflow.scalars import seeded_generator
 from proxflow.schedules import Schedule
 
 __all__ = ["TangentSplitting", "TerminalSpectrum", "tangent_splitting", "terminal_spectrum"]
@@ -120,7 +121,7 @@ def terminal_spectrum(
     flat = FlatField("terminal_spectrum", field, x0, schedule, max_memory)
     moments = as_times(flat.owner, times, x0)
     wanted = ends(flat, count, which, tolerance)
-    generator = torch.Generator().manual_seed(seed)
+    generator = seeded_generator(flat.owner, seed)
     points = flat.trajectory(x0, moments, rtol)
     spectra = [point_spectrum(flat, t, x, wanted, generator) for t, x in zip(moments, points, strict=True)]
     return TerminalSpectrum(
@@ -168,7 +169,7 @@ def tangent_splitting(
     """
     flat = FlatField("tangent_splitting", field, x0, schedule, max_memory)
     moments = as_times(flat.owner, times, x0)
-    generator = torch.Generator().manual_seed(seed)
+    generator = seeded_generator(flat.owner, seed)
     rates, angles = [], []
     for t, x in zip(moments, flat.trajectory(x0, moments, rtol), strict=True):
         frame = _frame(flat, tangent, t, x)

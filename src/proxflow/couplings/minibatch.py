@@ -9,6 +9,7 @@ from proxflow.couplings.pairing import EPSILON, SOLVERS, check_solver, permutati
 from proxflow.couplings.pairs import Pairs, joined, rows_of
 from proxflow.couplings.rows import Rows, check_count
 from proxflow.measures import Source
+from proxflow.scalars import whole_number
 
 __all__ = ["Minibatch"]
 
@@ -42,13 +43,13 @@ class Minibatch:
         source: Source | None = None,
     ) -> None:
         self.rows = Rows("Minibatch", points, labels)
-        if not 1 <= batch_size <= len(self.rows):
+        if not 1 <= (whole_number(batch_size) or 0) <= len(self.rows):
             raise ValueError(
                 f"Minibatch: batch_size must be between 1 and the {len(self.rows)} points, got {batch_size}; "
                 "couplings.Semidiscrete couples the whole data set at any batch size"
             )
         check_solver("Minibatch", solver, epsilon)
-        self.batch_size = batch_size
+        self.batch_size = int(batch_size)
         self.solver, self.epsilon = solver, epsilon
         self.source = self.rows.source_or_normal(source)
         self._waiting: Pairs | None = None

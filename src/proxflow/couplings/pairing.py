@@ -12,6 +12,7 @@ from proxflow.couplings.rows import check_labels
 from proxflow.kernels.assignment import least_cost_permutation, sinkhorn_permutation
 from proxflow.kernels.precision import in_full_precision
 from proxflow.points import Numbers, as_tensor
+from proxflow.scalars import real_number
 
 __all__ = ["SOLVERS", "check_solver", "pair", "permutation"]
 
@@ -66,7 +67,7 @@ def check_solver(name: str, solver: str, epsilon: float) -> None:
     """Refuse an unknown solver or a regularisation that is not positive."""
     if solver not in SOLVERS:
         raise ValueError(f"{name}: unknown solver {solver!r}; known are {', '.join(SOLVERS)}")
-    if not (math.isfinite(epsilon) and epsilon > 0):
+    if not 0 < real_number(epsilon) < math.inf:
         raise ValueError(f"{name}: epsilon must be a positive number, got {epsilon!r}")
 
 

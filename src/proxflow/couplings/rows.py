@@ -11,6 +11,7 @@ from proxflow.couplings.pairs import Pairs
 from proxflow.fingerprint import source_mark
 from proxflow.measures import Gaussian, Source
 from proxflow.points import Numbers, as_tensor, flat_points
+from proxflow.scalars import whole_number
 
 __all__ = ["Rows", "check_count", "check_labels"]
 
@@ -100,7 +101,7 @@ class Rows:
 
 def check_count(name: str, n: int) -> None:
     """Refuse a number of pairs below one."""
-    if n < 1:
+    if (whole_number(n) or 0) < 1:
         raise ValueError(f"{name}.sample: n must be at least 1, got {n}")
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from proxflow.points import Numbers, as_tensor
+from proxflow.scalars import whole_number
 
 __all__ = ["Clouds", "check_alike", "check_seed", "common_frame", "distances", "flat_rows", "listed"]
 
@@ -83,14 +84,16 @@ def check_alike(metric: str, first: tuple[str, Tensor], second: tuple[str, Tenso
         )
 
 
-def check_seed(metric: str, seed: object) -> None:
-    """A seed is an integer from 0 to 2^32 - 1.
+def check_seed(metric: str, seed: object) -> int:
+    """A seed, an integer from 0 to 2^32 - 1, as Python's.
 
     Raises:
         ValueError: it is not.
     """
-    if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**32:
+    number = whole_number(seed)
+    if number is None or not 0 <= number < 2**32:
         raise ValueError(f"{metric}: seed must be an integer from 0 to 2^32 - 1, got {seed!r}")
+    return number
 
 
 def distances(rows: Tensor, points: Tensor) -> Tensor:

@@ -61,7 +61,7 @@ def label_accuracy(
             few classes or rows of a class, or labels of a class that the data do not have.
         MissingExtraError: scikit-learn is not installed.
     """
-    check_seed("label_accuracy", seed)
+    seed = check_seed("label_accuracy", seed)
     samples = as_tensor("label_accuracy", "samples", samples)
     train_points = as_tensor("label_accuracy", "train_points", train_points)
     points = _array(flat_rows("label_accuracy", "samples", samples))

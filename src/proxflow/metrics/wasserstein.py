@@ -16,6 +16,7 @@ from proxflow.kernels.assignment import least_cost_permutation
 from proxflow.metrics.clouds import Clouds, check_seed, common_frame, distances
 from proxflow.optional import optional_package
 from proxflow.points import Numbers
+from proxflow.scalars import whole_number
 
 __all__ = ["Wasserstein", "wasserstein"]
 
@@ -69,8 +70,8 @@ def wasserstein(
     Source: Peyre and Cuturi, Computational optimal transport (2019), sections 2.2 and 3.5; sliced: Bonneel, Rabin,
     Peyre and Pfister, Sliced and Radon Wasserstein barycenters of measures (2015).
     """
-    _check_settings(exact_up_to, projections)
-    check_seed("wasserstein", seed)
+    exact_up_to, projections = _whole("exact_up_to", exact_up_to, 0), _whole("projections", projections, 1)
+    seed = check_seed("wasserstein", seed)
     clouds, pot = common_frame("wasserstein", x, y), optional_package("ot", "metrics", "POT")
     if clouds.x.shape[1] == 1:
         return _record(clouds, _mean_squared(pot, clouds.x, clouds.y))
@@ -80,10 +81,11 @@ def wasserstein(
     return _record(clouds, _sliced(pot, clouds, projections, seed), projections)
 
 
-def _check_settings(exact_up_to: object, projections: object) -> None:
-    for name, value, least in (("exact_up_to", exact_up_to, 0), ("projections", projections, 1)):
-        if not isinstance(value, int) or isinstance(value, bool) or value < least:
-            raise ValueError(f"wasserstein: {name} must be an integer of at least {least}, got {value!r}")
+def _whole(name: str, value: object, least: int) -> int:
+    number = whole_number(value)
+    if number is None or number < least:
+        raise ValueError(f"wasserstein: {name} must be an integer of at least {least}, got {value!r}")
+    return number
 
 
 def _record(clouds: Clouds, squared: float, projections: int = 0) -> Wasserstein:

@@ -19,6 +19,7 @@ from proxflow.kernels.norms import row_norm
 from proxflow.kernels.precision import in_full_precision
 from proxflow.measures import Gaussian, Source
 from proxflow.results import ProxResult, Status
+from proxflow.scalars import whole_number
 
 if TYPE_CHECKING:
     from proxflow.potentials.calculus import Rotated, Scaled
@@ -91,8 +92,9 @@ class Potential(nn.Module, ABC):
 
     def __init__(self, dim: int, source: Source | None = None) -> None:
         super().__init__()
-        if dim < 1:
-            raise ValueError(f"{type(self).__name__}: the dimension must be at least 1, got {dim}")
+        if (whole_number(dim) or 0) < 1:
+            raise ValueError(f"{type(self).__name__}: the dimension must be at least 1, got {dim!r}")
+        dim = int(dim)
         if source is not None and source.dim != dim:
             raise ValueError(f"{type(self).__name__}: the source has dimension {source.dim}, the potential {dim}")
         self.dim = dim

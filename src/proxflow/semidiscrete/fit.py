@@ -17,6 +17,7 @@ from proxflow.measures import Gaussian, Source
 from proxflow.points import Numbers
 from proxflow.potentials.discrete import Discrete
 from proxflow.potentials.entropic import Entropic
+from proxflow.scalars import real_number, whole_number
 from proxflow.semidiscrete.atoms import Atoms, gather_atoms
 from proxflow.semidiscrete.exact import exact_applies, solve_exactly
 from proxflow.semidiscrete.problem import SemiDual
@@ -80,7 +81,10 @@ def fit(
     began = time.perf_counter()
     atoms = gather_atoms(points, weights)
     source = Gaussian(atoms.points.shape[1]) if source is None else source
+    seed, max_memory = _whole("seed", seed), _whole("max_memory", max_memory)
+    max_samples = None if max_samples is None else _whole("max_samples", max_samples)
     _check_options(source, atoms, epsilon, tol, max_samples)
+    epsilon, tol = float(epsilon), float(tol)
     initial = None if warm_start is None else carried_heights(warm_start, atoms.points)
     mark = None
     if checkpoint is not None:
@@ -98,14 +102,21 @@ def fit(
 
 
 def _check_options(source: Source, atoms: Atoms, epsilon: float, tol: float, max_samples: int | None) -> None:
-    if not (math.isfinite(tol) and tol > 0):
+    if not 0 < real_number(tol) < math.inf:
         raise ValueError(f"fit: tol must be a positive number, got {tol!r}")
-    if not (math.isfinite(epsilon) and epsilon >= 0):
+    if not 0 <= real_number(epsilon) < math.inf:
         raise ValueError(f"fit: epsilon must be a number of at least 0, got {epsilon!r}")
     if max_samples is not None and max_samples < 1:
         raise ValueError(f"fit: max_samples must be at least 1, got {max_samples!r}")
     if source.dim != atoms.points.shape[1]:
         raise ValueError(f"fit: the source has dimension {source.dim}, the points {atoms.points.shape[1]}")
+
+
+def _whole(name: str, value: object) -> int:
+    number = whole_number(value)
+    if number is None:
+        raise ValueError(f"fit: {name} must be an integer, got {value!r}")
+    return number
 
 
 def _solve(
