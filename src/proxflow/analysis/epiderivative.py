@@ -218,7 +218,7 @@ def _nonlinearity(
     potential: Potential, y: Tensor, u: Tensor, radius: Tensor, step: Tensor, derivative: Tensor, seed: int
 ) -> Tensor:
     """Largest |prox'(z; w) - derivative w| over random unit w and -w, (B,), extrapolated to step 0."""
-    generator = seeded_generator("second_epi_derivative", seed)
+    generator = seeded_generator("check_second_epi_derivative", seed)
     draws = torch.randn(len(y), _PROBES, y.shape[1], generator=generator, dtype=y.dtype).to(y.device)
     draws = draws / torch.linalg.vector_norm(draws, dim=2, keepdim=True)
     w = torch.cat([draws, -draws], 1)

@@ -160,7 +160,7 @@ def _projected(potential: Potential, y: Tensor, v: Tensor) -> Tensor:
 
 def _explored(potential: Potential, y: Tensor, u: Tensor, reach: Tensor, seed: int) -> Tensor:
     """Steps (B, 2 d, d) from u to the projections on dpsi(y) of points around it, in all directions of a frame."""
-    generator = seeded_generator("hypotheses", seed)
+    generator = seeded_generator("check_terminal_hypotheses", seed)
     dim = u.shape[1]
     frame = torch.linalg.qr(torch.randn(dim, dim, generator=generator, dtype=u.dtype))[0].to(u.device)
     around = u[:, None, :] + reach[:, :, None] * torch.cat([frame, -frame])
