@@ -15,6 +15,7 @@ from torch import Tensor
 from proxflow.analysis.epiderivative import EpiCheck, check_second_epi_derivative
 from proxflow.potentials import Ball, Discrete, Ellipsoid, Potential, Product, Quadratic
 from proxflow.potentials.calculus import Rotated, Scaled
+from proxflow.results import brief_repr
 from proxflow.scalars import seeded_generator
 
 __all__ = ["TerminalHypotheses", "Verdict", "check_terminal_hypotheses"]
@@ -33,6 +34,7 @@ class Verdict(enum.IntEnum):
     verified = 2
 
 
+@brief_repr
 @dataclass(frozen=True)
 class TerminalHypotheses:
     """Verdicts, (B,) int64 of ``Verdict``, on the hypotheses of the theorem at (y, u); verified means numerically.

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from proxflow.potentials import Discrete, Entropic
+from proxflow.results import brief_repr
 
 __all__ = ["NoiseLaw", "NoisePool"]
 
@@ -20,6 +21,7 @@ _LEAST_TRIES = 1 << 17
 _TRIES_PER_ATOM = 32  # in a row that miss a cell of average mass once in e^32
 
 
+@brief_repr
 @dataclass(frozen=True)
 class NoiseLaw:
     """How exact the noise served so far is.

@@ -13,6 +13,7 @@ from torchdiffeq import odeint
 
 from proxflow.errors import ConvergenceError
 from proxflow.flow import ProximalFlow, schedule_of
+from proxflow.results import brief_repr
 from proxflow.scalars import real_number, whole_number
 from proxflow.schedules import Schedule
 
@@ -28,6 +29,7 @@ _LONGEST_LAST_STEP = 1e-3  # of dopri5, which leaves a proximal last step: near 
 _MOST_ADAPTIVE_STEPS = 10_000  # between two reported times; more mean a field that dopri5 cannot follow
 
 
+@brief_repr
 @dataclass(frozen=True)
 class Trajectory:
     """Times (T,), points (T, B, *event) at those times, and how often the field was evaluated."""
