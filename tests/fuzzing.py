@@ -24,10 +24,10 @@ EXPONENTS = (0, 0, 0, 0, -3, 3, -8, 8, -15, 15, -19, 19, -25, 25, -30, 30)
 OUTCOMES: Counter[str] = Counter()
 
 
-def calls(share: float) -> settings:
+def calls(share: float, seconds: float = 5) -> settings:
     return settings(
         max_examples=math.ceil(share * CALLS),
-        deadline=timedelta(seconds=5),
+        deadline=timedelta(seconds=seconds),
         derandomize=True,
         database=None,
         print_blob=False,

@@ -103,11 +103,26 @@ def check_certificate(found: Fit, generator: torch.Generator) -> None:
     )
     spent = DRAWS if found.chi2_stderr == 0 else 1 / (1 / DRAWS + 1 / max(found.evaluation_samples, 1))
     limit = float((mass * (1 - mass)).clamp(min=0).sqrt().sum()) / math.sqrt(spent) + SIGMAS / math.sqrt(spent)
+    check_queries(found, generator)
     away = 0.5 * float((counts / DRAWS - mass).abs().sum())
     assert away <= limit, f"total variation {away:.3g} from the stated masses, {limit:.2g} could be chance"
 
 
-@calls(0.06)
+def check_queries(found: Fit, generator: torch.Generator) -> None:
+    """The atom that the potential names in its own arithmetic is the best one, or one that is as good."""
+    potential = found.potential
+    if isinstance(potential, Entropic):
+        return
+    points, heights = potential.points.double(), potential.heights.double()
+    noise = torch.randn(1000, points.shape[1], generator=generator, dtype=torch.float64).to(potential.points.dtype)
+    scores = noise.double() @ points.mT - heights
+    chosen = scores.gather(1, potential.nearest_atom(noise)[:, None])[:, 0]
+    spread = float(torch.linalg.vector_norm(points - points.median(0).values, dim=1).median())
+    missed = int((scores.amax(1) - chosen > 1e-3 * spread).sum())
+    assert missed <= 5, f"{missed} of 1,000 draws go to an atom that is not the best"
+
+
+@calls(0.06, seconds=30)
 @given(st.data())
 def test_fits_certify_what_they_return(data: st.DataObject) -> None:
     make = Maker(data)
@@ -223,7 +238,7 @@ def test_dimension(data: st.DataObject) -> None:
     assert (away <= limit).all(), f"dimension {inner[known][away.argmax()]:.2f} of {true}"
 
 
-@calls(0.01)
+@calls(0.01, seconds=30)
 @given(st.data())
 def test_minibatch_studies(data: st.DataObject) -> None:
     make = Maker(data)

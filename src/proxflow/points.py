@@ -139,7 +139,7 @@ def _column_values(value: Any) -> _Array:
 
 def _unmasked(caller: str, name: str, array: np.ma.MaskedArray[Any, Any]) -> _Array:
     masked = np.ma.getmaskarray(array)
-    rows = np.flatnonzero(masked.reshape(len(masked), -1).any(1)) if masked.ndim else np.flatnonzero(masked)
+    rows = np.unique(np.nonzero(np.atleast_1d(masked))[0])
     if len(rows):
         raise ValueError(
             f"{caller}: {len(rows)} rows of {name} are masked, the first: {rows[:5].tolist()}; drop or fill them"
