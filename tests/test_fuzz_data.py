@@ -163,7 +163,7 @@ def least_cost(x: Tensor, y: Tensor, a: Tensor, b: Tensor) -> float:
     return float(linprog(cost.ravel(), A_eq=marginals, b_eq=np.concatenate([a, b]), method="highs").fun)
 
 
-@calls(0.12)
+@calls(0.12, seconds=30)
 @given(st.data())
 def test_metrics(data: st.DataObject) -> None:
     make = Maker(data)
@@ -210,7 +210,7 @@ def test_metrics(data: st.DataObject) -> None:
 # ------------------------------------------------------------------ analysis
 
 
-@calls(0.02)
+@calls(0.02, seconds=30)
 @given(st.data())
 def test_dimension(data: st.DataObject) -> None:
     make = Maker(data)
@@ -263,7 +263,7 @@ def test_minibatch_studies(data: st.DataObject) -> None:
     assert (fall <= SIGMAS * torch.hypot(found.cost_stderr[1:], found.cost_stderr[:-1]) + floor[1:]).all()
 
 
-@calls(0.03)
+@calls(0.03, seconds=30)
 @given(st.data())
 def test_hypotheses_hold_only_where_the_support_is(data: st.DataObject) -> None:
     make = Maker(data)
@@ -295,7 +295,7 @@ def copied(make: Maker, coupling: Any) -> Any:
     return how(coupling)
 
 
-@calls(0.06)
+@calls(0.06, seconds=30)
 @given(st.data())
 def test_couplings_and_their_copies(data: st.DataObject) -> None:
     """A copy of a coupling that was used draws other noise, and every target is a row of the data."""
@@ -342,7 +342,7 @@ def test_couplings_and_their_copies(data: st.DataObject) -> None:
 SWAPPED = {"<": ">", "=": ">", ">": "<"}
 
 
-@calls(0.05)
+@calls(0.05, seconds=30)
 @given(st.data())
 def test_arrays_are_their_tensors(data: st.DataObject) -> None:
     make = Maker(data)
