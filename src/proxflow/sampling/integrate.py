@@ -96,6 +96,8 @@ def integrate(
 def _check(x0: Tensor, method: str) -> None:
     if method not in METHODS:
         raise ValueError(f"integrate: unknown method {method!r}; known are {', '.join(METHODS)}")
+    if not isinstance(x0, Tensor):
+        raise ValueError(f"integrate: x0 must be a torch tensor, got {type(x0).__name__}; convert it")
     if x0.dtype not in (torch.float32, torch.float64):
         raise ValueError(f"integrate: x0 must be float32 or float64, got {x0.dtype}")
     if x0.ndim == 0:
