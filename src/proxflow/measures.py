@@ -248,7 +248,7 @@ def _distances(rows: Tensor, points: Tensor) -> Tensor:
 
 def _check_count(source: Source, n: int) -> None:
     if whole_number(n) is None or n < 0:
-        raise ValueError(f"{type(source).__name__}.sample: n must be an integer that is not negative, got {n!r}")
+        raise ValueError(f"{type(source).__name__}.sample: n must not be negative, and an integer, got {n!r}")
 
 
 def _check_rows(source: Source, x: Tensor) -> None:

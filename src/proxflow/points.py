@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-__all__ = ["Numbers", "as_tensor", "flat_points", "point_weights"]
+__all__ = ["Numbers", "as_tensor", "flat_points", "normalised_weights", "point_weights"]
 
 Numbers: TypeAlias = Tensor | npt.ArrayLike
 """What ``as_tensor`` takes: tensors, numpy arrays, pandas objects, nested sequences of numbers."""
@@ -66,7 +66,7 @@ def flat_points(caller: str, points: Numbers, name: str = "points") -> Tensor:
 
 
 def point_weights(caller: str, weights: Numbers | None, points: Tensor, name: str = "weights") -> Tensor:
-    """Weights (N,) of the rows of points as float64 of sum 1, on the points' device; equal if None.
+    """Weights (N,) of the rows of points as float64 of sum 1, on the points' device, detached; equal if None.
 
     Takes what ``as_tensor`` takes. Only their proportions count, whatever their size.
 
@@ -75,13 +75,18 @@ def point_weights(caller: str, weights: Numbers | None, points: Tensor, name: st
     """
     if weights is None:
         return torch.full((len(points),), 1 / len(points), dtype=torch.float64, device=points.device)
-    tensor = as_tensor(caller, name, weights).detach().to(points.device, torch.float64)
+    return normalised_weights(caller, weights, points, name).detach()
+
+
+def normalised_weights(caller: str, weights: Numbers, points: Tensor, name: str = "weights") -> Tensor:
+    """The same as ``point_weights``, differentiable in the weights given."""
+    tensor = as_tensor(caller, name, weights).to(points.device, torch.float64)
     if tensor.shape != (len(points),):
         raise ValueError(f"{caller}: {name} must have shape ({len(points)},), got {tuple(tensor.shape)}")
     bad = torch.nonzero(~(torch.isfinite(tensor) & (tensor >= 0)))[:, 0]
     if len(bad):
         raise ValueError(f"{caller}: {name} must be finite and not negative; rows {bad[:5].tolist()} are not")
-    largest = float(tensor.max())
+    largest = float(tensor.detach().max())
     if not largest > 0:
         raise ValueError(f"{caller}: the {name} are all zero")
     # a power of two rounds nothing; the sum of huge weights would overflow, that of tiny ones lose digits
@@ -134,7 +139,7 @@ def _column_values(value: Any) -> _Array:
 
 def _unmasked(caller: str, name: str, array: np.ma.MaskedArray[Any, Any]) -> _Array:
     masked = np.ma.getmaskarray(array)
-    rows = np.flatnonzero(masked.reshape(len(masked), -1).any(1)) if masked.ndim else np.flatnonzero(masked)
+    rows = np.unique(np.nonzero(np.atleast_1d(masked))[0])
     if len(rows):
         raise ValueError(
             f"{caller}: {len(rows)} rows of {name} are masked, the first: {rows[:5].tolist()}; drop or fill them"

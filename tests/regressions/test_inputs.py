@@ -257,6 +257,11 @@ def test_objects_made_of_numpy_scalars_are_stored(whole, real, tmp_path):
     assert (network.event_shape, network.width) == ((2,), 8)
 
 
+def test_start_points_that_are_no_tensor_are_refused_by_their_type():
+    with pytest.raises(ValueError, match="integrate: x0 must be a torch tensor, got ndarray; convert it"):
+        pf.sampling.integrate(FLOW, ROWS)
+
+
 NO_COUNTS = {
     "integrate": lambda n: pf.sampling.integrate(FLOW, POINTS, n),
     "train": lambda n: pf.matching.train(

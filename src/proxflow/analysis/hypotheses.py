@@ -15,6 +15,7 @@ from torch import Tensor
 from proxflow.analysis.epiderivative import EpiCheck, check_second_epi_derivative
 from proxflow.potentials import Ball, Discrete, Ellipsoid, Potential, Product, Quadratic
 from proxflow.potentials.calculus import Rotated, Scaled
+from proxflow.results import brief_repr
 from proxflow.scalars import seeded_generator
 
 __all__ = ["TerminalHypotheses", "Verdict", "check_terminal_hypotheses"]
@@ -33,6 +34,7 @@ class Verdict(enum.IntEnum):
     verified = 2
 
 
+@brief_repr
 @dataclass(frozen=True)
 class TerminalHypotheses:
     """Verdicts, (B,) int64 of ``Verdict``, on the hypotheses of the theorem at (y, u); verified means numerically.
@@ -160,7 +162,7 @@ def _projected(potential: Potential, y: Tensor, v: Tensor) -> Tensor:
 
 def _explored(potential: Potential, y: Tensor, u: Tensor, reach: Tensor, seed: int) -> Tensor:
     """Steps (B, 2 d, d) from u to the projections on dpsi(y) of points around it, in all directions of a frame."""
-    generator = seeded_generator("hypotheses", seed)
+    generator = seeded_generator("check_terminal_hypotheses", seed)
     dim = u.shape[1]
     frame = torch.linalg.qr(torch.randn(dim, dim, generator=generator, dtype=u.dtype))[0].to(u.device)
     around = u[:, None, :] + reach[:, :, None] * torch.cat([frame, -frame])

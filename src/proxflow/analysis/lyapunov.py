@@ -10,12 +10,14 @@ from torch import Tensor
 
 from proxflow.analysis.flat_field import Field, FlatField, as_times
 from proxflow.analysis.spectrum import ends, point_spectrum
+from proxflow.results import brief_repr
 from proxflow.scalars import seeded_generator
 from proxflow.schedules import Schedule
 
 __all__ = ["LyapunovExponents", "lyapunov_exponents"]
 
 
+@brief_repr
 @dataclass(frozen=True)
 class LyapunovExponents:
     """log of the singular values of Dx_t / Dx_0 over tau = -log alpha(t), ascending.

@@ -15,12 +15,14 @@ from torch import Tensor
 
 from proxflow.analysis.flat_field import Field, FlatField, as_times
 from proxflow.analysis.spectrum import ends, point_spectrum
+from proxflow.results import brief_repr
 from proxflow.scalars import real_number, seeded_generator, whole_number
 from proxflow.schedules import Schedule
 
 __all__ = ["Perturbation", "perturb"]
 
 
+@brief_repr
 @dataclass(frozen=True)
 class Perturbation:
     """Pushes at one time and where they lead.

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from proxflow.analysis.flat_field import Field, FlatField, as_times
 from proxflow.analysis.spectrum import Which, ends, point_spectrum
+from proxflow.results import brief_repr
 from proxflow.scalars import seeded_generator
 from proxflow.schedules import Linear, Schedule
 
@@ -44,6 +45,7 @@ def local_scale(rate: Tensor, t: Tensor, schedule: Schedule | None = None) -> Te
     return torch.where(lost, torch.inf, eta)
 
 
+@brief_repr
 @dataclass(frozen=True)
 class ScaleSpectrum:
     """Local scales of a field along its trajectories, and how far they are from those of an exact flow.

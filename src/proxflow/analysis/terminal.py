@@ -10,12 +10,14 @@ from torch import Tensor
 
 from proxflow.analysis.flat_field import Field, FlatField, as_times
 from proxflow.analysis.spectrum import Which, ends, point_spectrum
+from proxflow.results import brief_repr
 from proxflow.scalars import seeded_generator
 from proxflow.schedules import Schedule
 
 __all__ = ["TangentSplitting", "TerminalSpectrum", "tangent_splitting", "terminal_spectrum"]
 
 
+@brief_repr
 @dataclass(frozen=True)
 class TerminalSpectrum:
     """Rates of a field in rescaled time tau = -log alpha along its own trajectories.
@@ -55,6 +57,7 @@ class TerminalSpectrum:
         return (-self.schedule.alpha_derivative(t) / self.schedule.alpha(t) * (1 - t))[:, None, None] * self.rates
 
 
+@brief_repr
 @dataclass(frozen=True)
 class TangentSplitting:
     """How the spectrum of A(t) splits at a known tangent space of dimension m.

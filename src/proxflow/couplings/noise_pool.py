@@ -10,6 +10,7 @@ from torch import Tensor
 
 from proxflow.couplings.reserve import Reserve
 from proxflow.potentials import Discrete, Entropic
+from proxflow.results import brief_repr
 
 __all__ = ["NoiseLaw", "NoisePool"]
 
@@ -21,6 +22,7 @@ _LEAST_TRIES = 1 << 17
 _TRIES_PER_ATOM = 32  # in a row that miss a cell of average mass once in e^32
 
 
+@brief_repr
 @dataclass(frozen=True)
 class NoiseLaw:
     """How exact the noise served so far is.

@@ -83,7 +83,7 @@ class _Classifier:
     def __init__(self, points: _Array, labels: _Array) -> None:
         self._centre = points.mean(0)
         self._spread = float((points - self._centre).std()) or 1.0
-        model = optional_package("sklearn.svm", "data").SVC(C=_PENALTY, gamma=1 / points.shape[1])
+        model = optional_package("sklearn.svm", "data").SVC(C=_PENALTY, gamma=1 / points.shape[1], random_state=0)
         self._model = model.fit(self._framed(points), labels)
 
     def accuracy(self, points: _Array, labels: _Array) -> float:

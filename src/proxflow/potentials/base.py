@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from proxflow.kernels.norms import row_norm
 from proxflow.kernels.precision import in_full_precision
 from proxflow.measures import Gaussian, Source
-from proxflow.results import ProxResult, Status
+from proxflow.results import ProxResult, Status, brief_repr
 from proxflow.scalars import whole_number
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ def as_parameter(value: object) -> Tensor:
     return torch.as_tensor(value, dtype=None if own else torch.float64)
 
 
+@brief_repr
 @dataclass(frozen=True)
 class GeneralizedQuadratic:
     """q(w) = <w, H w> on a subspace L and +inf off it (THEORY section 5), one per row.

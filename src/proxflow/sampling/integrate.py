@@ -13,6 +13,7 @@ from torchdiffeq import odeint
 
 from proxflow.errors import ConvergenceError
 from proxflow.flow import ProximalFlow, schedule_of
+from proxflow.results import brief_repr
 from proxflow.scalars import real_number, whole_number
 from proxflow.schedules import Schedule
 
@@ -28,6 +29,7 @@ _LONGEST_LAST_STEP = 1e-3  # of dopri5, which leaves a proximal last step: near 
 _MOST_ADAPTIVE_STEPS = 10_000  # between two reported times; more mean a field that dopri5 cannot follow
 
 
+@brief_repr
 @dataclass(frozen=True)
 class Trajectory:
     """Times (T,), points (T, B, *event) at those times, and how often the field was evaluated."""
@@ -94,6 +96,8 @@ def integrate(
 def _check(x0: Tensor, method: str) -> None:
     if method not in METHODS:
         raise ValueError(f"integrate: unknown method {method!r}; known are {', '.join(METHODS)}")
+    if not isinstance(x0, Tensor):
+        raise ValueError(f"integrate: x0 must be a torch tensor, got {type(x0).__name__}; convert it")
     if x0.dtype not in (torch.float32, torch.float64):
         raise ValueError(f"integrate: x0 must be float32 or float64, got {x0.dtype}")
     if x0.ndim == 0:
