@@ -33,7 +33,7 @@ test: .venv/installed-test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
 fuzz: .venv/installed-test
-	OMP_NUM_THREADS=1 PROXFLOW_FUZZ=10100 $(BIN)/python -m pytest tests/test_fuzz.py
+	OMP_NUM_THREADS=1 PROXFLOW_FUZZ=10100 $(BIN)/python -m pytest tests/test_fuzz.py tests/test_fuzz_data.py
 
 check: .venv/installed-test
 	$(BIN)/ruff check .

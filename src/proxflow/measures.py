@@ -7,15 +7,15 @@ needs no base class. A source may also offer ``second_moment`` (a float, E|X|^2)
 from __future__ import annotations
 
 import math
-import operator
 from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
-from proxflow.points import flat_points, point_weights
+from proxflow.points import Numbers, flat_points, point_weights
+from proxflow.scalars import real_number, whole_number
 
-__all__ = ["Empirical", "Gaussian", "Source", "Uniform"]
+__all__ = ["Empirical", "Gaussian", "Source", "Uniform", "draw_rows"]
 
 _DENSITY_NUMBERS = 1 << 22  # entries of one block of distances
 
@@ -50,12 +50,10 @@ class Gaussian:
     """
 
     def __init__(self, dim: int) -> None:
-        try:
-            self._dim = operator.index(dim)
-        except TypeError:
-            raise ValueError(f"Gaussian: dim must be a positive integer, got {dim!r}") from None
-        if self._dim < 1:
+        number = whole_number(dim)
+        if number is None or number < 1:
             raise ValueError(f"Gaussian: dim must be a positive integer, got {dim!r}")
+        self._dim = number
 
     @property
     def dim(self) -> int:
@@ -105,7 +103,7 @@ class Uniform:
 
     def __init__(self, dim: int, low: float = 0.0, high: float = 1.0) -> None:
         self._dim = Gaussian(dim).dim
-        if not (math.isfinite(low) and math.isfinite(high) and low < high):
+        if not -math.inf < real_number(low) < real_number(high) < math.inf:
             raise ValueError(f"Uniform: low and high must be finite with low < high, got {low!r} and {high!r}")
         self.low, self.high = float(low), float(high)
 
@@ -169,9 +167,9 @@ class Empirical:
         ValueError: rows or weights that are not finite, weights of the wrong number or negative, or a bad bandwidth.
     """
 
-    def __init__(self, points: Tensor, weights: Tensor | None = None, bandwidth: float = 0.0) -> None:
+    def __init__(self, points: Numbers, weights: Numbers | None = None, bandwidth: float = 0.0) -> None:
         flat = flat_points("Empirical", points)
-        if not (math.isfinite(bandwidth) and bandwidth >= 0):
+        if not 0 <= real_number(bandwidth) < math.inf:
             raise ValueError(f"Empirical: the bandwidth must be a number of at least 0, got {bandwidth!r}")
         self.points = flat
         self.weights = point_weights("Empirical", weights, flat)
@@ -203,9 +201,7 @@ class Empirical:
         """``n`` independent draws, shape (n, d); drawn on the generator's device, delivered on ``device``."""
         _check_count(self, n)
         drawn_on = generator.device if generator is not None else self.points.device
-        levels = torch.rand(n, generator=generator, dtype=torch.float64, device=drawn_on).to(self.weights.device)
-        row = torch.searchsorted(self.weights.cumsum(0), levels).clamp(max=len(self.points) - 1)
-        draws = self.points[row].to(self.points.dtype if dtype is None else dtype)
+        draws = self.points[draw_rows(self.weights, n, generator)].to(self.points.dtype if dtype is None else dtype)
         if self.bandwidth > 0:
             blur = torch.randn(draws.shape, generator=generator, dtype=draws.dtype, device=drawn_on)
             draws = draws + self.bandwidth * blur.to(draws.device)
@@ -232,14 +228,27 @@ class Empirical:
         return f"Empirical({len(self.points)} points in dimension {self.dim}, bandwidth={self.bandwidth:g})"
 
 
+def draw_rows(weights: Tensor, n: int, generator: torch.Generator | None = None) -> Tensor:
+    """n independent row numbers, (n,) int64, with the probabilities ``weights`` (N,), float64 of sum 1.
+
+    Rows of weight zero are never drawn. A weight below 2^-53 of the sum is beneath the resolution of the random
+    numbers: such a row may never come.
+    """
+    drawn_on = weights.device if generator is None else generator.device
+    uniform = torch.rand(n, generator=generator, dtype=torch.float64, device=drawn_on).to(weights.device)
+    until = weights.cumsum(0)
+    last = torch.searchsorted(until, until[-1:])  # the last row that adds anything
+    return torch.minimum(torch.searchsorted(until, uniform * until[-1], right=True), last)
+
+
 def _distances(rows: Tensor, points: Tensor) -> Tensor:
     """Without the expansion |a|^2 - 2 <a, b> + |b|^2, which cancels far from the origin."""
     return torch.cdist(rows, points, compute_mode="donot_use_mm_for_euclid_dist")
 
 
 def _check_count(source: Source, n: int) -> None:
-    if n < 0:
-        raise ValueError(f"{type(source).__name__}.sample: n must not be negative, got {n}")
+    if whole_number(n) is None or n < 0:
+        raise ValueError(f"{type(source).__name__}.sample: n must not be negative, and an integer, got {n!r}")
 
 
 def _check_rows(source: Source, x: Tensor) -> None:

@@ -3,20 +3,44 @@
 from __future__ import annotations
 
 import importlib
+import random
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
+
+import numpy as np
+import torch
 
 from proxflow.errors import MissingExtraError
 
-__all__ = ["optional_package"]
+__all__ = ["global_generators_kept", "optional_package"]
 
 
 def optional_package(module: str, extra: str, package: str | None = None) -> Any:
     """Import a module that an extra installs; ``package`` is its name for pip, where that is not the module's.
 
+    Some packages draw from the global generators while they are imported (POT does); these are left as they were.
+
     Raises:
         MissingExtraError: it is not installed.
     """
     try:
-        return importlib.import_module(module)
+        if module in sys.modules:
+            return importlib.import_module(module)
+        with global_generators_kept():
+            return importlib.import_module(module)
     except ImportError as error:
         raise MissingExtraError(package or module.partition(".")[0], extra) from error
+
+
+@contextmanager
+def global_generators_kept() -> Iterator[None]:
+    """Python's, numpy's and torch's go on afterwards as if nothing had been drawn."""
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
+    try:
+        yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])  # noqa: NPY002
+        torch.set_rng_state(states[2])

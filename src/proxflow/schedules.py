@@ -7,21 +7,54 @@ Every formula is written so that it keeps full relative accuracy at both ends of
 
 from __future__ import annotations
 
+import functools
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from proxflow.points import as_tensor
+from proxflow.scalars import real_number
+
 __all__ = ["Cosine", "Linear", "Polynomial", "Schedule", "check_schedule"]
+
+_COEFFICIENTS = ("alpha", "beta", "alpha_derivative", "beta_derivative", "wronskian", "rescaled_time")
+
+
+def _of_tensors(coefficient: Callable[[Any, Tensor], Tensor]) -> Callable[[Any, Tensor | float], Tensor]:
+    """A coefficient that also takes numbers."""
+
+    @functools.wraps(coefficient)
+    def of_tensors(schedule: Any, t: Tensor | float) -> Tensor:
+        return coefficient(schedule, t if isinstance(t, Tensor) else _as_times(t))
+
+    return of_tensors
+
+
+def _as_times(t: object) -> Tensor:
+    """A number as a tensor of float64, an array as a tensor of its dtype."""
+    if not math.isnan(number := real_number(t)):
+        return torch.tensor(number, dtype=torch.float64)
+    return as_tensor("schedule", "t", t)
 
 
 class Schedule(ABC):
     """A pair of coefficients alpha, beta and their time derivatives, each mapping t in [0, 1] elementwise.
 
     A subclass supplies the four coefficients; ``wronskian`` and ``rescaled_time`` follow. All of them take
-    and return a floating-point tensor of any shape and are differentiable in ``t``.
+    and return a floating-point tensor of any shape and are differentiable in ``t``. They also take plain
+    numbers, Python's or numpy's, as tensors of float64.
     """
+
+    def __init_subclass__(cls) -> None:
+        """Whatever a subclass supplies, it is called with a tensor."""
+        super().__init_subclass__()
+        for name in _COEFFICIENTS:
+            if name in vars(cls):
+                setattr(cls, name, _of_tensors(vars(cls)[name]))
 
     @abstractmethod
     def alpha(self, t: Tensor) -> Tensor:
@@ -116,7 +149,7 @@ class Polynomial(Schedule):
     """
 
     def __init__(self, n: float) -> None:
-        if not (math.isfinite(n) and n > 0):
+        if not 0 < real_number(n) < math.inf:
             raise ValueError(f"Polynomial: the degree n must be a positive finite number, got {n!r}")
         self.n = float(n)
 

@@ -15,6 +15,7 @@ import secrets
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import safetensors
 import torch
 from safetensors.torch import save as to_bytes
@@ -140,6 +141,8 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 def _encode(value: object, key: str, tensors: dict[str, Tensor]) -> Any:
+    if isinstance(value, np.generic):
+        value = value.item()
     if value is None or isinstance(value, bool | int | str):
         return value
     if isinstance(value, float):

@@ -272,7 +272,7 @@ def test_bad_conditions_are_refused():
         "got torch.float32": (points, condition.float(), 1.0),
         "conditions must be finite": (points, nan, 1.0),
         r"each of the 30 points, got \(29,\)": (points, condition[1:], 1.0),
-        "got list": (points, condition.tolist(), 1.0),
+        "got an array of <U": (points, [str(c) for c in condition], 1.0),
         "weight must be a positive number, got 0": (points, condition, 0.0),
         "weight must be a positive number, got nan": (points, condition, torch.nan),
         "weight must be a positive number, got inf": (points, condition, torch.inf),

@@ -147,10 +147,10 @@ BAD_DATA = {
     "no coordinate": (lambda x, y: (x[:, :, :0], y), r"points must be a non-empty \(N, \*event\)"),
     "integers": (lambda x, y: (x.long(), y), "points must be float32 or float64, got torch.int64"),
     "half": (lambda x, y: (x.half(), y), "points must be float32 or float64, got torch.float16"),
-    "array": (lambda x, y: (x.numpy(), y), "points must be .* tensor, got .*ndarray"),
+    "text": (lambda x, y: (x.numpy().astype(str), y), "points must be .* got an array of <U"),
     "few labels": (lambda x, y: (x, y[1:]), r"labels must be .* each of the 24 points, got \(23,\)"),
     "one label": (lambda x, y: (x, y[0]), r"labels must be .* each of the 24 points, got \(\)"),
-    "list of labels": (lambda x, y: (x, y.tolist()), "labels must be a tensor .* got list"),
+    "names": (lambda x, y: (x, [f"class {k}" for k in y]), "labels must be .* numpy.unique"),
 }
 
 

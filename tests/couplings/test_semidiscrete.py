@@ -262,7 +262,7 @@ def test_no_row_asked_for_is_no_noise(exact):
         (torch.tensor([[3]]), r"whole numbers, got \(1, 1\)"),
         (torch.tensor([3.0]), "whole numbers, got .* torch.float32"),
         (torch.ones(30, dtype=torch.bool), "whole numbers, got .* torch.bool"),
-        ([3], "tensor of whole numbers, got list"),
+        (["row 3"], "of numbers, got an array of <U5"),
     ],
 )
 def test_an_index_that_names_no_rows_is_refused(exact, index, said):

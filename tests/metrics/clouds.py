@@ -18,18 +18,19 @@ def normal(n: int, *event: int, seed: int = 0) -> Tensor:
 
 
 BAD_PAIRS = {
-    "empty": (torch.zeros(0, 2), torch.zeros(3, 2), r"x must be .* got \(0, 2\)"),
-    "no coordinate": (torch.zeros(3, 2), torch.zeros(3, 0), r"y must be .* got \(3, 0\)"),
-    "single number": (torch.tensor(1.0), torch.zeros(3), r"x must be .* got \(\)"),
-    "integers": (torch.zeros(3, 2), torch.zeros(3, 2, dtype=torch.int64), "y must be .* got torch.int64; convert"),
-    "half": (torch.zeros(3, 2, dtype=torch.float16), torch.zeros(3, 2), "x must be .* got torch.float16; convert"),
-    "array": (torch.zeros(3, 2).numpy(), torch.zeros(3, 2), "x must be a torch tensor .* got ndarray; convert"),
+    "empty": (torch.zeros(0, 2), torch.zeros(3, 2), r"a must be .* got \(0, 2\)"),
+    "no coordinate": (torch.zeros(3, 2), torch.zeros(3, 0), r"b must be .* got \(3, 0\)"),
+    "single number": (torch.tensor(1.0), torch.zeros(3), r"a must be .* got \(\)"),
+    "integers": (torch.zeros(3, 2), torch.zeros(3, 2, dtype=torch.int64), "b must be .* got torch.int64; convert"),
+    "half": (torch.zeros(3, 2, dtype=torch.float16), torch.zeros(3, 2), "a must be .* got torch.float16; convert"),
+    "text": (torch.zeros(3, 2).numpy().astype(str), torch.zeros(3, 2), "a must be a torch tensor, .* of <U32; convert"),
+    "sparse": (torch.zeros(3, 2), torch.eye(2).to_sparse(), r"b must be .* torch.sparse_coo; call its .to_dense\(\)"),
     "nan": (
         torch.zeros(3, 2),
         torch.tensor([[0.0, 1], [torch.nan, 0], [0, torch.inf]]),
-        r"y has rows .*\(1, 2\); drop",
+        r"b has rows .*\(1, 2\); drop",
     ),
-    "many nan": (torch.full((9, 1), torch.nan), torch.zeros(3, 1), r"x has rows .*\(0, 1, 2, 3, 4, \.\.\. 9 in all\)"),
+    "many nan": (torch.full((9, 1), torch.nan), torch.zeros(3, 1), r"a has rows .*\(0, 1, 2, 3, 4, \.\.\. 9 in all\)"),
     "event": (torch.zeros(3, 2, 2), torch.zeros(3, 4), r"one shape, got \(2, 2\) and \(4,\); reshape"),
 }
 

@@ -104,8 +104,8 @@ def test_refuses_bad_clouds(case):
     check_refusals(energy_distance, case)
 
 
-@pytest.mark.parametrize("name", ["x", "y"])
+@pytest.mark.parametrize("name", ["a", "b"])
 def test_unbiased_needs_two_points(name):
     one, two = torch.zeros(1, 2, dtype=f64), torch.ones(2, 2, dtype=f64)
     with pytest.raises(ValueError, match=f"unbiased needs two points .* in {name}"):
-        energy_distance(*((one, two) if name == "x" else (two, one)), unbiased=True)
+        energy_distance(*((one, two) if name == "a" else (two, one)), unbiased=True)

@@ -146,8 +146,11 @@ BAD = {
         _with(train_labels=lambda x: x[:, None]),
         r"train_labels must be \(6,\), .* train_points, got \(6, 1\)",
     ),
-    "real labels": (_with(labels=lambda x: x / 2), "labels must be a torch tensor of integers, .* got torch.float32"),
-    "list": (_with(train_labels=lambda x: x.tolist()), "train_labels must be a torch tensor of integers, .* got list"),
+    "real labels": (_with(labels=lambda x: x / 2), "labels must be integers, .* got torch.float32"),
+    "text": (
+        _with(train_labels=lambda x: list("abcdef")),
+        "train_labels must be .* got an array of <U1",
+    ),
     "one class": (_with(train_labels=lambda x: 0 * x), "train_labels must have two classes"),
     "rare class": (_with(train_labels=lambda x: torch.arange(6) // 5), r"class twice or more, .* class 1, or leave it"),
     "unseen class": (_with(labels=lambda x: x + 2), r"classes that train_labels does not have \(5, 9\)"),

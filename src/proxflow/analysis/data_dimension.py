@@ -24,6 +24,7 @@ from proxflow.analysis.kernel_sums import KernelSums, kernel_sums, useful_scales
 from proxflow.analysis.patches import Estimate, homogeneous_patches
 from proxflow.analysis.scale_extrapolation import extrapolated
 from proxflow.points import flat_points
+from proxflow.results import brief_repr
 
 __all__ = ["DataDimension", "data_dimension"]
 
@@ -32,6 +33,7 @@ _FEWEST_PAIRS = 2000  # that a scale must see effectively to take part, if that 
 _FEWEST_PER_POINT = 5
 
 
+@brief_repr
 @dataclass(frozen=True)
 class DataDimension:
     """Local dimension of N data points, and the sweep of scales behind it.

@@ -10,6 +10,8 @@ from torch import Tensor
 from proxflow.analysis.atom_spacing import largest_posterior_weight, sees_one_atom
 from proxflow.analysis.flat_field import DENSE_LIMIT, Field, FlatField, as_times
 from proxflow.points import flat_points
+from proxflow.results import brief_repr
+from proxflow.scalars import seeded_generator, whole_number
 from proxflow.schedules import Schedule
 
 __all__ = ["LocalDimension", "local_dimension"]
@@ -17,6 +19,7 @@ __all__ = ["LocalDimension", "local_dimension"]
 _PROBES = 64
 
 
+@brief_repr
 @dataclass(frozen=True)
 class LocalDimension:
     """tr D prox_{scale psi} at each point: every direction counts 1 / (1 + scale eta), between 0 and d.
@@ -72,11 +75,11 @@ def local_dimension(
     if len(time) != 1:
         raise ValueError(f"{flat.owner}: t must be one time, got {len(time)}")
     moment, rows = time[0], x.detach().reshape(len(x), flat.dim)
-    if probes is None:
-        probes = 0 if flat.flow is not None or flat.dim <= DENSE_LIMIT else _PROBES
-    elif isinstance(probes, bool) or not isinstance(probes, int) or probes < 2:
+    exact = flat.flow is not None or flat.dim <= DENSE_LIMIT
+    count = whole_number(probes) if probes is not None else 0 if exact else _PROBES
+    if count is None or (probes is not None and count < 2):
         raise ValueError(f"{flat.owner}: probes must be an integer of at least 2, got {probes!r}")
-    trace, stderr = _trace(flat, moment, rows, probes, seed)
+    trace, stderr = _trace(flat, moment, rows, count, seed)
     alpha, beta = flat.schedule.alpha(moment), flat.schedule.beta(moment)
     # tr A = (W / -alpha') tr D recover_target - d
     per_rate = -beta * flat.schedule.alpha_derivative(moment) / flat.schedule.wronskian(moment)
@@ -86,7 +89,7 @@ def local_dimension(
         dimension=per_rate * (trace + flat.dim),
         stderr=per_rate * stderr,
         below_spacing=_below_spacing(flat, moment, rows, points),
-        probes=probes,
+        probes=count,
     )
 
 
@@ -95,7 +98,7 @@ def _trace(flat: FlatField, t: Tensor, x: Tensor, probes: int, seed: int) -> tup
     if probes == 0:
         trace = flat.jacobian(t, x).diagonal(dim1=1, dim2=2).sum(1)
         return trace, torch.zeros_like(trace)
-    generator = torch.Generator().manual_seed(seed)
+    generator = seeded_generator(flat.owner, seed)
     draws = []
     for _ in range(probes):
         signs = torch.randint(0, 2, x.shape, generator=generator).to(x) * 2 - 1

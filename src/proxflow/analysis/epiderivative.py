@@ -19,6 +19,8 @@ import torch
 from torch import Tensor
 
 from proxflow.potentials.base import GeneralizedQuadratic, Potential
+from proxflow.results import brief_repr
+from proxflow.scalars import seeded_generator
 
 __all__ = ["EpiCheck", "EpiQuotients", "check_second_epi_derivative", "directional_prox", "second_epi_quotients"]
 
@@ -27,6 +29,7 @@ _GROWTH = 2.0  # of a prox derivative from the finer to the coarser step that sh
 _PROBES = 4
 
 
+@brief_repr
 @dataclass(frozen=True)
 class EpiQuotients:
     """Second difference quotients of psi at y for u, at steps s (S,) and radii r (R,), for B rows.
@@ -54,6 +57,7 @@ class EpiQuotients:
         return self.nearby + self.distance.square() / self.radii[:, None]
 
 
+@brief_repr
 @dataclass(frozen=True)
 class EpiCheck:
     """The derivative of the prox at y + r u by differences, and the analytic second epi-derivative, for B rows.
@@ -217,7 +221,7 @@ def _nonlinearity(
     potential: Potential, y: Tensor, u: Tensor, radius: Tensor, step: Tensor, derivative: Tensor, seed: int
 ) -> Tensor:
     """Largest |prox'(z; w) - derivative w| over random unit w and -w, (B,), extrapolated to step 0."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = seeded_generator("check_second_epi_derivative", seed)
     draws = torch.randn(len(y), _PROBES, y.shape[1], generator=generator, dtype=y.dtype).to(y.device)
     draws = draws / torch.linalg.vector_norm(draws, dim=2, keepdim=True)
     w = torch.cat([draws, -draws], 1)

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from proxflow.analysis.epiderivative import EpiCheck, check_second_epi_derivative
 from proxflow.potentials import Potential
-from proxflow.results import Verdict
+from proxflow.results import Verdict, brief_repr
+from proxflow.scalars import seeded_generator
 
 __all__ = ["TerminalHypotheses", "Verdict", "check_terminal_hypotheses"]
 
@@ -23,6 +24,7 @@ _TOLERANCE = 0.05  # relative to that reach
 _DERIVATIVE_TOLERANCE = 1e-4  # on derivatives of the prox, which lie in [0, 1]
 
 
+@brief_repr
 @dataclass(frozen=True)
 class TerminalHypotheses:
     """Verdicts, (B,) int64 of ``Verdict``, on the hypotheses of the theorem at (y, u); verified means numerically.
@@ -150,7 +152,7 @@ def _projected(potential: Potential, y: Tensor, v: Tensor) -> Tensor:
 
 def _explored(potential: Potential, y: Tensor, u: Tensor, reach: Tensor, seed: int) -> Tensor:
     """Steps (B, 2 d, d) from u to the projections on dpsi(y) of points around it, in all directions of a frame."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = seeded_generator("check_terminal_hypotheses", seed)
     dim = u.shape[1]
     frame = torch.linalg.qr(torch.randn(dim, dim, generator=generator, dtype=u.dtype))[0].to(u.device)
     around = u[:, None, :] + reach[:, :, None] * torch.cat([frame, -frame])

@@ -10,11 +10,14 @@ from torch import Tensor
 
 from proxflow.analysis.flat_field import Field, FlatField, as_times
 from proxflow.analysis.spectrum import ends, point_spectrum
+from proxflow.results import brief_repr
+from proxflow.scalars import seeded_generator
 from proxflow.schedules import Schedule
 
 __all__ = ["LyapunovExponents", "lyapunov_exponents"]
 
 
+@brief_repr
 @dataclass(frozen=True)
 class LyapunovExponents:
     """log of the singular values of Dx_t / Dx_0 over tau = -log alpha(t), ascending.
@@ -77,7 +80,7 @@ def lyapunov_exponents(
     if count is None:
         frame = torch.eye(flat.dim, dtype=x0.dtype, device=x0.device).expand(len(x0), -1, -1)
     else:
-        generator = torch.Generator().manual_seed(seed)
+        generator = seeded_generator(flat.owner, seed)
         frame = point_spectrum(flat, moments[0], points[0], wanted, generator).vectors
     exponents, stretched, start, x = [], None, torch.zeros_like(moments[0]), x0.reshape(len(x0), flat.dim)
     for t, following in zip(moments, points, strict=True):

@@ -11,7 +11,6 @@ import warnings
 from collections.abc import Callable, Sequence
 
 import torch
-from rich.console import Console
 from torch import Tensor
 
 from proxflow.analysis.convergence_rate import Rate, fit_rate
@@ -19,6 +18,7 @@ from proxflow.analysis.minibatch_advice import Findings, advise
 from proxflow.analysis.minibatch_draws import Plan, SizeResult, run_size
 from proxflow.analysis.minibatch_reference import FiniteTarget, Target, TransportedTarget, rows_of_equal_weight
 from proxflow.analysis.minibatch_result import MinibatchConvergence
+from proxflow.console import Console
 from proxflow.couplings.pairing import EPSILON, check_solver
 from proxflow.couplings.seeding import generator_of
 from proxflow.errors import ConvergenceWarning

@@ -17,6 +17,7 @@ from proxflow.couplings.seeding import generator_of
 from proxflow.flow import ProximalFlow
 from proxflow.independent_field import IndependentField
 from proxflow.potentials import Discrete, Potential
+from proxflow.results import brief_repr
 from proxflow.schedules import Schedule
 
 __all__ = ["FieldError", "MinibatchConvergence", "VelocityError"]
@@ -26,6 +27,7 @@ _MOST_PARTNERS = 16  # of each x_t
 _PARTNERS = 0xF1E1D  # marks the stream of draws of field errors
 
 
+@brief_repr
 @dataclass(frozen=True)
 class VelocityError:
     """A mean squared error of velocities for each batch size, (K,) float64, and its standard error."""
@@ -34,6 +36,7 @@ class VelocityError:
     stderr: Tensor
 
 
+@brief_repr
 @dataclass(frozen=True)
 class FieldError:
     """E|v^(n)_t - v_t|^2 for each batch size, or what it lies between.

@@ -15,11 +15,14 @@ from torch import Tensor
 
 from proxflow.analysis.flat_field import Field, FlatField, as_times
 from proxflow.analysis.spectrum import ends, point_spectrum
+from proxflow.results import brief_repr
+from proxflow.scalars import real_number, seeded_generator, whole_number
 from proxflow.schedules import Schedule
 
 __all__ = ["Perturbation", "perturb"]
 
 
+@brief_repr
 @dataclass(frozen=True)
 class Perturbation:
     """Pushes at one time and where they lead.
@@ -74,12 +77,13 @@ def perturb(
     """
     flat = FlatField("perturb", field, x0, schedule, max_memory)
     time = as_times(flat.owner, t, x0)
-    if not (math.isfinite(size) and size > 0):
+    if not 0 < real_number(size) < math.inf:
         raise ValueError(f"perturb: size must be a positive number, got {size!r}")
-    if count < 2:
+    if (whole_number(count) or 0) < 2:
         raise ValueError(f"perturb: count must be at least 2, got {count!r}")
+    count, size = int(count), float(size)
     x = flat.trajectory(x0, time, rtol)[0]
-    found = point_spectrum(flat, time[0], x, ends(flat, count, "both", 1e-3), torch.Generator().manual_seed(seed))
+    found = point_spectrum(flat, time[0], x, ends(flat, count, "both", 1e-3), seeded_generator(flat.owner, seed))
     pushed = x[:, None] + size * found.vectors.mT
     arrived = flat.arrival(time[0], torch.cat([x[:, None], pushed], 1).flatten(0, 1), rtol)
     arrived = arrived.reshape(len(x), count + 1, flat.dim)

@@ -14,6 +14,8 @@ from torch import Tensor
 
 from proxflow.analysis.flat_field import Field, FlatField, as_times
 from proxflow.analysis.spectrum import Which, ends, point_spectrum
+from proxflow.results import brief_repr
+from proxflow.scalars import seeded_generator
 from proxflow.schedules import Linear, Schedule
 
 __all__ = ["ScaleSpectrum", "local_scale", "scale_law", "scale_spectrum"]
@@ -43,6 +45,7 @@ def local_scale(rate: Tensor, t: Tensor, schedule: Schedule | None = None) -> Te
     return torch.where(lost, torch.inf, eta)
 
 
+@brief_repr
 @dataclass(frozen=True)
 class ScaleSpectrum:
     """Local scales of a field along its trajectories, and how far they are from those of an exact flow.
@@ -85,7 +88,7 @@ def scale_spectrum(
     flat = FlatField("scale_spectrum", field, x0, schedule, max_memory)
     moments = as_times(flat.owner, times, x0)
     wanted = ends(flat, count, which, tolerance)
-    generator = torch.Generator().manual_seed(seed)
+    generator = seeded_generator(flat.owner, seed)
     eta, misfit, asymmetry = [], [], []
     frame: Tensor | None = None
     for t, x in zip(moments, flat.trajectory(x0, moments, rtol), strict=True):

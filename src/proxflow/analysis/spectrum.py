@@ -10,6 +10,7 @@ from torch import Tensor
 
 from proxflow.analysis.extreme_eigenvalues import BLOCK, extreme_eigenvalues
 from proxflow.analysis.flat_field import DENSE_LIMIT, FlatField
+from proxflow.scalars import whole_number
 
 __all__ = ["Ends", "Spectrum", "Which", "ends", "point_spectrum"]
 
@@ -68,8 +69,10 @@ def ends(field: FlatField, count: int | None, which: Which, tolerance: float) ->
         return Ends(dim, 0, True, tolerance)
     dense = dim <= DENSE_LIMIT
     most = dim if dense else dim // 4
-    if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= most:
+    number = whole_number(count)
+    if number is None or not 1 <= number <= most:
         raise ValueError(f"{owner}: count must be an integer from 1 to {most} in dimension {dim}, got {count!r}")
+    count = number
     highest = {"both": (count + 1) // 2, "lowest": 0, "highest": count}[which]
     return Ends(count - highest, highest, dense, tolerance)
 

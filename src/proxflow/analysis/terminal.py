@@ -10,11 +10,14 @@ from torch import Tensor
 
 from proxflow.analysis.flat_field import Field, FlatField, as_times
 from proxflow.analysis.spectrum import Which, ends, point_spectrum
+from proxflow.results import brief_repr
+from proxflow.scalars import seeded_generator
 from proxflow.schedules import Schedule
 
 __all__ = ["TangentSplitting", "TerminalSpectrum", "tangent_splitting", "terminal_spectrum"]
 
 
+@brief_repr
 @dataclass(frozen=True)
 class TerminalSpectrum:
     """Rates of a field in rescaled time tau = -log alpha along its own trajectories.
@@ -54,6 +57,7 @@ class TerminalSpectrum:
         return (-self.schedule.alpha_derivative(t) / self.schedule.alpha(t) * (1 - t))[:, None, None] * self.rates
 
 
+@brief_repr
 @dataclass(frozen=True)
 class TangentSplitting:
     """How the spectrum of A(t) splits at a known tangent space of dimension m.
@@ -120,7 +124,7 @@ def terminal_spectrum(
     flat = FlatField("terminal_spectrum", field, x0, schedule, max_memory)
     moments = as_times(flat.owner, times, x0)
     wanted = ends(flat, count, which, tolerance)
-    generator = torch.Generator().manual_seed(seed)
+    generator = seeded_generator(flat.owner, seed)
     points = flat.trajectory(x0, moments, rtol)
     spectra = [point_spectrum(flat, t, x, wanted, generator) for t, x in zip(moments, points, strict=True)]
     return TerminalSpectrum(
@@ -168,7 +172,7 @@ def tangent_splitting(
     """
     flat = FlatField("tangent_splitting", field, x0, schedule, max_memory)
     moments = as_times(flat.owner, times, x0)
-    generator = torch.Generator().manual_seed(seed)
+    generator = seeded_generator(flat.owner, seed)
     rates, angles = [], []
     for t, x in zip(moments, flat.trajectory(x0, moments, rtol), strict=True):
         frame = _frame(flat, tangent, t, x)

@@ -16,8 +16,10 @@ from torch import Tensor
 from proxflow.couplings.noise_pool import NoiseLaw
 from proxflow.couplings.pairs import Pairs
 from proxflow.couplings.rows import Rows, check_count
+from proxflow.couplings.seeding import own_generator
 from proxflow.couplings.semidiscrete import Semidiscrete
 from proxflow.measures import Source
+from proxflow.points import Numbers
 from proxflow.potentials import Discrete, Entropic
 from proxflow.semidiscrete import fit
 
@@ -31,27 +33,39 @@ class Conditional:
         points: (N, *event), finite, float32 or float64.
         labels: (N,) whole numbers.
         potentials: of each class, fitted to its rows alone; ``Conditional.fit`` makes them.
+        weights: (N,), of the rows, as given to ``fit``; equal if None. Classes are drawn by the sums of theirs.
 
     Raises:
-        ValueError: bad points or labels, a class without potential, or a potential of other points.
+        ValueError: bad points, labels or weights, a class without potential, or a potential of other points or weights.
     """
 
-    def __init__(self, points: Tensor, labels: Tensor, potentials: Mapping[int, Discrete | Entropic]) -> None:
-        self.rows = Rows("Conditional", points, labels)
-        members = _members(labels)
+    def __init__(
+        self,
+        points: Numbers,
+        labels: Numbers,
+        potentials: Mapping[int, Discrete | Entropic],
+        *,
+        weights: Numbers | None = None,
+    ) -> None:
+        self.rows = Rows("Conditional", points, labels, weights)
+        members = _members(self.rows)
         missing = sorted(set(members) - set(potentials))
         if missing:
             raise ValueError(f"Conditional: no potential for the classes {missing[:5]}; fit one to the rows of each")
-        self._members = {label: rows.to(points.device) for label, rows in members.items()}
-        self._parts = {label: Semidiscrete(potentials[label], points[rows]) for label, rows in self._members.items()}
+        self._members = members
+        self._parts = {
+            label: Semidiscrete(potentials[label], self.rows.flat[rows], weights=_weights_of(self.rows, rows))
+            for label, rows in members.items()
+        }
         self.source = next(iter(self._parts.values())).source
 
     @classmethod
     def fit(
         cls,
-        points: Tensor,
-        labels: Tensor,
+        points: Numbers,
+        labels: Numbers,
         *,
+        weights: Numbers | None = None,
         source: Source | None = None,
         epsilon: float = 0.0,
         tol: float = 1e-2,
@@ -59,12 +73,20 @@ class Conditional:
         progress: bool | None = None,
     ) -> Self:
         """Fit a potential to each class; arguments as of ``semidiscrete.fit``."""
-        Rows("Conditional", points, labels)
+        data = Rows("Conditional", points, labels, weights)
         potentials = {
-            label: fit(points[rows], source=source, epsilon=epsilon, tol=tol, seed=seed, progress=progress).potential
-            for label, rows in _members(labels).items()
+            label: fit(
+                data.flat[rows],
+                _weights_of(data, rows),
+                source=source,
+                epsilon=epsilon,
+                tol=tol,
+                seed=seed,
+                progress=progress,
+            ).potential
+            for label, rows in _members(data).items()
         }
-        return cls(points, labels, potentials)
+        return cls(points, labels, potentials, weights=weights)
 
     @property
     def potentials(self) -> dict[int, Discrete | Entropic]:
@@ -74,11 +96,13 @@ class Conditional:
     @property
     def tensors(self) -> list[Tensor | None]:
         """What the coupling depends on, for checkpoints."""
-        return [self.rows.labels, *(tensor for part in self._parts.values() for tensor in part.tensors)]
+        classes = [self.rows.labels] if self.rows.weights is None else [self.rows.labels, self.rows.weights]
+        return [*classes, *(tensor for part in self._parts.values() for tensor in part.tensors)]
 
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> Pairs:
-        """n pairs: classes as often as in the data, noise of the source in each, coupled within the class."""
+        """n pairs: classes by their weight in the data, noise of the source in each, coupled within the class."""
         check_count("Conditional", n)
+        generator = own_generator(generator)
         wanted = self.rows.labels_of(self.rows.draw_index(n, generator))
         noise = self.rows.flat.new_empty(n, self.rows.dim)
         index = torch.empty(n, dtype=torch.int64, device=noise.device)
@@ -101,28 +125,43 @@ class Conditional:
             draws=sum(law.draws for law in laws),
         )
 
-    def noise_for(self, index: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
+    def noise_for(self, index: Numbers, *, generator: torch.Generator | None = None) -> Tensor:
         """Source points of given rows, (len(index), *event), each in the cell of its row in its own class.
 
         See ``Semidiscrete.noise_for``.
         """
-        index = self.rows.checked_index(index)
-        labels = self.rows.labels_of(index)
-        noise = self.rows.flat.new_empty(len(index), *self.rows.event_shape)
+        asked = self.rows.checked_index(index)
+        labels = self.rows.labels_of(asked)
+        noise = self.rows.flat.new_empty(len(asked), *self.rows.event_shape)
         for label, part in self._parts.items():
             places = torch.nonzero(labels == label)[:, 0]
             if len(places):
-                place_in_class = torch.searchsorted(self._members[label], index[places])
-                noise[places] = part.noise_for(place_in_class, generator=generator)
+                place_in_class = torch.searchsorted(self._members[label], asked[places])
+                given = part.noise_for(place_in_class, generator=generator)
+                noise[places] = given.reshape(len(places), *self.rows.event_shape)
         return noise
 
 
-def _members(labels: Tensor) -> dict[int, Tensor]:
-    """The rows of each class, ascending."""
+def _members(data: Rows) -> dict[int, Tensor]:
+    """The rows of each class, ascending.
+
+    Raises:
+        ValueError: labels are not one whole number each, or no row of a class has a weight.
+    """
+    labels = data.labels
     if labels is None or labels.ndim != 1 or labels.is_floating_point():
         got = "None" if labels is None else f"{tuple(labels.shape)} of {labels.dtype}"
         raise ValueError(
             f"Conditional: labels must be (N,) whole numbers, got {got}; "
             "for continuous conditions use couplings.JointConditional"
         )
-    return {int(label): torch.nonzero(labels == label)[:, 0] for label in torch.unique(labels)}
+    members = {int(label): torch.nonzero(labels == label)[:, 0] for label in torch.unique(labels)}
+    if data.weights is not None:
+        empty = [label for label, rows in members.items() if not bool(data.weights[rows].any())]
+        if empty:
+            raise ValueError(f"Conditional: all rows of the classes {empty[:5]} have weight zero; leave them out")
+    return members
+
+
+def _weights_of(data: Rows, rows: Tensor) -> Tensor | None:
+    return None if data.weights is None else data.weights[rows]

@@ -7,7 +7,9 @@ from torch import Tensor
 
 from proxflow.couplings.pairs import Pairs
 from proxflow.couplings.rows import Rows, check_count
+from proxflow.couplings.seeding import own_generator
 from proxflow.measures import Source
+from proxflow.points import Numbers
 
 __all__ = ["Independent"]
 
@@ -24,7 +26,7 @@ class Independent:
         ValueError: bad points, labels not one for each point, or a source of another dimension.
     """
 
-    def __init__(self, points: Tensor, labels: Tensor | None = None, *, source: Source | None = None) -> None:
+    def __init__(self, points: Numbers, labels: Numbers | None = None, *, source: Source | None = None) -> None:
         self.rows = Rows("Independent", points, labels)
         self.source = self.rows.source_or_normal(source)
 
@@ -36,4 +38,5 @@ class Independent:
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> Pairs:
         """n independent pairs; the generator must be on a device that the noise can be drawn on."""
         check_count("Independent", n)
+        generator = own_generator(generator)
         return self.rows.pairs(self.rows.draw_noise(self.source, n, generator), self.rows.draw_index(n, generator))

@@ -12,7 +12,9 @@ from proxflow.couplings.pairs import Pairs
 from proxflow.couplings.rows import Rows, check_count
 from proxflow.couplings.semidiscrete import Semidiscrete
 from proxflow.measures import Empirical, Source
+from proxflow.points import Numbers
 from proxflow.potentials import Discrete, Entropic
+from proxflow.scalars import real_number
 from proxflow.semidiscrete import fit
 
 __all__ = ["JointConditional"]
@@ -62,6 +64,7 @@ class JointConditional:
         points: (N, *event), finite, float32 or float64.
         conditions: (N,) or (N, k), finite, of the points' dtype.
         weight: w, in units of the points per unit of the conditions.
+        weights: (N,), of the rows, as given to ``fit``; equal if None.
 
     Raises:
         ValueError: bad points, conditions or weight, or a potential of others.
@@ -70,13 +73,15 @@ class JointConditional:
     def __init__(
         self,
         potential: Discrete | Entropic,
-        points: Tensor,
-        conditions: Tensor,
+        points: Numbers,
+        conditions: Numbers,
         weight: float,
+        *,
+        weights: Numbers | None = None,
     ) -> None:
-        self.rows = Rows("JointConditional", points, conditions)
-        self.weight = weight
-        self._joint = Semidiscrete(potential, _joined(self.rows, weight))
+        self.rows = Rows("JointConditional", points, conditions, weights)
+        self._joint = Semidiscrete(potential, _joined(self.rows, weight), weights=self.rows.weights)
+        self.weight = float(weight)
         if not isinstance(potential.source, NoiseAndCondition):
             raise ValueError(
                 "JointConditional: the potential's noise does not hold the conditions of the data; fit it with "
@@ -87,10 +92,11 @@ class JointConditional:
     @classmethod
     def fit(
         cls,
-        points: Tensor,
-        conditions: Tensor,
+        points: Numbers,
+        conditions: Numbers,
         weight: float,
         *,
+        weights: Numbers | None = None,
         source: Source | None = None,
         epsilon: float = 0.0,
         tol: float = 1e-2,
@@ -98,11 +104,11 @@ class JointConditional:
         progress: bool | None = None,
     ) -> Self:
         """Fit the potential; arguments as of ``semidiscrete.fit``."""
-        rows = Rows("JointConditional", points, conditions)
+        rows = Rows("JointConditional", points, conditions, weights)
         joined, noise = _joined(rows, weight), rows.source_or_normal(source)
-        law = NoiseAndCondition(noise, Empirical(joined[:, noise.dim :]))
-        result = fit(joined, source=law, epsilon=epsilon, tol=tol, seed=seed, progress=progress)
-        return cls(result.potential, points, conditions, weight)
+        law = NoiseAndCondition(noise, Empirical(joined[:, noise.dim :], rows.weights))
+        result = fit(joined, rows.weights, source=law, epsilon=epsilon, tol=tol, seed=seed, progress=progress)
+        return cls(result.potential, points, conditions, weight, weights=weights)
 
     @property
     def potential(self) -> Discrete | Entropic:
@@ -133,6 +139,6 @@ def _joined(rows: Rows, weight: float) -> Tensor:
             f"JointConditional: conditions must be finite and of the points' {rows.flat.dtype}, got {got}; "
             "for classes use couplings.Conditional"
         )
-    if not (math.isfinite(weight) and weight > 0):
+    if not 0 < real_number(weight) < math.inf:
         raise ValueError(f"JointConditional: weight must be a positive number, got {weight!r}")
-    return torch.cat([rows.flat, weight * conditions.reshape(len(rows), -1)], dim=1)
+    return torch.cat([rows.flat, float(weight) * conditions.reshape(len(rows), -1)], dim=1)

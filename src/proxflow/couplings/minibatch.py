@@ -7,8 +7,12 @@ from torch import Tensor
 
 from proxflow.couplings.pairing import EPSILON, SOLVERS, check_solver, permutation
 from proxflow.couplings.pairs import Pairs, joined, rows_of
+from proxflow.couplings.reserve import Reserve
 from proxflow.couplings.rows import Rows, check_count
+from proxflow.couplings.seeding import own_generator
 from proxflow.measures import Source
+from proxflow.points import Numbers
+from proxflow.scalars import whole_number
 
 __all__ = ["Minibatch"]
 
@@ -17,7 +21,9 @@ class Minibatch:
     """Noise and data assigned in batches of ``batch_size``, whatever the size of the training batch.
 
     Pairs that a call does not use wait in a buffer for the next one, so that an assignment of 4,096 can serve a
-    training batch of 128. Data rows are drawn without replacement within an assignment.
+    training batch of 128. They are given out once: copies of the coupling, by pickle or by a fork (the workers of a
+    DataLoader), begin without them, and threads share them out. Data rows are drawn without replacement within an
+    assignment, afresh for each.
 
     Args:
         points: (N, *event), finite, float32 or float64.
@@ -33,25 +39,25 @@ class Minibatch:
 
     def __init__(
         self,
-        points: Tensor,
+        points: Numbers,
         batch_size: int,
-        labels: Tensor | None = None,
+        labels: Numbers | None = None,
         *,
         solver: str = "exact",
         epsilon: float = EPSILON,
         source: Source | None = None,
     ) -> None:
         self.rows = Rows("Minibatch", points, labels)
-        if not 1 <= batch_size <= len(self.rows):
+        if not 1 <= (whole_number(batch_size) or 0) <= len(self.rows):
             raise ValueError(
                 f"Minibatch: batch_size must be between 1 and the {len(self.rows)} points, got {batch_size}; "
                 "couplings.Semidiscrete couples the whole data set at any batch size"
             )
         check_solver("Minibatch", solver, epsilon)
-        self.batch_size = batch_size
+        self.batch_size = int(batch_size)
         self.solver, self.epsilon = solver, epsilon
         self.source = self.rows.source_or_normal(source)
-        self._waiting: Pairs | None = None
+        self._waiting: Reserve[Pairs] = Reserve()
 
     @property
     def tensors(self) -> list[Tensor | None]:
@@ -61,15 +67,17 @@ class Minibatch:
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> Pairs:
         """n pairs: those that wait first, then those of fresh assignments."""
         check_count("Minibatch", n)
-        parts = [] if self._waiting is None else [self._waiting]
-        while sum(map(len, parts)) < n:
-            parts.append(self.assign(generator=generator))
-        pairs = joined(parts)
-        self._waiting = rows_of(pairs, slice(n, None)) if len(pairs) > n else None
+        with self._waiting.opened() as waiting:
+            parts = [] if waiting.kept is None else [waiting.kept]
+            while sum(map(len, parts)) < n:
+                parts.append(self.assign(generator=generator))
+            pairs = joined(parts)
+            waiting.kept = rows_of(pairs, slice(n, None)) if len(pairs) > n else None
         return rows_of(pairs, slice(n))
 
     def assign(self, *, generator: torch.Generator | None = None) -> Pairs:
         """One fresh assignment, ``batch_size`` pairs; the buffer is neither used nor filled."""
+        generator = own_generator(generator)
         noise = self.rows.draw_noise(self.source, self.batch_size, generator)
         drawn_on = noise.device if generator is None else generator.device
         order = torch.randperm(len(self.rows), generator=generator, device=drawn_on)

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from proxflow.couplings.reserve import Reserve
 from proxflow.potentials import Discrete, Entropic
+from proxflow.results import brief_repr
 
 __all__ = ["NoiseLaw", "NoisePool"]
 
@@ -20,6 +22,7 @@ _LEAST_TRIES = 1 << 17
 _TRIES_PER_ATOM = 32  # in a row that miss a cell of average mass once in e^32
 
 
+@brief_repr
 @dataclass(frozen=True)
 class NoiseLaw:
     """How exact the noise served so far is.
@@ -51,8 +54,17 @@ class _Draws:
         return _Draws(self.noise[rows], self.atom[rows])
 
 
+@dataclass(frozen=True)
+class _Stock:
+    """What a pool has at the moment: draws that wait, draws in a row that missed each atom (N,), and its record."""
+
+    waiting: _Draws
+    missed: Tensor
+    law: NoiseLaw
+
+
 class NoisePool:
-    """Draws waiting for their atom to be asked for.
+    """Draws waiting for their atom to be asked for; a copy, or the pool in a forked process, begins with none.
 
     Args:
         draw: gives n source points (n, d) and their atoms (n,).
@@ -74,40 +86,57 @@ class NoisePool:
         self._max_draws = max(_LEAST_TRIES, _TRIES_PER_ATOM * len(points)) if max_draws is None else max_draws
         self._block = min(_LARGEST_BLOCK, max(_SMALLEST_BLOCK, 4 * len(points)))
         self._capacity = max(self._block, max_memory // (points.element_size() * points.shape[1]))
-        self._stock = _Draws(
-            points.new_empty(0, points.shape[1]), torch.empty(0, dtype=torch.int64, device=points.device)
-        )
-        self._missed = torch.zeros(len(points), dtype=torch.int64, device=points.device)
-        self.law = NoiseLaw()
+        self._stock: Reserve[_Stock] = Reserve()
+
+    @property
+    def law(self) -> NoiseLaw:
+        """How exact what the pool has given so far is."""
+        with self._stock.opened() as stock:
+            return NoiseLaw() if stock.kept is None else stock.kept.law
 
     def take(self, atoms: Tensor, generator: torch.Generator | None) -> Tensor:
         """A draw for each atom asked for, (n, d), each draw given once."""
-        noise = self._stock.noise.new_empty(len(atoms), self._stock.noise.shape[1])
-        missing, self._stock = self._serve(noise, atoms, torch.arange(len(atoms), device=atoms.device), self._stock)
-        drawn, left = 0, [self._stock]
-        while bool((self._missed[atoms[missing]] < self._max_draws).any()):
-            missing, unused = self._serve(noise, atoms, missing, self._fresh(self._block, generator))
+        noise = self._potential.points.new_empty(len(atoms), self._potential.points.shape[1])
+        with self._stock.opened() as stock:
+            stock.kept = self._given(noise, atoms, generator, stock.kept or self._empty())
+        return noise
+
+    def _empty(self) -> _Stock:
+        points = self._potential.points
+        none = torch.empty(0, dtype=torch.int64, device=points.device)
+        missed = torch.zeros(len(points), dtype=torch.int64, device=points.device)
+        return _Stock(_Draws(points.new_empty(0, points.shape[1]), none), missed, NoiseLaw())
+
+    def _given(self, noise: Tensor, atoms: Tensor, generator: torch.Generator | None, stock: _Stock) -> _Stock:
+        """Fill ``noise`` and return what the pool has then."""
+        missing = torch.arange(len(atoms), device=atoms.device)
+        missing, waiting = self._serve(noise, atoms, missing, stock.waiting)
+        missed, drawn, left = stock.missed.clone(), 0, [waiting]
+        while bool((missed[atoms[missing]] < self._max_draws).any()):
+            missing, unused = self._serve(noise, atoms, missing, self._fresh(self._block, missed, generator))
             drawn += self._block
             left.append(unused)
             if sum(map(len, left)) > self._capacity:
                 left = [self._shrunk(_joined(left))]
-        self._stock = _joined(left)
         gap = 0.0
         if len(missing):
             among = max(_NEAREST_AMONG, 2 * len(missing))
-            missing, unused = self._serve(noise, atoms, missing, self._fresh(among, generator))
+            missing, unused = self._serve(noise, atoms, missing, self._fresh(among, missed, generator))
             gap = self._serve_nearest(noise, atoms, missing, unused.noise)  # the rest, now biased, is dropped
             drawn += among
-        law = self.law
-        self.law = NoiseLaw(
-            law.served + len(atoms), law.approximated + len(missing), max(law.largest_gap, gap), law.draws + drawn
+        law = NoiseLaw(
+            stock.law.served + len(atoms),
+            stock.law.approximated + len(missing),
+            max(stock.law.largest_gap, gap),
+            stock.law.draws + drawn,
         )
-        return noise
+        return _Stock(_joined(left), missed, law)
 
-    def _fresh(self, count: int, generator: torch.Generator | None) -> _Draws:
+    def _fresh(self, count: int, missed: Tensor, generator: torch.Generator | None) -> _Draws:
+        """New draws, counted in ``missed``."""
         draws = _Draws(*self._draw(count, generator))
-        self._missed += count
-        self._missed[draws.atom] = 0
+        missed += count
+        missed[draws.atom] = 0
         return draws
 
     def _serve(self, noise: Tensor, atoms: Tensor, wanted: Tensor, draws: _Draws) -> tuple[Tensor, _Draws]:
@@ -132,12 +161,14 @@ class NoisePool:
 
     def _serve_nearest(self, noise: Tensor, atoms: Tensor, missing: Tensor, fresh: Tensor) -> float:
         """Give each open request the draw (m, d) that loses least, and return the largest loss."""
-        best = self._potential.conjugate(fresh)
+        points, heights = self._potential.points, self._potential.heights
+        dtype = torch.promote_types(points.dtype, heights.dtype)  # heights may have more digits than points
+        best, draws = self._potential.conjugate(fresh).to(dtype), fresh.to(dtype)
         free = torch.ones(len(fresh), dtype=torch.bool, device=fresh.device)
         largest = 0.0
         for request in missing.tolist():
             atom = atoms[request]
-            loss = best - fresh @ self._potential.points[atom] + self._potential.heights[atom]
+            loss = best - draws @ points[atom].to(dtype) + heights[atom]
             choice = int(torch.where(free, loss, torch.inf).argmin())
             free[choice] = False
             noise[request] = fresh[choice]

@@ -8,9 +8,12 @@ import torch
 from torch import Tensor
 
 from proxflow.couplings.pairs import Pairs
-from proxflow.couplings.rows import check_labels
+from proxflow.couplings.rows import checked_labels
+from proxflow.couplings.seeding import own_generator
 from proxflow.kernels.assignment import least_cost_permutation, sinkhorn_permutation
 from proxflow.kernels.precision import in_full_precision
+from proxflow.points import Numbers, as_tensor
+from proxflow.scalars import real_number
 
 __all__ = ["SOLVERS", "check_solver", "pair", "permutation"]
 
@@ -19,10 +22,10 @@ EPSILON = 0.05
 
 
 def pair(
-    x0: Tensor,
-    x1: Tensor,
+    x0: Numbers,
+    x1: Numbers,
     *,
-    label: Tensor | None = None,
+    label: Numbers | None = None,
     solver: str = "exact",
     epsilon: float = EPSILON,
     generator: torch.Generator | None = None,
@@ -33,10 +36,12 @@ def pair(
     source keeps its order; the targets, their indices into ``x1`` and their labels are permuted together.
 
     Args:
-        x0: (n, *event) source points, finite.
+        x0: (n, *event) source points, finite; a tensor, a numpy array or a pandas object (values in order).
         x1: (n, *event) data points, of the same dtype and device.
         label: (n,) or (n, k), the labels of ``x1``.
-        solver: "exact" assigns on the CPU; "sinkhorn" draws a permutation from an entropic plan on the points' device.
+        solver: "exact" assigns on the CPU. "sinkhorn" draws, on the points' device, a permutation whose mean is the
+            entropic plan: pair (i, j) has the probability n plan_ij, and the expected cost is that of the plan. Where
+            the plan has not converged it warns, and pairs greedily by the plan's logarithm instead.
         epsilon: regularisation of "sinkhorn", as a share of the mean squared distance about the batches' means.
         generator: of the draw of "sinkhorn".
 
@@ -45,11 +50,12 @@ def pair(
             for each point, or the solver is unknown.
         MissingExtraError: "sinkhorn" without POT.
     """
+    x0, x1 = as_tensor("pair", "x0", x0), as_tensor("pair", "x1", x1)
     _check_batches(x0, x1)
-    check_labels("pair", label, len(x1))
+    labels = checked_labels("pair", label, len(x1))
     check_solver("pair", solver, epsilon)
     index = permutation(x0.detach().flatten(1), x1.detach().flatten(1), solver, epsilon, generator)
-    return Pairs(x0, x1[index], index, None if label is None else label[index.to(label.device)])
+    return Pairs(x0, x1[index], index, None if labels is None else labels[index.to(labels.device)])
 
 
 @in_full_precision
@@ -57,20 +63,18 @@ def permutation(x0: Tensor, x1: Tensor, solver: str, epsilon: float, generator: 
     """The row of x1 (n, d) for each row of x0 (n, d), by either solver."""
     if solver == "exact":
         return least_cost_permutation(x0, x1)
-    return sinkhorn_permutation(x0, x1, epsilon, generator)
+    return sinkhorn_permutation(x0, x1, epsilon, own_generator(generator))
 
 
 def check_solver(name: str, solver: str, epsilon: float) -> None:
     """Refuse an unknown solver or a regularisation that is not positive."""
     if solver not in SOLVERS:
         raise ValueError(f"{name}: unknown solver {solver!r}; known are {', '.join(SOLVERS)}")
-    if not (math.isfinite(epsilon) and epsilon > 0):
+    if not 0 < real_number(epsilon) < math.inf:
         raise ValueError(f"{name}: epsilon must be a positive number, got {epsilon!r}")
 
 
 def _check_batches(x0: Tensor, x1: Tensor) -> None:
-    if not (isinstance(x0, Tensor) and isinstance(x1, Tensor)):
-        raise ValueError(f"pair: x0 and x1 must be tensors, got {type(x0).__name__} and {type(x1).__name__}")
     if x0.shape != x1.shape or x0.ndim < 2 or 0 in x0.shape[1:]:
         raise ValueError(
             f"pair: x0 and x1 must both have shape (n, *event), got {tuple(x0.shape)} and {tuple(x1.shape)}; "

@@ -7,9 +7,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from proxflow.results import brief_repr
+
 __all__ = ["Pairs", "joined", "rows_of"]
 
 
+@brief_repr
 @dataclass(frozen=True)
 class Pairs:
     """n coupled pairs.

@@ -9,10 +9,11 @@ from torch import Tensor
 
 from proxflow.couplings.pairs import Pairs
 from proxflow.fingerprint import source_mark
-from proxflow.measures import Gaussian, Source
-from proxflow.points import flat_points
+from proxflow.measures import Gaussian, Source, draw_rows
+from proxflow.points import Numbers, as_tensor, flat_points, point_weights
+from proxflow.scalars import whole_number
 
-__all__ = ["Rows", "check_count", "check_labels"]
+__all__ = ["Rows", "check_count", "checked_labels"]
 
 
 class Rows:
@@ -20,19 +21,23 @@ class Rows:
 
     Args:
         name: of the coupling, for messages.
-        points: (N, *event), finite, float32 or float64.
-        labels: (N,) or (N, k), or None.
+        points: (N, *event), finite, float32 or float64; a tensor, a numpy array or a pandas object.
+        labels: (N,) or (N, k), in the same forms, or None.
+        weights: (N,), not negative, in the same forms; equal if None.
 
     Raises:
-        ValueError: points are empty, of another dtype or not finite, or labels are not one for each row.
+        ValueError: points are empty, of another dtype or not finite, labels are not one for each row, or weights are
+            not.
     """
 
-    def __init__(self, name: str, points: Tensor, labels: Tensor | None) -> None:
+    def __init__(self, name: str, points: Numbers, labels: Numbers | None, weights: Numbers | None = None) -> None:
+        points = as_tensor(name, "points", points)
         self.flat = flat_points(name, points)
-        check_labels(name, labels, len(points))
         self.name = name
         self.event_shape = tuple(points.shape[1:])
+        labels = checked_labels(name, labels, len(points))
         self.labels = None if labels is None else labels.detach().to(points.device)
+        self.weights = None if weights is None else point_weights(name, weights, self.flat)
 
     def __len__(self) -> int:
         return len(self.flat)
@@ -63,19 +68,24 @@ class Rows:
         return source.sample(n, generator=generator, dtype=self.flat.dtype, device=self.flat.device)
 
     def draw_index(self, n: int, generator: torch.Generator | None) -> Tensor:
-        """n rows, independent and equally likely, (n,) int64."""
+        """n rows, independent, each with its weight for a probability, (n,) int64."""
+        if self.weights is not None:
+            return draw_rows(self.weights, n, generator)
         drawn_on = self.flat.device if generator is None else generator.device
         return torch.randint(len(self), (n,), generator=generator, device=drawn_on).to(self.flat.device)
 
-    def checked_index(self, index: Tensor) -> Tensor:
+    def checked_index(self, index: Numbers) -> Tensor:
         """Rows that a caller names, (n,) int64, on the points' device.
 
         Raises:
             ValueError: index is not a vector of whole numbers, or names a row that is not there.
         """
-        if not isinstance(index, Tensor) or index.ndim != 1 or not _is_whole(index):
-            got = f"{tuple(index.shape)} of {index.dtype}" if isinstance(index, Tensor) else type(index).__name__
-            raise ValueError(f"noise_for: index must be an (n,) tensor of whole numbers, got {got}")
+        index = as_tensor("noise_for", "index", index)
+        if index.ndim != 1 or not _is_whole(index):
+            raise ValueError(
+                f"noise_for: index must be (n,) whole numbers, got {tuple(index.shape)} of {index.dtype}; "
+                "torch.nonzero(mask)[:, 0] numbers the rows of a mask"
+            )
         if len(index) and not 0 <= int(index.min()) <= int(index.max()) < len(self):
             raise ValueError(f"noise_for: index must name rows 0 to {len(self) - 1}")
         return index.to(self.flat.device, torch.int64)
@@ -99,18 +109,27 @@ class Rows:
 
 def check_count(name: str, n: int) -> None:
     """Refuse a number of pairs below one."""
-    if n < 1:
+    if (whole_number(n) or 0) < 1:
         raise ValueError(f"{name}.sample: n must be at least 1, got {n}")
 
 
-def check_labels(name: str, labels: Tensor | None, count: int) -> None:
-    """Refuse labels that are not one for each row."""
-    if labels is not None and (not isinstance(labels, Tensor) or labels.ndim == 0 or len(labels) != count):
-        got = tuple(labels.shape) if isinstance(labels, Tensor) else type(labels).__name__
+def checked_labels(name: str, labels: Numbers | None, count: int) -> Tensor | None:
+    """Labels as a tensor with one entry for each of ``count`` rows, or None.
+
+    Raises:
+        ValueError: names in place of numbers, or not one for each row.
+    """
+    if labels is None:
+        return None
+    try:
+        given = as_tensor(name, "labels", labels)
+    except ValueError as error:
+        raise ValueError(f"{error}; numpy.unique(labels, return_inverse=True) numbers names") from None
+    if given.ndim == 0 or len(given) != count:
         raise ValueError(
-            f"{name}: labels must be a tensor with one entry for each of the {count} points, got {got}; "
-            "numpy.unique(labels, return_inverse=True) numbers names"
+            f"{name}: labels must be numbers, one for each of the {count} points, got {tuple(given.shape)}"
         )
+    return given
 
 
 def _is_whole(numbers: Tensor) -> bool:

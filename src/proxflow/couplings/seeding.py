@@ -1,14 +1,62 @@
-"""Generators that are known by numbers: the same draw can be made again by anyone, at any time."""
+"""Generators of couplings: some are known by numbers, so that a draw can be made again; none is shared by a fork."""
 
 from __future__ import annotations
+
+import os
 
 import numpy as np
 import torch
 
-__all__ = ["generator_of"]
+__all__ = ["generator_of", "own_generator"]
 
 
 def generator_of(seed: int, *numbers: int) -> torch.Generator:
     """A CPU generator of its own for each seed and sequence of numbers, statistically independent of the others."""
     state = np.random.SeedSequence(seed, spawn_key=numbers).generate_state(1, np.uint64)
     return torch.Generator().manual_seed(int(state[0]))
+
+
+def own_generator(generator: torch.Generator | None) -> torch.Generator | None:
+    """The generator to draw with: the one given, else torch's own (None), unless a fork has left that a copy.
+
+    After ``os.fork`` parent and children hold torch's default generator in one state, and would draw the same noise.
+    In a child whose default generator has not been seeded since, a generator of the child's own stands in for it: it
+    follows from the seed of the parent and the number of the fork, so that a seeded program can still be repeated.
+    Workers of a DataLoader are seeded by PyTorch, spawned processes are not copies; both draw with torch's own.
+    """
+    if generator is not None or _fork.inherited_seed != torch.initial_seed():
+        return generator
+    if _fork.generator is None:
+        _fork.generator = generator_of(torch.initial_seed(), *_fork.path)
+    return _fork.generator
+
+
+class _Fork:
+    """Where this process comes from.
+
+    Attributes:
+        path: the numbers of the forks that lead to it, from the first process on.
+        made: forks that it has made itself.
+        inherited_seed: of torch's default generator when it was forked; None in the first process.
+        generator: its own, once needed.
+    """
+
+    def __init__(self) -> None:
+        self.path: tuple[int, ...] = ()
+        self.made = 0
+        self.inherited_seed: int | None = None
+        self.generator: torch.Generator | None = None
+
+    def before(self) -> None:
+        """In the parent."""
+        self.made += 1
+
+    def in_child(self) -> None:
+        """In the child, whose copy of the parent's record this is."""
+        self.path, self.made = (*self.path, self.made), 0
+        self.inherited_seed, self.generator = torch.initial_seed(), None
+
+
+_fork = _Fork()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_fork.before, after_in_child=_fork.in_child)

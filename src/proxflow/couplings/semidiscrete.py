@@ -2,42 +2,50 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
 from proxflow.couplings.noise_pool import NoiseLaw, NoisePool
 from proxflow.couplings.pairs import Pairs
 from proxflow.couplings.rows import Rows, check_count
+from proxflow.couplings.seeding import own_generator
+from proxflow.points import Numbers, point_weights
 from proxflow.potentials import Discrete, Entropic
 
 __all__ = ["Semidiscrete"]
+
+_SAME_WEIGHT = 1e-5  # relative: float32 keeps weights to 1e-7, and to see 1e-5 takes 10^10 draws
 
 
 class Semidiscrete:
     """Optimal pairs at every batch size, from a fitted potential: one maximum-affine search each.
 
     An ``Entropic`` potential draws the atom from its softmax instead. Rows of the data that are equal share an atom,
-    and its noise, evenly.
+    and its noise, in proportion to their weights.
 
     Args:
-        potential: as fitted by ``semidiscrete.fit(points)``.
+        potential: as fitted by ``semidiscrete.fit(points, weights)``.
         points: (N, *event), the rows that it was fitted to, in the potential's dtype and on its device.
         labels: (N,) or (N, k), or None.
+        weights: (N,), of the rows, as given to ``fit``; equal if None. Without equal rows the potential says it all.
         max_draws: of noise, that may miss a cell in a row before ``noise_for`` gives it up; 32 for each atom, and 2^17
             at the least, if None.
         max_memory: bytes of noise that wait for their row to be asked for.
 
     Raises:
-        ValueError: bad points, labels not one for each point, or points that are not the atoms of a Discrete or
-            Entropic potential.
+        ValueError: bad points, labels not one for each point, points that are not the atoms of a Discrete or
+            Entropic potential, or weights of the rows that do not add up to those of its atoms.
     """
 
     def __init__(
         self,
         potential: Discrete | Entropic,
-        points: Tensor,
-        labels: Tensor | None = None,
+        points: Numbers,
+        labels: Numbers | None = None,
         *,
+        weights: Numbers | None = None,
         max_draws: int | None = None,
         max_memory: int = 1 << 28,
     ) -> None:
@@ -50,9 +58,7 @@ class Semidiscrete:
         self.potential = potential
         self.source = self.rows.source_or_normal(potential.source)
         self.atom_of_row = _atoms_of(self.rows.flat, potential.points)
-        self._row_by_atom = self.atom_of_row.argsort(stable=True)
-        self._multiplicity = torch.bincount(self.atom_of_row, minlength=len(potential.points))
-        self._first = self._multiplicity.cumsum(0) - self._multiplicity
+        self._shares = _shares(self.rows.flat, self.atom_of_row, potential, weights)
         self._pool = NoisePool(self._draw, potential, max_draws, max_memory)
 
     @property
@@ -64,22 +70,27 @@ class Semidiscrete:
     def tensors(self) -> list[Tensor | None]:
         """What the coupling depends on, for checkpoints."""
         epsilon = self.potential.epsilon if isinstance(self.potential, Entropic) else 0.0
-        return [*self.rows.tensors_with(self.source, epsilon), self.potential.heights, self.potential.weights]
+        tensors = [*self.rows.tensors_with(self.source, epsilon), self.potential.heights, self.potential.weights]
+        return tensors if self._shares.until is None else [*tensors, self._shares.until]
 
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> Pairs:
         """n pairs: fresh noise, and the row that it is transported to."""
         check_count("Semidiscrete", n)
+        generator = own_generator(generator)
         noise, atom = self._draw(n, generator)
-        return self.rows.pairs(noise, self._row_of(atom, generator))
+        return self.rows.pairs(noise, self._shares.draw(atom, generator))
 
-    def noise_for(self, index: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
+    def noise_for(self, index: Numbers, *, generator: torch.Generator | None = None) -> Tensor:
         """Source points of given rows, (len(index), *event), for loops that visit the data in epochs.
 
         Each is a draw of the source in the Laguerre cell of its row (of the atom's conditional law, where the
         potential is entropic), by rejection: what falls into other cells waits until their row is asked for. Data
-        visited in epochs are exactly uniform; the noise then has the source's law up to the errors of the fit's cell
-        masses, its chi2. A cell that ``max_draws`` draws in a row have missed is served by the draw that comes nearest
-        to it, the smallest loss of score, until one hits it again; ``noise_law`` counts these.
+        visited in epochs are exactly uniform; for a fit of equal weights the noise then has the source's law up to the
+        errors of the cell masses, its chi2. Rows of unequal weights must be visited as often as their weights say. A
+        cell that ``max_draws`` draws in a row have missed is served by the draw that comes nearest to it, the smallest
+        loss of score, until one hits it again; ``noise_law`` counts these.
+
+        Draws that wait belong to this object in this process: a copy or a forked process begins without them.
 
         Args:
             index: (n,) whole numbers, rows of the points; repetitions are served by different draws.
@@ -87,8 +98,9 @@ class Semidiscrete:
         Raises:
             ValueError: index is not a vector of whole numbers, or names a row that is not there.
         """
-        noise = self._pool.take(self.atom_of_row[self.rows.checked_index(index)], generator)
-        return noise.reshape(len(index), *self.rows.event_shape)
+        rows = self.rows.checked_index(index)
+        noise = self._pool.take(self.atom_of_row[rows], own_generator(generator))
+        return noise.reshape(len(rows), *self.rows.event_shape)
 
     def _draw(self, n: int, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
         noise = self.rows.draw_noise(self.source, n, generator)
@@ -96,14 +108,70 @@ class Semidiscrete:
             return noise, self.potential.sample_atom(noise, generator)
         return noise, self.potential.nearest_atom(noise)
 
-    def _row_of(self, atom: Tensor, generator: torch.Generator | None) -> Tensor:
+
+@dataclass(frozen=True)
+class _Shares:
+    """Which rows take an atom's noise, and how much of it each.
+
+    Attributes:
+        row: those of positive weight, atom by atom.
+        until: atom + the shares of its rows up to this one, float64, ascending; None if each atom has one row.
+        first: place in ``row`` of each atom's first.
+        last: and of its last.
+    """
+
+    row: Tensor
+    until: Tensor | None
+    first: Tensor
+    last: Tensor
+
+    def draw(self, atom: Tensor, generator: torch.Generator | None) -> Tensor:
         """A row of each atom, at random where there are several."""
-        if len(self.rows) == len(self._multiplicity):
-            return self._row_by_atom[atom]
+        if self.until is None:
+            return self.row[atom]
         drawn_on = atom.device if generator is None else generator.device
         uniform = torch.rand(len(atom), generator=generator, dtype=torch.float64, device=drawn_on).to(atom.device)
-        copies = self._multiplicity[atom]
-        return self._row_by_atom[self._first[atom] + (uniform * copies).long().clamp(max=copies - 1)]
+        place = torch.searchsorted(self.until, atom + uniform, right=True)
+        return self.row[torch.minimum(torch.maximum(place, self.first[atom]), self.last[atom])]
+
+
+def _shares(rows: Tensor, atom_of_row: Tensor, potential: Discrete | Entropic, weights: Numbers | None) -> _Shares:
+    """The shares of rows (N, d) in their atoms.
+
+    Raises:
+        ValueError: bad weights, or weights that do not add up to those of the atoms.
+    """
+    mass, atoms = point_weights("Semidiscrete", weights, rows), len(potential.points)
+    total = torch.zeros(atoms, dtype=torch.float64, device=rows.device).index_add_(0, atom_of_row, mass)
+    repeated = len(rows) > atoms
+    if repeated or weights is not None:
+        _check_weights(total, potential.weights, atom_of_row, given=weights is not None)
+    row = atom_of_row.argsort(stable=True)
+    row = row[mass[row] > 0]
+    atom = atom_of_row[row]
+    last = torch.bincount(atom, minlength=atoms).cumsum(0) - 1
+    first = last - torch.bincount(atom, minlength=atoms) + 1
+    if not repeated:
+        return _Shares(row, None, first, last)
+    share = mass[row] / total[atom]
+    summed = share.cumsum(0)
+    return _Shares(row, atom + (summed - (summed - share)[first[atom]]), first, last)
+
+
+def _check_weights(total: Tensor, expected: Tensor, atom_of_row: Tensor, *, given: bool) -> None:
+    """Refuse weights of rows whose sums are not the weights of their atoms, up to rounding."""
+    least = torch.finfo(torch.float32).tiny  # below it float32 loses digits
+    expected = expected.double()
+    off = torch.nonzero((total - expected).abs() > _SAME_WEIGHT * expected + least)[:, 0]
+    if not len(off):
+        return
+    atom = int(off[0])
+    rows = torch.nonzero(atom_of_row == atom)[:, 0]
+    adding = "the weights" if given else "equal weights, since none are given,"
+    raise ValueError(
+        f"Semidiscrete: {adding} of rows {rows[:5].tolist()} add up to {float(total[atom]):.6g} of all, but their atom "
+        f"has the weight {float(expected[atom]):.6g} in the potential; give weights= as they were given to fit"
+    )
 
 
 def _atoms_of(rows: Tensor, atoms: Tensor) -> Tensor:

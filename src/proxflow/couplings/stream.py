@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Protocol, Self
+from dataclasses import dataclass, field
+from typing import NoReturn, Protocol, Self
 
 import torch
 
 from proxflow.couplings.minibatch import Minibatch
 from proxflow.couplings.pairs import Pairs, joined, rows_of
+from proxflow.couplings.reserve import Reserve
 from proxflow.couplings.seeding import generator_of
 
 __all__ = ["Coupling", "PairStream"]
@@ -30,6 +32,10 @@ class PairStream:
     with from ``position`` alone; and several processes, each with its ``rank``, share out the batches that one would
     draw. A ``Minibatch`` coupling is drawn by whole assignments, that batches of any size are cut from.
 
+    Two streams of one coupling, seed and position give the same batches: that is what makes them repeatable. A stream
+    therefore stays in the process that made it, and refuses to be copied, pickled or used after a fork, where it would
+    give its batches a second time. Threads may share one: each batch is given once.
+
     Args:
         coupling: to draw from; the stream uses it in a thread, so leave it alone meanwhile.
         batch_size: pairs of a batch, all processes together.
@@ -41,6 +47,8 @@ class PairStream:
 
     Raises:
         ValueError: a number out of range.
+        TypeError: copying or pickling it.
+        RuntimeError: taking a batch after ``close``, or in another process than its own.
     """
 
     def __init__(
@@ -64,8 +72,8 @@ class PairStream:
         self._share = slice(rank, None, processes)
         self._assignments: dict[int, Pairs] = {}
         self._ahead = ahead
-        self._pending: deque[Future[Pairs]] = deque()
-        self._worker = ThreadPoolExecutor(1, thread_name_prefix="coupling") if ahead else None
+        self._drawing: Reserve[_Drawing] = Reserve()
+        self._drawing.kept = _Drawing(ThreadPoolExecutor(1, thread_name_prefix="coupling") if ahead else None)
 
     def __enter__(self) -> Self:
         return self
@@ -77,21 +85,36 @@ class PairStream:
         return self
 
     def __next__(self) -> Pairs:
-        if self._worker is None:
-            pairs = self._batch(self.position)
-        else:
-            while len(self._pending) <= self._ahead:
-                self._pending.append(self._worker.submit(self._batch, self.position + len(self._pending)))
-            pairs = self._pending[0].result()  # raises, and stays first, where the draw failed
-            self._pending.popleft()
-        self.position += 1
+        with self._drawing.opened() as reserve:
+            if reserve.kept is None:
+                raise RuntimeError(
+                    "PairStream: a forked process has no part in the stream of its parent and would only repeat its "
+                    "batches; make a stream of its own there, with rank= and processes= to share the batches out"
+                )
+            worker, pending = reserve.kept.worker, reserve.kept.pending
+            if worker is None:
+                pairs = self._batch(self.position)
+            else:
+                while len(pending) <= self._ahead:
+                    pending.append(worker.submit(self._batch, self.position + len(pending)))
+                pairs = pending[0].result()  # raises, and stays first, where the draw failed
+                pending.popleft()
+            self.position += 1
         return pairs
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            "PairStream: a copy would give the same batches again; pickle stream.position and make another stream "
+            "with position=, or several with rank= and processes= to share the batches out"
+        )
 
     def close(self) -> None:
         """Stop drawing ahead."""
-        if self._worker is not None:
-            self._worker.shutdown(wait=True, cancel_futures=True)
-        self._pending.clear()
+        drawing = self._drawing.kept  # without its lock, which a thread that waits for a batch has until this is done
+        if drawing is not None and drawing.worker is not None:
+            drawing.worker.shutdown(wait=True, cancel_futures=True)
+            with self._drawing.opened():
+                drawing.pending.clear()
 
     def _batch(self, number: int) -> Pairs:
         """This process's part of a batch."""
@@ -112,6 +135,14 @@ class PairStream:
         }
         offset = start - needed.start * size
         return rows_of(joined(list(self._assignments.values())), slice(offset, offset + self._batch_size))
+
+
+@dataclass(frozen=True)
+class _Drawing:
+    """The thread that draws ahead, if any, and the batches that it is at work on."""
+
+    worker: ThreadPoolExecutor | None
+    pending: deque[Future[Pairs]] = field(default_factory=deque)
 
 
 def _check_pairs(pairs: object, count: int) -> None:

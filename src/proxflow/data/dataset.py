@@ -9,10 +9,12 @@ import torch
 from torch import Tensor
 
 from proxflow.data.standardisation import Standardisation
+from proxflow.results import brief_repr
 
 __all__ = ["Dataset"]
 
 
+@brief_repr
 @dataclass(frozen=True)
 class Dataset:
     """Standardised points (N, *event), labels (N,) or None, and where they came from.

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from proxflow.data.raw import Array
+from proxflow.scalars import whole_number
 
 __all__ = ["Request"]
 
@@ -29,9 +30,10 @@ class Request:
     data_dir: Path | None = None
 
     def __post_init__(self) -> None:
-        if self.n is not None and (self.n < 1 or self.n != int(self.n)):
+        if self.n is not None and (whole_number(self.n) or 0) < 1:
             raise ValueError(f"data.load: n must be a positive integer, got {self.n!r}")
-        if not 0 <= self.seed < 2**32:
+        seed = whole_number(self.seed)
+        if seed is None or not 0 <= seed < 2**32:
             raise ValueError(f"data.load: seed must be from 0 to 2^32 - 1, got {self.seed!r}")
 
     def rows(self, count: int, origin: str) -> Array:

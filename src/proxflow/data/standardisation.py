@@ -7,9 +7,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from proxflow.results import brief_repr
+
 __all__ = ["Standardisation", "standardisation_of"]
 
 
+@brief_repr
 @dataclass(frozen=True)
 class Standardisation:
     """x -> (x - mean) / scale with one scale for all coordinates, so that distances keep their proportions."""

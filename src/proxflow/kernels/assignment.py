@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from proxflow.errors import ConvergenceWarning
+from proxflow.kernels.birkhoff import doubly_stochastic, permutation_of_mean
 from proxflow.optional import optional_package
 
 __all__ = ["least_cost_permutation", "sinkhorn_permutation"]
@@ -20,6 +21,8 @@ _TEMPERATURES = (1 / 4, 1 / 16, 1 / 64)  # of the starting prices, times the dev
 _LEAST_TEMPERATURE = 1e-30  # float32 divides by it
 _SWEEPS = 8  # of Sinkhorn's scaling at each temperature
 _LARGEST_EXPONENT = 40.0  # scalings stay within its exponential, so that none leaves the range of float32
+_STOPPING_ERROR = 1e-4  # of Sinkhorn's columns, in the 2-norm
+_STOPPING_SHARE = 1e-2  # and in any one column, as a share of its mass
 _MARGINAL_ERROR = 1e-2  # of a plan that is still taken for converged, in the 1-norm
 _COLUMN_ERROR = 0.5  # and in any one column, as a share of its mass
 
@@ -57,13 +60,17 @@ def least_cost_permutation(x0: Tensor, x1: Tensor) -> Tensor:
 
 
 def sinkhorn_permutation(x0: Tensor, x1: Tensor, epsilon: float, generator: torch.Generator | None) -> Tensor:
-    """A random permutation drawn from the entropic plan, (n,) int64, without leaving the device of the data.
+    """A random permutation whose mean is the entropic plan, (n,) int64, without leaving the device of the data.
+
+    Row i goes to column j with the probability n plan_ij, so that the mean cost is that of the plan; rows are not
+    drawn independently, since each column is used once.
 
     The plan comes from POT's log-domain Sinkhorn with regularisation ``epsilon`` times the mean squared distance of the
     batches about their means, which moving either batch does not change; an epsilon below the rounding of the dtype is
-    raised to it. Gumbel noise on the plan's logarithm makes each row's best column a draw from the row; pairs that are
-    best for both sides are taken, and the rest choose again among themselves, until none is left: no point is lost or
-    used twice.
+    raised to it. Where it ends, its columns are right to 1%; making them exact moves no more mass than twice what they
+    miss. A plan that has not converged warns, and is no law to draw from: there, Gumbel noise on the plan's logarithm
+    makes each row's best column a draw from the row; pairs that are best for both sides are taken, and the rest choose
+    again among themselves, until none is left.
 
     Raises:
         MissingExtraError: POT is not installed.
@@ -80,18 +87,21 @@ def sinkhorn_permutation(x0: Tensor, x1: Tensor, epsilon: float, generator: torc
     row, column = _soft_prices(cost, nearest, _down_to(epsilon, _TEMPERATURES[0] * _deviation(cost)))
     share = torch.full((len(x0),), 1 / len(x0), dtype=dtype, device=x0.device)
     start = (row / epsilon, column / epsilon)
+    tolerance = min(_STOPPING_ERROR, _STOPPING_SHARE / len(x0))
     plan, dual = ot.sinkhorn(
-        share, share, cost, epsilon, "sinkhorn_log", stopThr=1e-4, log=True, warn=False, warmstart=start
+        share, share, cost, epsilon, "sinkhorn_log", stopThr=tolerance, log=True, warn=False, warmstart=start
     )
     missing = (plan.sum(0) - share).abs()  # the rows, scaled last, are right in any case
     error, worst = float(missing.sum()), float(missing.max()) * len(x0)
-    if not (error <= _MARGINAL_ERROR and worst <= _COLUMN_ERROR):
-        warnings.warn(
-            f"Sinkhorn stopped with an error of {error:.2g} in the marginals of its plan, {worst:.2g} in one of its "
-            "columns; the pairs are a permutation all the same, but dearer: raise epsilon, or use the exact solver",
-            ConvergenceWarning,
-            stacklevel=5,
-        )
+    if error <= _MARGINAL_ERROR and worst <= _COLUMN_ERROR:
+        return permutation_of_mean(doubly_stochastic(len(x0) * plan), generator)
+    warnings.warn(
+        f"Sinkhorn stopped with an error of {error:.2g} in the marginals of its plan, {worst:.2g} in one of its "
+        "columns; the pairs are a permutation all the same, but not drawn from the plan, and dearer: raise epsilon, or "
+        "use the exact solver",
+        ConvergenceWarning,
+        stacklevel=5,
+    )
     drawn_on = x0.device if generator is None else generator.device
     exponential = torch.empty(plan.shape, dtype=plan.dtype, device=drawn_on).exponential_(generator=generator)
     log_plan = dual["log_u"][:, None] + dual["log_v"] - cost / epsilon  # the logarithm of a plan that underflows

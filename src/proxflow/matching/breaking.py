@@ -26,6 +26,7 @@ from proxflow.couplings.pairs import joined
 from proxflow.couplings.seeding import generator_of
 from proxflow.independent_field import IndependentField
 from proxflow.measures import Gaussian
+from proxflow.results import brief_repr
 from proxflow.schedules import Schedule
 
 __all__ = ["Breaking", "BreakingLaw", "break_pairs", "breaking_law"]
@@ -58,6 +59,7 @@ class Breaking:
                 raise ValueError(f"Breaking: {name} must not be negative, got {getattr(self, name)!r}")
 
 
+@brief_repr
 @dataclasses.dataclass(frozen=True)
 class BreakingLaw:
     """The probability of breaking a pair at a time, linear between those of a table.

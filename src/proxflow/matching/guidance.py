@@ -10,6 +10,7 @@ from torch import Tensor
 
 from proxflow.matching.path import Network
 from proxflow.matching.times import for_each
+from proxflow.scalars import real_number
 
 __all__ = ["field_of"]
 
@@ -30,13 +31,13 @@ def field_of(
     Raises:
         ValueError: guidance without a label, or not finite; a network without labels, or a label that it has not.
     """
-    if not math.isfinite(guidance):
+    if not math.isfinite(real_number(guidance)):
         raise ValueError(f"field_of: guidance must be a finite number, got {guidance!r}")
     if label is None:
         if guidance != 1:
             raise ValueError(f"field_of: guidance {guidance} needs a label")
         return lambda t, x: network(for_each(t, x), x)
-    labels = torch.as_tensor(label)
+    guidance, labels = float(guidance), torch.as_tensor(label)
     classes = getattr(network, "classes", None)
     if classes is not None and labels.numel() and not -1 <= int(labels.min()) <= int(labels.max()) < classes:
         known = f"labels 0 to {classes - 1}" if classes else "no labels"

@@ -10,9 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
+from proxflow.console import BarColumn, Console, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from proxflow.matching.result import TrainRecord
 
 __all__ = ["TrainLog"]

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from proxflow.couplings import Pairs
+from proxflow.results import brief_repr
 from proxflow.schedules import Linear, Schedule
 
 __all__ = ["Network", "PathSample", "flow_matching_loss", "sample_path"]
@@ -21,6 +22,7 @@ class Network(Protocol):
         """Velocities (B, *event) at times (B,) and points (B, *event)."""
 
 
+@brief_repr
 @dataclass(frozen=True)
 class PathSample:
     """Times (n,), points x_t = alpha x0 + beta x1 (n, *event), their velocities alpha' x0 + beta' x1, and labels."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from proxflow.matching.breaking import BreakingLaw
+from proxflow.results import brief_repr
 
 __all__ = ["TrainRecord", "TrainResult"]
 
@@ -30,6 +31,7 @@ class TrainRecord:
     seconds: float
 
 
+@brief_repr
 @dataclass(frozen=True)
 class TrainResult:
     """A trained network.

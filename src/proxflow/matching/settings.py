@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from numbers import Integral
 
 from torch import nn
 
@@ -13,6 +13,7 @@ from proxflow.couplings.seeding import generator_of
 from proxflow.fingerprint import fingerprint
 from proxflow.matching.breaking import Breaking
 from proxflow.matching.times import TimeSampler
+from proxflow.scalars import real_number, whole_number
 from proxflow.schedules import Schedule, check_schedule
 
 __all__ = ["Settings"]
@@ -43,6 +44,15 @@ class Settings:
     processes: int
     mixed_precision: str
 
+    def __post_init__(self) -> None:
+        """Numbers of any type become Python's; what is none stays, for ``check`` to refuse."""
+        for name in (*_WHOLE, "seed"):
+            if (whole := whole_number(getattr(self, name))) is not None:
+                object.__setattr__(self, name, whole)
+        for name in (*_POSITIVE, *_SHARES, "weight_decay"):
+            if not math.isnan(real := real_number(getattr(self, name))):
+                object.__setattr__(self, name, real)
+
     def mark(self, network: nn.Module, coupling: Coupling) -> str:
         """A hash of what the run's parameters depend on."""
         layout = [(name, tuple(entry.shape), str(entry.dtype)) for name, entry in network.state_dict().items()]
@@ -66,17 +76,20 @@ class Settings:
                 "points couplings.Independent(points)"
             )
         for name in _WHOLE:
-            if not (isinstance(getattr(self, name), Integral) and getattr(self, name) >= 1):
+            if (whole_number(getattr(self, name)) or 0) < 1:
                 raise ValueError(f"train: {name} must be a whole number of at least 1, got {getattr(self, name)!r}")
+        seed = whole_number(self.seed)
+        if seed is None or seed < 0:
+            raise ValueError(f"train: seed must be a whole number of at least 0, got {self.seed!r}")
         for name in _POSITIVE:
-            if not getattr(self, name) > 0:
+            if not real_number(getattr(self, name)) > 0:
                 raise ValueError(f"train: {name} must be positive, got {getattr(self, name)!r}")
         for name in _SHARES:
-            if not 0 <= getattr(self, name) < 1:
+            if not 0 <= real_number(getattr(self, name)) < 1:
                 raise ValueError(f"train: {name} must be in [0, 1), got {getattr(self, name)!r}")
         if not isinstance(self.breaking, Breaking | None):
             raise ValueError(f"train: breaking must be a matching.Breaking or None, got {self.breaking!r}")
-        if not self.weight_decay >= 0:
+        if not real_number(self.weight_decay) >= 0:
             raise ValueError(f"train: weight_decay must not be negative, got {self.weight_decay!r}")
         if self.batch_size % self.processes:
             raise ValueError(

@@ -37,7 +37,7 @@ class LogitNormal:
     def __init__(self, mean: float = 0.0, std: float = 1.0) -> None:
         if not (math.isfinite(mean) and math.isfinite(std) and std > 0):
             raise ValueError(f"LogitNormal: needs a finite mean and a positive std, got {mean!r} and {std!r}")
-        self.mean, self.std = mean, std
+        self.mean, self.std = float(mean), float(std)
 
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> Tensor:
         """n independent times, (n,)."""

@@ -8,6 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from proxflow.points import Numbers, as_tensor, normalised_weights
+from proxflow.scalars import whole_number
+
 __all__ = ["Clouds", "check_alike", "check_seed", "common_frame", "distances", "flat_rows", "listed"]
 
 _MOST_LISTED = 5
@@ -15,51 +18,85 @@ _MOST_LISTED = 5
 
 @dataclass(frozen=True)
 class Clouds:
-    """Two clouds about their common centre, in a unit of length that makes the largest coordinate of order one.
+    """Two weighted clouds about their common centre, in a unit of length in which coordinates are of order one at most.
 
-    Far from the origin and at extreme scales no digits are lost and no square overflows.
+    Far from the origin and at extreme scales no digits are lost and no square overflows. Gradients pass through to the
+    points and weights given.
 
     Attributes:
         x: (n, d) float64.
         y: (m, d) float64.
+        x_weights: (n,) float64 of sum 1; None where they are equal, and no gradient is asked for.
+        y_weights: (m,) or None, likewise.
         unit: a length here times ``unit`` is a length of the points given.
+        dtype: that of the points given, the wider one of the two.
     """
 
     x: Tensor
     y: Tensor
+    x_weights: Tensor | None
+    y_weights: Tensor | None
     unit: float
+    dtype: torch.dtype
 
 
-def common_frame(metric: str, x: Tensor, y: Tensor) -> Clouds:
-    """Check x (n, *event) and y (m, *event), of float32 or float64, and bring them into one frame.
-
-    Raises:
-        ValueError: a cloud is empty, has rows that are not finite, or is unlike the other in event shape or device.
-    """
-    flat_x, flat_y = flat_rows(metric, "x", x), flat_rows(metric, "y", y)
-    check_alike(metric, ("x", x), ("y", y))
-    flat_x, flat_y, unit = _scaled(flat_x, flat_y)  # first, since the centre of huge points would overflow
-    centre = 0.5 * (flat_x.mean(0) + flat_y.mean(0))
-    flat_x, flat_y, finer_unit = _scaled(flat_x - centre, flat_y - centre)
-    return Clouds(flat_x, flat_y, unit * finer_unit)
-
-
-def flat_rows(metric: str, name: str, points: object) -> Tensor:
-    """Points (n, *event) of float32 or float64 as (n, d) float64, detached.
+def common_frame(
+    metric: str,
+    a: Numbers,
+    b: Numbers,
+    a_weights: Numbers | None = None,
+    b_weights: Numbers | None = None,
+    *,
+    differentiable: bool = False,
+) -> Clouds:
+    """Check a (n, *event) and b (m, *event), of float32 or float64, and bring them into one frame.
 
     Raises:
-        ValueError: no such tensor, no points, or rows that are not finite.
+        ValueError: a cloud is empty, has rows that are not finite, or is unlike the other in event shape or device; or
+            weights that are not one for each row, not finite, negative or all zero.
     """
-    if not isinstance(points, Tensor) or points.dtype not in (torch.float32, torch.float64):
-        kind = points.dtype if isinstance(points, Tensor) else type(points).__name__
-        raise ValueError(f"{metric}: {name} must be a torch tensor of float32 or float64, got {kind}; convert it")
+    first, second = as_tensor(metric, "a", a), as_tensor(metric, "b", b)
+    flat, other = flat_rows(metric, "a", first), flat_rows(metric, "b", second)
+    check_alike(metric, ("a", first), ("b", second))
+    weights, other_weights = (
+        _weights(metric, f"{name}_weights", given, rows, differentiable)
+        for name, given, rows in (("a", a_weights, flat), ("b", b_weights, other))
+    )
+    if not differentiable:
+        flat, other = flat.detach(), other.detach()
+    unit = _unit(flat, other)
+    flat, other = flat / unit, other / unit  # first, since the centre of huge points would overflow
+    centre = 0.5 * (flat.detach().mean(0) + other.detach().mean(0))
+    flat, other = flat - centre, other - centre
+    finer = _unit(flat, other)
+    dtype = torch.promote_types(first.dtype, second.dtype)
+    return Clouds(flat / finer, other / finer, weights, other_weights, unit * finer, dtype)
+
+
+def flat_rows(metric: str, name: str, points: Tensor) -> Tensor:
+    """Points (n, *event) of float32 or float64 as (n, d) float64.
+
+    Raises:
+        ValueError: another dtype, no points, or rows that are not finite.
+    """
+    if points.dtype not in (torch.float32, torch.float64):
+        raise ValueError(f"{metric}: {name} must be float32 or float64, got {points.dtype}; convert it")
     if points.ndim == 0 or points.numel() == 0:
         raise ValueError(f"{metric}: {name} must be (n, *event) with n > 0, got {tuple(points.shape)}; give points")
-    flat = points.detach().reshape(len(points), -1)
-    broken = (~torch.isfinite(flat).all(1)).nonzero().flatten().tolist()
+    flat = points.reshape(len(points), -1)
+    broken = (~torch.isfinite(flat.detach()).all(1)).nonzero().flatten().tolist()
     if broken:
         raise ValueError(f"{metric}: {name} has rows that are not finite ({listed(broken)}); drop or mend them")
     return flat.double()
+
+
+def _weights(metric: str, name: str, given: Numbers | None, rows: Tensor, differentiable: bool) -> Tensor | None:
+    if given is None:
+        return None
+    weights = normalised_weights(metric, given, rows, name)
+    if weights.requires_grad and differentiable:
+        return weights
+    return None if bool((weights == weights[0]).all()) else weights.detach()
 
 
 def check_alike(metric: str, first: tuple[str, Tensor], second: tuple[str, Tensor]) -> None:
@@ -81,14 +118,16 @@ def check_alike(metric: str, first: tuple[str, Tensor], second: tuple[str, Tenso
         )
 
 
-def check_seed(metric: str, seed: object) -> None:
-    """A seed is an integer from 0 to 2^32 - 1.
+def check_seed(metric: str, seed: object) -> int:
+    """A seed, an integer from 0 to 2^32 - 1, as Python's.
 
     Raises:
         ValueError: it is not.
     """
-    if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**32:
+    number = whole_number(seed)
+    if number is None or not 0 <= number < 2**32:
         raise ValueError(f"{metric}: seed must be an integer from 0 to 2^32 - 1, got {seed!r}")
+    return number
 
 
 def distances(rows: Tensor, points: Tensor) -> Tensor:
@@ -102,10 +141,7 @@ def listed(numbers: list[int]) -> str:
     return start if len(numbers) <= _MOST_LISTED else f"{start}, ... {len(numbers):,} in all"
 
 
-def _scaled(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, float]:
-    """Both over a power of two near their largest coordinate, which rounds nothing; and that power."""
-    largest = max(float(x.abs().max()), float(y.abs().max()))
-    if largest == 0:
-        return x, y, 1.0
-    unit = math.ldexp(1.0, math.frexp(largest)[1] - 1)
-    return x / unit, y / unit, unit
+def _unit(x: Tensor, y: Tensor) -> float:
+    """A power of two near the largest coordinate of both, by which division rounds nothing."""
+    largest = max(float(x.detach().abs().max()), float(y.detach().abs().max()))
+    return math.ldexp(1.0, math.frexp(largest)[1] - 1) if largest > 0 else 1.0

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from proxflow.metrics.clouds import check_alike, check_seed, flat_rows, listed
 from proxflow.optional import optional_package
+from proxflow.points import Numbers, as_tensor
 
 __all__ = ["LabelAccuracy", "label_accuracy"]
 
@@ -40,7 +41,7 @@ class LabelAccuracy:
 
 
 def label_accuracy(
-    samples: Tensor, labels: Tensor, train_points: Tensor, train_labels: Tensor, *, seed: int = 0
+    samples: Numbers, labels: Numbers, train_points: Numbers, train_labels: Numbers, *, seed: int = 0
 ) -> LabelAccuracy:
     """Judge conditional samples by a support vector classifier with a Gaussian kernel, trained on the data.
 
@@ -49,7 +50,7 @@ def label_accuracy(
     one by one.
 
     Args:
-        samples: (n, *event), finite; float32 or float64.
+        samples: (n, *event), finite; float32 or float64; like all others a tensor, a numpy array or a pandas object.
         labels: (n,) integers, the class that each sample was asked for.
         train_points: (N, *event), finite.
         train_labels: (N,) integers, two classes or more, each of two rows or more.
@@ -60,7 +61,9 @@ def label_accuracy(
             few classes or rows of a class, or labels of a class that the data do not have.
         MissingExtraError: scikit-learn is not installed.
     """
-    check_seed("label_accuracy", seed)
+    seed = check_seed("label_accuracy", seed)
+    samples = as_tensor("label_accuracy", "samples", samples)
+    train_points = as_tensor("label_accuracy", "train_points", train_points)
     points = _array(flat_rows("label_accuracy", "samples", samples))
     known_points = _array(flat_rows("label_accuracy", "train_points", train_points))
     check_alike("label_accuracy", ("samples", samples), ("train_points", train_points))
@@ -80,7 +83,7 @@ class _Classifier:
     def __init__(self, points: _Array, labels: _Array) -> None:
         self._centre = points.mean(0)
         self._spread = float((points - self._centre).std()) or 1.0
-        model = optional_package("sklearn.svm", "data").SVC(C=_PENALTY, gamma=1 / points.shape[1])
+        model = optional_package("sklearn.svm", "data").SVC(C=_PENALTY, gamma=1 / points.shape[1], random_state=0)
         self._model = model.fit(self._framed(points), labels)
 
     def accuracy(self, points: _Array, labels: _Array) -> float:
@@ -97,11 +100,11 @@ def _array(values: Tensor) -> _Array:
     return array
 
 
-def _classes(name: str, labels: object, points_name: str, count: int) -> _Array:
+def _classes(name: str, given: Numbers, points_name: str, count: int) -> _Array:
     """Labels (count,) of whole numbers."""
-    if not isinstance(labels, Tensor) or labels.is_floating_point() or labels.is_complex():
-        kind = labels.dtype if isinstance(labels, Tensor) else type(labels).__name__
-        raise ValueError(f"label_accuracy: {name} must be a torch tensor of integers, one class each, got {kind}")
+    labels = as_tensor("label_accuracy", name, given)
+    if labels.is_floating_point():
+        raise ValueError(f"label_accuracy: {name} must be integers, one class each, got {labels.dtype}")
     if labels.shape != (count,):
         raise ValueError(
             f"label_accuracy: {name} must be ({count},), one for each row of {points_name}, got {tuple(labels.shape)}"

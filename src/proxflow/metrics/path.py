@@ -10,6 +10,7 @@ from torch import Tensor
 
 from proxflow.metrics.clouds import listed
 from proxflow.sampling.integrate import Trajectory
+from proxflow.scalars import real_number
 
 __all__ = ["normalised_path_energy", "path_energy", "straightness"]
 
@@ -50,7 +51,7 @@ def normalised_path_energy(trajectory: Trajectory, transport_cost: float) -> flo
 
     Source: Tong et al., arXiv 2302.00482, section 5 (NPE).
     """
-    if not (math.isfinite(transport_cost) and transport_cost > 0):
+    if not 0 < real_number(transport_cost) < math.inf:
         raise ValueError(
             f"normalised_path_energy: transport_cost must be a positive number, W2^2 of source and target, got "
             f"{transport_cost!r}"

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from proxflow.kernels.norms import row_norm
 from proxflow.kernels.precision import in_full_precision
 from proxflow.measures import Gaussian, Source
-from proxflow.results import ProxResult, Status, Verdict
+from proxflow.results import ProxResult, Status, Verdict, brief_repr
+from proxflow.scalars import whole_number
 
 if TYPE_CHECKING:
     from proxflow.potentials.calculus import Rotated, Scaled
@@ -58,6 +59,7 @@ def check_rotation_invariant(owner: str, source: Source, otherwise: str) -> None
         )
 
 
+@brief_repr
 @dataclass(frozen=True)
 class GeneralizedQuadratic:
     """q(w) = <w, H w> on a subspace L and +inf off it (THEORY section 5), one per row.
@@ -115,8 +117,9 @@ class Potential(nn.Module, ABC):
 
     def __init__(self, dim: int, source: Source | None = None) -> None:
         super().__init__()
-        if dim < 1:
-            raise ValueError(f"{type(self).__name__}: the dimension must be at least 1, got {dim}")
+        if (whole_number(dim) or 0) < 1:
+            raise ValueError(f"{type(self).__name__}: the dimension must be at least 1, got {dim!r}")
+        dim = int(dim)
         if source is not None and source.dim != dim:
             raise ValueError(f"{type(self).__name__}: the source has dimension {source.dim}, the potential {dim}")
         self.dim = dim

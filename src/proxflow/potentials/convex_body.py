@@ -13,6 +13,7 @@ from proxflow.kernels.norms import row_norm
 from proxflow.measures import Source
 from proxflow.potentials.base import GeneralizedQuadratic, Potential, as_parameter, check_rotation_invariant
 from proxflow.results import ProxResult, Verdict
+from proxflow.scalars import real_number
 
 __all__ = ["Ball", "Ellipsoid"]
 
@@ -35,7 +36,7 @@ class Ball(Potential):
 
     def __init__(self, dim: int, radius: float = 1.0, *, source: Source | None = None) -> None:
         super().__init__(dim, source)
-        if not (math.isfinite(radius) and radius > 0):
+        if not 0 < real_number(radius) < math.inf:
             raise ValueError(f"Ball: the radius must be a positive finite number, got {radius!r}")
         check_rotation_invariant("Ball", self.source, _OTHERWISE)
         self.radius = float(radius)

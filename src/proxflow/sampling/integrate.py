@@ -13,6 +13,8 @@ from torchdiffeq import odeint
 
 from proxflow.errors import ConvergenceError
 from proxflow.flow import ProximalFlow, schedule_of
+from proxflow.results import brief_repr
+from proxflow.scalars import real_number, whole_number
 from proxflow.schedules import Schedule
 
 __all__ = ["METHODS", "Trajectory", "integrate"]
@@ -27,6 +29,7 @@ _LONGEST_LAST_STEP = 1e-3  # of dopri5, which leaves a proximal last step: near 
 _MOST_ADAPTIVE_STEPS = 10_000  # between two reported times; more mean a field that dopri5 cannot follow
 
 
+@brief_repr
 @dataclass(frozen=True)
 class Trajectory:
     """Times (T,), points (T, B, *event) at those times, and how often the field was evaluated."""
@@ -76,8 +79,9 @@ def integrate(
         ConvergenceError: dopri5 cannot keep its tolerances. A row that is not finite never raises: it comes out as
             NaN and touches no other.
     """
-    _check(x0, steps, method, rtol, atol)
-    count = _DEFAULT_STEPS[method] if steps is None else steps
+    _check(x0, method)
+    count = _DEFAULT_STEPS[method] if steps is None else _steps(steps)
+    rtol, atol = _tolerance("rtol", rtol), _tolerance("atol", atol)
     walker = _Walker(field, schedule_of("integrate", field, schedule))
     times = torch.linspace(0, 1, count + 1, dtype=torch.float64, device=x0.device).to(x0.dtype)
     if method == "proximal":
@@ -89,18 +93,29 @@ def integrate(
     return Trajectory(times, points, walker.evaluations)
 
 
-def _check(x0: Tensor, steps: int | None, method: str, rtol: float, atol: float) -> None:
+def _check(x0: Tensor, method: str) -> None:
     if method not in METHODS:
         raise ValueError(f"integrate: unknown method {method!r}; known are {', '.join(METHODS)}")
-    if steps is not None and (not isinstance(steps, int) or isinstance(steps, bool) or steps < 1):
-        raise ValueError(f"integrate: steps must be an integer of at least 1, got {steps!r}")
+    if not isinstance(x0, Tensor):
+        raise ValueError(f"integrate: x0 must be a torch tensor, got {type(x0).__name__}; convert it")
     if x0.dtype not in (torch.float32, torch.float64):
         raise ValueError(f"integrate: x0 must be float32 or float64, got {x0.dtype}")
     if x0.ndim == 0:
         raise ValueError("integrate: x0 must have a batch dimension, (B, *event), got a single number")
-    for name, tolerance in (("rtol", rtol), ("atol", atol)):
-        if not (math.isfinite(tolerance) and tolerance > 0):
-            raise ValueError(f"integrate: {name} must be a positive number, got {tolerance!r}")
+
+
+def _steps(steps: int) -> int:
+    number = whole_number(steps)
+    if number is None or number < 1:
+        raise ValueError(f"integrate: steps must be an integer of at least 1, got {steps!r}")
+    return number
+
+
+def _tolerance(name: str, tolerance: float) -> float:
+    number = real_number(tolerance)
+    if not 0 < number < math.inf:
+        raise ValueError(f"integrate: {name} must be a positive number, got {tolerance!r}")
+    return number
 
 
 class _Walker:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from proxflow.points import flat_points, point_weights
+from proxflow.points import Numbers, flat_points, point_weights
 
 __all__ = ["Atoms", "gather_atoms"]
 
@@ -21,7 +21,7 @@ class Atoms:
     atom_of_row: Tensor
 
 
-def gather_atoms(points: Tensor, weights: Tensor | None) -> Atoms:
+def gather_atoms(points: Numbers, weights: Numbers | None) -> Atoms:
     """Check the data, normalise the weights, and merge equal rows.
 
     Raises:

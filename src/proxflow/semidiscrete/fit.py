@@ -14,8 +14,10 @@ from torch import Tensor
 from proxflow.errors import ConvergenceWarning
 from proxflow.kernels.precision import in_full_precision
 from proxflow.measures import Gaussian, Source
+from proxflow.points import Numbers
 from proxflow.potentials.discrete import Discrete
 from proxflow.potentials.entropic import Entropic
+from proxflow.scalars import real_number, whole_number
 from proxflow.semidiscrete.atoms import Atoms, gather_atoms
 from proxflow.semidiscrete.exact import exact_applies, solve_exactly
 from proxflow.semidiscrete.problem import SemiDual
@@ -35,8 +37,8 @@ _DIRAC_DRAWS = 1 << 17
 
 @in_full_precision
 def fit(
-    points: Tensor,
-    weights: Tensor | None = None,
+    points: Numbers,
+    weights: Numbers | None = None,
     *,
     source: Source | None = None,
     epsilon: float = 0.0,
@@ -56,7 +58,8 @@ def fit(
     draws. ``Fit.method`` says which it was. Ctrl-C returns the best so far.
 
     Args:
-        points: (N, d) or (N, *event), float32 or float64; equal rows are merged.
+        points: (N, d) or (N, *event), float32 or float64: a tensor, a numpy array or a pandas object (values in order).
+            Equal rows are merged.
         weights: (N,), not negative; equal if None.
         source: law of the noise; standard normal if None. ``measures.Empirical`` makes unpaired data a source.
         epsilon: smoothing, in units of the scores <u, y>; above 0 fits the entropic semi-dual of ``Entropic``.
@@ -77,12 +80,12 @@ def fit(
         ValueError: bad data or arguments, or a checkpoint of another fit; the message says what to do.
     """
     began = time.perf_counter()
-    if hasattr(points, "points"):
-        raise ValueError(f"fit: points must be a tensor or an array, got {type(points).__name__}; give its .points")
-    points = torch.as_tensor(points)
     atoms = gather_atoms(points, weights)
     source = Gaussian(atoms.points.shape[1]) if source is None else source
+    seed, max_memory = _whole("seed", seed), _whole("max_memory", max_memory)
+    max_samples = None if max_samples is None else _whole("max_samples", max_samples)
     _check_options(source, atoms, epsilon, tol, max_samples)
+    epsilon, tol = float(epsilon), float(tol)
     initial = None if warm_start is None else carried_heights(warm_start, atoms.points)
     mark = None
     if checkpoint is not None:
@@ -96,14 +99,21 @@ def fit(
 
 
 def _check_options(source: Source, atoms: Atoms, epsilon: float, tol: float, max_samples: int | None) -> None:
-    if not (math.isfinite(tol) and tol > 0):
+    if not 0 < real_number(tol) < math.inf:
         raise ValueError(f"fit: tol must be a positive number, got {tol!r}")
-    if not (math.isfinite(epsilon) and epsilon >= 0):
+    if not 0 <= real_number(epsilon) < math.inf:
         raise ValueError(f"fit: epsilon must be a number of at least 0, got {epsilon!r}")
     if max_samples is not None and max_samples < 1:
         raise ValueError(f"fit: max_samples must be at least 1, got {max_samples!r}")
     if source.dim != atoms.points.shape[1]:
         raise ValueError(f"fit: the source has dimension {source.dim}, the points {atoms.points.shape[1]}")
+
+
+def _whole(name: str, value: object) -> int:
+    number = whole_number(value)
+    if number is None:
+        raise ValueError(f"fit: {name} must be an integer, got {value!r}")
+    return number
 
 
 def _solve(

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from proxflow.potentials.discrete import Discrete
 from proxflow.potentials.entropic import Entropic
+from proxflow.results import brief_repr
 
 __all__ = ["Evaluation", "Fit", "Solution"]
 
@@ -36,6 +37,7 @@ class Solution:
     evaluation_samples: int
 
 
+@brief_repr
 @dataclass(frozen=True)
 class Fit:
     """A fitted potential and its certificate.

@@ -9,9 +9,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from rich.console import Console
 from torch import Tensor
 
+from proxflow.console import Console
 from proxflow.fingerprint import fingerprint, source_mark
 from proxflow.measures import Source
 from proxflow.storage import load, save
