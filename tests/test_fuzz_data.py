@@ -23,8 +23,7 @@ from scipy.spatial.distance import cdist
 from torch import Tensor
 
 import proxflow as pf
-from proxflow.analysis import check_terminal_hypotheses, data_dimension, minibatch_convergence
-from proxflow.analysis.hypotheses import Verdict
+from proxflow.analysis import Verdict, check_terminal_hypotheses, data_dimension, minibatch_convergence
 from proxflow.errors import ConvergenceWarning
 from proxflow.metrics import energy_distance, wasserstein
 from proxflow.points import flat_points
