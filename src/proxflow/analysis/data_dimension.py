@@ -2,14 +2,17 @@
 
 Smoothing at a scale sigma is the entropic potential with heights |y|^2 / 2 and epsilon = sigma^2: the exact flow of a
 known target (THEORY section 3, any heights), in which a flat piece of data has eta = 1, so that tr D(y) counts its
-dimension. At a data point y_i its softmax weights are those of a Gaussian kernel around y_i. Three corrections make an
-estimator of that trace:
+dimension. At a data point y_i its softmax weights are those of a Gaussian kernel around y_i. An estimator comes of it:
 
-- its own atom, of weight p, is left out, and the displacement added that the trace forgets:
-  (tr D + |grad phi(y_i) - y_i|^2 / sigma^2) / (1 - p) = d log(sum of the other kernels) / d log sigma;
-- these are pooled over patches of data that agree with each other, by sums of numerators and denominators;
-- a curved or unevenly filled piece of dimension m gives m + c_1 sigma^2 + c_2 sigma^4 (c_1 a mean of (2 |II|^2 - |H|^2)
-  / 4 less that of |grad log p|^2), noise adds b / sigma^2: m is fitted to all scales with their covariance.
+1. The data are parted at gaps (``pieces``); each piece has an origin, a unit and scales of its own, and where its
+   density varies much, so has each point. What follows is done piece by piece.
+2. The own atom, of weight p, is left out, and the displacement added that the trace forgets:
+   (tr D + |grad phi(y_i) - y_i|^2 / sigma^2) / (1 - p) = d log(sum of the other kernels) / d log sigma.
+3. These are pooled over patches of data that agree with each other, by sums of numerators and denominators.
+4. A curved or unevenly filled piece of dimension m gives m + c_1 sigma^2 + c_2 sigma^4 (c_1 a mean of (2 |II|^2 -
+   |H|^2) / 4 less that of |grad log p|^2), noise adds b / sigma^2: m is fitted to all scales with their covariance.
+5. The standard error adds what the choice of scales, a boundary, and a neighbourhood that differs from its patch leave
+   open.
 """
 
 from __future__ import annotations
@@ -30,7 +33,10 @@ from proxflow.points import flat_points
 __all__ = ["DataDimension", "data_dimension"]
 
 _FEWEST_POINTS = 3
-_BOUNDARY = 0.03  # of the dimension: a cube in R^6 with 2,000 points lacks .08
+_FEWEST_ROWS = 30  # of a piece: fewer see no scale between their spacing and their size
+_FEWEST_NEIGHBOURS = 10  # to compare a neighbourhood with its patch
+_CHANCE = 3.0  # standard errors
+_BOUNDARY = 0.03  # of the dimension: a cube in R^6 with 2,000 points lacks 8%, a ball less
 _FEWEST_PAIRS = 2000  # that a scale must see effectively to take part, if that is not more than
 _FEWEST_PER_POINT = 2
 
@@ -40,12 +46,16 @@ class DataDimension:
     """Local dimension of N data points, and the sweep of scales behind it.
 
     Attributes:
-        dimension: (N,), extrapolated to scale 0; equal within a patch; NaN where no scale sees enough pairs.
-        stderr: (N,).
-        piece: (N,) int64, which group of points without a gap, largest first.
-        patch: (N,) int64, which group of points the estimate is pooled over.
-        scales: (S, N) sigma at each point, in data units.
-        trace: (S, N), tr D of the smoothed flow at each point: its local dimension at that scale; 0 under memorisation.
+        dimension: (N,), extrapolated to scale 0; equal within a patch; NaN in pieces with fewer than 30 distinct rows,
+            and where fewer than 4 scales see enough pairs.
+        stderr: (N,), of ``dimension`` at this point: sampling, choice of scales, a possible boundary (up to 3% of the
+            dimension, more where it exceeds 2 log10 of the points pooled), and by how much the slopes around the
+            points of the patch, and around this one, differ from that of the patch beyond chance.
+        piece: (N,) int64, which group of points that no gap parts, the largest first.
+        patch: (N,) int64, which part of a piece the estimate is pooled over.
+        scales: (S, N) sigma at each point, in data units; NaN for a point that is alone in its piece.
+        trace: (S, N), tr D at each point of the smoothed flow to its piece: its local dimension at that scale; 0 under
+            memorisation.
         pointwise: (S, N), the same without the own atom and with the displacement: noisy, biased by curvature.
         below_spacing: (S, N) bool, whether the own atom has over half of the weight: the scale is below the spacing of
             the atoms there and the trace describes memorisation, not a manifold.
@@ -74,13 +84,15 @@ def data_dimension(
 ) -> DataDimension:
     """Estimate the local dimension of a data set from the smoothed prox at many scales.
 
-    Takes time proportional to N^2 (d + 20). A boundary of the data lowers the estimate (a uniform cube in R^6 with 2000
-    points gives 5.5), and where pieces of different dimension touch, the denser one prevails.
+    Data are parted at gaps first, and rows that repeat others up to rounding, or far below the spacing, count once.
+    Takes time proportional to N^2 (d + 20). A boundary lowers the estimate (a uniform cube in R^6 with 2000 points
+    gives 5.5); the standard error allows for that. Where sets of different dimension cross, the denser one prevails,
+    and the standard error of the other's points grows.
 
     Args:
         points: (N, *event) finite, with 3 distinct rows; float32 or float64. Equal rows count once.
-        scales: standard deviations sigma of the smoothing, (S,) positive, increasing; if None, 20 of them from where 30
-            pairs are seen to where 300 per point or a quarter of all are.
+        scales: standard deviations sigma of the smoothing, (S,) positive, increasing, for all points; if None, each
+            piece has 20 of its own, from where 30 pairs are seen to where 300 per point or a quarter of all are.
         max_memory: bytes for what is computed at once.
 
     Raises:
@@ -91,47 +103,57 @@ def data_dimension(
     flat = flat_points("data_dimension", points)
     given = None if scales is None else _checked_scales(scales, flat)
     distinct, row = _distinct(flat.double())
-    found = _Sweep(distinct, len(given) if given is not None else SCALES)
     parts, stands_for = pieces(distinct, torch.finfo(flat.dtype).eps, max_memory)
+    found = _Sweep(distinct, given, max_memory)
     for piece in parts:
-        found.add(piece, given, max_memory)
+        found.add(piece)
     return found.of(stands_for[row])
 
 
 class _Sweep:
     """What is known of each distinct row, filled in piece by piece."""
 
-    def __init__(self, points: Tensor, scales: int) -> None:
+    def __init__(self, points: Tensor, given: Tensor | None, max_memory: int) -> None:
+        self.given, self.max_memory = given, max_memory
         self.dimension = points.new_full((len(points),), torch.nan)
         self.stderr = self.dimension.clone()
         self.piece = torch.full((len(points),), -1, device=points.device)
         self.patch = self.piece.clone()
-        self.scales = points.new_full((scales, len(points)), torch.nan)
-        self.trace, self.pointwise = self.scales.clone(), self.scales.clone()
+        self.scales = points.new_full((SCALES if given is None else len(given), len(points)), torch.nan)
+        self.pointwise = self.scales.clone()
+        self.trace = torch.zeros_like(self.scales)
         self.below_spacing = torch.ones_like(self.scales, dtype=torch.bool)
-        self.pieces = self.patches = 0
 
-    def add(self, piece: Piece, given: Tensor | None, max_memory: int) -> None:
-        """Sweep the scales of one piece."""
-        rows, points, unit = piece.rows, piece.points, piece.unit
-        self.piece[rows], self.pieces = self.pieces, self.pieces + 1
-        if len(rows) < _FEWEST_POINTS:
-            self.patch[rows], self.patches = self.patches, self.patches + 1
+    def add(self, piece: Piece) -> None:
+        """Sweep the scales of one piece, the next."""
+        rows, points = piece.rows, piece.points
+        first = int(self.patch.max()) + 1
+        self.piece[rows], self.patch[rows] = self.piece.max() + 1, first
+        if len(rows) == 1:
             return
-        width = _widths(piece) if given is None else torch.full_like(piece.spacing, 1 / unit)
-        scales = useful_scales(points, width) if given is None else given
-        sums = kernel_sums(points, width, scales, max_memory)
-        for patch in homogeneous_patches(points, piece.spacing, lambda rows: _pooled(sums, scales, rows)):
-            inside = rows[patch.rows]
-            self.dimension[inside] = patch.estimate.value
-            self.stderr[inside] = math.hypot(patch.estimate.stderr, _boundary_allowance(sums, scales, patch))
-            self.patch[inside], self.patches = self.patches, self.patches + 1
-        others = sums.mass / (1 + sums.mass)
+        if self.given is None:
+            width = _widths(piece)
+            scales = useful_scales(points, width)
+        else:
+            width, scales = torch.ones_like(piece.spacing), self.given / piece.unit
+        sums = kernel_sums(points, width, scales, self.max_memory)
         pointwise = sums.square / sums.mass.clamp(min=torch.finfo(sums.mass.dtype).tiny)
         self.pointwise[:, rows] = pointwise
-        self.trace[:, rows] = others * pointwise - sums.shift / (1 + sums.mass).square()
+        self.trace[:, rows] = sums.mass / (1 + sums.mass) * pointwise - sums.shift / (1 + sums.mass).square()
         self.below_spacing[:, rows] = sums.mass < 1
-        self.scales[:, rows] = scales[:, None] * width * unit
+        self.scales[:, rows] = scales[:, None] * width * piece.unit
+        if len(rows) < _FEWEST_ROWS:
+            return
+        around = _Neighbourhoods(piece, sums)
+        evenness = piece.around(piece.spacing.log())
+        patches = homogeneous_patches(points, evenness, lambda part: _pooled(sums, scales, part))
+        for number, patch in enumerate(patches, first):
+            inside = rows[patch.rows]
+            self.patch[inside], self.dimension[inside] = number, patch.estimate.value
+            differs = around.disagreement(patch.rows)
+            # where many neighbourhoods differ from the patch, none of its points is sure
+            pooled = patch.estimate.stderr**2 + _boundary_allowance(sums, scales, patch) ** 2 + differs.square().mean()
+            self.stderr[inside] = (pooled + differs.square()).sqrt()
 
     def of(self, rows: Tensor) -> DataDimension:
         """The record of rows that may repeat."""
@@ -172,9 +194,12 @@ def _checked_scales(scales: Tensor | Sequence[float], flat: Tensor) -> Tensor:
 
 
 def _widths(piece: Piece) -> Tensor:
-    """The unit of scale at each point: one for a piece of even density, else the local spacing."""
-    log = piece.spacing.log()
-    return (log if float(log.std()) > UNEVEN else log.mean().expand_as(log)).exp()
+    """The unit of scale at each point: one for a piece of even density, else the spacing of a neighbourhood.
+
+    The spacing of one point follows the very counts that are judged; that of neighbours of neighbours hardly does.
+    """
+    log = piece.around(piece.spacing.log())
+    return (piece.around(log) if float(log.std()) > UNEVEN else log.mean().expand_as(log)).exp()
 
 
 def _pooled(sums: KernelSums, scales: Tensor, rows: Tensor) -> Estimate:
@@ -188,9 +213,11 @@ def _boundary_allowance(sums: KernelSums, scales: Tensor, patch: Patch) -> float
     """By how much a boundary might have lowered an estimate: a part of its standard error.
 
     At the distance h = u sigma from a flat boundary the kernels have the mass Phi(u) of those inside: their slope is
-    lower by u phi(u) / Phi(u), and their centre is moved by sigma phi(u) / Phi(u). Over all u >= 0 the sum of the first,
-    weighted by Phi, is sqrt(8) times that of the square of the second, weighted by Phi^2. A slope corrected by that
-    much is free of the boundary, but curvature moves centres too: hence the limit.
+    lower by u phi(u) / Phi(u), and their centre is moved by sigma phi(u) / Phi(u). Over all u >= 0 the first, weighted
+    by Phi, integrates to 1 / sqrt(2 pi), the square of the second, weighted by Phi^2, to 1 / (4 sqrt(pi)): sqrt(8)
+    times less. A slope corrected by that much is free of the boundary, but curvature moves centres too: hence a limit.
+    It grows where the dimension exceeds 2 log10 N, since N points then leave no range of scales (Eckmann and Ruelle,
+    Physica D 56, 1992).
     """
     rows, seen = patch.rows, _seen(sums, patch.rows)
     slope, influence = _ratio(sums.square[seen][:, rows], sums.mass[seen][:, rows], 2)
@@ -198,7 +225,41 @@ def _boundary_allowance(sums: KernelSums, scales: Tensor, patch: Patch) -> float
     edge, moved = _ratio(drift[seen][:, rows], triples[seen][:, rows], 3)
     influence = influence + 8**0.5 * moved
     corrected = extrapolated(scales[seen].square(), slope + 8**0.5 * edge, influence @ influence.mT)
-    return min(abs(corrected.value - patch.estimate.value), _BOUNDARY * abs(patch.estimate.value))
+    dimension = abs(patch.estimate.value)
+    share = _BOUNDARY * max(1.0, dimension / (2 * math.log10(len(rows))))
+    return min(abs(corrected.value - patch.estimate.value), share * dimension)
+
+
+class _Neighbourhoods:
+    """The slope around each point, at the first scale that sees enough neighbours there."""
+
+    def __init__(self, piece: Piece, sums: KernelSums) -> None:
+        mass = torch.stack([piece.around(row) for row in sums.mass])
+        enough = mass >= _FEWEST_NEIGHBOURS
+        self._seen = enough.any(0)
+        self._scale = enough.int().argmax(0)
+        self._mass, self._square = sums.mass, sums.square
+        slope, error = zip(
+            *(_slope_around(piece, *row) for row in zip(sums.mass, sums.square, strict=True)), strict=True
+        )
+        self._slope = torch.stack(slope).gather(0, self._scale[None])[0]
+        self._error = torch.stack(error).gather(0, self._scale[None])[0]
+
+    def disagreement(self, rows: Tensor) -> Tensor:
+        """By how much the slopes around the points of a patch differ from that of the patch beyond chance, (n,)."""
+        patch = (self._square[:, rows].sum(1) / self._mass[:, rows].sum(1))[self._scale[rows]]
+        excess = (self._slope[rows] - patch).abs() - _CHANCE * self._error[rows]
+        return torch.where(self._seen[rows], excess.clamp(min=0), 0.0)
+
+
+def _slope_around(piece: Piece, mass: Tensor, square: Tensor) -> tuple[Tensor, Tensor]:
+    """The ratio of the sums over each point and its neighbours at one scale, and its standard error; (n,) each."""
+    around = piece.around(mass)
+    slope = piece.around(square) / around
+    squares = piece.around(square.square()) - 2 * slope * piece.around(square * mass)
+    squares = (squares + slope.square() * piece.around(mass.square())).clamp(min=0)
+    # each pair among the neighbours counts for both
+    return slope, (2 * squares / (1 + piece.neighbours.shape[1])).sqrt() / around
 
 
 def _seen(sums: KernelSums, rows: Tensor) -> Tensor:

@@ -65,7 +65,7 @@ def _block(points: Tensor, width: Tensor, part: Tensor, scales: Tensor, exact: b
 def useful_scales(points: Tensor, width: Tensor) -> Tensor:
     """Scales at which 30 pairs to 300 per point are effectively seen, or a quarter of all pairs; (20,) ascending.
 
-    In units of the width of each point. Pairs are counted by (sum k)^2 / sum k^2 over a spread-out sample of 256 points.
+    In units of the width of each point. Pairs are counted by (sum k)^2 / sum k^2 over a sample of 256 points.
     """
     count = len(points)
     part = torch.linspace(0, count - 1, min(count, _TRIAL_ROWS), dtype=torch.float64).round().long().to(points.device)

@@ -30,6 +30,7 @@ _RANK = 10  # the neighbour whose distance is the local spacing: known to 1 / sq
 _CANDIDATES = 24  # nearest rows that are measured again without cancellation
 _GAP = 3.0  # local spacings; in a Gaussian tail, where points thin out, the next one is 1 to 2 away
 _ROUNDING = 4.0  # units in the last place by which equal numbers differ after a few operations
+_RESOLVED = 1e-140  # of the largest coordinate: squares of less underflow
 _CLOSEST = 0.1  # local spacings, up to which rows may count as one
 _EXCESS = 2.0  # times as many close rows as on a line
 _FEWEST_CLOSE = 10  # rows that must be close beyond that
@@ -42,14 +43,20 @@ class Piece:
     Attributes:
         rows: (n,) int64 of the data, one for each distinct place.
         points: (n, d) float64, these rows moved to their mean, in units of ``unit``.
-        spacing: (n,) distance to the tenth neighbour, a geometric mean over the neighbours, in units of ``unit``.
+        neighbours: (n, k) numbers of the nearest points of each, ascending by distance.
+        spacing: (n,) distance to the tenth neighbour, in units of ``unit``.
         unit: the largest coordinate of the piece, in data units.
     """
 
     rows: Tensor
     points: Tensor
+    neighbours: Tensor
     spacing: Tensor
     unit: float
+
+    def around(self, values: Tensor) -> Tensor:
+        """Means of values (..., n) over each point and its neighbours."""
+        return (values + values[..., self.neighbours].sum(-1)) / (1 + self.neighbours.shape[1])
 
 
 @dataclass(frozen=True)
@@ -74,7 +81,7 @@ def pieces(points: Tensor, rounding: float, max_memory: int) -> tuple[list[Piece
         rows = waiting.pop()
         local, unit = _own_frame(points[rows])
         if len(rows) < 2:
-            found.append(Piece(rows, local, torch.zeros_like(local[:, 0]), unit))
+            found.append(Piece(rows, local, rows.new_zeros(1, 0), torch.zeros_like(local[:, 0]), unit))
             continue
         near = _neighbours(local, max_memory, exact=False)
         if bool(_at_rank(near).min() < CANCELLED):
@@ -88,7 +95,7 @@ def pieces(points: Tensor, rounding: float, max_memory: int) -> tuple[list[Piece
         if int(label.max()) > 0:
             waiting.extend(rows[label == number] for number in range(int(label.max()) + 1))
             continue
-        found.append(Piece(rows, local, _smooth_spacing(near), unit))
+        found.append(Piece(rows, local, near.row, _at_rank(near), unit))
     while not torch.equal(stands_for, stands_for[stands_for]):
         stands_for = stands_for[stands_for]
     return sorted(found, key=lambda piece: (-len(piece.rows), int(piece.rows[0]))), stands_for
@@ -129,14 +136,6 @@ def _at_rank(near: _Neighbours) -> Tensor:
     return near.distance[:, min(_RANK, near.distance.shape[1]) - 1]
 
 
-def _smooth_spacing(near: _Neighbours) -> Tensor:
-    """The distance to the tenth neighbour, twice averaged over neighbours: one alone would follow its own counts."""
-    log = _at_rank(near).log()
-    for _ in range(2):
-        log = (log + log[near.row].sum(1)) / (1 + near.row.shape[1])
-    return log.exp()
-
-
 def _repeated(near: _Neighbours, rounding: Tensor) -> Tensor | None:
     """The first of the rows that each row repeats, (n,); None if no row repeats another."""
     close = near.distance <= torch.maximum(rounding[:, None], rounding[near.row])
@@ -164,8 +163,10 @@ def _too_close(near: _Neighbours) -> float:
 
 
 def _components(near: _Neighbours) -> Tensor:
+    """Which rows no gap parts, (n,). What this frame cannot resolve belongs together until it has a frame of its own."""
     spacing = _at_rank(near)
-    return _labels(near, near.distance <= _GAP * torch.minimum(spacing[:, None], spacing[near.row]))
+    reach = (_GAP * torch.minimum(spacing[:, None], spacing[near.row])).clamp(min=_RESOLVED)
+    return _labels(near, near.distance <= reach)
 
 
 def _labels(near: _Neighbours, linked: Tensor) -> Tensor:
