@@ -152,6 +152,12 @@ def test_units_do_not_matter(factor):
     torch.testing.assert_close(found.scales / factor, plain.scales, rtol=1e-6, atol=0)
 
 
+def test_points_further_apart_than_numbers_go_are_refused():
+    points = normal(40, 2)
+    with pytest.raises(ValueError, match="divide them"):
+        data_dimension(points / points.abs().max() * 1.7e308)
+
+
 def test_scales_given_are_in_the_units_of_the_data():
     points = normal(200, 2)
     scales = torch.logspace(-1, 0, 8, dtype=f64)

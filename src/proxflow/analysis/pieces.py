@@ -14,6 +14,7 @@ Takes time proportional to N^2 d for each round, of which data in one piece need
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,7 +31,7 @@ _RANK = 10  # the neighbour whose distance is the local spacing: known to 1 / sq
 _CANDIDATES = 24  # nearest rows that are measured again without cancellation
 _GAP = 3.0  # local spacings; in a Gaussian tail, where points thin out, the next one is 1 to 2 away
 _ROUNDING = 4.0  # units in the last place by which equal numbers differ after a few operations
-_RESOLVED = 1e-140  # of the largest coordinate: squares of less underflow
+_RESOLVED = 1e-14  # of the size of the data: rows moved to their mean have lost what is less
 _CLOSEST = 0.1  # local spacings, up to which rows may count as one
 _EXCESS = 2.0  # times as many close rows as on a line
 _FEWEST_CLOSE = 10  # rows that must be close beyond that
@@ -60,6 +61,19 @@ class Piece:
 
 
 @dataclass(frozen=True)
+class _Frame:
+    """Rows times a power of two (``given``), their size, and the rows moved to their mean and divided by that size.
+
+    ``unit`` is the size in data units.
+    """
+
+    given: Tensor
+    size: Tensor
+    points: Tensor
+    unit: float
+
+
+@dataclass(frozen=True)
 class _Neighbours:
     """The nearest other rows of each row, ascending: distances and row numbers, (n, k) each."""
 
@@ -74,18 +88,26 @@ def pieces(points: Tensor, rounding: float, max_memory: int) -> tuple[list[Piece
         points: finite, float64, of any size.
         rounding: relative rounding of the numbers given.
         max_memory: bytes for what is computed at once.
+
+    Raises:
+        ValueError: points that are further apart than numbers go.
     """
     stands_for = torch.arange(len(points), device=points.device)
     waiting, found = [stands_for.clone()], []
     while waiting:
         rows = waiting.pop()
-        local, unit = _own_frame(points[rows])
+        frame = _own_frame(points[rows])
+        if not math.isfinite(frame.unit):
+            raise ValueError(
+                "data_dimension: points span more than the largest floating-point number; divide them by 4"
+            )
+        local, unit = frame.points, frame.unit
         if len(rows) < 2:
             found.append(Piece(rows, local, rows.new_zeros(1, 0), torch.zeros_like(local[:, 0]), unit))
             continue
-        near = _neighbours(local, max_memory, exact=False)
+        near = _neighbours(frame, max_memory, exact=False)
         if bool(_at_rank(near).min() < CANCELLED):
-            near = _neighbours(local, max_memory, exact=True)
+            near = _neighbours(frame, max_memory, exact=True)
         kept = _repeated(near, rounding * _ROUNDING * points[rows].abs().amax(1) / unit)
         if kept is not None:
             stands_for[rows] = rows[kept]
@@ -101,21 +123,19 @@ def pieces(points: Tensor, rounding: float, max_memory: int) -> tuple[list[Piece
     return sorted(found, key=lambda piece: (-len(piece.rows), int(piece.rows[0]))), stands_for
 
 
-def _own_frame(points: Tensor) -> tuple[Tensor, float]:
-    """Points moved to their mean and divided by the largest coordinate, which is returned; nothing overflows."""
-    scale = points.abs().max().clamp(min=torch.finfo(points.dtype).tiny)
-    moved = points / scale
-    moved = moved - moved[:1]
-    inner = moved.abs().max()
-    if not bool(inner > 0):
-        return moved, float(scale)
-    moved = moved / inner
-    moved = moved - moved.mean(0)
-    return moved, float(scale * inner)
+def _own_frame(points: Tensor) -> _Frame:
+    """Nothing overflows, and what the rows differ by is kept however far from the mean they are."""
+    _, exponent = torch.frexp(points.abs().max())
+    given = torch.ldexp(points, -exponent)
+    moved = given - given[:1]
+    size = moved.abs().max()
+    moved = moved / size.clamp(min=torch.finfo(size.dtype).tiny)
+    return _Frame(given, size, moved - moved.mean(0), float(torch.ldexp(size, exponent)))
 
 
-def _neighbours(points: Tensor, max_memory: int, exact: bool) -> _Neighbours:
+def _neighbours(frame: _Frame, max_memory: int, exact: bool) -> _Neighbours:
     """Candidates by a matrix product unless ``exact``, their distances by differences, which do not cancel."""
+    points, given = frame.points, frame.given
     count, dim = points.shape
     nearest = min(_CANDIDATES, count - 1)
     block = max(1, max_memory // (8 * (2 * count + 3 * nearest * dim)))
@@ -124,10 +144,10 @@ def _neighbours(points: Tensor, max_memory: int, exact: bool) -> _Neighbours:
         squares = squared_distances(points, part, exact)
         squares[torch.arange(len(part), device=part.device), part] = torch.inf
         row = squares.topk(nearest, dim=1, largest=False).indices
-        difference = points[row] - points[part, None]
+        difference = given[row] - given[part, None]
         peak = difference.abs().amax(2).clamp(min=torch.finfo(points.dtype).tiny)
         distance, order = (peak * torch.linalg.vector_norm(difference / peak[..., None], dim=2)).sort(dim=1)
-        distances.append(distance)
+        distances.append(distance / frame.size)
         rows.append(row.gather(1, order))
     return _Neighbours(torch.cat(distances), torch.cat(rows))
 
@@ -163,7 +183,7 @@ def _too_close(near: _Neighbours) -> float:
 
 
 def _components(near: _Neighbours) -> Tensor:
-    """Which rows no gap parts, (n,). What this frame cannot resolve belongs together until it has a frame of its own."""
+    """Which rows no gap parts, (n,). What this frame cannot resolve belongs together until it has its own."""
     spacing = _at_rank(near)
     reach = (_GAP * torch.minimum(spacing[:, None], spacing[near.row])).clamp(min=_RESOLVED)
     return _labels(near, near.distance <= reach)
