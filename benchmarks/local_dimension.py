@@ -2,8 +2,9 @@
 
 N = 2,000 points of four laws, 5 seeds, default settings throughout: scikit-dimension's MLE, TwoNN, lPCA and ESS with
 their own neighbourhoods of 100 points. Points of the swiss roll within a twentieth of its edges are reported apart.
-A second table has mixtures and uneven data: the share of points whose dimension is found within .3, and for data_dimension
-also of those that it leaves unknown (isolated points have no dimension) and of those within 3 of its standard errors.
+A second table has mixtures and uneven data: the share of points whose dimension is found within .3, and for
+data_dimension also of those that it leaves unknown (isolated points have no dimension) and of those within 3 of its
+standard errors.
 Digits and Fashion-MNIST have no known dimension: there the traces at each scale are shown beside the baselines.
 ESS takes minutes for each sample, most of an hour in all; --peers leaves it out.
 

@@ -99,7 +99,7 @@ def pieces(points: Tensor, rounding: float, max_memory: int) -> tuple[list[Piece
         frame = _own_frame(points[rows])
         if not math.isfinite(frame.unit):
             raise ValueError(
-                "data_dimension: points span more than the largest floating-point number; divide them by 4"
+                "data_dimension: points are further apart than floating-point numbers go; divide them by 4"
             )
         local, unit = frame.points, frame.unit
         if len(rows) < 2:
