@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from proxflow.analysis import data_dimension
+from proxflow.analysis import DataDimension, data_dimension
 from proxflow.analysis.pieces import pieces
 
 f64 = torch.float64
@@ -36,7 +36,7 @@ def moved(points: Tensor, by: float) -> Tensor:
     return points + by * torch.eye(points.shape[1], dtype=f64)[-1]
 
 
-def check(points: Tensor, *truth: tuple[int, float], allowed: float = 0.3) -> None:
+def check(points: Tensor, *truth: tuple[int, float], allowed: float = 0.3) -> DataDimension:
     """Rows of known dimension, given as (number, dimension) in order, are found within .3 and 3 standard errors."""
     wanted = torch.cat([torch.full((count,), dimension, dtype=f64) for count, dimension in truth])
     assert len(wanted) == len(points)
@@ -47,6 +47,7 @@ def check(points: Tensor, *truth: tuple[int, float], allowed: float = 0.3) -> No
     assert torch.isnan(found.dimension[~known]).all()
     assert (error[known] <= allowed).all()
     assert (error[known] <= 3 * found.stderr[known]).all()
+    return found
 
 
 # ------------------------------------------------------------------ pieces
@@ -55,16 +56,14 @@ def check(points: Tensor, *truth: tuple[int, float], allowed: float = 0.3) -> No
 def test_a_circle_does_not_rule_a_ball_far_away():
     points = torch.cat([sphere(700, 1, 5), moved(normal(300, 3, 5, seed=1), 20)])
     check(points, (700, 1), (300, 3))
-    alone = data_dimension(points[700:])
-    assert torch.allclose(data_dimension(points).dimension[700:], alone.dimension, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("width", [1e-2, 1e-3, 1e-8, 1e-200])
 @pytest.mark.parametrize("apart", [0.0, 20.0])
 def test_clouds_of_different_widths_have_their_own_scales(width, apart):
     # far from the origin a narrow cloud is rounded: it is the one at the origin
-    points = torch.cat([width * normal(400, 3), moved(normal(400, 3, seed=1), apart)])
-    check(points, (800, 3))
+    points = torch.cat([width * normal(250, 3), moved(normal(250, 3, seed=1), apart)])
+    check(points, (500, 3))
 
 
 def test_three_spheres_of_different_dimension():
@@ -73,12 +72,12 @@ def test_three_spheres_of_different_dimension():
 
 
 def test_a_small_piece_beside_a_large_one():
-    points = torch.cat([normal(900, 2, 4), moved(normal(100, 4, seed=1), 30)])
+    points = torch.cat([normal(500, 2, 4), moved(normal(100, 4, seed=1), 30)])
     found = data_dimension(points)
-    assert ((found.dimension[900:] - 4).abs() <= 3 * found.stderr[900:]).all()
-    assert (found.stderr[900:] <= 0.5).all()
-    assert ((found.dimension[:900] - 2).abs() <= 0.1).all()
-    assert found.piece.tolist() == [0] * 900 + [1] * 100
+    assert ((found.dimension[500:] - 4).abs() <= 3 * found.stderr[500:]).all()
+    assert (found.stderr[500:] <= 0.5).all()
+    assert ((found.dimension[:500] - 2).abs() <= 0.1).all()
+    assert found.piece.tolist() == [0] * 500 + [1] * 100
 
 
 def test_pieces_are_the_largest_first_and_follow_their_rows():
@@ -96,16 +95,13 @@ def test_pieces_are_the_largest_first_and_follow_their_rows():
 
 
 def test_outliers_have_no_dimension_and_change_none():
-    points = torch.cat([sphere(780, 2, 6), 30 * normal(20, 6, seed=1)])
-    check(points, (780, 2), (20, math.nan))
-    found = data_dimension(points)
-    assert torch.isnan(found.stderr[780:]).all()
-    assert found.below_spacing[:, 780:].double().mean() > 0.4
+    found = check(torch.cat([sphere(580, 2, 6), 30 * normal(20, 6, seed=1)]), (580, 2), (20, math.nan))
+    assert torch.equal(torch.isnan(found.stderr), torch.isnan(found.dimension))
 
 
 @pytest.mark.parametrize("far", [1e3, 1e6, 1e12, 1e150, 1e300])
 def test_one_row_far_away(far):
-    check(torch.cat([normal(500, 4), torch.full((1, 4), far, dtype=f64)]), (500, 4), (1, math.nan))
+    check(torch.cat([normal(300, 4), torch.full((1, 4), far, dtype=f64)]), (300, 4), (1, math.nan))
 
 
 def test_many_small_pieces_share_no_confidence():
@@ -121,17 +117,17 @@ def test_many_small_pieces_share_no_confidence():
 
 @pytest.mark.parametrize("jitter", [1e-16, 1e-12, 1e-7, 1e-3])
 def test_rows_that_repeat_others_nearly_count_once(jitter):
-    points = normal(1150, 5)
-    points = torch.cat([points, points[:350] + jitter * normal(350, 5, seed=1)])
-    check(points, (1500, 5))
+    points = normal(600, 5)
+    points = torch.cat([points, points[:200] + jitter * normal(200, 5, seed=1)])
+    check(points, (800, 5))
 
 
 def test_rows_equal_up_to_rounding_in_float32():
-    points = normal(1150, 5).float()
-    twins = points[:350] * (1 + 1.2e-7 * torch.randint(-1, 2, (350, 5), generator=generator(1)))
+    points = normal(600, 5).float()
+    twins = points[:200] * (1 + 1.2e-7 * torch.randint(-1, 2, (200, 5), generator=generator(1)))
     found = data_dimension(torch.cat([points, twins]))
     assert ((found.dimension - 5).abs() <= 0.3).all()
-    assert torch.equal(found.dimension[:350], found.dimension[1150:])
+    assert torch.equal(found.dimension[:200], found.dimension[600:])
 
 
 def test_many_copies_up_to_rounding():
@@ -145,7 +141,7 @@ def test_many_copies_up_to_rounding():
 
 @pytest.mark.parametrize("factor", [1e200, 1e-200, 1e-305, 3e307])
 def test_units_do_not_matter(factor):
-    points = uniform(300, 3) - 0.5
+    points = uniform(150, 3) - 0.5
     found, plain = data_dimension(factor * points), data_dimension(points)
     torch.testing.assert_close(found.dimension, plain.dimension, rtol=1e-6, atol=0)
     torch.testing.assert_close(found.trace, plain.trace, rtol=1e-6, atol=1e-9)
@@ -217,10 +213,10 @@ def test_the_boundary_of_a_cube_is_within_the_error(dim):
 
 
 def test_integers_and_grids():
-    whole = torch.randint(0, 256, (1000, 3), generator=generator(0)).double()
-    check(whole, (1000, 3))
-    grid = torch.cartesian_prod(*[torch.arange(30, dtype=f64)] * 2)
-    check(grid, (900, 2))
+    whole = torch.randint(0, 256, (700, 3), generator=generator(0)).double()
+    check(whole, (700, 3))
+    grid = torch.cartesian_prod(*[torch.arange(25, dtype=f64)] * 2)
+    check(grid, (625, 2))
 
 
 @pytest.mark.parametrize("count", [3, 6, 10, 15, 29])
