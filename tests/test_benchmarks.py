@@ -78,3 +78,5 @@ def test_local_dimension() -> None:
     output = printed_by("local_dimension.py")
     assert "sphere S^16 in R^64" in output
     assert "dimension against scale" in output
+    assert "circle + 3-d ball" in output
+    assert "within 3 standard errors" in output

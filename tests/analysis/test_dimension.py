@@ -222,7 +222,7 @@ def test_the_estimate_ignores_units_rotation_place_and_repetition():
     found = data_dimension(points)
     turned = 1e3 * points.reshape(400, 1, 3) @ torch.linalg.qr(normal(3, 3, seed=16))[0] + 1e4
     again = data_dimension(turned.repeat(2, 1, 1))
-    torch.testing.assert_close(again.scales, 1e3 * found.scales, rtol=1e-6, atol=0)
+    torch.testing.assert_close(again.scales[:, :400], 1e3 * found.scales, rtol=1e-6, atol=0)
     torch.testing.assert_close(again.dimension[:400], found.dimension, rtol=1e-4, atol=1e-4)
     assert torch.equal(again.patch[:400], again.patch[400:])
 

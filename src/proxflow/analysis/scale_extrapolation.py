@@ -12,6 +12,7 @@ from proxflow.analysis.patches import Estimate
 
 __all__ = ["extrapolated"]
 
+_FEWEST = 4  # scales: a parabola and one to judge it
 _SHORTEST = 5  # scales in a window
 _ACCEPTABLE = 1.5  # chi-square per degree of freedom
 _NOISE_EVIDENCE = 16.0  # improvement of chi-square that lets a noise term in
@@ -41,7 +42,7 @@ def extrapolated(s: Tensor, curve: Tensor, covariance: Tensor) -> Estimate:
         curve: (S,).
         covariance: (S, S), of the errors of the curve.
     """
-    if len(s) == 0:
+    if len(s) < _FEWEST:
         return Estimate(math.nan, math.nan)
     covariance = covariance + torch.diag(_RIDGE * covariance.diagonal() + torch.finfo(s.dtype).tiny)
     count = len(s)
