@@ -44,6 +44,10 @@ def test_semidiscrete() -> None:
     assert "OTT" in output
 
 
+def test_fit_certificates() -> None:
+    assert ", 0 converged and wrong" in printed_by("fit_certificates.py")
+
+
 def test_minibatch_rates() -> None:
     output = printed_by("minibatch_rates.py")
     assert "bias C_n - W2^2" in output

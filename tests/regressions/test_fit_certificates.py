@@ -8,12 +8,12 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from benchmarks.fit_certificates import atom_weights, measure
 
 from proxflow.errors import ConvergenceWarning
 from proxflow.measures import Gaussian
 from proxflow.potentials import Discrete, Entropic
 from proxflow.semidiscrete import Fit, fit
-from tests.semidiscrete.independent import atom_weights, measure
 from tests.semidiscrete.sources import PlainNormal
 
 

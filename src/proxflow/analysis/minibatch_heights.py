@@ -15,6 +15,7 @@ from torch import Tensor
 
 from proxflow.kernels.search import row_argmax
 from proxflow.potentials import Discrete
+from proxflow.potentials.atoms import centre_and_radius
 from proxflow.semidiscrete.certificate import MassError, mass_error
 from proxflow.semidiscrete.problem import Tally
 
@@ -48,21 +49,23 @@ class HeightError:
 
 def top_two(potential: Discrete, u: Tensor) -> TopTwo:
     """The two largest of <u, y_j> - h_j for each row of ``u`` (B, d); N = 1 counts its atom twice, with gap inf."""
-    points = potential.points - potential.points.mean(0)  # a shift changes all scores alike, and keeps their digits
+    dtype = potential.heights.dtype  # that in which the potential takes its scores
+    centre, _ = centre_and_radius(potential.points)
+    points = (potential.points.double() - centre).to(dtype)  # a shift changes all scores alike, and keeps their digits
     count = len(points)
     best, second = (torch.empty(len(u), dtype=torch.int64, device=u.device) for _ in range(2))
     gap = u.new_full((len(u),), torch.inf)
     rows = max(_LEAST_ROWS, _BLOCK_NUMBERS // count)
     for top in range(0, len(u), rows):
         block = slice(top, top + rows)
-        scores = torch.addmm(-potential.heights, u[block], points.mT)
+        scores = torch.addmm(-potential.heights, u[block].to(dtype), points.mT)
         first = row_argmax(scores)
         best[block] = first
         value = scores.gather(1, first[:, None])
         scores.scatter_(1, first[:, None], -torch.inf)
         runner_up = row_argmax(scores) if count > 1 else first
         second[block] = runner_up
-        gap[block] = (value - scores.gather(1, runner_up[:, None]))[:, 0]
+        gap[block] = (value - scores.gather(1, runner_up[:, None]))[:, 0].to(u.dtype)
     return TopTwo(best, second, gap)
 
 

@@ -171,8 +171,8 @@ def _record(solution: Solution, atoms: Atoms, epsilon: float, tol: float, seed: 
     chi2, stderr = (solution.history[-1].chi2, solution.history[-1].chi2_stderr) if solution.history else (0.0, 0.0)
     converged = chi2 + 2 * stderr <= tol
     if not converged:
-        message = f"fit stopped at chi2 = {chi2:.3g} +- {stderr:.2g}, above tol = {tol:g}; raise max_samples, "
-        warnings.warn(message + "or use it as the flow of its cell_mass", ConvergenceWarning, 4)
+        message = f"fit stopped at chi2 = {chi2:.3g} +- {stderr:.2g}, above tol = {tol:g}; "
+        warnings.warn(f"{message}{solution.advice}, or use it as the flow of its cell_mass", ConvergenceWarning, 4)
     return Fit(
         potential=solution.potential,
         method=solution.method,

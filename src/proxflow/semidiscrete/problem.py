@@ -17,7 +17,7 @@ from proxflow.potentials.atoms import centre_and_radius
 __all__ = ["SMALL_GAP", "SemiDual", "Tally", "chunk_sizes"]
 
 SMALL_GAP = 0.05  # quantile of the gap between best and second-best score that is compared with errors of scores
-_FLOAT32_ROUNDINGS = 2.0**8  # if that quantile is so many roundings wide, scores are safe in float32
+_ROUNDINGS = 2.0**8  # if that quantile is so many roundings wide, rounding moves less than 1% of it to another atom
 _SOFTMAX_BYTES = 1 << 21  # one block of assignment probabilities: about a core's cache
 
 
@@ -76,9 +76,12 @@ class SemiDual:
 
         Scores are then taken in float64, and the potential gets heights and weights in float64.
         """
+        return self.blurred(gap, heights, torch.float32) or float(self.weights.min()) < torch.finfo(torch.float32).tiny
+
+    def blurred(self, gap: float, heights: Tensor, dtype: torch.dtype) -> bool:
+        """Whether a small score ``gap`` is too near to the rounding of scores in ``dtype``."""
         size = float(self.source.dim) ** 0.5 + float(heights.abs().max())
-        near = gap < _FLOAT32_ROUNDINGS * torch.finfo(torch.float32).eps * size
-        return bool(near) or float(self.weights.min()) < torch.finfo(torch.float32).tiny
+        return bool(gap < _ROUNDINGS * torch.finfo(dtype).eps * size)
 
     def search_in(self, dtype: torch.dtype) -> None:
         """Draw noise and take scores in this precision from now on."""

@@ -25,7 +25,7 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Solution:
-    """What a method found: the potential, its masses (N,), its certificate and cost, and what they took."""
+    """What a method found: the potential, its masses (N,), its certificate and cost, what they took, and advice."""
 
     method: str
     potential: Discrete | Entropic
@@ -35,6 +35,7 @@ class Solution:
     transport_cost_interval: tuple[float, float]
     samples_used: int
     evaluation_samples: int
+    advice: str = "let it run longer"
 
 
 @brief_repr

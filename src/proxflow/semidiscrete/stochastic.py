@@ -23,7 +23,7 @@ from proxflow.semidiscrete.certificate import (
 from proxflow.semidiscrete.descent import Averages, Iterate, descend
 from proxflow.semidiscrete.hierarchy import nested_groups
 from proxflow.semidiscrete.light import LightAtoms
-from proxflow.semidiscrete.problem import SemiDual, Tally
+from proxflow.semidiscrete.problem import SMALL_GAP, SemiDual, Tally
 from proxflow.semidiscrete.result import Evaluation, Solution
 from proxflow.semidiscrete.returned import Returned
 from proxflow.semidiscrete.session import Session
@@ -34,6 +34,7 @@ __all__ = ["StochasticState", "solve_stochastically"]
 _EVALUATION_SEED = 0x5EED_C0DE  # moves the evaluation stream away from the one that moves the heights
 _COST_DRAWS = 1 << 17
 _MOMENT_SEED = 0x0DDB_A115  # the same for draws that tell a source's second moment
+_GAP_DRAWS = 1 << 9  # that tell how near scores are to one another
 _LIGHT_SHARE = 0.05  # of the tolerance: what atoms too light for the draws may add to chi2 together
 _LEAST_DRAWS = 1 << 17  # of a fit: below this the bias of W2^2 would show beside its standard error
 _EXPECTED_EFFICIENCY = 1.6  # chi2 M / N of linearly weighted averaging, 4/3, over what two standard errors leave of tol
@@ -208,7 +209,8 @@ class _Run:
         mass = self.problem.weights.new_zeros(len(self.problem)) if tally is None else tally.mass
         draws = max(1 << 12, min(_COST_DRAWS, max_memory // (16 * (self.problem.source.dim + 3))))
         cost = self._cost(draws)
-        if last.chi2 + 2 * last.chi2_stderr > self.tol and self.problem.epsilon == 0:
+        missed = last.chi2 + 2 * last.chi2_stderr > self.tol
+        if missed and self.problem.epsilon == 0:
             cost = bracketed(self.problem, self.heights, mass, cost)
         return Solution(
             method="averaged gradient",
@@ -218,8 +220,18 @@ class _Run:
             transport_cost=cost.value,
             transport_cost_interval=cost.interval,
             samples_used=state.iterate.samples_used,
-            evaluation_samples=state.evaluation_samples + cost.draws,
+            evaluation_samples=state.evaluation_samples + cost.draws + (_GAP_DRAWS if missed else 0),
+            advice=self._advice() if missed else "raise max_samples",
         )
+
+    def _advice(self) -> str:
+        """What may help a fit that missed its tolerance."""
+        self.problem.search_in(torch.float64)
+        gaps = self.problem.score_gaps(self.problem.noise(_GAP_DRAWS, self.fresh), self.heights, [])[:, 0]
+        gap = float(gaps.quantile(SMALL_GAP)) + self.problem.epsilon
+        if self.problem.blurred(gap, self.heights, torch.float64):
+            return "float64 does not tell the scores of some rows apart: merge or drop rows that are nearly equal"
+        return "raise max_samples"
 
     def _fully_evaluated(self) -> StochasticState:
         """The state with its last evaluation full and of the last heights; a quick one says what full means."""
