@@ -50,8 +50,8 @@ class DataDimension:
         dimension: (N,), extrapolated to scale 0; equal within a patch; NaN in pieces with fewer than 30 distinct rows,
             and where fewer than 4 scales see enough pairs.
         stderr: (N,), of ``dimension`` at this point: sampling, choice of scales, a possible boundary (up to 3% of the
-            dimension, more where it exceeds 2 log10 of the points pooled), steep density (8%), and by how much the slopes
-            around the points of the patch, and around this one, differ from that of the patch beyond chance.
+            dimension, more where it exceeds 2 log10 of the points pooled), steep density (8%), and by how much the
+            slopes around the points of the patch, and around this one, differ from that of the patch beyond chance.
         piece: (N,) int64, which group of points that no gap parts, the largest first.
         patch: (N,) int64, which part of a piece the estimate is pooled over.
         scales: (S, N) sigma at each point, in data units; NaN for a point that is alone in its piece.
