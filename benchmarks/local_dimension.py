@@ -163,7 +163,10 @@ def estimates(points: Tensor, peers: Sequence[str]) -> dict[str, Estimate]:
         began = time.perf_counter()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            pointwise = PEERS[name]().fit_transform_pw(points.numpy(), n_neighbors=neighbours)
+            try:
+                pointwise = PEERS[name]().fit_transform_pw(points.numpy(), n_neighbors=neighbours)
+            except ValueError:  # of data x 1e200, whose squares overflow
+                pointwise = np.full(len(points), np.nan)
         found[name] = Estimate(torch.as_tensor(np.asarray(pointwise)).double(), time.perf_counter() - began)
     return found
 

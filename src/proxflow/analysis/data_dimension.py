@@ -37,6 +37,7 @@ _FEWEST_POINTS = 3
 _FEWEST_ROWS = 30  # of a piece: fewer see no scale between their spacing and their size
 _FEWEST_NEIGHBOURS = 10  # to compare a neighbourhood with its patch
 _CHANCE = 3.0  # standard errors
+_STEEP = 0.08  # of the dimension, where density varies much: log-normal points in the plane (sigma 2) lack 17%
 _BOUNDARY = 0.03  # of the dimension: a cube in R^6 with 2,000 points lacks 8%, a ball less
 _FEWEST_PAIRS = 2000  # that a scale must see effectively to take part, if that is not more than
 _FEWEST_PER_POINT = 2
@@ -51,8 +52,8 @@ class DataDimension:
         dimension: (N,), extrapolated to scale 0; equal within a patch; NaN in pieces with fewer than 30 distinct rows,
             and where fewer than 4 scales see enough pairs.
         stderr: (N,), of ``dimension`` at this point: sampling, choice of scales, a possible boundary (up to 3% of the
-            dimension, more where it exceeds 2 log10 of the points pooled), and by how much the slopes around the
-            points of the patch, and around this one, differ from that of the patch beyond chance.
+            dimension, more where it exceeds 2 log10 of the points pooled), steep density (8%), and by how much the
+            slopes around the points of the patch, and around this one, differ from that of the patch beyond chance.
         piece: (N,) int64, which group of points that no gap parts, the largest first.
         patch: (N,) int64, which part of a piece the estimate is pooled over.
         scales: (S, N) sigma at each point, in data units; NaN for a point that is alone in its piece.
@@ -155,6 +156,8 @@ class _Sweep:
             differs = around.disagreement(patch.rows)
             # where many neighbourhoods differ from the patch, none of its points is sure
             pooled = patch.estimate.stderr**2 + _boundary_allowance(sums, scales, patch) ** 2 + differs.square().mean()
+            if float(evenness.std()) > UNEVEN:
+                pooled = pooled + (_STEEP * patch.estimate.value) ** 2
             self.stderr[inside] = (pooled + differs.square()).sqrt()
 
     def of(self, rows: Tensor) -> DataDimension:
