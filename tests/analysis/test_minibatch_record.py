@@ -178,7 +178,7 @@ def test_ctrl_c_returns_what_is_done(moons: torch.Tensor, monkeypatch: pytest.Mo
         ((torch.randn(5, 2), [2, 2]), {}, "batch_sizes must be distinct positive"),
         ((torch.randn(5, 2), [1.5]), {}, "batch_sizes must be distinct positive"),
         ((torch.randn(5, 2), 4), {}, "batch_sizes must be distinct positive"),
-        (([[1.0, 2.0]], [1]), {}, "expected data, a fit or a potential, got a list"),
+        (("moons", [1]), {}, "points_or_potential must be"),
         ((torch.randn(5), [1]), {}, "points must be a non-empty"),
         ((torch.full((5, 2), torch.nan), [1]), {}, "rows of points hold NaN or inf"),
         ((torch.randn(5, 2), [1]), {"solver": "greedy"}, "unknown solver 'greedy'"),

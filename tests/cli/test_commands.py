@@ -64,7 +64,7 @@ def test_an_exact_fit_says_so(data, tmp_path, capsys):
     assert re.search(r"^  method               damped Newton; the shares of noise are computed exactly$", lines, re.M)
     assert re.search(r"^  chi2 of the weights  \S+, exact \(tolerance 0.5\)$", lines, re.M)
     assert re.search(r"^  transport cost W2\^2  \S+, exact$", lines, re.M)
-    assert re.search(r"^  noise draws          none to fit, 65,536 to check$", lines, re.M)
+    assert re.search(r"^  noise draws          none to fit, 66,048 to check$", lines, re.M)
     assert "+-" not in lines
     assert "epsilon" not in lines
 

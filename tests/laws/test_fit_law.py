@@ -20,7 +20,7 @@ def fitted(case: Case) -> Fit:
         return fit(case.points(), case.row_weights(), max_samples=300_000)
 
 
-@pytest.mark.parametrize("case", cases(every=13), ids=str)
+@pytest.mark.parametrize("case", list(cases(every=13)), ids=str)
 def test_masses_measured_are_those_that_the_fit_states(case: Case) -> None:
     """``benchmarks/fit_certificates.py`` prints the table of all cells."""
     result = fitted(case)

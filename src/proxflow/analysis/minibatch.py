@@ -23,6 +23,7 @@ from proxflow.couplings.pairing import EPSILON, check_solver
 from proxflow.couplings.seeding import generator_of
 from proxflow.errors import ConvergenceWarning
 from proxflow.measures import Source
+from proxflow.points import Numbers, as_tensor
 from proxflow.potentials import Discrete, Entropic, Potential
 from proxflow.schedules import Linear, Schedule
 from proxflow.semidiscrete import Fit, fit
@@ -34,7 +35,7 @@ _LARGE_MASS_ERROR = 0.25  # chi2 from which J(h) - J* is beyond a second-order e
 
 
 def minibatch_convergence(
-    points_or_potential: Tensor | Potential | Fit,
+    points_or_potential: Numbers | Potential | Fit,
     batch_sizes: Sequence[int] | Tensor,
     *,
     solver: str = "exact",
@@ -120,7 +121,7 @@ def minibatch_convergence(
 
 
 def _target(
-    given: Tensor | Potential | Fit,
+    given: Numbers | Potential | Fit,
     source: Source | None,
     transport_cost: float | None,
     fit_tol: float,
@@ -129,19 +130,19 @@ def _target(
     report: Callable[[str], None],
 ) -> tuple[Target, Fit | None]:
     """The law that pairs end in, and the fit that its potential is from."""
-    if not isinstance(given, Tensor) and source is not None:
+    if isinstance(given, Potential | Fit) and source is not None:
         raise ValueError("minibatch_convergence: source is for data; a fit or potential has one of its own")
-    fitted = given if isinstance(given, Fit) else None
-    if isinstance(given, Tensor):
+    if isinstance(given, Potential):
+        potential, fitted = given, None
+    elif isinstance(given, Fit):
+        potential, fitted = given.potential, given
+    else:
+        points = as_tensor("minibatch_convergence", "points_or_potential", given)
         report("fitting the potential")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)  # what the heights miss is measured below
-            fitted = fit(given, source=source, tol=fit_tol, seed=seed, max_memory=max_memory, progress=False)
-    potential = fitted.potential if fitted is not None else given
-    if not isinstance(potential, Potential):
-        raise ValueError(
-            f"minibatch_convergence: expected data, a fit or a potential, got a {type(given).__name__}; give a tensor"
-        )
+            fitted = fit(points, source=source, tol=fit_tol, seed=seed, max_memory=max_memory, progress=False)
+        potential = fitted.potential
     generator = generator_of(seed, 0)
     report("fresh draws for W2^2")
     if not isinstance(potential, Discrete):

@@ -55,6 +55,7 @@ class FieldError:
     reason: tuple[str, ...]
 
 
+@brief_repr
 @dataclass(frozen=True)
 class MinibatchConvergence:
     """How far minibatch OT-CFM is from the population flow, batch size by batch size (THEORY section 4).

@@ -17,7 +17,8 @@ def centre_and_radius(points: Tensor) -> tuple[Tensor, Tensor]:
     keep the digits of all the others, and it lies in every plane that holds the rows.
     """
     exact = points.detach().double()
-    centre = exact[row_norm(exact - exact.median(0).values).argmin()]
+    middle = row_norm(exact - exact.median(0).values).argmin(0, keepdim=True)
+    centre = exact.index_select(0, middle)[0]
     radius = row_norm(exact - centre).amax()
     return centre, torch.where(radius > 0, radius, 1.0)
 

@@ -42,7 +42,6 @@ def scaled_start(problem: SemiDual, groups: list[Tensor], generator: torch.Gener
     Given ``heights`` (a warm start) are kept. A unit is the median gap between the best and the second-best
     score of a draw, plus the smoothing: steps measured in it are invariant to the scale of the data.
     """
-    noise = problem.noise(_DRAWS, generator)
     spent = 0
     if heights is None:
         form = marginal_form(problem, generator)
@@ -51,10 +50,10 @@ def scaled_start(problem: SemiDual, groups: list[Tensor], generator: torch.Gener
         low, high = 0.0, 2.0
         for _ in range(_BISECTIONS):
             middle = 0.5 * (low + high)
-            slope = target - float(problem.assign(noise, middle * form).mass @ form)
+            slope = target - float(problem.assign(problem.noise(_DRAWS, generator), middle * form).mass @ form)
             low, high = (middle, high) if slope < 0 else (low, middle)
         heights, spent = 0.5 * (low + high) * form, spent + _BISECTIONS * _DRAWS
-    gaps = problem.score_gaps(noise, heights, groups).double() + problem.epsilon
+    gaps = problem.score_gaps(problem.noise(_DRAWS, generator), heights, groups).double() + problem.epsilon
     units = tuple(gaps.median(0).values.tolist())
     return Start(heights, units, float(gaps[:, 0].quantile(SMALL_GAP)), spent + _DRAWS)
 
