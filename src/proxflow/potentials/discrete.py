@@ -137,7 +137,7 @@ class Discrete(Potential):
         slack = (gap_hat + rounding).double()
         bound = (torch.where(slack > 0, slack / beta, 0.0).sqrt() * atoms.radius.sqrt()).detach()
         at_vertex = (weights > 0).sum(1) == 1
-        delivered = torch.finfo(x.dtype).eps * row_norm(point.detach())
+        delivered = torch.finfo(x.dtype).eps * torch.linalg.vector_norm(point.detach(), dim=1)
         bound = bound + torch.where(at_vertex, 0.0, delivered)
         result = ProxResult(
             point=point.to(x.dtype),
