@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -221,3 +222,70 @@ def test_counts_of_one_atom() -> None:
     result = fit(torch.ones(2, 3), source=source)
     assert source.drawn == result.samples_used + result.evaluation_samples
     assert np.isfinite(result.transport_cost)
+
+
+# ------------------------------------------------------------------ light atoms close to others, other scales, resuming
+
+
+@pytest.mark.parametrize("beside", [1e-8, -1e-8])
+@pytest.mark.parametrize("lightest", [1e-7, 1e-10, 1e-14])
+@pytest.mark.parametrize("dim", [2, 3, 5])
+def test_a_light_atom_close_to_another_has_no_more_than_its_weight(dim: int, lightest: float, beside: float) -> None:
+    """In float64, where the tie of float32 scores is broken, and by the potential's own queries."""
+    points = normal(100, dim, seed=3)
+    points[0] = 0.01
+    points[1] = points[0]
+    points[1, 0] += beside
+    assert not torch.equal(points[0], points[1])
+    weights = torch.ones(100, dtype=torch.float64)
+    weights[0], weights[1] = 0.2, lightest
+    result = fit(points, weights)
+    assert result.converged
+    assert_certified(result, weights)
+    noise = normal(200_000, dim, seed=5)
+    own = torch.bincount(result.potential.nearest_atom(noise), minlength=100)
+    light = int(result.atom_of_row[1])
+    assert int(own[light]) <= 10 * max(1.0, lightest * len(noise))
+
+
+def test_a_fit_resumed_with_another_tolerance_is_judged_again(tmp_path: Path) -> None:
+    points, weights = normal(100, 5), torch.ones(100, dtype=torch.float64)
+    weights[:90] = 7e-5
+    path = tmp_path / "run.safetensors"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        fit(points, weights, tol=0.01, checkpoint=path)
+        again = fit(points, weights, tol=0.5, checkpoint=path)
+    found = measure(again.potential, atom_weights(again, weights), 1_000_000)
+    assert again.chi2 == pytest.approx(found.chi2, abs=5 * math.hypot(found.stderr, again.chi2_stderr))
+    assert again.cell_mass[again.atom_of_row[:90]].sum() == pytest.approx(float(found.mass[:90].sum()), abs=1e-3)
+
+
+@pytest.mark.parametrize(("scale", "dtype"), [(1e-300, torch.float64), (0.7e38, torch.float32), (1e200, torch.float64)])
+def test_fits_at_the_ends_of_the_range_of_numbers(scale: float, dtype: torch.dtype) -> None:
+    result = fit((scale * normal(30, 5, dtype=torch.float64)).to(dtype))
+    low, high = result.transport_cost_interval
+    assert result.converged
+    assert not math.isnan(low)
+    assert low <= high
+    plain = fit(normal(30, 5, dtype=torch.float64))
+    assert result.chi2 == pytest.approx(plain.chi2, abs=5 * math.hypot(result.chi2_stderr, plain.chi2_stderr))
+
+
+@pytest.mark.parametrize("heights", [torch.float32, torch.float64])
+def test_the_jacobian_does_not_depend_on_the_precision_of_the_heights(heights: torch.dtype) -> None:
+    points, levels, x = normal(12, 3), 0.5 * normal(12, seed=1, dtype=torch.float64), 0.3 * normal(6, 3, seed=2)
+    exact = Discrete(points.double(), levels).decompose_jacobian(x.double(), 0.5, 0.7)
+    mixed = Discrete(points, levels.to(heights))
+    torch.testing.assert_close(mixed.decompose_jacobian(x, 0.5, 0.7).double(), exact, rtol=1e-4, atol=1e-4)
+    pair = mixed.decompose(x, 0.5, 0.7)
+    rank = mixed.second_epi_derivative(pair.point, pair.multiplier).subspace_dimension
+    assert torch.equal(rank, torch.linalg.matrix_rank(exact, atol=1e-3))
+
+
+def test_the_support_of_a_large_potential_is_told_as_that_of_a_small_one() -> None:
+    points, levels = normal(12, 3), 0.5 * normal(12, seed=1)
+    small = Discrete(points, levels).smooth_support(points)
+    large = Discrete(1e30 * points, 1e30 * levels).smooth_support(1e30 * points)
+    assert torch.equal(small, large)
+    assert len(torch.unique(small)) == 2

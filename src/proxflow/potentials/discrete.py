@@ -36,6 +36,7 @@ class Discrete(Potential):
 
     Scores <u, y_j> - h_j are taken in the dtype of the heights, about a centre of the points. Heights in float64 beside
     float32 points thus tell apart atoms that float32 scores cannot, at twice the cost of a query; results are float32.
+    ``.to(torch.float32)`` and ``.float()`` round heights too: cells that needed float64 then have other masses.
 
     Args:
         points: (N, d) distinct finite rows, float32 or float64.
@@ -125,6 +126,10 @@ class Discrete(Potential):
 
     def decompose(self, x: Tensor, alpha: Tensor | float, beta: Tensor | float) -> ProxResult:
         """The Moreau pair by the active-set method, with its certificate; differentiable in all its inputs."""
+        return self._solved(x, alpha, beta)[0]
+
+    def _solved(self, x: Tensor, alpha: Tensor | float, beta: Tensor | float) -> tuple[ProxResult, Tensor]:
+        """The record, and its point before it is rounded to the dtype of the query."""
         self._check_query(x, "x")
         alpha = self.per_row(alpha, x, "alpha", torch.float64)
         beta = self.per_row(beta, x, "beta", torch.float64)
@@ -137,7 +142,7 @@ class Discrete(Potential):
         slack = (gap_hat + rounding).double()
         bound = (torch.where(slack > 0, slack / beta, 0.0).sqrt() * atoms.radius.sqrt()).detach()
         at_vertex = (weights > 0).sum(1) == 1
-        delivered = torch.finfo(x.dtype).eps * torch.linalg.vector_norm(point.detach(), dim=1)
+        delivered = torch.finfo(x.dtype).eps * row_norm(point.detach())
         bound = bound + torch.where(at_vertex, 0.0, delivered)
         result = ProxResult(
             point=point.to(x.dtype),
@@ -148,7 +153,7 @@ class Discrete(Potential):
             status=status,
         )
         overflow = ~torch.isfinite(slack) | ~torch.isfinite(result.point).all(1)
-        return _without_failures(result, overflow)
+        return _without_failures(result, overflow), point
 
     def second_epi_derivative(self, y: Tensor, u: Tensor) -> GeneralizedQuadratic:
         """Zero on the span of the differences of the contact set of u, +inf off it (THEORY section 3)."""
@@ -156,7 +161,8 @@ class Discrete(Potential):
         self._check_query(u, "u")
         ones = torch.ones_like(u[:, 0])
         query = self._atoms.query(u, ones, torch.zeros_like(ones))
-        return self._form(query[0], query[1], score_size(*query, self._atoms.keys), u.dtype)
+        coarser = max(torch.finfo(u.dtype).eps, torch.finfo(query[0].dtype).eps)  # u may be a rounded multiplier
+        return self._form(query[0], query[1], coarser * score_size(*query, self._atoms.keys), u.dtype)
 
     def smooth_support(self, y: Tensor) -> Tensor:
         """Verified at atoms whose height is psi's there, failed elsewhere, (B,) of ``Verdict``.
@@ -164,11 +170,12 @@ class Discrete(Potential):
         The support is finitely many points. An atom above the envelope of the others has an empty cell and no mass.
         """
         self._check_query(y, "y")
-        centred = self.points - self.points.mean(0)
-        atom = argmax_affine(y - self.points.mean(0), centred, -0.5 * centred.square().sum(1))
+        atoms = self._atoms
+        unit = (y.double() - atoms.centre) / atoms.radius
+        atom = argmax_affine(unit.to(atoms.keys.dtype), atoms.keys[:, :-2], atoms.keys[:, -1])
         at_atom = row_norm(y - self.points[atom]) <= self.domain_tolerance(y)
         above = self.heights[atom] - self.value(self.points[atom])
-        rounding = _CONTACT_ROUNDINGS * torch.finfo(y.dtype).eps * self.heights.abs().max()
+        rounding = _CONTACT_ROUNDINGS * torch.finfo(y.dtype).eps * (self.heights[atom].abs() + atoms.radius)
         return torch.where(at_atom & (above <= rounding), int(Verdict.verified), int(Verdict.failed))
 
     def decompose_jacobian(self, x: Tensor, alpha: Tensor | float, beta: Tensor | float) -> Tensor:
@@ -177,10 +184,11 @@ class Discrete(Potential):
         alpha = self.per_row(alpha, x, "alpha", torch.float64)
         beta = self.per_row(beta, x, "beta", torch.float64)
         atoms = self._atoms
-        pair = self.decompose(x, alpha, beta)
-        residual = atoms.query(x, alpha, beta)[0] - ((pair.point.double() - atoms.centre) * beta[:, None])
-        size = score_size(*atoms.query(x, alpha, beta), atoms.keys)
-        form = self._form(residual.to(size.dtype), alpha.to(size.dtype), size, x.dtype)
+        pair, point = self._solved(x, alpha, beta)
+        query = atoms.query(x, alpha, beta)
+        residual = (x.double() - beta[:, None] * point).to(query[0].dtype)
+        rounding = torch.finfo(query[0].dtype).eps * score_size(*query, atoms.keys)
+        form = self._form(residual, query[1], rounding, x.dtype)
         derivative = form.resolvent(alpha.to(x.dtype), beta.to(x.dtype))
         return torch.where((pair.status == int(Status.non_finite))[:, None, None], torch.nan, derivative)
 
@@ -191,8 +199,8 @@ class Discrete(Potential):
         """The atoms as they are now."""
         return self._normalised(self.points, self.heights, *self._frame(self.points))
 
-    def _form(self, residual: Tensor, alpha: Tensor, score_size: Tensor, dtype: torch.dtype) -> GeneralizedQuadratic:
-        tolerance = _CONTACT_ROUNDINGS * torch.finfo(residual.dtype).eps * score_size
+    def _form(self, residual: Tensor, alpha: Tensor, rounding: Tensor, dtype: torch.dtype) -> GeneralizedQuadratic:
+        tolerance = _CONTACT_ROUNDINGS * rounding
         rows_at_once = max(1, _SEARCH_BYTES // (residual.element_size() * len(self.points)))
         basis = contact_basis(residual.detach(), alpha.detach(), self._atoms.keys, tolerance.detach(), rows_at_once)
         return GeneralizedQuadratic(basis.to(dtype), torch.zeros_like(basis, dtype=dtype))

@@ -87,7 +87,7 @@ def transport_cost(
     shorter), the optimum may lie as much again below: the upper end of the interval allows for that.
     """
     parts = (averages, first_half, averages.since(first_half))
-    candidates = [light.bounded(part.heights) for part in parts]
+    candidates = [light.bounded(part.heights, problem.dtype) for part in parts]
     scores, noise = _scores(problem, candidates[:1], n, generator)
     mean, stderr = _dual_mean(problem, scores[:, 0], noise)
     scores, _ = _scores(problem, candidates, n // _BIAS_SHARE, generator)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -27,7 +28,8 @@ _NEGLIGIBLE_RESIDUAL = 1e-3  # of a small gap between scores: below it masses di
 _ROUNDING_SHARE = 1e-3  # of the tolerance: what rounding heights to float32 may add to chi2
 _GAP_DRAWS = 1 << 9  # that tell how near scores are to one another
 _CHECK_DRAWS = 1 << 16  # that the potential assigns before masses are believed
-_CHECK_DEVIATIONS = 6.0  # standard errors that their counts may be off
+_CHECK_DEVIATIONS = 6.0  # standard errors that their counts may be off together
+_LEAST_CHANCE = 1e-9  # that some cell's count would be so far off if the masses were right
 _COST_ROUNDINGS = 1e-13  # relative to the terms of the cost
 
 
@@ -81,14 +83,15 @@ def solve_exactly(
     if newton.chi2 > tol and newton.state.finished:
         session.report("Newton stopped short: going on with stochastic steps")
         return Attempt(None)
-    heights = problem.weights.new_zeros(len(problem))
-    heights[solved.rows] = newton.state.heights.to(heights)
-    heights = light.bounded(heights)
+    found = problem.weights.new_zeros(len(problem))
+    found[solved.rows] = newton.state.heights.to(found)
+    heights = light.bounded(found, torch.float64)
     generator = torch.Generator(heights.device).manual_seed(seed)
     gap = _small_gap(problem, heights, generator)
     returned.draws += _GAP_DRAWS
     double = problem.needs_double(gap, heights)
-    potential = returned.potential(problem.radius * heights, double)
+    narrow = light.bounded(found, torch.float64 if double else torch.float32)
+    potential = returned.potential(problem.radius * narrow, double)
     stored = potential.heights.double() / problem.radius
     cells = newton.cells_at(stored[solved.rows].cpu())
     if not double and (cells is None or cells.chi2(solved.weights) > _ROUNDING_SHARE * tol):
@@ -131,8 +134,8 @@ def _run(newton: DampedNewton, session: Session) -> tuple[Evaluation, ...]:
     try:
         while not state.newton.finished:
             newton.step()
-            look = Evaluation(0, newton.chi2, 0.0, session.seconds)
-            state = ExactState(newton.state, (*state.history, look))
+            evaluation = Evaluation(0, newton.chi2, 0.0, session.seconds)
+            state = ExactState(newton.state, (*state.history, evaluation))
             session.report(f"Newton step {newton.state.steps}: chi2 = {newton.chi2:.3g}")
             session.save(state, now=newton.state.finished)
     except KeyboardInterrupt:
@@ -166,11 +169,17 @@ def _start(problem: SemiDual, initial: Tensor | None, resumed: object) -> Damped
 
 
 def _confirmed(tally: Tally, mass: Tensor) -> bool:
-    """Whether counts of fresh draws agree with the masses."""
+    """Whether counts of fresh draws agree with the masses: all of them together, and each cell by its Poisson tails."""
     if not abs(float(mass.sum()) - 1) < 1e-6 or float(mass.min()) < 0:
         return False
-    error = mass_error(tally, mass.clamp(min=1e-12))
-    return abs(error.chi2) <= _CHECK_DEVIATIONS * error.stderr
+    chi2 = mass_error(tally, mass.clamp(min=_LEAST_MASS)).chi2
+    spread = math.sqrt(2 * len(mass)) / tally.draws  # of chi2 where the masses are right
+    expected = (tally.draws * mass).clamp(min=tally.draws * _LEAST_MASS)
+    counts = tally.total.to(expected)
+    above = torch.where(counts > 0, torch.special.gammainc(counts.clamp(min=1), expected), 1.0)
+    below = torch.special.gammaincc(counts + 1, expected)
+    likely = torch.minimum(above, below) * len(mass) >= _LEAST_CHANCE
+    return abs(chi2) <= _CHECK_DEVIATIONS * spread and bool(likely.all())
 
 
 def _transport_cost(problem: SemiDual, solved: SemiDual, heights: Tensor, cells: GaussianCells) -> Cost:

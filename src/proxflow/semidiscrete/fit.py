@@ -138,10 +138,10 @@ def _solve(
         if attempt.solution is not None:
             return _in_space(attempt.solution, spans[0].rest)
         initial = initial if attempt.heights is None else problem.radius * attempt.heights
-    wasted = returned.draws
+    spent = returned.draws  # by the attempt
     start = None if initial is None else initial / problems[1].radius
     solution = solve_stochastically(problems[1], returned, start, tol, max_samples, seed, max_memory, session)
-    solution = dataclasses.replace(solution, evaluation_samples=solution.evaluation_samples + wasted)
+    solution = dataclasses.replace(solution, evaluation_samples=solution.evaluation_samples + spent)
     return _in_space(solution, spans[1].rest)
 
 
@@ -170,6 +170,7 @@ def _record(solution: Solution, atoms: Atoms, epsilon: float, tol: float, seed: 
     """The public record, with a warning where the tolerance was not met."""
     chi2, stderr = (solution.history[-1].chi2, solution.history[-1].chi2_stderr) if solution.history else (0.0, 0.0)
     converged = chi2 + 2 * stderr <= tol
+    low, high = solution.transport_cost_interval  # of points beyond 1e154, whose squares overflow, nothing is known
     if not converged:
         message = f"fit stopped at chi2 = {chi2:.3g} +- {stderr:.2g}, above tol = {tol:g}; "
         warnings.warn(f"{message}{solution.advice}, or use it as the flow of its cell_mass", ConvergenceWarning, 4)
@@ -183,7 +184,7 @@ def _record(solution: Solution, atoms: Atoms, epsilon: float, tol: float, seed: 
         seconds=session.seconds,
         cell_mass=solution.mass,
         transport_cost=solution.transport_cost,
-        transport_cost_interval=solution.transport_cost_interval,
+        transport_cost_interval=(0.0 if math.isnan(low) else low, math.inf if math.isnan(high) else high),
         samples_used=solution.samples_used,
         evaluation_samples=solution.evaluation_samples,
         atom_of_row=atoms.atom_of_row,

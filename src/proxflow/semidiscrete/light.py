@@ -20,6 +20,8 @@ from proxflow.semidiscrete.problem import SemiDual
 __all__ = ["LightAtoms"]
 
 _BOUNDING = 1 << 10  # heaviest atoms, any of which bounds the cell of a light one
+_FAR_OUT = 10.0  # beyond sqrt(d), distance from the origin that no draw of normal noise exceeds
+_ROUNDINGS = 16.0  # of a score, that the bound may be wrong by once heights and scores are rounded
 _ROWS = 1 << 12  # light atoms at once
 _MOMENT_DRAWS = 1 << 12  # of a source that does not tell its second moment
 _MOMENT_MARGIN = 4.0  # factor on a second moment known from those draws
@@ -30,8 +32,8 @@ class LightAtoms:
 
     Args:
         problem: whose atoms these are.
-        least: atoms of a weight below this are light, the lightest first,
-        share: as long as they weigh no more than this together.
+        least: weight below which an atom may be light.
+        share: weight of all light atoms together, which the lightest fill first; the heaviest atom is never light.
         generator: of draws that estimate the second moment of a source that does not tell it.
     """
 
@@ -40,14 +42,15 @@ class LightAtoms:
         together = torch.empty_like(problem.weights)
         together[order] = problem.weights[order].cumsum(0)
         self.light: Tensor = (problem.weights < least) & (together <= share)
+        self.light[order[-1]] = False
         self.draws = 0
         self._problem = problem
         heavy = torch.nonzero(~self.light)[:, 0]
         self._bounding = heavy[problem.weights[heavy].argsort(descending=True)[:_BOUNDING]]
         self._reach = self._reaches(generator) if bool(self.light.any()) else problem.weights[:0]
 
-    def bounded(self, heights: Tensor) -> Tensor:
-        """The heights (N,), with light atoms at heights that bound their cells."""
+    def bounded(self, heights: Tensor, precision: torch.dtype) -> Tensor:
+        """The heights (N,), with light atoms at heights that bound their cells where scores have this precision."""
         if not len(self._reach):
             return heights
         points, bounded = self._problem.points, heights.clone()
@@ -55,6 +58,9 @@ class LightAtoms:
         for part, reach in zip(rows.split(_ROWS), self._reach.split(_ROWS), strict=True):
             distance = torch.cdist(points[part], points[self._bounding], compute_mode="donot_use_mm_for_euclid_dist")
             bounded[part] = (heights[self._bounding] + reach[:, None] * distance).amin(1)
+            farthest = self._problem.source.dim**0.5 + _FAR_OUT
+            size = farthest * torch.linalg.vector_norm(points[part], dim=1) + bounded[part].abs()
+            bounded[part] += _ROUNDINGS * torch.finfo(precision).eps * size  # an atom close by bounds by less than that
         return bounded
 
     def _reaches(self, generator: torch.Generator) -> Tensor:

@@ -72,11 +72,13 @@ class SemiDual:
         return part
 
     def needs_double(self, gap: float, heights: Tensor) -> bool:
-        """Whether a small score ``gap`` is too near to the rounding of float32 scores, or a weight below its range.
+        """Whether a small score ``gap`` is too near to the rounding of float32 scores, or a number beyond its range.
 
         Scores are then taken in float64, and the potential gets heights and weights in float64.
         """
-        return self.blurred(gap, heights, torch.float32) or float(self.weights.min()) < torch.finfo(torch.float32).tiny
+        single = torch.finfo(torch.float32)
+        beyond = float(self.weights.min()) < single.tiny or self.radius * float(heights.abs().max()) > 0.25 * single.max
+        return beyond or self.blurred(gap, heights, torch.float32)
 
     def blurred(self, gap: float, heights: Tensor, dtype: torch.dtype) -> bool:
         """Whether a small score ``gap`` is too near to the rounding of scores in ``dtype``."""

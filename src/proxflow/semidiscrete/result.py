@@ -15,7 +15,7 @@ __all__ = ["Evaluation", "Fit", "Solution"]
 
 @dataclass(frozen=True)
 class Evaluation:
-    """One look at the fit: on fresh draws, or exact (``chi2_stderr`` 0)."""
+    """The error of a fit at one moment: on fresh draws, or exact (``chi2_stderr`` 0)."""
 
     samples_used: int
     chi2: float

@@ -43,9 +43,9 @@ def span_of(points: Tensor, source: Source, precision: torch.dtype) -> Span:
     dim = points.shape[1]
     if not isinstance(source, Gaussian) or len(points) == 1:
         return Span(exact, source, 0.0, 0.0)
-    centre, _ = centre_and_radius(points)
-    rounding = torch.finfo(precision).eps * (row_norm(exact) + torch.linalg.vector_norm(centre))
-    roundings = torch.where(rounding > 0, 1 / rounding, 0.0)[:, None] * (exact - centre)
+    centre, radius = centre_and_radius(points)
+    rounding = torch.finfo(precision).eps * (row_norm(exact / radius) + row_norm(centre[None] / radius))
+    roundings = torch.where(rounding > 0, 1 / rounding, 0.0)[:, None] * ((exact - centre) / radius)
     _, sizes, axes = torch.linalg.svd(torch.linalg.qr(roundings, mode="r").R, full_matrices=False)
     negligible = _ROUNDINGS * len(points) ** 0.5
     kept = sizes > negligible

@@ -33,7 +33,7 @@ __all__ = ["StochasticState", "solve_stochastically"]
 
 _EVALUATION_SEED = 0x5EED_C0DE  # moves the evaluation stream away from the one that moves the heights
 _COST_DRAWS = 1 << 17
-_MOMENT_SEED = 0x0DDB_A115  # the same for draws that tell a source's second moment
+_MOMENT_SEED = 0x0DDB_A115  # moves the draws that tell a source's second moment away from both
 _GAP_DRAWS = 1 << 9  # that tell how near scores are to one another
 _LIGHT_SHARE = 0.05  # of the tolerance: what atoms too light for the draws may add to chi2 together
 _LEAST_DRAWS = 1 << 17  # of a fit: below this the bias of W2^2 would show beside its standard error
@@ -52,6 +52,7 @@ class StochasticState:
         fresh: state of the generator of evaluations.
         evaluation_samples: draws spent on them.
         double: whether scores are taken in float64.
+        light: (N,) which atoms have heights that bound their cells.
     """
 
     iterate: Iterate
@@ -61,6 +62,7 @@ class StochasticState:
     fresh: Tensor
     evaluation_samples: int
     double: bool
+    light: Tensor
 
 
 def solve_stochastically(
@@ -106,7 +108,8 @@ class _Run:
         self.light = self._light_atoms(torch.Generator(device).manual_seed(seed ^ _MOMENT_SEED))
         self.groups = nested_groups(problem.points, problem.weights)
         self.stretch = isolation(problem.points)
-        self.state = session.state if isinstance(session.state, StochasticState) else self._begin(initial)
+        resumed = session.state
+        self.state = self._resumed(resumed) if isinstance(resumed, StochasticState) else self._begin(initial)
         self.motion.set_state(self.state.iterate.noise)
         self.fresh.set_state(self.state.fresh)
         problem.search_in(torch.float64 if self.state.double else torch.float32)
@@ -116,13 +119,20 @@ class _Run:
         self.problem.search_in(torch.float32)
         start = scaled_start(self.problem, self.groups, self.motion, initial)
         spent = self.light.draws + start.samples_used
-        double = self.problem.needs_double(start.small_gap, start.heights)
+        double = self.problem.needs_double(start.small_gap, self.light.bounded(start.heights, torch.float32))
         if double:  # rounding ruled the gaps that were measured
             self.problem.search_in(torch.float64)
             start = scaled_start(self.problem, self.groups, self.motion, initial)
             spent += start.samples_used
-        start = dataclasses.replace(start, heights=self.light.bounded(start.heights), samples_used=spent)
-        return StochasticState(Iterate.start(start, self.motion), (), (), None, self.fresh.get_state(), 0, double)
+        heights = self.light.bounded(start.heights, self.problem.dtype)
+        iterate = Iterate.start(dataclasses.replace(start, heights=heights, samples_used=spent), self.motion)
+        return StochasticState(iterate, (), (), None, self.fresh.get_state(), 0, double, self.light.light)
+
+    def _resumed(self, state: StochasticState) -> StochasticState:
+        """A state from a checkpoint; with another tolerance other atoms may be light, which makes another potential."""
+        if torch.equal(state.light, self.light.light):
+            return state
+        return dataclasses.replace(state, history=(), tally=None, light=self.light.light)
 
     def _light_atoms(self, generator: torch.Generator) -> LightAtoms:
         """Those that the draws of a fit hit less than once; none where the assignment is a softmax over all atoms."""
@@ -158,13 +168,13 @@ class _Run:
                 self.state, iterate=descend(self.problem, self.groups, self.stretch, iterate, self.motion)
             )
         else:
-            self.state = self._certified() if goal >= self._least else self._glanced_at()
+            self.state = self._certified() if goal >= self._least else self._evaluated_quickly()
 
     def _draws(self) -> int:
         last = self.state.history[-1].chi2 if self.state.history else 0.0
         return draws_to_judge(len(self.problem), self.tol, last)
 
-    def _glanced_at(self) -> StochasticState:
+    def _evaluated_quickly(self) -> StochasticState:
         """The state after a quick evaluation, in the problem's own units."""
         draws = min(LEAST_DRAWS, self.problem.rows_at_once)
         tally = self.problem.assign(self.problem.noise(draws, self.fresh), self.heights)
@@ -177,7 +187,7 @@ class _Run:
     @property
     def heights(self) -> Tensor:
         """The averaged heights, in the problem's units, with light atoms where their cells are bounded, (N,)."""
-        return self.light.bounded(self.state.iterate.averages.heights)
+        return self.light.bounded(self.state.iterate.averages.heights, self.problem.dtype)
 
     @property
     def potential(self) -> Discrete | Entropic:
@@ -187,14 +197,14 @@ class _Run:
     def _evaluated(self, tally: Tally) -> StochasticState:
         state, iterate = self.state, self.state.iterate
         error = mass_error(tally, self.problem.weights)
-        look = Evaluation(iterate.samples_used, error.chi2, error.stderr, self.session.seconds)
+        evaluation = Evaluation(iterate.samples_used, error.chi2, error.stderr, self.session.seconds)
         self.session.report(
-            f"{look.samples_used:,} draws: chi2 = {error.chi2:.4g} +- {error.stderr:.2g}, wanted {self.tol:g}"
+            f"{evaluation.samples_used:,} draws: chi2 = {error.chi2:.4g} +- {error.stderr:.2g}, wanted {self.tol:g}"
         )
         return dataclasses.replace(
             state,
             snapshots=(*state.snapshots, iterate.averages),
-            history=(*state.history, look),
+            history=(*state.history, evaluation),
             tally=tally,
             fresh=self.fresh.get_state(),
             evaluation_samples=state.evaluation_samples + tally.draws,
@@ -237,7 +247,7 @@ class _Run:
         """The state with its last evaluation full and of the last heights; a quick one says what full means."""
         state = self.state
         if not state.history or state.history[-1].samples_used != state.iterate.samples_used:
-            state = self.state = self._glanced_at()
+            state = self.state = self._evaluated_quickly()
         if state.tally is None or state.tally.draws < self._draws():
             state = self.state = self._certified()
         return state
