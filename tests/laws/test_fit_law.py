@@ -37,7 +37,7 @@ def test_the_law_sees_a_height_that_is_wrong() -> None:
     result = fitted(Case(torch.float64, 4, 0.0, 0.0, "equal"))
     weights = atom_weights(result, None)
     heights = result.potential.heights.clone()
-    heights[3] += 0.1
+    heights[3] += 5.0
     spoilt = dataclasses.replace(result, potential=Discrete(result.potential.points, heights))
     assert deviation(result, measure(result.potential, weights)) <= STANDARD_ERRORS
     assert deviation(spoilt, measure(spoilt.potential, weights)) > STANDARD_ERRORS

@@ -12,9 +12,9 @@ from proxflow.semidiscrete.problem import SMALL_GAP, SemiDual
 
 __all__ = ["Start", "isolation", "marginal_form", "scaled_start"]
 
-_DRAWS = 512
-_BISECTIONS = 8
-_QUANTILE_DRAWS = 1 << 12
+_DRAWS = 512  # of a step of the bisection, and of the gaps: a median to about 5%
+_BISECTIONS = 8  # steps, after which the scale is known to 1 / 256
+_QUANTILE_DRAWS = 1 << 12  # that stand for the marginals of a source that is not normal
 _FAR = 16.0  # median distances from the centre; farther atoms count as this far when the axes are chosen
 _NEIGHBOURS = 1 << 8  # atoms among which the nearest is sought
 _ROWS = 1 << 14  # atoms at once
@@ -42,20 +42,21 @@ def scaled_start(problem: SemiDual, groups: list[Tensor], generator: torch.Gener
     Given ``heights`` (a warm start) are kept. A unit is the median gap between the best and the second-best
     score of a draw, plus the smoothing: steps measured in it are invariant to the scale of the data.
     """
-    spent = 0
+    draws = _DRAWS if heights is not None else (1 + _BISECTIONS) * _DRAWS
+    first, *others = problem.noise(draws, generator).split(_DRAWS)
     if heights is None:
         form = marginal_form(problem, generator)
-        spent = 0 if isinstance(problem.source, Gaussian) else _QUANTILE_DRAWS
+        draws += 0 if isinstance(problem.source, Gaussian) else _QUANTILE_DRAWS
         target = float(problem.weights @ form)
         low, high = 0.0, 2.0
-        for _ in range(_BISECTIONS):
+        for noise in others:
             middle = 0.5 * (low + high)
-            slope = target - float(problem.assign(problem.noise(_DRAWS, generator), middle * form).mass @ form)
+            slope = target - float(problem.assign(noise, middle * form).mass @ form)
             low, high = (middle, high) if slope < 0 else (low, middle)
-        heights, spent = 0.5 * (low + high) * form, spent + _BISECTIONS * _DRAWS
-    gaps = problem.score_gaps(problem.noise(_DRAWS, generator), heights, groups).double() + problem.epsilon
+        heights = 0.5 * (low + high) * form
+    gaps = problem.score_gaps(first, heights, groups).double() + problem.epsilon
     units = tuple(gaps.median(0).values.tolist())
-    return Start(heights, units, float(gaps[:, 0].quantile(SMALL_GAP)), spent + _DRAWS)
+    return Start(heights, units, float(gaps[:, 0].quantile(SMALL_GAP)), draws)
 
 
 def isolation(points: Tensor) -> Tensor:
