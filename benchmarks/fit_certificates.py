@@ -102,8 +102,10 @@ def measure(potential: pf.potentials.Discrete, weights: Tensor, draws: int = 200
     mass = counts / draws
     ratio = mass / weights
     pairs = 2 * float((mass * ratio / weights).sum()) / draws**2
-    linear = 4 * (float((mass * ratio.square()).sum()) - float((mass * ratio).sum()) ** 2) / draws
-    linear -= 4 * (len(weights) - 1) / draws**2
+    overlap = float((mass * ratio).sum())
+    linear = 4 * (float((mass * ratio.square()).sum()) - overlap**2) / draws
+    inflation = 3 * float(((counts.square() - counts) / (draws * weights).square()).sum())
+    linear -= 4 * max(inflation - 2 * overlap * float(ratio.sum()), 0.0) / draws**2  # by the noise of the counts
     total_variation = 0.5 * float((mass - weights).abs().sum())
     return Measured(chi2, math.sqrt(max(pairs + linear, 0.5 * pairs)), total_variation, mass, draws)
 

@@ -65,9 +65,12 @@ def mass_error(tally: Tally, weights: Tensor) -> MassError:
     mass = tally.mass
     ratio = mass / weights
     pairs = 2 * max(float((mass * ratio / weights).sum()), 0.0) / (n * (n - 1))
-    linear = 4 * (float((mass * ratio.square()).sum()) - float((mass * ratio).sum()) ** 2) / n
-    # The plug-in linear term is inflated by the noise of the counts, about 4 (N - 1) / n^2; take that out.
-    linear -= 4 * (len(mass) - 1) / n**2
+    overlap = float((mass * ratio).sum())
+    linear = 4 * (float((mass * ratio.square()).sum()) - overlap**2) / n
+    # The noise of the counts inflates the plug-in linear term by 4 (sum_j 3 r_j^2 - 2 r_j overlap) / n^2, r = m / b;
+    # that is 4 N / n^2 where masses are right, and less where cells are empty. It is estimated without bias.
+    squares = ((tally.total.square() - tally.squares) / weights.square()).sum() / n**2
+    linear -= 4 * max(float(3 * squares - 2 * overlap * ratio.sum()), 0.0) / n**2
     return MassError(estimate, math.sqrt(max(pairs + linear, 0.5 * pairs)))
 
 
