@@ -13,7 +13,7 @@ from proxflow.measures import Gaussian
 from proxflow.semidiscrete.certificate import Cost, MassError, bracketed, draws_to_judge, mass_error
 from proxflow.semidiscrete.light import LightAtoms
 from proxflow.semidiscrete.newton import DampedNewton, NewtonState, missing_dual
-from proxflow.semidiscrete.problem import SMALL_GAP, SemiDual, Tally
+from proxflow.semidiscrete.problem import GAP_DRAWS, SemiDual, Tally
 from proxflow.semidiscrete.result import Evaluation, Solution
 from proxflow.semidiscrete.returned import Returned
 from proxflow.semidiscrete.session import Session
@@ -26,7 +26,6 @@ _LEAST_MASS = 1e-13  # of a cell whose mass has digits beside the rounding of th
 _LIGHT_SHARE = 0.05  # of the tolerance: what lighter atoms may add to chi2 together
 _NEGLIGIBLE_RESIDUAL = 1e-3  # of a small gap between scores: below it masses differ by less than counts can tell
 _ROUNDING_SHARE = 1e-3  # of the tolerance: what rounding heights to float32 may add to chi2
-_GAP_DRAWS = 1 << 9  # that tell how near scores are to one another
 _CHECK_DRAWS = 1 << 16  # that the potential assigns before masses are believed
 _CHECK_DEVIATIONS = 6.0  # standard errors that their counts may be off together
 _LEAST_CHANCE = 1e-9  # that some cell's count would be so far off if the masses were right
@@ -87,8 +86,8 @@ def solve_exactly(
     found[solved.rows] = newton.state.heights.to(found)
     heights = light.bounded(found, torch.float64)
     generator = torch.Generator(heights.device).manual_seed(seed)
-    gap = _small_gap(problem, heights, generator)
-    returned.draws += _GAP_DRAWS
+    gap = problem.small_gap(heights, generator)
+    returned.draws += GAP_DRAWS
     double = problem.needs_double(gap, heights)
     narrow = light.bounded(found, torch.float64 if double else torch.float32)
     potential = returned.potential(problem.radius * narrow, double)
@@ -142,13 +141,6 @@ def _run(newton: DampedNewton, session: Session) -> tuple[Evaluation, ...]:
         session.report("interrupted: certifying the best so far")
         session.save(state, now=True)
     return state.history
-
-
-def _small_gap(problem: SemiDual, heights: Tensor, generator: torch.Generator) -> float:
-    """The gap between best and second-best score that few draws fall below."""
-    problem.search_in(torch.float64)
-    gaps = problem.score_gaps(problem.noise(_GAP_DRAWS, generator), heights, [])
-    return float(gaps[:, 0].quantile(SMALL_GAP))
 
 
 def _start(problem: SemiDual, initial: Tensor | None, resumed: object) -> DampedNewton | None:

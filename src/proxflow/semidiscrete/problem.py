@@ -14,8 +14,9 @@ from proxflow.kernels.search import argmax_affine
 from proxflow.measures import Source
 from proxflow.potentials.atoms import centre_and_radius
 
-__all__ = ["SMALL_GAP", "SemiDual", "Tally", "chunk_sizes"]
+__all__ = ["GAP_DRAWS", "SMALL_GAP", "SemiDual", "Tally", "chunk_sizes"]
 
+GAP_DRAWS = 1 << 9  # of noise, that tell how near scores are to one another
 SMALL_GAP = 0.05  # quantile of the gap between best and second-best score that is compared with errors of scores
 _ROUNDINGS = 2.0**8  # if that quantile is so many roundings wide, rounding moves less than 1% of it to another atom
 _SOFTMAX_BYTES = 1 << 21  # one block of assignment probabilities: about a core's cache
@@ -127,6 +128,12 @@ class SemiDual:
         """Best score less the best of another atom, and for each labelling less that of another group, (n, 1 + L)."""
         offsets = self._offsets(heights)
         return torch.cat([_gaps(torch.addmm(offsets, part, self._slopes.mT), groups) for part in noise.split(64)])
+
+    def small_gap(self, heights: Tensor, generator: torch.Generator) -> float:
+        """The gap between best and second-best score that few of ``GAP_DRAWS`` draws fall below, in float64."""
+        self.search_in(torch.float64)
+        gaps = self.score_gaps(self.noise(GAP_DRAWS, generator), heights, [])
+        return float(gaps[:, 0].quantile(SMALL_GAP))
 
     # ---------------------------------------------------------------- inside
 

@@ -23,7 +23,7 @@ from proxflow.semidiscrete.certificate import (
 from proxflow.semidiscrete.descent import Averages, Iterate, descend
 from proxflow.semidiscrete.hierarchy import nested_groups
 from proxflow.semidiscrete.light import LightAtoms
-from proxflow.semidiscrete.problem import SMALL_GAP, SemiDual, Tally
+from proxflow.semidiscrete.problem import GAP_DRAWS, SemiDual, Tally
 from proxflow.semidiscrete.result import Evaluation, Solution
 from proxflow.semidiscrete.returned import Returned
 from proxflow.semidiscrete.session import Session
@@ -34,7 +34,6 @@ __all__ = ["StochasticState", "solve_stochastically"]
 _EVALUATION_SEED = 0x5EED_C0DE  # moves the evaluation stream away from the one that moves the heights
 _COST_DRAWS = 1 << 17
 _MOMENT_SEED = 0x0DDB_A115  # moves the draws that tell a source's second moment away from both
-_GAP_DRAWS = 1 << 9  # that tell how near scores are to one another
 _LIGHT_SHARE = 0.05  # of the tolerance: what atoms too light for the draws may add to chi2 together
 _LEAST_DRAWS = 1 << 17  # of a fit: below this the bias of W2^2 would show beside its standard error
 _EXPECTED_EFFICIENCY = 1.6  # chi2 M / N of linearly weighted averaging, 4/3, over what two standard errors leave of tol
@@ -230,16 +229,15 @@ class _Run:
             transport_cost=cost.value,
             transport_cost_interval=cost.interval,
             samples_used=state.iterate.samples_used,
-            evaluation_samples=state.evaluation_samples + cost.draws + (_GAP_DRAWS if missed else 0),
+            evaluation_samples=state.evaluation_samples + cost.draws + (GAP_DRAWS if missed else 0),
             advice=self._advice() if missed else "raise max_samples",
         )
 
     def _advice(self) -> str:
         """What may help a fit that missed its tolerance."""
-        self.problem.search_in(torch.float64)
-        gaps = self.problem.score_gaps(self.problem.noise(_GAP_DRAWS, self.fresh), self.heights, [])[:, 0]
-        gap = float(gaps.quantile(SMALL_GAP)) + self.problem.epsilon
-        if self.problem.blurred(gap, self.heights, torch.float64):
+        heights = self.heights
+        gap = self.problem.small_gap(heights, self.fresh) + self.problem.epsilon
+        if self.problem.blurred(gap, heights, torch.float64):
             return "float64 does not tell the scores of some rows apart: merge or drop rows that are nearly equal"
         return "raise max_samples"
 
