@@ -82,7 +82,7 @@ def conditional(points: Tensor, labels: Tensor, train_steps: int, seeds: int) ->
         for seed in range(seeds):
             torch.manual_seed(seed)
             network = pf.matching.MLP((points.shape[1],), classes=10)
-            trained = pf.matching.train(network, coupling, steps=train_steps, breaking=None, seed=seed, progress=False)
+            trained = pf.matching.train(network, coupling, steps=train_steps, seed=seed, progress=False)
             generator = torch.Generator().manual_seed(seed)
             wanted = labels[torch.randint(len(labels), (GENERATED,), generator=generator)]
             noise = torch.randn(GENERATED, points.shape[1], generator=generator)

@@ -29,8 +29,6 @@ ROWS = (
     "I-CFM, torchcfm",
     "OT-CFM, torchcfm",
     "semidiscrete, proxflow",
-    "semidiscrete, no pair broken",
-    "OT-CFM, torchcfm, pairs broken",
 )
 
 
@@ -39,7 +37,6 @@ class TorchCFM:
 
     def __init__(self, points: Tensor, plans: OTPlanSampler | None) -> None:
         self.points, self.plans = points, plans
-        self.source = pf.measures.Gaussian(points.shape[1])  # known, so that pairs can be broken
 
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> pf.couplings.Pairs:
         """n pairs; the index is not known, since torchcfm does not give it."""
@@ -91,21 +88,15 @@ def noise(seed: int, points: int, generated: int) -> list[tuple[float, float]]:
 def results(row: str, seed: int, train_steps: int, points: int, generated: int) -> list[tuple[float, float]]:
     """The distances of samples at each number of steps."""
     train, held_out = split(seed, points)
-    published = row in ("I-CFM, torchcfm", "OT-CFM, torchcfm", "semidiscrete, no pair broken")
-    breaking = None if published else pf.matching.Breaking()
-    ends = sampled(coupling_of(row, train, seed), train.shape[1], breaking, seed, train_steps, generated)
+    ends = sampled(coupling_of(row, train, seed), train.shape[1], seed, train_steps, generated)
     return [distances(end, held_out) for end in ends]
 
 
-def sampled(
-    coupling: pf.couplings.Coupling, dim: int, breaking: pf.matching.Breaking | None, seed: int, steps: int, n: int
-) -> list[Tensor]:
+def sampled(coupling: pf.couplings.Coupling, dim: int, seed: int, steps: int, n: int) -> list[Tensor]:
     """Samples of a network trained on a coupling, at each number of Euler steps."""
     torch.manual_seed(seed)
     network = pf.matching.MLP((dim,), width=512, depth=3)
-    result = pf.matching.train(
-        network, coupling, steps=steps, batch_size=BATCH, breaking=breaking, seed=seed, progress=False
-    )
+    result = pf.matching.train(network, coupling, steps=steps, batch_size=BATCH, seed=seed, progress=False)
     noise = torch.randn(n, dim, generator=torch.Generator().manual_seed(1000 + seed))
     with torch.no_grad():
         return [pf.sampling.integrate(result.network, noise, steps=k, method="euler").end for k in STEPS]

@@ -42,9 +42,7 @@ def fields(points: Tensor, steps: int) -> dict[str, Field]:
     for name, coupling in couplings.items():
         torch.manual_seed(0)
         network = pf.matching.MLP((2,), width=128)
-        trained = pf.matching.train(
-            network, coupling, steps=steps, batch_size=min(BATCH, len(points)), breaking=None, progress=False
-        )
+        trained = pf.matching.train(network, coupling, steps=steps, batch_size=min(BATCH, len(points)), progress=False)
         found[name] = trained.network.double()
     found[f"exact flow, epsilon = {EPSILON:g}"] = pf.ProximalFlow(smooth.potential)
     return found

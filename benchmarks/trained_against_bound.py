@@ -53,7 +53,7 @@ def trained(coupling: pf.couplings.Coupling, dim: int, steps: int, seed: int) ->
     torch.manual_seed(seed)
     network = pf.matching.MLP((dim,), width=512, depth=3)
     return pf.matching.train(
-        network, coupling, steps=steps, batch_size=TRAINING_BATCH, breaking=None, seed=seed, progress=False
+        network, coupling, steps=steps, batch_size=TRAINING_BATCH, seed=seed, progress=False
     ).network
 
 

@@ -38,7 +38,6 @@ def test_the_exact_flow_of_two_atoms_is_learned() -> None:
         pf.couplings.Semidiscrete(fit.potential, points),
         steps=1000,
         learning_rate=3e-3,
-        breaking=None,
         progress=False,
     )
     assert result.finished
@@ -270,7 +269,6 @@ def test_labels_are_dropped_as_often_as_asked() -> None:
         ({"learning_rate": math.nan}, "learning_rate"),
         ({"ema_decay": 1.0}, "ema_decay"),
         ({"label_dropout": -0.1}, "label_dropout"),
-        ({"breaking": 2.0}, "matching.Breaking"),
         ({"weight_decay": -1.0}, "weight_decay"),
         ({"gradient_clip": 0.0}, "gradient_clip"),
         ({"mixed_precision": "fp8"}, "mixed_precision"),
@@ -364,7 +362,7 @@ def test_a_coupling_that_gives_something_else_is_refused(given, named) -> None:
             return given(n)
 
     with pytest.raises(ValueError, match=rf"must give Pairs, .*{named}"):
-        train(MLP((3,), width=8), Own(), steps=2, batch_size=16, breaking=None, progress=False)
+        train(MLP((3,), width=8), Own(), steps=2, batch_size=16, progress=False)
 
 
 def test_a_field_calls_its_network_as_training_does() -> None:

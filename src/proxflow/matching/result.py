@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from proxflow.matching.breaking import BreakingLaw
 from proxflow.results import brief_repr
 
 __all__ = ["TrainRecord", "TrainResult"]
@@ -44,7 +43,6 @@ class TrainResult:
         finished: whether all steps were made.
         seconds: wall time, that of interrupted runs included.
         seed: of the run.
-        breaking: how often pairs were broken; None where none was.
     """
 
     network: nn.Module
@@ -54,4 +52,3 @@ class TrainResult:
     finished: bool
     seconds: float
     seed: int
-    breaking: BreakingLaw | None

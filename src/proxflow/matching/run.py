@@ -17,7 +17,6 @@ from proxflow.couplings import Coupling, Pairs
 from proxflow.couplings.pairs import rows_of
 from proxflow.couplings.seeding import generator_of
 from proxflow.errors import ConvergenceError
-from proxflow.matching.breaking import BreakingLaw, break_pairs, breaking_law
 from proxflow.matching.checkpoint import TrainingState, random_state, read_state, set_random_state
 from proxflow.matching.path import PathSample, flow_matching_loss, sample_path
 from proxflow.matching.result import TrainRecord, TrainResult
@@ -63,11 +62,6 @@ class Run:
         self._last_loss: Tensor | None = None
         self._signals = torch.zeros(2, device=accelerator.device)
         self._told_to_stop = False
-        self._breaking: BreakingLaw | None = None
-        if settings.breaking is not None:
-            self._breaking = breaking_law(
-                coupling, settings.breaking, settings.schedule, batch_size=settings.batch_size, seed=settings.seed
-            )
         self._held_out = None if reference is None else self._held_out_path(reference)
         state = None if checkpoint is None else read_state(checkpoint, self._mark)
         if state is not None:
@@ -142,7 +136,6 @@ class Run:
             finished=self.step == self.settings.steps,
             seconds=self.seconds,
             seed=self.settings.seed,
-            breaking=self._breaking,
         )
 
     # ---------------------------------------------------------------- inside
@@ -183,8 +176,6 @@ class Run:
         generator = generator_of(settings.seed, _TIMES, self.step)
         t = settings.times.sample(settings.batch_size, generator=generator)
         dropped = torch.rand(settings.batch_size, generator=generator) < settings.label_dropout
-        if self._breaking is not None:
-            pairs = break_pairs(pairs, self._breaking(t), generator)
         own = rows_of(_without(pairs, dropped), share)
         return sample_path(_moved(own, self.accelerator.device), t[share], settings.schedule)
 

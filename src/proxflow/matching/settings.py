@@ -11,7 +11,6 @@ from proxflow.couplings import Coupling
 from proxflow.couplings.rows import Rows
 from proxflow.couplings.seeding import generator_of
 from proxflow.fingerprint import fingerprint
-from proxflow.matching.breaking import Breaking
 from proxflow.matching.times import TimeSampler
 from proxflow.scalars import real_number, whole_number
 from proxflow.schedules import Schedule, check_schedule
@@ -34,7 +33,6 @@ class Settings:
     weight_decay: float
     schedule: Schedule
     times: TimeSampler
-    breaking: Breaking | None
     label_dropout: float
     ema_decay: float
     gradient_clip: float
@@ -87,8 +85,6 @@ class Settings:
         for name in _SHARES:
             if not 0 <= real_number(getattr(self, name)) < 1:
                 raise ValueError(f"train: {name} must be in [0, 1), got {getattr(self, name)!r}")
-        if not isinstance(self.breaking, Breaking | None):
-            raise ValueError(f"train: breaking must be a matching.Breaking or None, got {self.breaking!r}")
         if not real_number(self.weight_decay) >= 0:
             raise ValueError(f"train: weight_decay must not be negative, got {self.weight_decay!r}")
         if self.batch_size % self.processes:

@@ -10,7 +10,6 @@ import torch
 from torch import nn
 
 from proxflow.couplings import Conditional, Coupling, PairStream, Semidiscrete
-from proxflow.matching.breaking import Breaking
 from proxflow.matching.interruption import deferred_interrupts
 from proxflow.matching.log import TrainLog
 from proxflow.matching.result import TrainResult
@@ -25,8 +24,6 @@ if TYPE_CHECKING:
 
 __all__ = ["train"]
 
-_BREAKING = Breaking()
-
 
 def train(
     network: nn.Module,
@@ -38,7 +35,6 @@ def train(
     weight_decay: float = 0.0,
     schedule: Schedule | None = None,
     times: TimeSampler | None = None,
-    breaking: Breaking | None = _BREAKING,
     label_dropout: float = 0.1,
     ema_decay: float = 0.999,
     gradient_clip: float = 1.0,
@@ -68,9 +64,6 @@ def train(
         weight_decay: of AdamW.
         schedule: of the path; Linear if None.
         times: law of t; ``Uniform`` if None.
-        breaking: pairs are broken late on their paths, as often as leaves the coupling's field as it is (see
-            ``Breaking``): on images, few-step samples stay those of the coupling, and many-step ones get closer to the
-            data. None keeps all pairs, which is OT-CFM as published.
         label_dropout: share of whole-number labels that are left out, for classifier-free guidance.
         ema_decay: of the exponential moving average of the parameters, below 1, reached from 0 in the first steps: at
             step k at most (1 + k) / (10 + k). 0 keeps the last parameters.
@@ -100,7 +93,7 @@ def train(
     accelerator = _accelerator(mixed_precision) if accelerator is None else accelerator
     settings = Settings(
         steps, batch_size, learning_rate, weight_decay, Linear() if schedule is None else schedule,
-        Uniform() if times is None else times, breaking, label_dropout, ema_decay, gradient_clip, evaluate_every,
+        Uniform() if times is None else times, label_dropout, ema_decay, gradient_clip, evaluate_every,
         checkpoint_every, seed, accelerator.num_processes, str(accelerator.mixed_precision),
     )  # fmt: skip
     settings.check(network, coupling)

@@ -115,17 +115,12 @@ def _rows(
         Row("network", "parameters", f"{arguments['network']}, {count:,}"),
         Row("labels", "", "given to the network" if arguments["conditional"] else "not used"),
         Row("steps", f"of {arguments['batch_size']} pairs", f"{result.steps:,}"),
-        Row("pairs broken", "late on their paths, as far as the field stays the coupling's", _broken(result)),
         Row("loss", "mean squared error of the velocity, at the end", f"{loss:.4g}"),
         Row("field error", "to the exact flow on held-out noise; 1 is a field of zeros", error),
         Row("time", "", f"{result.seconds:.1f} s"),
         Row("seed", "", str(result.seed)),
         Row("schedule", "", str(arguments["schedule"])),
     ]
-
-
-def _broken(result: TrainResult) -> str:
-    return "none" if result.breaking is None else f"{result.breaking.share:.1%}"
 
 
 def _pictures(result: TrainResult, comparison: StepComparison, dataset: Dataset) -> list[Picture]:
