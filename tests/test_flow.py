@@ -214,6 +214,13 @@ def test_arguments_of_another_kind_are_named():
             pf.ProximalFlow(pf.potentials.Ball(2), schedule)
 
 
+@pytest.mark.parametrize("query", ["solve", "velocity", "recover_target", "recover_source", "divergence", "jacobian"])
+def test_whole_numbers_for_points_are_refused_by_name(query: str) -> None:
+    flow = pf.ProximalFlow(pf.potentials.Ball(2, 1.0))
+    with pytest.raises(ValueError, match=r"ProximalFlow: x must be float32 or float64, got torch\.int64; convert it"):
+        getattr(flow, query)(1e-30, torch.zeros(3, 2, dtype=torch.int64))
+
+
 def test_bad_arguments_are_refused():
     with pytest.raises(ValueError, match="on_failure must be"):
         pf.ProximalFlow(pf.potentials.Ball(2), on_failure="ignore")

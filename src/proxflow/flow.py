@@ -236,6 +236,8 @@ def _number(t: object) -> Tensor | float:
 def _check_tensor(x: Tensor) -> None:
     if not isinstance(x, Tensor):
         raise ValueError(f"ProximalFlow: x must be a torch tensor, got {type(x).__name__}; convert it")
+    if not x.is_floating_point():
+        raise ValueError(f"ProximalFlow: x must be float32 or float64, got {x.dtype}; convert it")
 
 
 def schedule_of(owner: str, field: object, schedule: Schedule | None) -> Schedule:
