@@ -21,10 +21,11 @@ from proxflow.data import Dataset, Standardisation
 from proxflow.semidiscrete import Fit
 
 if TYPE_CHECKING:
-    from proxflow.matching import MLP, TrainResult, UNet
+    from proxflow.matching import MLP, ResidualMLP, TrainResult, UNet
 
 __all__ = ["RunFolder", "data_record"]
 
+_POINTS = "points.safetensors"
 _RECORD, _FIT, _STANDARDISATION, _PAGE = "run.json", "fit.safetensors", "standardisation.safetensors", "report.html"
 _SAMPLES, _SAMPLE_RECORD, _SAMPLE_PICTURE = "samples.npy", "samples.json", "samples.png"
 _CHECKPOINT, _TRAINING = "checkpoint.safetensors", "training.safetensors"
@@ -140,12 +141,22 @@ class RunFolder:
             self.checkpoint.unlink(missing_ok=True)
 
     def write_training(
-        self, result: TrainResult, fit: Fit | None, dataset: Dataset, page: str, arguments: dict[str, Any]
+        self, result: TrainResult, kept: Fit | Tensor | None, dataset: Dataset, page: str, arguments: dict[str, Any]
     ) -> None:
-        """Replace an earlier run, as ``write_fit`` does; the checkpoints stay unless training ended."""
+        """Replace an earlier run, as ``write_fit`` does; the checkpoints stay unless training ended.
+
+        Args:
+            result: of the training.
+            kept: the fit of the data that the network was coupled with, or the data itself; None keeps neither.
+            dataset: trained on.
+            page: the report.
+            arguments: of the command line.
+        """
         record = _record("train", arguments) | data_record(dataset) | _training_record(result)
-        objects = {_NETWORK: result.network, _STANDARDISATION: dataset.standardisation}
-        self._write(objects if fit is None else {_FIT: fit, **objects}, page, record)
+        objects: dict[str, object] = {_NETWORK: result.network, _STANDARDISATION: dataset.standardisation}
+        if kept is not None:
+            objects |= {_POINTS: {"points": kept}} if isinstance(kept, Tensor) else {_FIT: kept}
+        self._write(objects, page, record)
         if result.finished:
             self.checkpoint.unlink(missing_ok=True)
             self.training_checkpoint.unlink(missing_ok=True)
@@ -193,17 +204,17 @@ class RunFolder:
             raise ValueError(f"{self.path} holds a study by proxflow {command}; give a run of proxflow fit or train")
         return command == "train"
 
-    def read_network(self) -> tuple[MLP | UNet, Standardisation, tuple[int, ...], str]:
+    def read_network(self) -> tuple[MLP | ResidualMLP | UNet, Standardisation, tuple[int, ...], str]:
         """The network, its standardisation, and the event shape and the name of the schedule of its run.
 
         Raises:
             ValueError: there is no run, or it is damaged.
         """
-        from proxflow.matching import MLP, UNet  # here, since a fit needs no networks
+        from proxflow.matching import MLP, ResidualMLP, UNet  # here, since a fit needs no networks
 
         record = self._read_record()
         network, standardisation = storage.load(self.path / _NETWORK), storage.load(self.path / _STANDARDISATION)
-        if not isinstance(network, MLP | UNet) or network.event_shape != record.event_shape:
+        if not isinstance(network, MLP | ResidualMLP | UNet) or network.event_shape != record.event_shape:
             raise ValueError(
                 f"{self.path / _NETWORK} does not belong to {self.path / _RECORD}; train again with --overwrite"
             )
@@ -211,6 +222,9 @@ class RunFolder:
 
     def read_atoms(self) -> Tensor | None:
         """The standardised data points that a training run was coupled with, (N, d), where it keeps them."""
+        if (self.path / _POINTS).is_file():
+            points: Tensor = storage.load(self.path / _POINTS)["points"]
+            return points.flatten(1)
         if not (self.path / _FIT).is_file():
             return None
         return self.read_fit()[0].potential.points
@@ -230,7 +244,7 @@ class RunFolder:
         return int(label) if numbered else names.index(label)
 
     def _write(self, objects: dict[str, object], page: str, record: dict[str, Any]) -> None:
-        made = (_RECORD, _FIT, _NETWORK, _STANDARDISATION, _PAGE, _SAMPLES, _SAMPLE_RECORD, _SAMPLE_PICTURE)
+        made = (_RECORD, _FIT, _POINTS, _NETWORK, _STANDARDISATION, _PAGE, _SAMPLES, _SAMPLE_RECORD, _SAMPLE_PICTURE)
         logs = () if _NETWORK in objects else (self.path / _HISTORY, *self.path.glob(_EVENTS))
         for old in (*(self.path / name for name in (*made, *_STUDIES.values())), *logs):
             old.unlink(missing_ok=True)

@@ -63,6 +63,7 @@ _CLASSES = {
     "Tally": "proxflow.semidiscrete.problem",
     "TerminalSpectrum": "proxflow.analysis.terminal",
     "TerminalStudy": "proxflow.analysis.terminal_study",
+    "ResidualMLP": "proxflow.matching.networks",
     "TrainRecord": "proxflow.matching.result",
     "TrainingState": "proxflow.matching.checkpoint",
     "UNet": "proxflow.matching.networks",

@@ -34,12 +34,13 @@ def _files(folder) -> list[str]:
     return sorted(path.name for path in folder.iterdir() if "tfevents" not in path.name)
 
 
-@pytest.mark.parametrize("coupling", ["semidiscrete", "minibatch", "independent"])
+@pytest.mark.parametrize("coupling", ["subspace", "semidiscrete", "minibatch", "independent"])
 def test_a_run_of_each_coupling_can_be_sampled(data, tmp_path, coupling, capsys) -> None:
     folder = tmp_path / "run"
     assert call("train", data, "--out", folder, "--coupling", coupling, *QUICK) == 0
     assert "energy distance" in capsys.readouterr().out
-    assert _files(folder) == sorted([*TRAINED, *(["fit.safetensors"] if coupling == "semidiscrete" else [])])
+    kept = {"semidiscrete": ["fit.safetensors"], "subspace": ["points.safetensors"]}.get(coupling, [])
+    assert _files(folder) == sorted([*TRAINED, *kept])
     record = json.loads((folder / "run.json").read_text())
     assert record["command"] == "train"
     assert record["arguments"]["coupling"] == coupling
@@ -48,6 +49,16 @@ def test_a_run_of_each_coupling_can_be_sampled(data, tmp_path, coupling, capsys)
     samples = np.load(folder / "samples.npy")
     assert samples.shape == (7, 2)
     assert abs(samples[:, 0].mean() - 1000) < 200  # in the units of the data
+
+
+@pytest.mark.parametrize("options", [[], ["--directions", "1"]])
+def test_the_directions_are_chosen_or_given(data, tmp_path, capsys, options) -> None:
+    assert call("train", data, "--out", tmp_path / "run", *options, *QUICK) == 0
+    said = capsys.readouterr().out
+    assert ("principal directions coupled" in said) == (not options)
+    assert "total variance over the data's" in said
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert record["arguments"]["directions"] == (1 if options else None)
 
 
 def test_classes_are_sampled_by_name(labelled, tmp_path, capsys) -> None:
@@ -119,11 +130,13 @@ def test_resume_after_interruption(data, tmp_path, monkeypatch) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--coupling", "best"], "unknown coupling 'best'; known: semidiscrete, minibatch, independent"),
+        (["--coupling", "best"], "unknown coupling 'best'; known: subspace, semidiscrete, minibatch, independent"),
         (["--network", "transformer"], "unknown network"),
         (["--conditional"], "has no labels to train on"),
         (["--coupling", "minibatch", "--ot-batch", "1000"], "--ot-batch 1000 is more than the 24 points"),
         (["--ot-batch", "8"], "--ot-batch is for --coupling minibatch"),
+        (["--directions", "1", "--coupling", "independent"], "--directions is for --coupling subspace"),
+        (["--directions", "3"], "--directions 3 is more than the 2 coordinates"),
         (["--points", "1"], "a network needs at least two"),
         (["--network", "unet"], "use MLP for vectors"),
         (["--resume"], "holds nothing to go on with"),
@@ -144,7 +157,7 @@ def test_guidance_that_is_no_number_leaves_the_samples_alone(labelled, tmp_path,
 
 def test_minibatches_are_no_larger_than_the_data(data, tmp_path, capsys) -> None:
     assert call("train", data, "--coupling", "minibatch", "--out", tmp_path / "run", *QUICK, "--batch-size", 100) == 0
-    assert "of the noise itself" in capsys.readouterr().out
+    assert "noise itself" in capsys.readouterr().out
 
 
 def test_a_fitted_flow_takes_no_label(run, capsys) -> None:

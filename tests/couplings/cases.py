@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from proxflow.couplings import Conditional, Independent, JointConditional, Minibatch, Semidiscrete
+from proxflow.couplings import Conditional, Independent, JointConditional, Minibatch, Semidiscrete, Subspace
 from proxflow.semidiscrete import fit
 
 ROWS = 24
@@ -45,6 +45,16 @@ def joint_conditional(points: Tensor, labels: Tensor) -> JointConditional:
     return once(lambda: JointConditional.fit(points, conditions, weight=0.5, tol=1e-3), points, "joint")
 
 
+def subspace(points: Tensor, labels: Tensor | None) -> Subspace:
+    fitted = once(lambda: Subspace.fit(points, directions=1, tol=1e-3), points, "subspace")
+    return Subspace.from_potential(fitted.potential, points, fitted.directions, labels)
+
+
+def subspace_of_minibatches(points: Tensor, labels: Tensor | None) -> Subspace:
+    directions = torch.tensor([[0.8], [0.6]], dtype=points.dtype)
+    return Subspace(Minibatch(points.flatten(1) @ directions, 10, labels), points, directions)
+
+
 CASES: dict[str, Callable[[Tensor, Any], Any]] = {
     "independent": Independent,
     "minibatch": lambda points, labels: Minibatch(points, 10, labels),
@@ -53,6 +63,9 @@ CASES: dict[str, Callable[[Tensor, Any], Any]] = {
     "semidiscrete": semidiscrete,
     "entropic": lambda points, labels: semidiscrete(points, labels, epsilon=0.3),
     "conditional": Conditional.fit,
+    "conditional in subspaces": lambda points, labels: Conditional.fit(points, labels, directions=1),
+    "subspace": subspace,
+    "subspace of minibatches": subspace_of_minibatches,
     "joint conditional": joint_conditional,
 }
 

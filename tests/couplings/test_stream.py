@@ -157,10 +157,11 @@ def test_an_assignment_is_made_once_though_several_batches_are_cut_from_it(monke
 
 
 def test_assignments_that_are_used_up_are_forgotten():
-    stream = PairStream(Minibatch(points(), 5), 2, ahead=0)
+    coupling = Minibatch(points(), 5)
+    stream = PairStream(coupling, 2, ahead=0)
     for _ in range(50):
         next(stream)
-        assert len(stream._assignments) <= 2
+        assert len(coupling._numbered.kept) <= 2
 
 
 # ------------------------------------------------------------------ drawing ahead

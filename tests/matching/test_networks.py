@@ -8,9 +8,22 @@ import pytest
 import torch
 
 import proxflow as pf
-from proxflow.matching import MLP, UNet
+from proxflow.matching import MLP, ResidualMLP, UNet
+
+
+def residual(shape: tuple[int, ...], **options) -> ResidualMLP:
+    """One that is no longer zero, as every residual network is that was not trained."""
+    network = ResidualMLP(shape, width=16, depth=2, **options)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(0.3 * torch.randn(parameter.shape, generator=generator))
+    return network
+
 
 CASES = [
+    pytest.param(lambda **k: residual((5,), **k), (5,), id="residual"),
+    pytest.param(lambda **k: residual((4, 4), **k), (4, 4), id="residual, narrower than the image"),
     pytest.param(lambda **k: MLP((5,), width=16, depth=2, **k), (5,), id="vector"),
     pytest.param(lambda **k: MLP((4, 4), width=16, **k), (4, 4), id="image as vector"),
     pytest.param(lambda **k: UNet((9, 7), channels=(8, 16), **k), (9, 7), id="grey image"),
@@ -46,14 +59,27 @@ def test_saved_and_loaded(make, shape, tmp_path) -> None:
     assert torch.equal(pf.load(tmp_path / "network").eval()(0.5, x), network(0.5, x))
 
 
-def test_a_perceptron_narrower_than_its_points_learns_to_take_the_noise_away() -> None:
+@pytest.mark.parametrize("classes", [0, 3])
+def test_a_residual_network_begins_as_the_field_that_does_not_move(classes) -> None:
+    """Zero output, and gates of zero: blocks are the identity when they begin, and learn from the first step on."""
+    network, x = ResidualMLP((40,), width=16, classes=classes), torch.randn(3, 40)
+    assert not network(0.3, x).any()
+    torch.nn.init.normal_(network.output.weight)
+    assert torch.equal(network(0.3, x), network(0.9, x))
+    network(0.3, x).sum().backward()
+    assert network.blocks[0].gate.weight.grad.abs().max() > 0
+    assert network.norm.modulation.weight.grad.abs().max() > 0
+
+
+@pytest.mark.parametrize("make", [MLP, ResidualMLP])
+def test_a_perceptron_narrower_than_its_points_learns_to_take_the_noise_away(make) -> None:
     """All data at 0: the velocity is -x / (1 - t), of rank 40; 8 hidden units leave four fifths of it."""
     torch.manual_seed(0)
     points = 1e-3 * torch.randn(30, 40)
     coupling = pf.couplings.Independent(points)
     options = {"steps": 600, "learning_rate": 1e-2, "progress": False, "reference": coupling}
-    error = pf.matching.train(MLP((40,), width=8), coupling, **options).history[-1].field_error
-    without = MLP((40,), width=8)
+    error = pf.matching.train(make((40,), width=8), coupling, **options).history[-1].field_error
+    without = make((40,), width=8)
     without.bypass = None
     assert error < 0.3
     assert pf.matching.train(without, coupling, **options).history[-1].field_error > 0.7
@@ -62,6 +88,8 @@ def test_a_perceptron_narrower_than_its_points_learns_to_take_the_noise_away() -
 def test_bad_sizes() -> None:
     with pytest.raises(ValueError, match="sizes must be at least 1"):
         MLP((2,), width=0)
+    with pytest.raises(ValueError, match="ResidualMLP: sizes must be at least 1"):
+        ResidualMLP((2,), depth=0)
     with pytest.raises(ValueError, match="use MLP for vectors"):
         UNet((5,))
     with pytest.raises(ValueError, match="channels must be at least 8"):

@@ -42,18 +42,23 @@ def test_page_says_how_training_went(data, pictures, coupling) -> None:
 def test_samples_no_better_than_noise_are_not_praised() -> None:
     result, dataset = _run("moons", 60, "independent")
     comparison = compare_steps(result, dataset, pf.schedules.Linear(), 0)
-    for of_noise, better in ((min(comparison.energy_distance) - 0.01, False), (10.0, True)):
-        changed = dataclasses.replace(comparison, of_noise=of_noise)
-        assert changed.beats_noise == better
+    best = min(comparison.energy_distance)
+    right = tuple(dataclasses.replace(found, total=1.05, total_error=0.01) for found in comparison.spread)
+    wrong = tuple(dataclasses.replace(found, total=0.8, total_error=0.01) for found in comparison.spread)
+    for of_noise, spread, near in ((1.9 * best, right, False), (2.1 * best, right, True), (2.1 * best, wrong, True)):
+        changed = dataclasses.replace(comparison, of_noise=of_noise, spread=spread)
+        assert changed.beats_noise == near
+        assert changed.spreads_right == (spread is right)
         page = render_training_page(result, changed, dataset, ARGUMENTS)
-        assert ("no better than noise" in page) != better
-        assert ("#15803d" in page) == better
+        assert ("hardly better than noise" in page) != near
+        assert ("do not spread as the data do" in page) == (near and spread is wrong)
+        assert ("#15803d" in page) == (near and spread is right)
 
 
 def test_ctrl_c_keeps_the_numbers_of_steps_that_are_done(monkeypatch) -> None:
     result, dataset = _run("moons", 60, "independent")
     whole = compare_steps(result, dataset, pf.schedules.Linear(), 0)
-    module = sys.modules[compare_steps.__module__]
+    module = sys.modules[pf.metrics.FewSteps.__module__]
     integrate, calls = module.integrate, []
 
     def interrupted(*arguments, **options):
@@ -82,3 +87,26 @@ def test_comparison_is_of_the_same_noise() -> None:
         one_step = noise + result.network(0.0, noise)
     assert torch.allclose(comparison.samples[0], one_step, atol=1e-5)
     assert all(math.isfinite(distance) for distance in comparison.energy_distance)
+
+
+def test_the_page_shows_why_so_many_directions_were_coupled() -> None:
+    result, dataset = _run("moons", 60, "independent")
+    comparison = result.few_steps(dataset.points, count=50, steps=(1, 2))
+    choice = pf.couplings.choose_directions(dataset.points)
+    page = render_training_page(result, comparison, dataset, ARGUMENTS, choice=choice)
+    assert page.count("<img") == 4
+    assert f"{choice.count} of 2, chosen" in page
+
+
+def test_spread_is_listed_by_direction_and_for_tables_by_column() -> None:
+    result, dataset = _run("moons", 60, "independent")
+    page = render_training_page(result, result.few_steps(dataset.points, count=50), dataset, ARGUMENTS)
+    found = result.few_steps(dataset.points, count=50)
+    spread = found.spread[found.best]
+    assert f"{spread.total:.3f} +- {spread.total_error:.3f}" in page
+    for ratio, error in ((spread.direction, spread.direction_error), (spread.column, spread.column_error)):
+        assert ", ".join(f"{value:.2f} +- {off:.2f}" for value, off in zip(ratio, error, strict=True)) in page
+    result, dataset = _run("digits", 60, "independent")
+    page = render_training_page(result, result.few_steps(dataset.points, count=50), dataset, ARGUMENTS)
+    assert "spread by direction" in page
+    assert "spread by column" not in page

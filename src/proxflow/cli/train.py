@@ -6,7 +6,8 @@ import math
 import shlex
 import sys
 import warnings
-from typing import TYPE_CHECKING, Annotated
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -31,17 +32,19 @@ from proxflow.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from proxflow.couplings import Coupling
+    from torch import Tensor
+
+    from proxflow.couplings import Coupling, DirectionChoice
     from proxflow.data import Dataset
-    from proxflow.matching import MLP, TrainResult, UNet
-    from proxflow.report import StepComparison
+    from proxflow.matching import MLP, ResidualMLP, TrainResult, UNet
+    from proxflow.metrics import FewSteps
     from proxflow.run_folder import RunFolder
     from proxflow.semidiscrete import Fit
 
 __all__ = ["train"]
 
-_COUPLINGS = ("semidiscrete", "minibatch", "independent")
-_WIDTHS = {"mlp": 512, "unet": 64}  # of the networks, where none is given
+_COUPLINGS = ("subspace", "semidiscrete", "minibatch", "independent")
+_WIDTHS = {"residual": 512, "mlp": 512, "unet": 64}  # of the networks, where none is given
 _LOOKS = 12  # at least, at a long training run
 
 
@@ -49,8 +52,16 @@ def train(
     data: Data,
     out: Out = None,
     coupling: Annotated[
-        str, typer.Option(help="semidiscrete (the population coupling), minibatch or independent.")
-    ] = "semidiscrete",
+        str,
+        typer.Option(
+            help="subspace (the population coupling in the directions that the rows can estimate), semidiscrete (in "
+            "all), minibatch or independent."
+        ),
+    ] = "subspace",
+    directions: Annotated[
+        int | None,
+        typer.Option(min=1, help="Principal directions that subspace couples; chosen from the data if not given."),
+    ] = None,
     conditional: Annotated[
         bool, typer.Option("--conditional", help="Tell the network the label; implied by --label.")
     ] = False,
@@ -67,11 +78,11 @@ def train(
         ),
     ] = None,
     learning_rate: Annotated[float, typer.Option(help="Of AdamW, at its largest.")] = 1e-3,
-    network: Annotated[str, typer.Option(help="mlp, or unet for images.")] = "mlp",
+    network: Annotated[str, typer.Option(help="residual or mlp, or unet for images.")] = "residual",
     width: Annotated[
-        int | None, typer.Option(min=8, help="Hidden width of mlp (512), or first channels of unet (64).")
+        int | None, typer.Option(min=8, help="Hidden width of residual and mlp (512), or first channels of unet (64).")
     ] = None,
-    depth: Annotated[int, typer.Option(min=1, help="Hidden layers of mlp, or levels of unet.")] = 3,
+    depth: Annotated[int, typer.Option(min=1, help="Blocks of residual, hidden layers of mlp, or levels of unet.")] = 3,
     schedule: ScheduleName = "linear",
     seed: Seed = 0,
     overwrite: Overwrite = False,
@@ -99,11 +110,16 @@ def train(
     )
     conditional = conditional or label is not None
     _check_batches(coupling, ot_batch, dataset)
+    if directions is not None and coupling != "subspace":
+        raise ValueError(f"--directions is for --coupling subspace; {coupling} has none to choose")
+    if directions is not None and directions > dataset.dim:
+        raise ValueError(f"--directions {directions} is more than the {dataset.dim} coordinates of a point")
     if conditional and (dataset.labels is None or int(dataset.labels.min()) < 0):
         raise ValueError(f"{dataset.name} has no labels to train on, numbered from 0; leave out --conditional")
     arguments = {
         "data": data,
         "coupling": coupling,
+        "directions": directions,
         "conditional": conditional,
         **data_arguments(points, label, representation, data_dir),
         "steps": steps,
@@ -118,13 +134,15 @@ def train(
     }
     command = command_line("train", arguments)
     with folder.writing(resume=resume), hint(folder):
-        pairs, fitted = _coupling(coupling, dataset, conditional, ot_batch or min(batch_size, dataset.n), folder, seed)
+        coupled = _coupling(
+            coupling, dataset, conditional, directions, ot_batch or min(batch_size, dataset.n), folder, seed
+        )
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             model = _network(network, dataset, conditional, width, depth)
         result = pf.matching.train(
             model,
-            pairs,
+            coupled.coupling,
             steps=steps,
             batch_size=batch_size,
             learning_rate=learning_rate,
@@ -137,8 +155,10 @@ def train(
         if sys.stderr.isatty():
             typer.echo("measuring samples of few steps and of many; Ctrl-C keeps those that are done", err=True)
         comparison = compare_steps(result, dataset, schedule_named(schedule), seed)
-        page = render_training_page(result, comparison, dataset, arguments, command)
-        folder.write_training(result, fitted, dataset, page, arguments)
+        page = render_training_page(result, comparison, dataset, arguments, command, choice=coupled.choice)
+        folder.write_training(result, coupled.kept, dataset, page, arguments)
+    if coupled.choice is not None:
+        typer.echo(f"{coupled.choice.count} of {dataset.dim} principal directions coupled")
     _print_training(result, comparison, dataset)
     if not result.finished:
         typer.echo("  stopped early; to go on:")
@@ -160,50 +180,85 @@ def _check_batches(coupling: str, ot_batch: int | None, dataset: Dataset) -> Non
         )
 
 
+@dataclass(frozen=True)
+class _Coupled:
+    """A coupling; what the run folder keeps of it, a fit in the space of the data or else the points; and the choice
+    of its directions.
+    """
+
+    coupling: Coupling
+    kept: Fit | Tensor | None = None
+    choice: DirectionChoice | None = None
+
+
 def _coupling(
-    name: str, dataset: Dataset, conditional: bool, ot_batch: int, folder: RunFolder, seed: int
-) -> tuple[Coupling, Fit | None]:
-    """The coupling, and the fit behind it where it has one to write down."""
+    name: str,
+    dataset: Dataset,
+    conditional: bool,
+    directions: int | None,
+    ot_batch: int,
+    folder: RunFolder,
+    seed: int,
+) -> _Coupled:
     import proxflow as pf
 
     labels = dataset.labels if conditional else None
     if name == "independent":
-        return pf.couplings.Independent(dataset.points, labels), None
+        return _Coupled(pf.couplings.Independent(dataset.points, labels))
     if name == "minibatch":
         if conditional:
             typer.echo(
                 "minibatch with labels: within a class the noise is not normal in training but is in sampling; "
-                "--coupling semidiscrete keeps it normal",
+                "--coupling subspace and semidiscrete keep it normal",
                 err=True,
             )
-        return pf.couplings.Minibatch(dataset.points, ot_batch, labels), None
+        return _Coupled(pf.couplings.Minibatch(dataset.points, ot_batch, labels))
+    in_subspace = name == "subspace"
     if labels is not None:
-        return pf.couplings.Conditional.fit(dataset.points, labels, seed=seed), None
+        wanted: int | Literal["auto"] | None = (directions or "auto") if in_subspace else None
+        return _Coupled(pf.couplings.Conditional.fit(dataset.points, labels, directions=wanted, seed=seed))
+    features, frame, choice = dataset.points.flatten(1), None, None
+    if in_subspace and directions is None:
+        choice = pf.couplings.choose_directions(features, seed=seed)
+        frame = choice.directions
+    elif in_subspace and directions is not None:
+        frame = pf.couplings.principal_directions(features, directions)
+    if frame is not None:
+        features = features @ frame
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", pf.ConvergenceWarning)  # any fit is an exact coupling of its own weights
-        fitted = pf.semidiscrete.fit(dataset.points, seed=seed, checkpoint=folder.checkpoint)
-    return pf.couplings.Semidiscrete(fitted.potential, dataset.points), fitted
+        fitted = pf.semidiscrete.fit(features, seed=seed, checkpoint=folder.checkpoint)
+    if frame is None:
+        return _Coupled(pf.couplings.Semidiscrete(fitted.potential, dataset.points), fitted)
+    subspace = pf.couplings.Subspace.from_potential(fitted.potential, dataset.points, frame)
+    return _Coupled(subspace, dataset.points, choice)
 
 
-def _network(name: str, dataset: Dataset, conditional: bool, width: int, depth: int) -> MLP | UNet:
-    from proxflow.matching import MLP, UNet
+def _network(name: str, dataset: Dataset, conditional: bool, width: int, depth: int) -> MLP | ResidualMLP | UNet:
+    from proxflow.matching import MLP, ResidualMLP, UNet
 
     classes = int(dataset.labels.max()) + 1 if conditional and dataset.labels is not None else 0
-    if name == "mlp":
-        return MLP(dataset.event_shape, width=width, depth=depth, classes=classes)
+    if name != "unet":
+        perceptron = MLP if name == "mlp" else ResidualMLP
+        return perceptron(dataset.event_shape, width=width, depth=depth, classes=classes)
     return UNet(dataset.event_shape, channels=[width * min(2**level, 4) for level in range(depth)], classes=classes)
 
 
-def _print_training(result: TrainResult, comparison: StepComparison, dataset: Dataset) -> None:
-    from proxflow.report.training import NO_BETTER
+def _print_training(result: TrainResult, comparison: FewSteps, dataset: Dataset) -> None:
+    from proxflow.report.training import NO_BETTER, WRONG_SPREAD
     from proxflow.report.wording import counted
 
     last = result.history[-1]
     typer.echo(f"{dataset.name}: {result.steps:,} steps in {result.seconds:.1f} s, loss {last.loss:.4g}")
     if math.isfinite(last.field_error):
         typer.echo(f"  field error          {last.field_error:.4g}, relative to the exact flow on held-out noise")
-    for steps, distance in zip(comparison.steps, comparison.energy_distance, strict=True):
-        typer.echo(f"  energy distance      {distance:.4g} at {counted(steps, 'Euler step')}")
-    typer.echo(f"                       {comparison.of_noise:.4g} of the noise itself")
+    for steps, distance, spread in zip(comparison.steps, comparison.energy_distance, comparison.spread, strict=True):
+        typer.echo(
+            f"  {counted(steps, 'Euler step'):20s} energy distance {distance:.4g}, "
+            f"total variance over the data's {spread.total:.3f} +- {spread.total_error:.3f}"
+        )
+    typer.echo(f"  {'noise itself':20s} energy distance {comparison.of_noise:.4g}")
     if not comparison.beats_noise:
         typer.echo(f"  {NO_BETTER}")
+    elif not comparison.spreads_right:
+        typer.echo(f"  {WRONG_SPREAD}")

@@ -8,7 +8,7 @@ drawn first and the noise, independent of it, is coupled with the data of that c
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Self
+from typing import Literal, Self
 
 import torch
 from torch import Tensor
@@ -18,7 +18,8 @@ from proxflow.couplings.pairs import Pairs
 from proxflow.couplings.rows import Rows, check_count
 from proxflow.couplings.seeding import own_generator
 from proxflow.couplings.semidiscrete import Semidiscrete
-from proxflow.measures import Source
+from proxflow.couplings.subspace import Subspace, directions_of
+from proxflow.measures import Gaussian, Source
 from proxflow.points import Numbers
 from proxflow.potentials import Discrete, Entropic
 from proxflow.semidiscrete import fit
@@ -34,9 +35,12 @@ class Conditional:
         labels: (N,) whole numbers.
         potentials: of each class, fitted to its rows alone; ``Conditional.fit`` makes them.
         weights: (N,), of the rows, as given to ``fit``; equal if None. Classes are drawn by the sums of theirs.
+        directions: of each class, (d, k) orthonormal columns, if its potential is one of ``rows @ directions``: each
+            class is then a ``Subspace`` coupling.
 
     Raises:
-        ValueError: bad points, labels or weights, a class without potential, or a potential of other points or weights.
+        ValueError: bad points, labels, weights or directions, a class without potential or directions, or a potential
+            of other points or weights.
     """
 
     def __init__(
@@ -46,15 +50,17 @@ class Conditional:
         potentials: Mapping[int, Discrete | Entropic],
         *,
         weights: Numbers | None = None,
+        directions: Mapping[int, Numbers] | None = None,
     ) -> None:
         self.rows = Rows("Conditional", points, labels, weights)
         members = _members(self.rows)
-        missing = sorted(set(members) - set(potentials))
-        if missing:
-            raise ValueError(f"Conditional: no potential for the classes {missing[:5]}; fit one to the rows of each")
+        for what, given in (("potential", potentials), ("directions", directions)):
+            missing = [] if given is None else sorted(set(members) - set(given))
+            if missing:
+                raise ValueError(f"Conditional: no {what} for the classes {missing[:5]}; fit one to the rows of each")
         self._members = members
-        self._parts = {
-            label: Semidiscrete(potentials[label], self.rows.flat[rows], weights=_weights_of(self.rows, rows))
+        self._parts: dict[int, Semidiscrete | Subspace] = {
+            label: _part(self.rows, rows, potentials[label], None if directions is None else directions[label])
             for label, rows in members.items()
         }
         self.source = next(iter(self._parts.values())).source
@@ -65,6 +71,7 @@ class Conditional:
         points: Numbers,
         labels: Numbers,
         *,
+        directions: int | Literal["auto"] | None = None,
         weights: Numbers | None = None,
         source: Source | None = None,
         epsilon: float = 0.0,
@@ -72,26 +79,52 @@ class Conditional:
         seed: int = 0,
         progress: bool | None = None,
     ) -> Self:
-        """Fit a potential to each class; arguments as of ``semidiscrete.fit``."""
+        """Fit a potential to each class.
+
+        Args:
+            points: (N, *event), finite, float32 or float64.
+            labels: (N,) whole numbers.
+            directions: number of principal directions of each class that are coupled, as in ``Subspace.fit``; "auto"
+                chooses it for each class. None couples in all.
+            weights: (N,), of the rows; equal if None.
+            source: law of the noise; standard normal if None, and wherever directions are given.
+            epsilon: of the fits, in units of the scores; see ``semidiscrete.fit``.
+            tol: tolerance on chi2 of each fit.
+            seed: of the choices and the fits.
+            progress: show a status line; None shows one on a terminal.
+        """
         data = Rows("Conditional", points, labels, weights)
-        potentials = {
-            label: fit(
-                data.flat[rows],
-                _weights_of(data, rows),
-                source=source,
+        if directions is not None and source is not None and source != Gaussian(data.dim):
+            raise ValueError("Conditional: directions need standard normal noise; leave out source= or directions=")
+        potentials: dict[int, Discrete | Entropic] = {}
+        frames: dict[int, Tensor] = {}
+        for label, rows in _members(data).items():
+            features, own_weights = data.flat[rows], _weights_of(data, rows)
+            if directions is not None:
+                own = Rows("Conditional", features, None, own_weights)
+                frames[label] = directions_of(own, directions, seed=seed, progress=progress)
+                features = features @ frames[label]
+            potentials[label] = fit(
+                features,
+                own_weights,
+                source=source if directions is None else None,
                 epsilon=epsilon,
                 tol=tol,
                 seed=seed,
                 progress=progress,
             ).potential
-            for label, rows in _members(data).items()
-        }
-        return cls(points, labels, potentials, weights=weights)
+        return cls(points, labels, potentials, weights=weights, directions=frames if directions is not None else None)
 
     @property
     def potentials(self) -> dict[int, Discrete | Entropic]:
         """The potential of each class."""
         return {label: part.potential for label, part in self._parts.items()}
+
+    @property
+    def directions(self) -> dict[int, Tensor] | None:
+        """The coupled directions of each class, (d, k); None where all are."""
+        found = {label: part.directions for label, part in self._parts.items() if isinstance(part, Subspace)}
+        return found or None
 
     @property
     def tensors(self) -> list[Tensor | None]:
@@ -161,6 +194,16 @@ def _members(data: Rows) -> dict[int, Tensor]:
         if empty:
             raise ValueError(f"Conditional: all rows of the classes {empty[:5]} have weight zero; leave them out")
     return members
+
+
+def _part(
+    data: Rows, rows: Tensor, potential: Discrete | Entropic, directions: Numbers | None
+) -> Semidiscrete | Subspace:
+    """The coupling of one class."""
+    points, weights = data.flat[rows], _weights_of(data, rows)
+    if directions is None:
+        return Semidiscrete(potential, points, weights=weights)
+    return Subspace.from_potential(potential, points, directions, weights=weights)
 
 
 def _weights_of(data: Rows, rows: Tensor) -> Tensor | None:

@@ -9,7 +9,7 @@ from proxflow.couplings.pairing import EPSILON, SOLVERS, check_solver, permutati
 from proxflow.couplings.pairs import Pairs, joined, rows_of
 from proxflow.couplings.reserve import Reserve
 from proxflow.couplings.rows import Rows, check_count
-from proxflow.couplings.seeding import own_generator
+from proxflow.couplings.seeding import generator_of, own_generator
 from proxflow.measures import Source
 from proxflow.points import Numbers
 from proxflow.scalars import whole_number
@@ -58,6 +58,7 @@ class Minibatch:
         self.solver, self.epsilon = solver, epsilon
         self.source = self.rows.source_or_normal(source)
         self._waiting: Reserve[Pairs] = Reserve()
+        self._numbered: Reserve[dict[tuple[int, int], Pairs]] = Reserve()
 
     @property
     def tensors(self) -> list[Tensor | None]:
@@ -74,6 +75,22 @@ class Minibatch:
             pairs = joined(parts)
             waiting.kept = rows_of(pairs, slice(n, None)) if len(pairs) > n else None
         return rows_of(pairs, slice(n))
+
+    def batch(self, number: int, n: int, seed: int) -> Pairs:
+        """Batch ``number`` of n pairs of an endless sequence: cut from assignments laid end to end.
+
+        Assignment k of a seed is always the same, so that any process can draw any batch.
+        """
+        size, start = self.batch_size, number * n
+        needed = range(start // size, (start + n - 1) // size + 1)
+        with self._numbered.opened() as numbered:
+            known = numbered.kept or {}
+            numbered.kept = {
+                (seed, k): known.get((seed, k)) or self.assign(generator=generator_of(seed, k)) for k in needed
+            }
+            pairs = joined(list(numbered.kept.values()))
+        offset = start - needed.start * size
+        return rows_of(pairs, slice(offset, offset + n))
 
     def assign(self, *, generator: torch.Generator | None = None) -> Pairs:
         """One fresh assignment, ``batch_size`` pairs; the buffer is neither used nor filled."""

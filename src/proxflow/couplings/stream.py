@@ -10,16 +10,19 @@ from typing import NoReturn, Protocol, Self
 
 import torch
 
-from proxflow.couplings.minibatch import Minibatch
-from proxflow.couplings.pairs import Pairs, joined, rows_of
+from proxflow.couplings.pairs import Pairs, rows_of
 from proxflow.couplings.reserve import Reserve
 from proxflow.couplings.seeding import generator_of
 
-__all__ = ["Coupling", "PairStream"]
+__all__ = ["Coupling", "PairStream", "batch_of"]
 
 
 class Coupling(Protocol):
-    """What training draws from: any object with ``sample``."""
+    """What training draws from: any object with ``sample``.
+
+    One that keeps pairs between calls also has ``batch(number, n, seed)``, which gives batch ``number`` of a sequence
+    whatever was drawn before.
+    """
 
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> Pairs:
         """n pairs."""
@@ -28,8 +31,8 @@ class Coupling(Protocol):
 class PairStream:
     """An endless sequence of batches, of which each is known by its number.
 
-    Batch k depends on the coupling, the seed and k only: every draw has a generator of its own. So a run is gone on
-    with from ``position`` alone; and several processes, each with its ``rank``, share out the batches that one would
+    Batch k depends on the coupling, the seed and k only: every draw has a generator of its own. So a run is
+    resumed from ``position`` alone; and several processes, each with its ``rank``, share out the batches that one would
     draw. A ``Minibatch`` coupling is drawn by whole assignments, that batches of any size are cut from.
 
     Two streams of one coupling, seed and position give the same batches: that is what makes them repeatable. A stream
@@ -70,7 +73,6 @@ class PairStream:
         self.position = position
         self._coupling, self._batch_size, self._seed = coupling, batch_size, seed
         self._share = slice(rank, None, processes)
-        self._assignments: dict[int, Pairs] = {}
         self._ahead = ahead
         self._drawing: Reserve[_Drawing] = Reserve()
         self._drawing.kept = _Drawing(ThreadPoolExecutor(1, thread_name_prefix="coupling") if ahead else None)
@@ -118,23 +120,7 @@ class PairStream:
 
     def _batch(self, number: int) -> Pairs:
         """This process's part of a batch."""
-        if isinstance(self._coupling, Minibatch):
-            pairs = self._cut(self._coupling, number * self._batch_size)
-        else:
-            pairs = self._coupling.sample(self._batch_size, generator=generator_of(self._seed, number))
-            _check_pairs(pairs, self._batch_size)
-        return rows_of(pairs, self._share)
-
-    def _cut(self, coupling: Minibatch, start: int) -> Pairs:
-        """A batch that begins at pair ``start`` of the assignments laid end to end."""
-        size = coupling.batch_size
-        needed = range(start // size, (start + self._batch_size - 1) // size + 1)
-        known = self._assignments
-        self._assignments = {
-            k: known[k] if k in known else coupling.assign(generator=generator_of(self._seed, k)) for k in needed
-        }
-        offset = start - needed.start * size
-        return rows_of(joined(list(self._assignments.values())), slice(offset, offset + self._batch_size))
+        return rows_of(batch_of(self._coupling, number, self._batch_size, self._seed), self._share)
 
 
 @dataclass(frozen=True)
@@ -145,8 +131,22 @@ class _Drawing:
     pending: deque[Future[Pairs]] = field(default_factory=deque)
 
 
+def batch_of(coupling: Coupling, number: int, n: int, seed: int) -> Pairs:
+    """Batch ``number`` of n pairs of a coupling, the same whenever and wherever it is drawn.
+
+    Raises:
+        ValueError: the coupling, somebody's own, gave something else.
+    """
+    numbered = getattr(coupling, "batch", None)
+    pairs = (
+        numbered(number, n, seed) if numbered is not None else coupling.sample(n, generator=generator_of(seed, number))
+    )
+    _check_pairs(pairs, n)
+    return pairs
+
+
 def _check_pairs(pairs: object, count: int) -> None:
-    """Refuse what a coupling of somebody's own gives instead of pairs."""
+    """Refuse what is not the pairs that were asked for."""
     if not isinstance(pairs, Pairs) or len(pairs) != count:
         given = f"{len(pairs)} of them" if isinstance(pairs, Pairs) else type(pairs).__name__
         raise ValueError(f"PairStream: sample(n) of the coupling must give Pairs, n = {count}, got {given}")

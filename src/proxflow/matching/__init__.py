@@ -1,7 +1,7 @@
 """Training velocity networks on couplings."""
 
 from proxflow.matching.guidance import field_of
-from proxflow.matching.networks import MLP, UNet
+from proxflow.matching.networks import MLP, ResidualMLP, UNet
 from proxflow.matching.path import Network, PathSample, flow_matching_loss, sample_path
 from proxflow.matching.result import TrainRecord, TrainResult
 from proxflow.matching.times import LogitNormal, TimeSampler, Uniform
@@ -12,6 +12,7 @@ __all__ = [
     "LogitNormal",
     "Network",
     "PathSample",
+    "ResidualMLP",
     "TimeSampler",
     "TrainRecord",
     "TrainResult",

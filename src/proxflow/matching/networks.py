@@ -1,4 +1,4 @@
-"""Velocity networks: a perceptron for vectors, a U-Net for images; both with labels that may be left out."""
+"""Velocity networks: perceptrons for vectors, a U-Net for images; all with labels that may be left out."""
 
 from __future__ import annotations
 
@@ -11,7 +11,115 @@ from torch import Tensor, nn
 from proxflow.matching.times import for_each
 from proxflow.optional import optional_package
 
-__all__ = ["MLP", "UNet"]
+__all__ = ["MLP", "ResidualMLP", "UNet"]
+
+
+_TURNS = 16  # of the fastest sine of ResidualMLP's time embedding
+
+
+class ResidualMLP(nn.Module):
+    """A residual perceptron whose blocks are modulated by the time and, if wanted, the class (adaLN-Zero).
+
+    h = input(x), then h + gate * (linear, SiLU, linear)(norm(h) * (1 + scale) + shift) in each block, where scale,
+    shift and gate are linear in an embedding of time and class, and gates begin at 0, as in the diffusion transformers
+    of Peebles & Xie (2023). The output begins at 0 too. Where the width is below 2 d, x also goes around the blocks,
+    each coordinate times a learned function of time: they could not carry the noise of every coordinate besides what
+    they learn.
+
+    Called as ``MLP`` is. State: ``input``, ``blocks.*``, ``norm``, ``output``, ``time``, ``embedding``, ``bypass``.
+
+    Args:
+        event_shape: of one point.
+        width: of the hidden layers.
+        depth: number of blocks.
+        classes: number of classes; 0 for a network without labels.
+        frequencies: of the time embedding, in equal ratios from a half turn to 16 turns.
+        state: parameters, as of ``state_dict``; random if None.
+
+    Raises:
+        ValueError: a size is below 1, or classes below 0.
+    """
+
+    def __init__(
+        self,
+        event_shape: Sequence[int],
+        *,
+        width: int = 512,
+        depth: int = 3,
+        classes: int = 0,
+        frequencies: int = 16,
+        state: Mapping[str, Tensor] | None = None,
+    ) -> None:
+        super().__init__()
+        self.event_shape = tuple(event_shape)
+        dim = math.prod(self.event_shape)
+        _check_sizes("ResidualMLP", self.event_shape, width, depth, classes, frequencies)
+        self.width, self.depth, self.classes, self.frequencies = width, depth, classes, frequencies
+        self.input = nn.Linear(dim, width)
+        condition = max(1, width // 4)  # then modulations cost less than the layers of a block
+        self.time = nn.Sequential(nn.Linear(2 * frequencies, condition), nn.SiLU(), nn.Linear(condition, condition))
+        self.embedding = nn.Embedding(classes + 1, condition) if classes else None
+        self.blocks = nn.ModuleList(_Block(width, condition) for _ in range(depth))
+        self.norm = _ModulatedNorm(width, condition)
+        self.output = _zero(nn.Linear(width, dim))
+        self.bypass = _zero(nn.Linear(condition, dim)) if width < 2 * dim else None
+        if state is not None:
+            _restore(self, state)
+
+    def constructor_arguments(self) -> dict[str, object]:
+        """Sizes and state."""
+        return {
+            "event_shape": self.event_shape,
+            "width": self.width,
+            "depth": self.depth,
+            "classes": self.classes,
+            "frequencies": self.frequencies,
+            "state": dict(self.state_dict()),
+        }
+
+    def forward(self, t: Tensor | float, x: Tensor, label: Tensor | None = None) -> Tensor:
+        """Velocity (B, *event)."""
+        ratios = torch.linspace(0, math.log2(2 * _TURNS), self.frequencies, dtype=x.dtype, device=x.device).exp2()
+        condition = self.time(_fourier(for_each(t, x), ratios))
+        if self.embedding is not None:
+            condition = condition + self.embedding(_class_numbers(label, self.classes, x))
+        condition = nn.functional.silu(condition)
+        flat = x.flatten(1)
+        value = self.input(flat)
+        for block in self.blocks:
+            value = block(value, condition)
+        velocity: Tensor = self.output(self.norm(value, condition))
+        if self.bypass is not None:
+            velocity = velocity + self.bypass(condition) * flat
+        return velocity.reshape(x.shape)
+
+
+class _ModulatedNorm(nn.Module):
+    """Layer norm without parameters of its own, times 1 + scale, plus shift: both linear in a condition."""
+
+    def __init__(self, width: int, condition: int) -> None:
+        super().__init__()
+        self.modulation = _zero(nn.Linear(condition, 2 * width))
+
+    def forward(self, value: Tensor, condition: Tensor) -> Tensor:
+        """(B, width), of values (B, width) and conditions (B, C)."""
+        shift, scale = self.modulation(condition).chunk(2, dim=1)
+        return torch.addcmul(shift, nn.functional.layer_norm(value, value.shape[1:], eps=1e-6), 1 + scale)
+
+
+class _Block(nn.Module):
+    """One residual block."""
+
+    def __init__(self, width: int, condition: int) -> None:
+        super().__init__()
+        self.norm = _ModulatedNorm(width, condition)
+        self.gate = _zero(nn.Linear(condition, width))
+        self.first, self.second = nn.Linear(width, width), nn.Linear(width, width)
+
+    def forward(self, value: Tensor, condition: Tensor) -> Tensor:
+        """(B, width), of values (B, width) and conditions (B, C)."""
+        hidden = nn.functional.silu(self.first(self.norm(value, condition)))
+        return torch.addcmul(value, self.gate(condition), self.second(hidden))
 
 
 class MLP(nn.Module):
@@ -49,11 +157,7 @@ class MLP(nn.Module):
         super().__init__()
         self.event_shape = tuple(event_shape)
         dim = math.prod(self.event_shape)
-        if min(dim, width, depth, frequencies) < 1 or classes < 0:
-            raise ValueError(
-                f"MLP: sizes must be at least 1 and classes at least 0, got event_shape {self.event_shape}, "
-                f"width {width}, depth {depth}, frequencies {frequencies}, classes {classes}"
-            )
+        _check_sizes("MLP", self.event_shape, width, depth, classes, frequencies)
         self.width, self.depth, self.classes, self.frequencies = width, depth, classes, frequencies
         self.input = nn.Linear(dim + 2 * frequencies, width)
         self.hidden = nn.ModuleList(nn.Linear(width, width) for _ in range(depth - 1))
@@ -76,10 +180,8 @@ class MLP(nn.Module):
 
     def forward(self, t: Tensor | float, x: Tensor, label: Tensor | None = None) -> Tensor:
         """Velocity (B, *event)."""
-        times = for_each(t, x)
         powers = torch.arange(self.frequencies, dtype=x.dtype, device=x.device).exp2()
-        angle = math.pi * times[:, None] * powers
-        time = torch.cat([angle.sin(), angle.cos()], dim=1)
+        time = _fourier(for_each(t, x), powers)
         value = self.input(torch.cat([x.flatten(1), time], dim=1))
         if self.embedding is not None:
             value = value + self.embedding(_class_numbers(label, self.classes, x))
@@ -163,6 +265,23 @@ class UNet(nn.Module):
         velocity: Tensor = self.model(padded, times, class_labels=numbers, return_dict=False)[0]
         height, width = self.event_shape[-2:]
         return velocity[..., :height, :width].reshape(x.shape)
+
+
+def _check_sizes(
+    name: str, event_shape: tuple[int, ...], width: int, depth: int, classes: int, frequencies: int
+) -> None:
+    """Refuse a perceptron of impossible sizes."""
+    if min(math.prod(event_shape), width, depth, frequencies) < 1 or classes < 0:
+        raise ValueError(
+            f"{name}: sizes must be at least 1 and classes at least 0, got event_shape {event_shape}, "
+            f"width {width}, depth {depth}, frequencies {frequencies}, classes {classes}"
+        )
+
+
+def _fourier(times: Tensor, half_turns: Tensor) -> Tensor:
+    """Sines and cosines (B, 2 K) of times (B,), which make these half turns (K,) while t goes from 0 to 1."""
+    angle = math.pi * times[:, None] * half_turns
+    return torch.cat([angle.sin(), angle.cos()], dim=1)
 
 
 def _zero(layer: nn.Linear) -> nn.Linear:

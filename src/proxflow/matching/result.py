@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
+from proxflow.matching.guidance import field_of
+from proxflow.metrics.few_steps import STEPS, FewSteps, few_steps
 from proxflow.results import brief_repr
+from proxflow.schedules import Schedule
 
 __all__ = ["TrainRecord", "TrainResult"]
 
@@ -52,3 +57,29 @@ class TrainResult:
     finished: bool
     seconds: float
     seed: int
+
+    def few_steps(
+        self,
+        data: Tensor,
+        *,
+        count: int = 1000,
+        steps: Sequence[int] = STEPS,
+        schedule: Schedule | None = None,
+        seed: int = 0,
+    ) -> FewSteps:
+        """Samples of the averaged network, without label, at few steps and at many: distance and spread.
+
+        Args:
+            data: (m, *event) points to compare with; best ones that were not trained on.
+            count: samples, of standard normal noise.
+            steps: numbers of Euler steps.
+            schedule: of the path that was trained on; Linear if None.
+            seed: of the noise.
+
+        Raises:
+            ValueError: as of ``metrics.few_steps``.
+        """
+        generator = torch.Generator().manual_seed(seed)
+        noise = torch.randn((count, *data.shape[1:]), generator=generator, dtype=data.dtype)
+        device = next(self.network.parameters()).device
+        return few_steps(field_of(self.network), noise.to(device), data, steps=steps, schedule=schedule)

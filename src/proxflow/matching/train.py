@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from proxflow.couplings import Conditional, Coupling, PairStream, Semidiscrete
+from proxflow.couplings import Conditional, Coupling, PairStream, Semidiscrete, Subspace
 from proxflow.matching.interruption import deferred_interrupts
 from proxflow.matching.log import TrainLog
 from proxflow.matching.result import TrainResult
@@ -99,7 +99,7 @@ def train(
     settings.check(network, coupling)
     if checkpoint is not None and not Path(checkpoint).parent.is_dir():
         raise ValueError(f"train: the folder of the checkpoint {checkpoint} does not exist; make it first")
-    if reference is None and isinstance(coupling, Semidiscrete | Conditional):
+    if reference is None and isinstance(coupling, Semidiscrete | Conditional | Subspace):
         reference = coupling
     run = Run(network, coupling, reference, settings, accelerator, checkpoint)
     shown = progress if accelerator.is_main_process else False

@@ -13,10 +13,9 @@ from proxflow.report.page import render_page
 if TYPE_CHECKING:
     from proxflow.report.batch_size import render_batch_size_page
     from proxflow.report.terminal import render_terminal_page
-    from proxflow.report.training import StepComparison, compare_steps, render_training_page
+    from proxflow.report.training import compare_steps, render_training_page
 
 __all__ = [
-    "StepComparison",
     "compare_steps",
     "render_batch_size_page",
     "render_page",
@@ -25,7 +24,6 @@ __all__ = [
 ]
 
 _HOME = {
-    "StepComparison": "training",
     "compare_steps": "training",
     "render_batch_size_page": "batch_size",
     "render_terminal_page": "terminal",

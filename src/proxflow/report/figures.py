@@ -19,11 +19,14 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from proxflow.analysis import MinibatchConvergence
+    from proxflow.couplings import DirectionChoice
     from proxflow.matching import TrainResult
+    from proxflow.metrics import FewSteps
 
 __all__ = [
     "batch_convergence",
     "convergence",
+    "direction_choice",
     "image_grid",
     "is_image",
     "noise_shares",
@@ -155,14 +158,35 @@ def training_curves(result: TrainResult) -> bytes:
     return png(figure)
 
 
-def step_quality(steps: Sequence[int], distances: Sequence[float]) -> bytes:
-    """Energy distance to the data against the number of steps."""
-    figure = new_figure(6.4, 3.2)
+def step_quality(comparison: FewSteps) -> bytes:
+    """Energy distance to the data, and spread, against the number of steps."""
+    figure = new_figure(7.2, 3.2)
+    distance, variance = figure.subplots(1, 2)
+    steps = list(comparison.steps)
+    distance.plot(steps, comparison.energy_distance, color=ACCENT, marker="o")
+    _name_level(distance, comparison.of_noise, "noise")
+    _name_level(distance, 0, "exact flow")
+    distance.set(ylabel="energy distance to the data")
+    totals, errors = zip(*((found.total, found.total_error) for found in comparison.spread), strict=True)
+    variance.errorbar(steps, totals, errors, color=ACCENT, marker="o", capsize=2)
+    _name_level(variance, 1, "data")
+    variance.set(ylabel="total variance over the data's")
+    for axes in (distance, variance):
+        axes.set(xscale="log", xlabel="Euler steps")
+        axes.set_xticks(steps, [str(k) for k in steps])
+        axes.minorticks_off()
+    return png(figure)
+
+
+def direction_choice(choice: DirectionChoice) -> bytes:
+    """What two halves of the data agree on, against the number of coupled directions."""
+    figure = new_figure(6.4, 2.8)
     axes = figure.add_subplot()
-    axes.plot(steps, distances, color=ACCENT, marker="o")
-    axes.axhline(0, color=PALE)
-    axes.set(xscale="log", xlabel="Euler steps", ylabel="energy distance to the data")
-    axes.set_xticks(list(steps), [str(k) for k in steps])
+    counts = list(choice.counts)
+    axes.errorbar(counts, choice.agreement.tolist(), choice.error.tolist(), color=ACCENT, marker="o", capsize=2)
+    axes.axvline(choice.count, color=INK, ls=":", lw=1)
+    axes.set(xscale="log", xlabel="coupled directions", ylabel="share of the variance agreed on")
+    axes.set_xticks(counts, [str(count) for count in counts])
     axes.minorticks_off()
     return png(figure)
 

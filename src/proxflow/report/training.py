@@ -4,114 +4,142 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from proxflow.couplings import DirectionChoice
 from proxflow.data import Dataset
-from proxflow.matching import MLP, TrainResult, field_of
-from proxflow.metrics import energy_distance
+from proxflow.matching import MLP, ResidualMLP, TrainResult
+from proxflow.metrics import FewSteps
 from proxflow.report import figures
 from proxflow.report.certificate import origin
 from proxflow.report.template import Picture, Row, picture, render
 from proxflow.report.wording import counted
-from proxflow.sampling import integrate
 from proxflow.schedules import Schedule
 
-__all__ = ["NO_BETTER", "StepComparison", "compare_steps", "render_training_page"]
+__all__ = ["NO_BETTER", "WRONG_SPREAD", "compare_steps", "render_training_page"]
 
-NO_BETTER = "The samples are no better than noise: train for longer, or take a larger network (for images, a U-Net)."
+NO_BETTER = (
+    "The samples are hardly better than noise: train for longer, or take a larger network (for images, a U-Net)."
+)
+WRONG_SPREAD = (
+    "The samples do not spread as the data do: below 1 they are blurred or miss some of the data, above 1 noise is "
+    "left. Train for longer, or take a larger network."
+)
 
-STEPS = (1, 2, 4, 8, 100)
 _GENERATED, _COMPARED, _SHOWN = 1000, 2000, 10
 _GENERATED_SLOWLY = 200  # by networks other than perceptrons
+_MOST_COLUMNS = 12  # whose spread is listed one by one
 
 
-@dataclass(frozen=True)
-class StepComparison:
-    """Samples (K, n, *event) of the same noise at K numbers of Euler steps, and their energy distances to the data.
-
-    ``of_noise`` is that of the noise itself: what no training gives.
-    """
-
-    steps: tuple[int, ...]
-    samples: Tensor
-    energy_distance: tuple[float, ...]
-    of_noise: float
-
-    @property
-    def beats_noise(self) -> bool:
-        """Whether samples of some number of steps are nearer to the data than the noise is."""
-        return min(self.energy_distance) < self.of_noise
-
-
-@torch.no_grad()
-def compare_steps(result: TrainResult, dataset: Dataset, schedule: Schedule, seed: int) -> StepComparison:
-    """Sample a trained network without labels at several numbers of Euler steps; Ctrl-C keeps those that are done."""
-    generator = torch.Generator().manual_seed(seed)
-    count = _GENERATED if isinstance(result.network, MLP) else _GENERATED_SLOWLY
-    noise = torch.randn((count, *dataset.event_shape), generator=generator, dtype=dataset.points.dtype)
-    data = dataset.points[torch.randperm(dataset.n, generator=generator)[:_COMPARED]]
-    field = field_of(result.network)
-    device = next(result.network.parameters()).device
-    ends: list[Tensor] = []
-    try:
-        for k in STEPS:
-            trajectory = integrate(field, noise.to(device), steps=k, method="euler", schedule=schedule)
-            ends.append(trajectory.end.cpu())
-    except KeyboardInterrupt:
-        if not ends:
-            raise
-    distances = tuple(energy_distance(end, data, unbiased=True) for end in ends)
-    of_noise = energy_distance(noise, data, unbiased=True)
-    return StepComparison(STEPS[: len(ends)], torch.stack(ends), distances, of_noise)
+def compare_steps(result: TrainResult, dataset: Dataset, schedule: Schedule, seed: int) -> FewSteps:
+    """Samples of a trained network without labels at several numbers of Euler steps; Ctrl-C keeps those done."""
+    count = _GENERATED if isinstance(result.network, MLP | ResidualMLP) else _GENERATED_SLOWLY
+    order = torch.randperm(dataset.n, generator=torch.Generator().manual_seed(seed + 1))
+    return result.few_steps(dataset.points[order[:_COMPARED]], count=count, schedule=schedule, seed=seed)
 
 
 def render_training_page(
     result: TrainResult,
-    comparison: StepComparison,
+    comparison: FewSteps,
     dataset: Dataset,
     arguments: Mapping[str, Any],
     command: str | None = None,
+    *,
+    choice: DirectionChoice | None = None,
 ) -> str:
-    """One self-contained HTML page about a training run; ``arguments`` are those of the command line.
+    """One self-contained HTML page about a training run.
+
+    Args:
+        result: of the training.
+        comparison: of its samples.
+        dataset: trained on.
+        arguments: of the command line.
+        command: that repeats the run.
+        choice: of the coupled directions, where they were chosen from the data.
 
     Raises:
         MissingExtraError: matplotlib or jinja2 is not installed.
     """
-    last = result.history[-1]
     done = "Training finished" if result.finished else "Training was stopped"
     quality = ", ".join(
         f"{value:.3g} at {counted(k, 'step')}"
         for k, value in zip(comparison.steps, comparison.energy_distance, strict=True)
     )
+    spreads = ", ".join(
+        f"{found.total:.2f} at {counted(k, 'step')}"
+        for k, found in zip(comparison.steps, comparison.spread, strict=True)
+    )
     return render(
         name=dataset.name,
         title=f"A network trained on {dataset.name}",
-        good=result.finished and comparison.beats_noise,
+        good=result.finished and comparison.beats_noise and comparison.spreads_right,
         verdict=f"{done} after {result.steps:,} steps. Energy distance of its samples to the data: {quality}; "
-        f"of the noise itself {comparison.of_noise:.3g}.{'' if comparison.beats_noise else ' ' + NO_BETTER}",
+        f"of the noise itself {comparison.of_noise:.3g}. Their total variance over that of the data: {spreads}."
+        f"{_complaint(comparison)}",
         summary=(
             "The network is a velocity field from normal noise (t = 0) to the data (t = 1), learned from pairs of the "
             f"{arguments['coupling']} coupling. Samples come from the average of its parameters, by Euler's method."
         ),
         heading="The run",
-        rows=[*_rows(result, dataset, arguments, last.loss, last.field_error), *origin(dataset, command)],
-        pictures=_pictures(result, comparison, dataset),
+        rows=[
+            *_rows(result, dataset, arguments, choice),
+            *_spread_rows(comparison, dataset),
+            *origin(dataset, command),
+        ],
+        pictures=_pictures(result, comparison, dataset, choice),
+    )
+
+
+def _complaint(comparison: FewSteps) -> str:
+    if not comparison.beats_noise:
+        return f" {NO_BETTER}"
+    return "" if comparison.spreads_right else f" {WRONG_SPREAD}"
+
+
+def _spread_rows(comparison: FewSteps, dataset: Dataset) -> list[Row]:
+    """Variances of the nearest samples over those of the data, with one standard error."""
+    found, at = comparison.spread[comparison.best], counted(comparison.steps[comparison.best], "step")
+    rows = [
+        Row(
+            "spread, in all",
+            f"total variance of samples at {at} over the data's; 1 is right",
+            f"{found.total:.3f} +- {found.total_error:.3f}",
+        ),
+        Row(
+            "spread by direction",
+            "the same along the first principal directions of the data",
+            _ratios(found.direction, found.direction_error),
+        ),
+    ]
+    if len(dataset.event_shape) == 1 and dataset.dim <= _MOST_COLUMNS:
+        rows.append(Row("spread by column", "the same for each", _ratios(found.column, found.column_error)))
+    return rows
+
+
+def _ratios(ratio: Tensor, error: Tensor) -> str:
+    return ", ".join(
+        "not defined, the data do not vary" if math.isnan(value) else f"{value:.2f} +- {off:.2f}"
+        for value, off in zip(ratio.tolist(), error.tolist(), strict=True)
     )
 
 
 def _rows(
-    result: TrainResult, dataset: Dataset, arguments: Mapping[str, Any], loss: float, field_error: float
+    result: TrainResult,
+    dataset: Dataset,
+    arguments: Mapping[str, Any],
+    choice: DirectionChoice | None,
 ) -> list[Row]:
+    loss, field_error = result.history[-1].loss, result.history[-1].field_error
     count = sum(parameter.numel() for parameter in result.network.parameters())
     error = "not measured: no exact flow to compare with" if math.isnan(field_error) else f"{field_error:.4g}"
     return [
         Row("points", "", f"{dataset.n:,}"),
         Row("dimension", "", " x ".join(str(size) for size in dataset.event_shape)),
         Row("coupling", "", str(arguments["coupling"])),
+        *([] if choice is None else [Row("coupled directions", "", f"{choice.count} of {dataset.dim}, chosen")]),
         Row("network", "parameters", f"{arguments['network']}, {count:,}"),
         Row("labels", "", "given to the network" if arguments["conditional"] else "not used"),
         Row("steps", f"of {arguments['batch_size']} pairs", f"{result.steps:,}"),
@@ -123,7 +151,9 @@ def _rows(
     ]
 
 
-def _pictures(result: TrainResult, comparison: StepComparison, dataset: Dataset) -> list[Picture]:
+def _pictures(
+    result: TrainResult, comparison: FewSteps, dataset: Dataset, choice: DirectionChoice | None
+) -> list[Picture]:
     pictures = [
         picture(
             "Training",
@@ -132,11 +162,20 @@ def _pictures(result: TrainResult, comparison: StepComparison, dataset: Dataset)
         ),
         picture(
             "Few steps",
-            "Energy distance between samples and data against Euler steps. It is unbiased: samples as good as the data "
-            "themselves scatter around zero. The straighter the flow, the less it falls.",
-            figures.step_quality(comparison.steps, comparison.energy_distance),
+            "Left: energy distance between samples and data against Euler steps. It is unbiased: samples as good as "
+            "the data themselves, as those of the exact flow are, scatter around zero. The straighter the flow, the "
+            "less it falls. It forgives samples that are too smooth. Right: what it forgives, their total variance "
+            "over the data's, with one standard error.",
+            figures.step_quality(comparison),
         ),
     ]
+    if choice is not None and len(choice.counts) > 1:
+        caption = (
+            "Noise is coupled with the data in as many of the data's principal directions as two halves of the rows "
+            "agree on: the share of the variance that the noise fixes in rows that the map was not fitted to. The "
+            f"most is at {choice.count}; beyond it, the rows cannot tell the map from chance."
+        )
+        pictures.append(picture("Directions", caption, figures.direction_choice(choice)))
     if figures.is_image(dataset.event_shape):
         rows = comparison.samples[:, :_SHOWN].transpose(0, 1).reshape(-1, *dataset.event_shape)
         grid = figures.image_grid(

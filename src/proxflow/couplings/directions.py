@@ -1,0 +1,230 @@
+"""How many directions of an optimal map the rows can estimate: what two halves of the data agree on.
+
+The rows are split at random, and each half is coupled with the same noise, in the same k directions. Given the noise u
+the halves name two rows, T_A(u) and T_B(u), independent of one another. So the mean of <T_A(u) - E T_A, T_B(u) - E T_B>
+over the noise, as a share of the data's variance, is what the map of one half says of rows that it never saw: the
+variance of samples that a network can learn to make from the noise in one step. More directions fix more of a row,
+until their cells are too many for the rows to tell where they lie. The directions are the principal ones of one half,
+then of the other, since those of a half fit its own rows too well.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from proxflow.couplings.seeding import generator_of
+from proxflow.errors import ConvergenceWarning
+from proxflow.kernels.principal import principal_axes
+from proxflow.measures import Gaussian
+from proxflow.points import Numbers, as_tensor, flat_points, point_weights
+from proxflow.potentials import Discrete
+from proxflow.results import brief_repr
+from proxflow.scalars import whole_number
+from proxflow.semidiscrete import fit
+
+__all__ = ["DirectionChoice", "check_directions", "choose_directions", "principal_directions"]
+
+COUNTS = (1, 2, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128)  # about a factor sqrt 2 apart
+_DRAWS = 1 << 14  # of noise: a standard error of the agreement below .01
+_DRAWS_PER_ROW = 32  # for the heights, chi2 about 0.04: far rougher ones give the agreement to three digits too
+_PATIENCE = 2  # counts in a row below the best, after which no larger ones are tried
+_LEAST_ROWS = 8  # distinct ones, of which two halves say anything
+_ORTHONORMAL = 1e-4  # largest error of directions^T directions
+_BLOCK = 1 << 24  # entries of a block of rows
+
+
+@brief_repr
+@dataclass(frozen=True)
+class DirectionChoice:
+    """How many principal directions to couple, and why.
+
+    Attributes:
+        directions: (d, k), orthonormal: the k first principal directions of all rows, k the count of most agreement.
+        counts: the numbers of directions tried.
+        agreement: (K,) for each of them, the share of the data's variance that the maps of two halves agree on; NaN
+            where the rows are too few to be halved.
+        error: (K,) its standard error: that of the noise, and half the difference between the two choices of a half
+            for the directions.
+    """
+
+    directions: Tensor
+    counts: tuple[int, ...]
+    agreement: Tensor
+    error: Tensor
+
+    @property
+    def count(self) -> int:
+        """Number of directions k."""
+        return int(self.directions.shape[1])
+
+
+def choose_directions(
+    points: Numbers,
+    weights: Numbers | None = None,
+    *,
+    counts: Sequence[int] = COUNTS,
+    max_rows: int = 16384,
+    seed: int = 0,
+    progress: bool | None = None,
+) -> DirectionChoice:
+    """The number of principal directions in which the rows tell most of the optimal map from normal noise.
+
+    Args:
+        points: (N, *event), finite, float32 or float64.
+        weights: (N,), not negative; equal if None.
+        counts: numbers of directions to try, ascending; those above d or a quarter of the rows are left out.
+        max_rows: rows used, drawn at random if there are more. Fewer rows can estimate fewer directions.
+        seed: of the halves, the noise and the fits.
+        progress: of the fits; None shows a status line on a terminal.
+
+    Raises:
+        ValueError: bad points or weights, or counts that are not whole numbers of at least 1.
+    """
+    name = "choose_directions"
+    flat = flat_points(name, points)
+    mass = point_weights(name, weights, flat)
+    wanted = [whole_number(count) or 0 for count in counts]
+    if not wanted or min(wanted) < 1 or (whole_number(max_rows) or 0) < _LEAST_ROWS:
+        raise ValueError(
+            f"{name}: counts must be whole numbers of at least 1 and max_rows at least {_LEAST_ROWS}, "
+            f"got {tuple(counts)!r} and {max_rows!r}"
+        )
+    halves = _halves(flat, mass, int(max_rows), seed)
+    if halves is None or flat.shape[1] == 1:
+        nothing = torch.full((1,), torch.nan, dtype=torch.float64)
+        return DirectionChoice(principal_directions(flat, 1, mass), (1,), nothing, nothing)
+    largest = min(flat.shape[1], max(1, sum(len(half.points) for half in halves) // 4))
+    leading = [principal_directions(half.points, min(largest, max(wanted)), half.weights) for half in halves]
+    tried: list[int] = []
+    found: list[tuple[float, float]] = []
+    for count in sorted({min(count, largest) for count in wanted}):
+        tried.append(count)
+        found.append(_agreement(halves, [axis[:, :count] for axis in leading], seed, progress))
+        best = max(range(len(found)), key=lambda k: found[k][0])
+        if len(found) - 1 - best >= _PATIENCE:
+            break
+    agreement, error = torch.tensor(found, dtype=torch.float64).T
+    return DirectionChoice(principal_directions(flat, tried[best], mass), tuple(tried), agreement, error)
+
+
+def principal_directions(points: Numbers, count: int, weights: Numbers | None = None) -> Tensor:
+    """The directions of largest variance of the rows, (d, count), orthonormal columns, of the points' dtype and device.
+
+    Args:
+        points: (N, *event), finite, float32 or float64.
+        count: how many, from 1 to d.
+        weights: (N,), not negative; equal if None.
+
+    Raises:
+        ValueError: bad points or weights, or a count out of range.
+    """
+    name = "principal_directions"
+    flat = flat_points(name, points)
+    mass = point_weights(name, weights, flat)
+    dim, number = flat.shape[1], whole_number(count)
+    if number is None or not 1 <= number <= dim:
+        raise ValueError(f"{name}: the number of directions must be between 1 and the {dim} coordinates, got {count!r}")
+    rows = (flat.double() - mass @ flat.double()) * mass.sqrt()[:, None]
+    return principal_axes(rows, number).to(flat.dtype).contiguous()
+
+
+def check_directions(caller: str, directions: Numbers, points: Tensor) -> Tensor:
+    """Directions (d, k) of flat points (N, d), as a tensor of their dtype and device.
+
+    Raises:
+        ValueError: another shape, not finite, or columns that are not orthonormal.
+    """
+    frame = as_tensor(caller, "directions", directions).detach().to(points).contiguous()
+    dim = points.shape[1]
+    if frame.ndim != 2 or len(frame) != dim or not 1 <= frame.shape[1] <= dim:
+        raise ValueError(
+            f"{caller}: directions must be (d, k) with d = {dim} entries a point and k at most d, got "
+            f"{tuple(frame.shape)}"
+        )
+    exact = frame.double()
+    off = (exact.T @ exact - torch.eye(frame.shape[1], dtype=torch.float64, device=frame.device)).abs().max()
+    if not float(off) <= _ORTHONORMAL:
+        raise ValueError(
+            f"{caller}: the columns of directions must be orthonormal, W^T W misses the identity by {float(off):.2g}; "
+            "torch.linalg.qr(directions).Q makes them so"
+        )
+    return frame
+
+
+@dataclass(frozen=True)
+class _Half:
+    """Distinct rows (n, d) in float64, centred, in units of the largest coordinate, and weights (n,) of sum 1."""
+
+    points: Tensor
+    weights: Tensor
+
+    @property
+    def variance(self) -> float:
+        """E|X - E X|^2."""
+        return float(self.weights @ self.points.square().sum(1))
+
+
+def _halves(flat: Tensor, mass: Tensor, max_rows: int, seed: int) -> tuple[_Half, _Half] | None:
+    """Two halves of the distinct rows, none in both; None where there are too few, or all are one."""
+    size = flat.abs().max().clamp(min=torch.finfo(flat.dtype).tiny)
+    distinct, atom = torch.unique((flat / size).double(), dim=0, return_inverse=True)
+    total = torch.zeros(len(distinct), dtype=torch.float64, device=flat.device).index_add_(0, atom, mass)
+    kept = torch.nonzero(total > 0)[:, 0]
+    if len(kept) < _LEAST_ROWS:
+        return None
+    order = torch.randperm(len(kept), generator=generator_of(seed, 0)).to(kept.device)[:max_rows]
+    parts = [kept[order[start::2]] for start in (0, 1)]
+    weights = [total[part] / total[part].sum() for part in parts]
+    first, second = (
+        _Half(distinct[part] - weight @ distinct[part], weight) for part, weight in zip(parts, weights, strict=True)
+    )
+    return (first, second) if min(first.variance, second.variance) > 0 else None
+
+
+def _agreement(
+    halves: tuple[_Half, _Half], frames: Sequence[Tensor], seed: int, progress: bool | None
+) -> tuple[float, float]:
+    """The agreement in the directions (d, k) of each half, and its standard error."""
+    noise = Gaussian(frames[0].shape[1]).sample(
+        _DRAWS, generator=generator_of(seed, 1), dtype=torch.float64, device=halves[0].points.device
+    )
+    scale = math.sqrt(halves[0].variance * halves[1].variance)
+    products = []
+    for directions in frames:
+        rows = [_row_of(noise, each, directions, seed, progress) for each in halves]
+        products.append(_products(halves, rows) / scale)
+    means = [float(product.mean()) for product in products]
+    of_noise = [float(product.var()) / _DRAWS for product in products]
+    error = math.hypot(math.sqrt(max(of_noise)), 0.5 * (means[0] - means[1]))
+    return sum(means) / 2, error
+
+
+def _row_of(noise: Tensor, half: _Half, directions: Tensor, seed: int, progress: bool | None) -> Tensor:
+    """The row of a half that each noise point (M, k) goes to, (M,)."""
+    features = (half.points @ directions).float()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # an early end changes the agreement by less than its error
+        draws = _DRAWS_PER_ROW * len(features)
+        result = fit(features, half.weights, tol=1 / _DRAWS_PER_ROW, max_samples=draws, seed=seed, progress=progress)
+    row_of_atom = torch.empty(len(result.cell_mass), dtype=torch.int64, device=features.device)
+    row_of_atom[result.atom_of_row] = torch.arange(len(features), device=features.device)
+    potential = result.potential
+    assert isinstance(potential, Discrete)  # noqa: S101 - it is, without epsilon
+    return row_of_atom[potential.nearest_atom(noise.to(features.dtype))]
+
+
+def _products(halves: tuple[_Half, _Half], rows: Sequence[Tensor]) -> Tensor:
+    """<T_A(u), T_B(u)> for each noise point, less the product of the means, (M,)."""
+    means = [half.points[row].mean(0) for half, row in zip(halves, rows, strict=True)]
+    size = max(1, _BLOCK // halves[0].points.shape[1])
+    products = [
+        (halves[0].points[a] * halves[1].points[b]).sum(1)
+        for a, b in zip(rows[0].split(size), rows[1].split(size), strict=True)
+    ]
+    return torch.cat(products) - means[0] @ means[1]

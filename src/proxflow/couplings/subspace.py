@@ -1,0 +1,221 @@
+"""Optimal pairs in a few directions: what finitely many rows can tell about the optimal map, and no more.
+
+The optimal map to n rows in R^d estimates the map to the law behind them at a rate like n^(-1/d): beyond a few
+directions it is cut into cells that new data would not confirm, and that no network can follow. So the noise is coupled
+in the directions that the rows can estimate, and left independent of the data in the others (Monge-independent
+coupling, Muzellec & Cuturi, "Subspace detours", NeurIPS 2019). Noise and data keep their laws and the law of the pairs
+is fixed, so that training on these pairs is exact in law whatever the directions.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, Self
+
+import torch
+from scipy.spatial import KDTree
+from torch import Tensor
+
+from proxflow.couplings.directions import check_directions, choose_directions, principal_directions
+from proxflow.couplings.noise_pool import NoiseLaw
+from proxflow.couplings.pairs import Pairs
+from proxflow.couplings.rows import Rows, check_count
+from proxflow.couplings.seeding import generator_of, own_generator
+from proxflow.couplings.semidiscrete import Semidiscrete
+from proxflow.couplings.stream import Coupling, batch_of
+from proxflow.measures import Gaussian
+from proxflow.points import Numbers
+from proxflow.potentials import Discrete, Entropic
+from proxflow.scalars import whole_number
+from proxflow.semidiscrete import fit
+
+__all__ = ["Subspace", "directions_of"]
+
+_ROUNDINGS = 1024  # of the largest coordinate, that two products of the same numbers may differ by
+_OTHER_DIRECTIONS = (0, 0)  # number the generator of a batch's independent noise, apart from that of its pairs
+
+
+class Subspace:
+    """Noise coupled with the data in k directions, independent of them in the other d - k.
+
+    x0 = W z + (I - W W^T) g, where z in R^k is paired with a row by another coupling, and g is fresh noise.
+    ``Subspace.fit(points)`` fits a ``Semidiscrete`` coupling of the data's coordinates in principal directions, as many
+    as the rows can estimate. The coupling in R^k may be any other: a ``Conditional`` one or a ``Minibatch`` of
+    ``points @ directions``, an entropic one, or one of features of the rows (an encoder's latents, say). The pairs are
+    exact in law for all of them; that their cost is small takes features that say where in the k directions a row is.
+
+    Args:
+        coupling: of standard normal noise in R^k with the rows, in their order.
+        points: (N, *event), the rows; finite, of the coupling's dtype, on its device.
+        directions: (d, k), orthonormal columns in the flat space of the points.
+
+    Raises:
+        ValueError: bad points or directions, or a coupling of other rows, another noise or another dimension.
+    """
+
+    def __init__(self, coupling: Coupling, points: Numbers, directions: Numbers) -> None:
+        inner = getattr(coupling, "rows", None)
+        if not isinstance(inner, Rows):
+            raise ValueError(
+                f"Subspace: the coupling must be one of proxflow's, of the rows' coordinates, got {_name(coupling)}"
+            )
+        self.rows = Rows("Subspace", points, inner.labels)
+        self.directions = check_directions("Subspace", directions, self.rows.flat)
+        k = self.directions.shape[1]
+        if (len(inner), inner.dim) != (len(self.rows), k) or inner.flat.dtype != self.rows.flat.dtype:
+            raise ValueError(
+                f"Subspace: the coupling has {len(inner)} rows of {inner.dim} {inner.flat.dtype} entries, the points "
+                f"{len(self.rows)} rows of {self.rows.flat.dtype} and {k} directions; couple points @ directions"
+            )
+        if getattr(coupling, "source", None) != Gaussian(k):
+            raise ValueError(f"Subspace: the noise of the coupling must be standard normal in {k} dimensions")
+        self.coupling: Any = coupling
+        self.source = Gaussian(self.rows.dim)
+
+    @classmethod
+    def fit(
+        cls,
+        points: Numbers,
+        labels: Numbers | None = None,
+        *,
+        directions: int | Numbers | Literal["auto"] = "auto",
+        weights: Numbers | None = None,
+        epsilon: float = 0.0,
+        tol: float = 1e-2,
+        seed: int = 0,
+        progress: bool | None = None,
+    ) -> Self:
+        """Fit a semidiscrete coupling in principal or given directions.
+
+        Args:
+            points: (N, *event), finite, float32 or float64.
+            labels: (N,) or (N, k), or None. For a network that is told a class, ``Conditional.fit(directions=...)``.
+            directions: their number, or (d, k) orthonormal columns; "auto" takes as many principal directions as
+                ``choose_directions`` finds.
+            weights: (N,), of the rows; equal if None.
+            epsilon: of the fit, in units of the scores; see ``semidiscrete.fit``.
+            tol: tolerance on chi2 of the fit.
+            seed: of the choice and the fit.
+            progress: show a status line; None shows one on a terminal.
+
+        Raises:
+            ValueError: bad data or arguments.
+        """
+        rows = Rows("Subspace", points, labels, weights)
+        found = directions_of(rows, directions, seed=seed, progress=progress)
+        potential = fit(
+            rows.flat @ found, rows.weights, epsilon=epsilon, tol=tol, seed=seed, progress=progress
+        ).potential
+        return cls.from_potential(potential, points, found, labels, weights=rows.weights)
+
+    @classmethod
+    def from_potential(
+        cls,
+        potential: Discrete | Entropic,
+        points: Numbers,
+        directions: Numbers,
+        labels: Numbers | None = None,
+        *,
+        weights: Numbers | None = None,
+    ) -> Self:
+        """The coupling of a potential that was fitted to ``points @ directions``, with its rounding or another's.
+
+        Args:
+            potential: as fitted; a file that ``proxflow.save`` wrote of it will do.
+            points: (N, *event), the rows that it was fitted to.
+            directions: (d, k), orthonormal columns.
+            labels: (N,) or (N, k), or None.
+            weights: (N,), of the rows, as given to the fit; equal if None.
+
+        Raises:
+            ValueError: bad points or directions, or a potential of other points or weights.
+        """
+        rows = Rows("Subspace", points, labels)
+        frame = check_directions("Subspace", directions, rows.flat)
+        features = _rounded_alike(rows.flat @ frame, potential.points)
+        return cls(Semidiscrete(potential, features, labels, weights=weights), points, frame)
+
+    @property
+    def potential(self) -> Discrete | Entropic:
+        """The potential of the coupling in R^k, where it has one; ``proxflow.save`` keeps it."""
+        potential: Discrete | Entropic = self.coupling.potential
+        return potential
+
+    @property
+    def tensors(self) -> list[Tensor | None]:
+        """What the coupling depends on, for checkpoints."""
+        return [*self.coupling.tensors, self.rows.flat, self.directions]
+
+    @property
+    def noise_law(self) -> NoiseLaw:
+        """How exact what ``noise_for`` has given so far is."""
+        law: NoiseLaw = self.coupling.noise_law
+        return law
+
+    def sample(self, n: int, *, generator: torch.Generator | None = None) -> Pairs:
+        """n pairs: noise and row of the coupling in R^k, and fresh noise in the other directions."""
+        check_count("Subspace", n)
+        generator = own_generator(generator)
+        return self._completed(self.coupling.sample(n, generator=generator), generator)
+
+    def batch(self, number: int, n: int, seed: int) -> Pairs:
+        """Batch ``number`` of n pairs of an endless sequence, whatever was drawn before."""
+        pairs = batch_of(self.coupling, number, n, seed)
+        return self._completed(pairs, generator_of(seed, number, *_OTHER_DIRECTIONS))
+
+    def noise_for(self, index: Numbers, *, generator: torch.Generator | None = None) -> Tensor:
+        """Source points of given rows, (len(index), *event).
+
+        See ``Semidiscrete.noise_for``; what waits there to be asked for takes k numbers a draw.
+        """
+        generator = own_generator(generator)
+        z = self.coupling.noise_for(index, generator=generator)
+        return self._noise(z.flatten(1), generator).reshape(len(z), *self.rows.event_shape)
+
+    def _completed(self, pairs: Pairs, generator: torch.Generator | None) -> Pairs:
+        """The same pairs in the space of the points."""
+        lifted = self.rows.pairs(self._noise(pairs.source.flatten(1), generator), pairs.index)
+        return Pairs(lifted.source, lifted.target, pairs.index, pairs.label)
+
+    def _noise(self, z: Tensor, generator: torch.Generator | None) -> Tensor:
+        """W z + (I - W W^T) g for fresh noise g, (n, d)."""
+        frame = self.directions
+        if frame.shape[0] == frame.shape[1]:
+            return z @ frame.T
+        g = self.rows.draw_noise(self.source, len(z), generator)
+        return torch.addmm(g, z - g @ frame, frame.T)
+
+
+def directions_of(
+    rows: Rows, directions: int | Numbers | Literal["auto"], *, seed: int, progress: bool | None
+) -> Tensor:
+    """The directions (d, k) that an argument of this name asks for.
+
+    Raises:
+        ValueError: it is none of what ``Subspace.fit`` takes.
+    """
+    if isinstance(directions, str):
+        if directions != "auto":
+            raise ValueError(f'{rows.name}: directions must be a number, a matrix (d, k) or "auto", got {directions!r}')
+        return choose_directions(rows.flat, rows.weights, seed=seed, progress=progress).directions
+    count = whole_number(directions)
+    if count is not None:
+        return principal_directions(rows.flat, count, rows.weights)
+    return check_directions(rows.name, directions, rows.flat)
+
+
+def _rounded_alike(features: Tensor, atoms: Tensor) -> Tensor:
+    """Features (N, k), each replaced by the atom that it is but for rounding, if it is one.
+
+    A matrix product is rounded in another way on another machine or number of threads.
+    """
+    if features.shape[1:] != atoms.shape[1:] or features.dtype != atoms.dtype:
+        return features
+    known = atoms.detach().double().cpu().numpy()
+    distance, atom = KDTree(known).query(features.double().cpu().numpy())
+    close = torch.from_numpy(distance) <= _ROUNDINGS * torch.finfo(features.dtype).eps * float(atoms.abs().max())
+    nearest = atoms.detach()[torch.from_numpy(atom).to(atoms.device)].to(features.device)
+    return torch.where(close.to(features.device)[:, None], nearest, features)
+
+
+def _name(value: object) -> str:
+    return type(value).__name__

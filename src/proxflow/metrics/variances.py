@@ -1,0 +1,84 @@
+"""How widely samples spread beside the data: a ratio of variances, which blur lowers and noise raises."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from proxflow.kernels.principal import principal_axes
+from proxflow.metrics.clouds import common_frame
+from proxflow.points import Numbers
+from proxflow.results import brief_repr
+from proxflow.scalars import whole_number
+
+__all__ = ["Spread", "spread"]
+
+_NO_VARIANCE = (16 * torch.finfo(torch.float64).eps) ** 2  # of rows of order one that are equal but for rounding
+
+
+@brief_repr
+@dataclass(frozen=True)
+class Spread:
+    """Variances of samples over those of the data; 1 is right. Errors are one standard error, of both clouds.
+
+    A column or direction along which the data do not vary has NaN.
+
+    Attributes:
+        total: of the sum over all coordinates.
+        total_error: its error.
+        direction: (k,) along the first principal directions of the data.
+        direction_error: (k,).
+        column: (d,) of each coordinate.
+        column_error: (d,).
+    """
+
+    total: float
+    total_error: float
+    direction: Tensor
+    direction_error: Tensor
+    column: Tensor
+    column_error: Tensor
+
+
+def spread(samples: Numbers, data: Numbers, *, directions: int = 8) -> Spread:
+    """Compare how widely samples and data spread: in all, along the data's principal directions, and by column.
+
+    Distances between clouds forgive samples that are too smooth, or smoothed noise that happens to make up for it; this
+    does not. Data should be rows that the samples' model has not seen.
+
+    Args:
+        samples: (n, *event), finite, n at least 2.
+        data: (m, *event), finite, m at least 2.
+        directions: number of principal directions; at most d and m - 1 are given.
+
+    Raises:
+        ValueError: a cloud has fewer than two points, rows that are not finite, or is unlike the other; or directions
+            is not a whole number of at least 1.
+    """
+    if (whole_number(directions) or 0) < 1:
+        raise ValueError(f"spread: directions must be a whole number of at least 1, got {directions!r}")
+    clouds = common_frame("spread", samples, data)
+    x, y = clouds.x - clouds.x.mean(0), clouds.y - clouds.y.mean(0)
+    if min(len(x), len(y)) < 2:
+        raise ValueError(f"spread: needs at least two samples and two points of data, got {len(x)} and {len(y)}")
+    axes = principal_axes(y, min(int(directions), y.shape[1], len(y) - 1))
+    total, total_error = _ratio(x.square().sum(1, keepdim=True), y.square().sum(1, keepdim=True))
+    direction, direction_error = _ratio((x @ axes).square(), (y @ axes).square())
+    column, column_error = _ratio(x.square(), y.square())
+    return Spread(float(total), float(total_error), direction, direction_error, column, column_error)
+
+
+def _ratio(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Ratio of the means of squares (n, k) and (m, k), as unbiased variances, and its standard error, (k,)."""
+    (over, over_error), (under, under_error) = _variance(x), _variance(y)
+    ratio = torch.where(under > _NO_VARIANCE, over / under, torch.nan)
+    error = (over_error.square() + (ratio * under_error).square()).sqrt() / under
+    return ratio, error
+
+
+def _variance(squares: Tensor) -> tuple[Tensor, Tensor]:
+    """The variance and its standard error, (k,), from squares (n, k) of centred numbers."""
+    n = len(squares)
+    return squares.sum(0) / (n - 1), squares.std(0) * n**0.5 / (n - 1)

@@ -1,0 +1,81 @@
+"""Variance ratios and nearest rows, against laws that are known."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from proxflow.metrics import nearest_row_ratio, spread
+from tests.metrics.clouds import BAD_PAIRS, check_refusals, f64, normal
+
+
+def test_ratios_of_normal_clouds_are_those_of_their_variances() -> None:
+    """Rotated by a known frame: columns mix what directions keep apart."""
+    frame = torch.linalg.qr(normal(4, 4, seed=9)).Q
+    data_deviation, ratio = torch.tensor([4.0, 2, 1, 0.5], dtype=f64), torch.tensor([1.44, 0.25, 1, 4], dtype=f64)
+    data = (normal(40000, 4, seed=1) * data_deviation) @ frame.T + 3
+    samples = (normal(20000, 4, seed=2) * data_deviation * ratio.sqrt()) @ frame.T - 7
+    found = spread(samples, data, directions=3)
+    assert found.direction.shape == (3,)
+    assert ((found.direction - ratio[:3]).abs() <= 4 * found.direction_error).all()
+    total = float((ratio * data_deviation.square()).sum() / data_deviation.square().sum())
+    assert abs(found.total - total) <= 4 * found.total_error
+    by_column = (frame.square() * (ratio * data_deviation.square())).sum(1) / (
+        frame.square() * data_deviation.square()
+    ).sum(1)
+    assert ((found.column - by_column).abs() <= 4 * found.column_error).all()
+    assert float(found.column_error.max()) < 0.05
+
+
+def test_the_error_is_that_of_repeated_draws() -> None:
+    found = [spread(normal(300, 2, seed=seed) * 2, normal(200, 2, seed=1000 + seed)) for seed in range(200)]
+    totals = torch.tensor([each.total for each in found])
+    stated = sum(each.total_error for each in found) / len(found)
+    assert float(totals.mean()) == pytest.approx(4, abs=0.1)
+    assert float(totals.std()) == pytest.approx(stated, rel=0.2)
+
+
+@pytest.mark.parametrize("scale", [1e-150, 1e150])
+def test_units_and_offsets_do_not_matter(scale) -> None:
+    samples, data = normal(50, 3, 2, seed=1), normal(60, 3, 2, seed=2)
+    plain, moved = spread(samples, data), spread(scale * (samples + 1e3), scale * (data + 1e3))
+    assert moved.total == pytest.approx(plain.total, rel=1e-6)
+    assert torch.allclose(moved.direction, plain.direction, rtol=1e-6)
+
+
+def test_a_column_in_which_the_data_do_not_vary_has_no_ratio() -> None:
+    data = normal(50, 3)
+    data[:, 1] = 5.0
+    found = spread(normal(40, 3, seed=1), data, directions=3)
+    assert torch.isnan(found.column).tolist() == [False, True, False]
+    assert torch.isfinite(found.direction[:2]).all()
+
+
+@pytest.mark.parametrize("case", BAD_PAIRS)
+def test_bad_clouds_are_refused(case) -> None:
+    check_refusals(spread, case)
+    check_refusals(lambda a, b: nearest_row_ratio(a, b, b), case)
+
+
+def test_other_refusals() -> None:
+    with pytest.raises(ValueError, match="at least two samples and two points of data, got 1 and 5"):
+        spread(normal(1, 2), normal(5, 2))
+    with pytest.raises(ValueError, match="directions must be a whole number of at least 1, got 0"):
+        spread(normal(5, 2), normal(5, 2), directions=0)
+    rows = normal(20, 2)
+    with pytest.raises(ValueError, match="hold out others"):
+        nearest_row_ratio(rows, rows, rows[:5])
+
+
+def test_copies_new_draws_and_noise_are_told_apart() -> None:
+    rows, held_out, samples = (normal(400, 5, seed=seed) for seed in range(3))
+    assert nearest_row_ratio(rows[:100], rows, held_out) == 0
+    assert nearest_row_ratio(samples, rows, held_out) == pytest.approx(1, abs=0.1)
+    assert nearest_row_ratio(rows + 0.01, rows, held_out) < 0.1
+    assert nearest_row_ratio(3 * samples, rows, held_out) > 2
+
+
+def test_the_nearest_row_is_that_of_all_distances() -> None:
+    rows, held_out, samples = (normal(n, 3, seed=n) for n in (70, 31, 53))
+    expected = [torch.cdist(cloud, rows).amin(1).quantile(0.5) for cloud in (samples, held_out)]
+    assert nearest_row_ratio(samples, rows, held_out) == pytest.approx(float(expected[0] / expected[1]))
