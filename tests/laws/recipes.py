@@ -23,7 +23,16 @@ from torch import Tensor
 from torch.special import ndtr, ndtri
 
 from proxflow import couplings
-from proxflow.couplings import Conditional, Coupling, Independent, JointConditional, Minibatch, Pairs, Semidiscrete
+from proxflow.couplings import (
+    Conditional,
+    Coupling,
+    Independent,
+    JointConditional,
+    Minibatch,
+    Pairs,
+    Semidiscrete,
+    Subspace,
+)
 from proxflow.couplings.pairs import joined, rows_of
 from proxflow.potentials import Discrete, Entropic
 from proxflow.semidiscrete import fit
@@ -280,6 +289,10 @@ ON_THE_LINE: dict[str, Callable[[], Recipe]] = {
     "entropic": lambda: unlabelled(
         Semidiscrete(entropic_potential(ATOMS, WEIGHTS), ROWS), entropic_law(entropic_potential(ATOMS, WEIGHTS))
     ),
+    "subspace": lambda: unlabelled(
+        Subspace.from_potential(fit(ROWS).potential, ROWS, torch.ones(1, 1, dtype=F64)),
+        OptimalAtoms(ATOMS, optimal_heights(ATOMS, WEIGHTS)),
+    ),
     "conditional": conditional,
     "conditional, class left out": class_left_out,
     "joint conditional": joint_conditional,
@@ -307,6 +320,13 @@ class InSpace(NamedTuple):
 
 TOLERANCE = 2e-3  # of the fits, on chi2
 
+
+def subspace_of_minibatches(rows: Tensor) -> Subspace:
+    """Assignments by other features than coordinates, and directions that have nothing to do with them."""
+    features = rows[:, :2].tanh()
+    return Subspace(Minibatch(features, 64), rows, torch.eye(rows.shape[1], dtype=rows.dtype)[:, [5, 1]])
+
+
 IN_SPACE: dict[str, InSpace] = {
     "independent": InSpace(lambda rows, _: Independent(rows), dims=(8, 64)),
     "minibatch": InSpace(lambda rows, _: Minibatch(rows, 64), dims=(8, 64), draws=9600),
@@ -315,6 +335,14 @@ IN_SPACE: dict[str, InSpace] = {
     "semidiscrete": InSpace(lambda rows, _: Semidiscrete(fit(rows, tol=TOLERANCE).potential, rows), TOLERANCE),
     "entropic": InSpace(
         lambda rows, _: Semidiscrete(fit(rows, epsilon=EPSILON, tol=TOLERANCE).potential, rows), TOLERANCE
+    ),
+    "subspace": InSpace(lambda rows, _: Subspace.fit(rows, directions=2, tol=TOLERANCE), TOLERANCE, dims=(8, 64)),
+    "subspace, entropic": InSpace(
+        lambda rows, _: Subspace.fit(rows, directions=3, epsilon=EPSILON, tol=TOLERANCE), TOLERANCE
+    ),
+    "subspace of minibatches": InSpace(lambda rows, _: subspace_of_minibatches(rows), draws=9600),
+    "conditional in subspaces": InSpace(
+        lambda rows, labels: Conditional.fit(rows, labels, directions=2, tol=TOLERANCE), TOLERANCE
     ),
     "conditional": InSpace(lambda rows, labels: Conditional.fit(rows, labels, tol=TOLERANCE), TOLERANCE),
     "joint conditional": InSpace(
