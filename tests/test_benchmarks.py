@@ -29,7 +29,19 @@ def test_couplings() -> None:
 
 def test_digits_few_steps() -> None:
     output = printed_by("digits_few_steps.py")
-    assert output.count("energy distance") == output.count("  W2") == 8
+    assert output.count("energy distance") == output.count("  W2") == 7
+
+
+def test_gaussian_law() -> None:
+    output = printed_by("gaussian_law.py")
+    assert output.count("\n  the law, ") == 2
+    assert output.count("\n  rows, ") == 3
+
+
+def test_coupled_directions() -> None:
+    output = printed_by("coupled_directions.py")
+    assert " of 64 directions; choice " in output
+    assert output.count(" +- ") >= 3
 
 
 def test_two_dimensional() -> None:
