@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import math
 import os
 import signal
@@ -404,3 +405,34 @@ def test_guidance_extrapolates_from_no_label() -> None:
     assert torch.allclose(field_of(network, 2, 3.0)(t, x), plain + 3 * (conditional - plain), atol=1e-6)
     with pytest.raises(ValueError, match="needs a label"):
         field_of(network, guidance=2.0)
+
+
+def test_a_field_error_is_measured_where_the_noise_decides_the_point_and_nowhere_else() -> None:
+    """The velocities of other pairs scatter about the field: a perfect network would not have error 0."""
+    points = torch.randn(40, 3, generator=torch.Generator().manual_seed(0))
+    labels, cp = torch.arange(40) % 2, pf.couplings
+    exact, smooth = (pf.semidiscrete.fit(points, epsilon=epsilon, tol=0.1).potential for epsilon in (0.0, 0.5))
+    decided = {
+        cp.Semidiscrete(exact, points): True,
+        cp.Semidiscrete(smooth, points): False,
+        cp.Subspace.fit(points, directions=3, tol=0.1): True,
+        cp.Subspace.fit(points, directions=2, tol=0.1): False,
+        cp.Conditional.fit(points, labels, tol=0.1): True,
+        cp.Conditional.fit(points, labels, directions=1, tol=0.1): False,
+        cp.Independent(points): False,
+    }
+    for coupling, known in decided.items():
+        network = pf.matching.MLP((3,), width=8, depth=1, classes=0)
+        trained = train(network, Unlabelled(coupling), steps=1, batch_size=8, progress=False)
+        assert math.isfinite(trained.history[-1].field_error) == known, type(coupling).__name__
+
+
+class Unlabelled:
+    """The pairs of a coupling without their labels."""
+
+    def __init__(self, coupling) -> None:
+        self.coupling = coupling
+        self.deterministic = getattr(coupling, "deterministic", False)
+
+    def sample(self, n, *, generator=None):
+        return dataclasses.replace(self.coupling.sample(n, generator=generator), label=None)

@@ -127,6 +127,11 @@ class Conditional:
         return found or None
 
     @property
+    def deterministic(self) -> bool:
+        """Whether noise and class decide the point: the velocities of the pairs are then the field that is learned."""
+        return all(part.deterministic for part in self._parts.values())
+
+    @property
     def tensors(self) -> list[Tensor | None]:
         """What the coupling depends on, for checkpoints."""
         classes = [self.rows.labels] if self.rows.weights is None else [self.rows.labels, self.rows.weights]

@@ -62,6 +62,11 @@ class Semidiscrete:
         self._pool = NoisePool(self._draw, potential, max_draws, max_memory)
 
     @property
+    def deterministic(self) -> bool:
+        """Whether the noise decides the point: the velocities of the pairs are then the field that is learned."""
+        return isinstance(self.potential, Discrete)
+
+    @property
     def noise_law(self) -> NoiseLaw:
         """How exact what ``noise_for`` has given so far is."""
         return self._pool.law

@@ -141,6 +141,12 @@ class Subspace:
         return potential
 
     @property
+    def deterministic(self) -> bool:
+        """Whether the noise decides the point, as it does in all directions; in fewer it decides a part of it."""
+        all_directions = self.directions.shape[0] == self.directions.shape[1]
+        return all_directions and bool(getattr(self.coupling, "deterministic", False))
+
+    @property
     def tensors(self) -> list[Tensor | None]:
         """What the coupling depends on, for checkpoints."""
         return [*self.coupling.tensors, self.rows.flat, self.directions]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from proxflow.couplings import Conditional, Coupling, PairStream, Semidiscrete, Subspace
+from proxflow.couplings import Coupling, PairStream
 from proxflow.matching.interruption import deferred_interrupts
 from proxflow.matching.log import TrainLog
 from proxflow.matching.result import TrainResult
@@ -69,8 +69,9 @@ def train(
             step k at most (1 + k) / (10 + k). 0 keeps the last parameters.
         gradient_clip: largest norm of the gradient.
         mixed_precision: "no", "bf16" or "fp16", as of accelerate.
-        reference: draws held-out pairs for the field error; if None, the coupling itself where it is the population
-            coupling of a finite data set, else no field error is measured.
+        reference: draws held-out pairs for the field error, whose velocities are those of an exact flow; if None, the
+            coupling itself where its noise decides the point (``Semidiscrete`` without smoothing, and ``Conditional``
+            of these), else no field error is measured.
         evaluate_every: steps between looks at loss and field error.
         checkpoint: file of the run's state. A call with the same arguments goes on from it and ends with the same
             parameters, bit by bit on one machine, as an uninterrupted one.
@@ -99,7 +100,7 @@ def train(
     settings.check(network, coupling)
     if checkpoint is not None and not Path(checkpoint).parent.is_dir():
         raise ValueError(f"train: the folder of the checkpoint {checkpoint} does not exist; make it first")
-    if reference is None and isinstance(coupling, Semidiscrete | Conditional | Subspace):
+    if reference is None and getattr(coupling, "deterministic", False):
         reference = coupling
     run = Run(network, coupling, reference, settings, accelerator, checkpoint)
     shown = progress if accelerator.is_main_process else False
