@@ -165,7 +165,8 @@ def main() -> None:
         return
     device, epochs = torch.device(options.device), 3
     if options.quick:
-        options.train_steps, options.points, options.generated, options.compared, epochs = 2, 300, 60, 60, 1
+        options.train_steps, options.points, options.generated, options.compared, epochs = 2, 100, 60, 60, 1
+        options.width = 16
     options.width = options.width or (2048 if device.type == "cuda" else 512)
     (rows, labels), (held_out, held_out_labels) = images("train", device), images("t10k", device)
     rows, labels = rows[: options.points], labels[: options.points]

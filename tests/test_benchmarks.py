@@ -6,6 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from proxflow.data.fashion_mnist import INSTALLED
+
 FOLDER = Path(__file__).parent.parent / "benchmarks"
 
 
@@ -42,6 +46,12 @@ def test_coupled_directions() -> None:
     output = printed_by("coupled_directions.py")
     assert " of 64 directions; choice " in output
     assert output.count(" +- ") >= 3
+
+
+@pytest.mark.skipif(not INSTALLED.is_dir(), reason="Debian's dataset-fashion-mnist is not installed")
+def test_fashion_few_steps() -> None:
+    output = printed_by("fashion_few_steps.py")
+    assert output.count("  Frechet") == output.count("  recall") == 6
 
 
 def test_two_dimensional() -> None:
