@@ -4,7 +4,7 @@ BIN := .venv/bin
 RUNS ?= runs
 comma := ,
 
-.PHONY: demo test fuzz check bench docs format clean
+.PHONY: demo test test-slow fuzz check bench docs format clean
 
 define install
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
@@ -30,7 +30,10 @@ demo: .venv/installed-demo
 	@echo "Open $(RUNS)/digits/report.html in a browser."
 
 test: .venv/installed-test
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow"
+
+test-slow: .venv/installed-test
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m slow
 
 fuzz: .venv/installed-test
 	OMP_NUM_THREADS=1 PROXFLOW_FUZZ=10100 $(BIN)/python -m pytest tests/test_fuzz.py tests/test_fuzz_data.py

@@ -109,7 +109,7 @@ def results(row: str, seed: int, options: argparse.Namespace) -> tuple[Measured,
     began = time.perf_counter()
     coupling = COUPLINGS[row](train, seed)
     fitted = time.perf_counter()
-    ends = sampled(coupling, NETWORKS[options.network], seed, options)
+    ends = sampled(coupling, NETWORKS[options.network], seed, options.train_steps, options.generated)
     trained = time.perf_counter()
     directions = getattr(coupling, "directions", None)
     remark = "" if directions is None else f", {directions.shape[1]} directions"
@@ -121,15 +121,14 @@ def sampled(
     coupling: pf.couplings.Coupling,
     network_of: Callable[[int], torch.nn.Module],
     seed: int,
-    options: argparse.Namespace,
+    steps: int,
+    count: int,
 ) -> list[Tensor]:
     """Samples of a network trained on a coupling, at each number of Euler steps."""
     dim = coupling.sample(1, generator=torch.Generator().manual_seed(0)).source.shape[1]
     torch.manual_seed(seed)
-    result = pf.matching.train(
-        network_of(dim), coupling, steps=options.train_steps, batch_size=BATCH, seed=seed, progress=False
-    )
-    noise = torch.randn(options.generated, dim, generator=torch.Generator().manual_seed(1000 + seed))
+    result = pf.matching.train(network_of(dim), coupling, steps=steps, batch_size=BATCH, seed=seed, progress=False)
+    noise = torch.randn(count, dim, generator=torch.Generator().manual_seed(1000 + seed))
     with torch.no_grad():
         return [pf.sampling.integrate(result.network, noise, steps=k, method="euler").end for k in STEPS]
 

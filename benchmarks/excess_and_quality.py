@@ -1,7 +1,7 @@
 """Does the excess of a coupling predict the few-step quality of a network trained on it?
 
 Digits, the same perceptron, steps and seeds for batches of 1 (independent pairs), 16, 128 and 1,024 and for the
-population coupling, no pair broken. Beside each the excess C_n - W2^2 of its pairs, by Fenchel-Young gaps. Energy
+population coupling. Beside each the excess C_n - W2^2 of its pairs, by Fenchel-Young gaps. Energy
 distance (unbiased) to 360 held-out digits. The last line is the rank correlation over couplings: 1 if a larger excess
 always means a larger distance.
 
@@ -17,7 +17,7 @@ from scipy.stats import spearmanr
 from torch import Tensor
 
 import proxflow as pf
-from digits_few_steps import STEPS, sampled, split
+from digits_few_steps import NETWORKS, STEPS, sampled, split
 
 BATCHES = (1, 16, 128, 1024)
 TRAINED_ON = 1437
@@ -25,7 +25,7 @@ TRAINED_ON = 1437
 
 def quality(coupling: pf.couplings.Coupling, held_out: Tensor, seed: int, train_steps: int, n: int) -> list[float]:
     """Energy distance to held-out digits at each number of steps."""
-    ends = sampled(coupling, held_out.shape[1], None, seed, train_steps, n)
+    ends = sampled(coupling, NETWORKS["mlp"], seed, train_steps, n)
     return [pf.metrics.energy_distance(end, held_out, unbiased=True) for end in ends]
 
 

@@ -183,6 +183,10 @@ FRAME = torch.eye(5, dtype=f64)
             lambda x, c: Subspace(Minibatch(x[:, :1], 9, source=pf.measures.Uniform(1)), x, FRAME[:, :1]),
             "the noise of the coupling must be standard normal in 1 dimensions",
         ),
+        (
+            lambda x, c: Subspace(Minibatch(x[:, :1], 9), x, FRAME[:, :1]).noise_for(torch.arange(2)),
+            "Minibatch pairs what it draws itself and has no noise for given rows",
+        ),
         (lambda x, c: Subspace.fit(x, directions=6), "between 1 and the 5 coordinates, got 6"),
         (lambda x, c: Subspace.fit(x, directions=0), "between 1 and the 5 coordinates, got 0"),
         (lambda x, c: Subspace.fit(x, directions="all"), "directions must be a number, a matrix .* got 'all'"),

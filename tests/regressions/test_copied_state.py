@@ -34,12 +34,17 @@ def seeded(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
+def serves_rows(coupling: Any) -> bool:
+    """Whether it has noise for given rows: a Subspace has it if the coupling inside of it has."""
+    return hasattr(coupling, "noise_for") and hasattr(getattr(coupling, "coupling", coupling), "noise_for")
+
+
 def used(name: str) -> Any:
     """A coupling that holds what earlier calls have left."""
     points, labels = data()
     coupling = CASES[name](points, labels)
     coupling.sample(3, generator=seeded(0))
-    if hasattr(coupling, "noise_for"):
+    if serves_rows(coupling):
         coupling.noise_for(torch.arange(3), generator=seeded(0))
     return coupling
 
@@ -47,7 +52,7 @@ def used(name: str) -> Any:
 def noise_of(coupling: Any, generator: torch.Generator | None) -> Tensor:
     """All the noise that it gives in a few calls, (n, d)."""
     parts = [coupling.sample(9, generator=generator).source for _ in range(3)]
-    if hasattr(coupling, "noise_for"):
+    if serves_rows(coupling):
         parts.append(coupling.noise_for(torch.arange(ROWS).repeat(2), generator=generator))
     return torch.cat([part.flatten(1) for part in parts])
 

@@ -172,7 +172,15 @@ class Subspace:
         """Source points of given rows, (len(index), *event).
 
         See ``Semidiscrete.noise_for``; what waits there to be asked for takes k numbers a draw.
+
+        Raises:
+            ValueError: as there, or the coupling in R^k has no noise for given rows, as a ``Minibatch`` has none.
         """
+        if not hasattr(self.coupling, "noise_for"):
+            raise ValueError(
+                f"Subspace: {_name(self.coupling)} pairs what it draws itself and has no noise for given rows; "
+                "Semidiscrete and Conditional have"
+            )
         generator = own_generator(generator)
         z = self.coupling.noise_for(index, generator=generator)
         return self._noise(z.flatten(1), generator).reshape(len(z), *self.rows.event_shape)
