@@ -36,6 +36,7 @@ def test_digits_few_steps() -> None:
     assert output.count("energy distance") == output.count("  W2") == 7
 
 
+@pytest.mark.slow
 def test_gaussian_law() -> None:
     output = printed_by("gaussian_law.py")
     assert output.count("\n  the law, ") == 2
@@ -48,17 +49,20 @@ def test_coupled_directions() -> None:
     assert output.count(" +- ") >= 3
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not INSTALLED.is_dir(), reason="Debian's dataset-fashion-mnist is not installed")
 def test_fashion_few_steps() -> None:
     output = printed_by("fashion_few_steps.py")
     assert output.count("  Frechet") == output.count("  recall") == 6
 
 
+@pytest.mark.slow
 def test_two_dimensional() -> None:
     output = printed_by("two_dimensional.py")
     assert output.count("NPE") == 10
 
 
+@pytest.mark.slow
 def test_semidiscrete() -> None:
     output = printed_by("semidiscrete.py")
     assert "chi2 M/N" in output
@@ -70,12 +74,14 @@ def test_fit_certificates() -> None:
     assert ", 0 converged and wrong" in printed_by("fit_certificates.py")
 
 
+@pytest.mark.slow
 def test_minibatch_rates() -> None:
     output = printed_by("minibatch_rates.py")
     assert "bias C_n - W2^2" in output
     assert "excess ~ n^-" in output
 
 
+@pytest.mark.slow
 def test_trained_against_bound() -> None:
     output = printed_by("trained_against_bound.py")
     rows = [line.split(" +- ") for line in output.splitlines() if line.count(" +- ") == 3]
@@ -88,18 +94,21 @@ def test_trained_against_bound() -> None:
     assert all(float(row[0].split()[-1]) == 0 for row in rows[-3:])  # the population field is v itself
 
 
+@pytest.mark.slow
 def test_excess_and_quality() -> None:
     output = printed_by("excess_and_quality.py")
     assert "rank correlation" in output
     assert output.count("batches of") == 2
 
 
+@pytest.mark.slow
 def test_terminal_figures() -> None:
     output = printed_by("terminal_figures.py")
     assert output.count("normal ") >= 6
     assert "extreme eigenvalues" in output
 
 
+@pytest.mark.slow
 def test_local_dimension() -> None:
     output = printed_by("local_dimension.py")
     assert "sphere S^16 in R^64" in output

@@ -96,7 +96,7 @@ def test_costs_do_not_rise_with_the_batch() -> None:
     assert (result.cost[1:] <= result.cost[:-1] + slack).all()
 
 
-@pytest.mark.parametrize("name", ["digits", "moons", "8gaussians"])
+@pytest.mark.parametrize("name", [pytest.param("digits", marks=pytest.mark.slow), "moons", "8gaussians"])
 def test_the_two_routes_meet(name: str) -> None:
     """(C_n - W2^2) / 2 = mean gap, W2^2 coming from primal costs (fresh draws for digits, exact cells in the plane)."""
     count = {"digits": None, "moons": 800, "8gaussians": 800}[name]

@@ -242,6 +242,7 @@ def test_second_epi_derivative_is_reached_by_difference_quotients(potential, que
     assert (error <= 0.02 * (wanted + w.norm(dim=1)))[smooth].double().mean() > 0.95
 
 
+@pytest.mark.slow
 def test_second_epi_derivative_is_infinite_where_quotients_blow_up(potential, queries, generator):
     """Off the subspace a quotient grows like one over the step, for directions along which psi is finite at all."""
     pair = potential.prox(queries, 1.0)

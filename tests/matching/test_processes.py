@@ -7,6 +7,7 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
 import torch
 
 from tests.matching import runs
@@ -42,6 +43,7 @@ def test_two_processes_see_step_by_step_the_pairs_of_one(tmp_path) -> None:
         torch.testing.assert_close(two[0]["network"][name], value, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_ctrl_c_in_one_process_stops_all_and_resumed_they_draw_the_same_random_numbers(tmp_path) -> None:
     for folder, options in (("whole", ()), ("parts", ("--interrupt",)), ("parts", ())):
         _finish(_start(tmp_path / folder, "--dropout", *options, processes=2))
@@ -55,6 +57,7 @@ def test_ctrl_c_in_one_process_stops_all_and_resumed_they_draw_the_same_random_n
             assert torch.equal(resumed["network"][name], value)
 
 
+@pytest.mark.slow
 def test_what_fails_in_one_process_is_said_by_all(tmp_path) -> None:
     """One that waits for another that has given up would wait for ever."""
     for option, said in (

@@ -107,7 +107,9 @@ def test_every_ratio_scale_and_sharpness_is_solved_to_rounding(epsilon: float, r
         torch.testing.assert_close(pair.point, hull.point, rtol=0, atol=1e-8 * radius)
 
 
-@pytest.mark.parametrize("epsilon", EPSILONS)
+@pytest.mark.parametrize(
+    "epsilon", [each if each == 0.1 else pytest.param(each, marks=pytest.mark.slow) for each in EPSILONS]
+)
 def test_digits_on_and_off_trajectories(epsilon: float) -> None:
     potential = digits(epsilon)
     u = normal(12, 64, seed=5)
@@ -307,7 +309,7 @@ def test_results_do_not_depend_on_the_memory_allowed() -> None:
     torch.testing.assert_close(one_row.prox_jacobian(z, 0.3), whole.prox_jacobian(z, 0.3), rtol=0, atol=1e-10)
 
 
-@pytest.mark.parametrize(("atoms", "dim", "rows"), [(1000, 3, 70), (200, 40, 45)])
+@pytest.mark.parametrize(("atoms", "dim", "rows"), [(1000, 3, 70), pytest.param(200, 40, 45, marks=pytest.mark.slow)])
 def test_memory_stays_within_what_is_allowed(atoms: int, dim: int, rows: int) -> None:
     budget = 2**18
     potential = Entropic(normal(atoms, dim), normal(atoms, seed=1), 5.0, max_memory=budget)

@@ -15,6 +15,7 @@ pytestmark = pytest.mark.usefixtures("noise_only")
 SEEDS = 200
 
 
+@pytest.mark.slow
 def test_the_interval_covers_the_cost_of_two_atoms_as_often_as_it_says() -> None:
     a = torch.tensor([[0.6, 0.8]], dtype=torch.float64)
     exact = two_atom_cost(2, 1.0, 0.3)
