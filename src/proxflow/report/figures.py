@@ -173,6 +173,7 @@ def step_quality(comparison: FewSteps) -> bytes:
     variance.set(ylabel="total variance over the data's")
     for axes in (distance, variance):
         axes.set(xscale="log", xlabel="Euler steps")
+        axes.margins(y=0.12)  # room for the names of the levels
         axes.set_xticks(steps, [str(k) for k in steps])
         axes.minorticks_off()
     return png(figure)
