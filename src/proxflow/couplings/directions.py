@@ -78,7 +78,7 @@ def choose_directions(
     Args:
         points: (N, *event), finite, float32 or float64.
         weights: (N,), not negative; equal if None.
-        counts: numbers of directions to try, ascending; those above d or a quarter of the rows are left out.
+        counts: numbers of directions to try; those above d or a quarter of the rows are lowered to that.
         max_rows: rows used, drawn at random if there are more. Fewer rows can estimate fewer directions.
         seed: of the halves, the noise and the fits.
         progress: of the fits; None shows a status line on a terminal.

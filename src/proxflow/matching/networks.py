@@ -13,11 +13,35 @@ from proxflow.optional import optional_package
 
 __all__ = ["MLP", "ResidualMLP", "UNet"]
 
-
 _TURNS = 16  # of the fastest sine of ResidualMLP's time embedding
 
 
-class ResidualMLP(nn.Module):
+class _Perceptron(nn.Module):
+    """The sizes of a perceptron on the flat point, checked, and how it is stored."""
+
+    def __init__(self, event_shape: Sequence[int], width: int, depth: int, classes: int, frequencies: int) -> None:
+        super().__init__()
+        self.event_shape = tuple(event_shape)
+        if min(math.prod(self.event_shape), width, depth, frequencies) < 1 or classes < 0:
+            raise ValueError(
+                f"{type(self).__name__}: sizes must be at least 1 and classes at least 0, got event_shape "
+                f"{self.event_shape}, width {width}, depth {depth}, frequencies {frequencies}, classes {classes}"
+            )
+        self.width, self.depth, self.classes, self.frequencies = width, depth, classes, frequencies
+
+    def constructor_arguments(self) -> dict[str, object]:
+        """Sizes and state."""
+        return {
+            "event_shape": self.event_shape,
+            "width": self.width,
+            "depth": self.depth,
+            "classes": self.classes,
+            "frequencies": self.frequencies,
+            "state": dict(self.state_dict()),
+        }
+
+
+class ResidualMLP(_Perceptron):
     """A residual perceptron whose blocks are modulated by the time and, if wanted, the class (adaLN-Zero).
 
     h = input(x), then h + gate * (linear, SiLU, linear)(norm(h) * (1 + scale) + shift) in each block, where scale,
@@ -50,11 +74,8 @@ class ResidualMLP(nn.Module):
         frequencies: int = 16,
         state: Mapping[str, Tensor] | None = None,
     ) -> None:
-        super().__init__()
-        self.event_shape = tuple(event_shape)
+        super().__init__(event_shape, width, depth, classes, frequencies)
         dim = math.prod(self.event_shape)
-        _check_sizes("ResidualMLP", self.event_shape, width, depth, classes, frequencies)
-        self.width, self.depth, self.classes, self.frequencies = width, depth, classes, frequencies
         self.input = nn.Linear(dim, width)
         condition = max(1, width // 4)  # then modulations cost less than the layers of a block
         self.time = nn.Sequential(nn.Linear(2 * frequencies, condition), nn.SiLU(), nn.Linear(condition, condition))
@@ -65,17 +86,6 @@ class ResidualMLP(nn.Module):
         self.bypass = _zero(nn.Linear(condition, dim)) if width < 2 * dim else None
         if state is not None:
             _restore(self, state)
-
-    def constructor_arguments(self) -> dict[str, object]:
-        """Sizes and state."""
-        return {
-            "event_shape": self.event_shape,
-            "width": self.width,
-            "depth": self.depth,
-            "classes": self.classes,
-            "frequencies": self.frequencies,
-            "state": dict(self.state_dict()),
-        }
 
     def forward(self, t: Tensor | float, x: Tensor, label: Tensor | None = None) -> Tensor:
         """Velocity (B, *event)."""
@@ -122,7 +132,7 @@ class _Block(nn.Module):
         return torch.addcmul(value, self.gate(condition), self.second(hidden))
 
 
-class MLP(nn.Module):
+class MLP(_Perceptron):
     """A perceptron on the flat point, a Fourier embedding of the time and, if wanted, a learned embedding of the class.
 
     Layers with width < 2 d cannot carry the noise of every coordinate besides what they learn; x then also goes around
@@ -154,11 +164,8 @@ class MLP(nn.Module):
         frequencies: int = 6,
         state: Mapping[str, Tensor] | None = None,
     ) -> None:
-        super().__init__()
-        self.event_shape = tuple(event_shape)
+        super().__init__(event_shape, width, depth, classes, frequencies)
         dim = math.prod(self.event_shape)
-        _check_sizes("MLP", self.event_shape, width, depth, classes, frequencies)
-        self.width, self.depth, self.classes, self.frequencies = width, depth, classes, frequencies
         self.input = nn.Linear(dim + 2 * frequencies, width)
         self.hidden = nn.ModuleList(nn.Linear(width, width) for _ in range(depth - 1))
         self.output = nn.Linear(width, dim)
@@ -166,17 +173,6 @@ class MLP(nn.Module):
         self.bypass = _zero(nn.Linear(2 * frequencies, dim)) if width < 2 * dim else None
         if state is not None:
             _restore(self, state)
-
-    def constructor_arguments(self) -> dict[str, object]:
-        """Sizes and state."""
-        return {
-            "event_shape": self.event_shape,
-            "width": self.width,
-            "depth": self.depth,
-            "classes": self.classes,
-            "frequencies": self.frequencies,
-            "state": dict(self.state_dict()),
-        }
 
     def forward(self, t: Tensor | float, x: Tensor, label: Tensor | None = None) -> Tensor:
         """Velocity (B, *event)."""
@@ -265,17 +261,6 @@ class UNet(nn.Module):
         velocity: Tensor = self.model(padded, times, class_labels=numbers, return_dict=False)[0]
         height, width = self.event_shape[-2:]
         return velocity[..., :height, :width].reshape(x.shape)
-
-
-def _check_sizes(
-    name: str, event_shape: tuple[int, ...], width: int, depth: int, classes: int, frequencies: int
-) -> None:
-    """Refuse a perceptron of impossible sizes."""
-    if min(math.prod(event_shape), width, depth, frequencies) < 1 or classes < 0:
-        raise ValueError(
-            f"{name}: sizes must be at least 1 and classes at least 0, got event_shape {event_shape}, "
-            f"width {width}, depth {depth}, frequencies {frequencies}, classes {classes}"
-        )
 
 
 def _fourier(times: Tensor, half_turns: Tensor) -> Tensor:
