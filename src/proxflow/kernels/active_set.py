@@ -31,7 +31,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from proxflow.kernels.norms import row_norm
+from proxflow.kernels.norms import finite_rows, row_norm
 from proxflow.kernels.search import argmax_affine
 from proxflow.results import Status
 
@@ -65,8 +65,8 @@ def polyhedral_face(
         support (B, K) atom indices, 0 where unused; weights (B, K), 0 where unused; scaled gap (B,);
         iterations (B,); status (B,).
     """
-    finite = torch.isfinite(x).all(1) & torch.isfinite(alpha) & torch.isfinite(beta)
-    clean = torch.where(finite[:, None], x, 0.0)
+    finite = finite_rows(x) & torch.isfinite(alpha) & torch.isfinite(beta)
+    clean = x if bool(finite.all()) else torch.where(finite[:, None], x, 0.0)
     alpha, beta = torch.where(finite, alpha, 1.0), torch.where(finite, beta, 1.0)
     vertex = argmax_affine(torch.cat([clean, alpha[:, None], beta[:, None]], dim=1), keys)
     gap, _ = _certify(clean, alpha, beta, keys, keys[vertex, :-1])

@@ -1,16 +1,29 @@
-"""Euclidean norms over the whole range of a dtype: squares leave it at the square root of its ends."""
+"""Per row, the Euclidean norm over the whole range of a dtype, and whether all entries are finite."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-__all__ = ["row_norm"]
+__all__ = ["finite_rows", "row_norm"]
 
 
 def row_norm(x: Tensor) -> Tensor:
-    """|x| per row, (B,), without overflow or underflow, and with gradient 0 at x = 0."""
-    size = x.detach().abs().amax(1)
-    zero = size == 0
-    scaled = torch.where(zero[:, None], 1.0, x / torch.where(zero, 1.0, size)[:, None])
-    return torch.where(zero, 0.0, size * scaled.square().sum(1).sqrt())
+    """|x| per row, (B,), without overflow or underflow of the squares, and with gradient 0 at x = 0."""
+    if x.dtype != torch.float64:
+        wide: Tensor = torch.linalg.vector_norm(x, dim=1, dtype=torch.float64)
+        return wide.to(x.dtype)
+    size = _largest(x.detach())
+    unit = torch.where((size > 0) & (size < torch.inf), size, 1.0)
+    scaled: Tensor = torch.linalg.vector_norm(x / unit[:, None], dim=1)
+    return unit * scaled
+
+
+def finite_rows(x: Tensor) -> Tensor:
+    """Whether all entries of a row are finite, (B,)."""
+    return torch.isfinite(_largest(x.detach()))
+
+
+def _largest(x: Tensor) -> Tensor:
+    """Largest size of the entries per row, (B,); NaN where one is."""
+    return x.abs().amax(1)

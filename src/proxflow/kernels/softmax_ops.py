@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from proxflow.kernels.newton import Problem, Solution
+from proxflow.kernels.norms import finite_rows
 from proxflow.kernels.softmax import covariance, probabilities, row_blocks, solve_shifted
 from proxflow.kernels.softmax_prox import evaluate, minimise, project
 from proxflow.results import Status
@@ -34,7 +35,7 @@ def softmax_pair(
         v (B, d), point y (B, d), gap (B,) in units of the entropy, bound (B,) on y, iterations (B,), status (B,).
     """
     out = Solution.unsolved(x)
-    finite = torch.isfinite(x).all(1) & torch.isfinite(tau) & torch.isfinite(beta)
+    finite = finite_rows(x) & torch.isfinite(tau) & torch.isfinite(beta)
     out.status[~finite] = int(Status.non_finite)
     for rows, solve in ((beta == 0, evaluate), (tau == 0, project), ((tau > 0) & (beta > 0), minimise)):
         index = torch.nonzero(finite & rows)[:, 0]
@@ -75,7 +76,7 @@ def resolvent(
 ) -> Tensor:
     """(tau I + beta Cov(v))^-1 right, for ``right`` (B, k, d): a row's k vectors share one factorisation."""
     out = torch.full_like(right, torch.nan)
-    usable = torch.isfinite(v).all(1) & torch.isfinite(tau) & torch.isfinite(beta)
+    usable = finite_rows(v) & torch.isfinite(tau) & torch.isfinite(beta)
     index = torch.nonzero(usable)[:, 0]
     for block in row_blocks(len(index), _numbers(atoms), v.element_size(), max_memory):
         rows = index[block]

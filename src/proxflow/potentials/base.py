@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from proxflow.kernels.norms import row_norm
+from proxflow.kernels.norms import finite_rows, row_norm
 from proxflow.kernels.precision import in_full_precision
 from proxflow.measures import Gaussian, Source
 from proxflow.results import ProxResult, Status, Verdict, brief_repr
@@ -253,7 +253,7 @@ class Potential(nn.Module, ABC):
         x: Tensor, alpha: Tensor, beta: Tensor, point: Tensor, multiplier: Tensor, magnitude: Tensor
     ) -> ProxResult:
         """The record of a closed form: gap zero, an error of some roundings of ``magnitude`` (B,)."""
-        finite = torch.isfinite(x).all(1) & torch.isfinite(alpha + beta) & torch.isfinite(point).all(1)
+        finite = finite_rows(x) & torch.isfinite(alpha + beta) & finite_rows(point)
         status = torch.where(finite, int(Status.converged), int(Status.non_finite))
         zeros = torch.zeros_like(magnitude)
         return ProxResult(

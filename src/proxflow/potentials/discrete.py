@@ -11,7 +11,7 @@ from torch import Tensor
 from proxflow.derived import Derived
 from proxflow.kernels.active_set import affine_step, atom_keys, polyhedral_face, score_size
 from proxflow.kernels.faces import contact_basis
-from proxflow.kernels.norms import row_norm
+from proxflow.kernels.norms import finite_rows, row_norm
 from proxflow.kernels.search import argmax_affine
 from proxflow.measures import Source
 from proxflow.potentials.atoms import centre_and_radius, check_atoms, check_like_atoms
@@ -133,11 +133,11 @@ class Discrete(Potential):
         self._check_query(x, "x")
         alpha = self.per_row(alpha, x, "alpha", torch.float64)
         beta = self.per_row(beta, x, "beta", torch.float64)
-        atoms = self._atoms
-        query = atoms.query(x.detach(), alpha.detach(), beta.detach())
+        atoms, exact = self._atoms, x.double()
+        query = atoms.query(exact.detach(), alpha.detach(), beta.detach())
         support, weights, gap_hat, iterations, status = polyhedral_face(*query, atoms.keys, self.max_iterations)
-        point = self._point(x.double(), alpha, beta, support, weights.double(), atoms.radius)
-        multiplier = (x.double() - beta[:, None] * point) / alpha[:, None]
+        point = self._point(exact, alpha, beta, support, weights.double(), atoms.radius)
+        multiplier = torch.addcmul(exact, beta[:, None], point, value=-1) / alpha[:, None]
         rounding = _SCORE_ROUNDINGS * torch.finfo(atoms.keys.dtype).eps * score_size(*query, atoms.keys)
         slack = (gap_hat + rounding).double()
         bound = (torch.where(slack > 0, slack / beta, 0.0).sqrt() * atoms.radius.sqrt()).detach()
@@ -152,7 +152,7 @@ class Discrete(Potential):
             iterations=iterations,
             status=status,
         )
-        overflow = ~torch.isfinite(slack) | ~torch.isfinite(result.point).all(1)
+        overflow = ~torch.isfinite(slack) | ~finite_rows(result.point)
         return _without_failures(result, overflow), point
 
     def second_epi_derivative(self, y: Tensor, u: Tensor) -> GeneralizedQuadratic:
@@ -209,6 +209,9 @@ class Discrete(Potential):
         self, x: Tensor, alpha: Tensor, beta: Tensor, support: Tensor, weights: Tensor, radius: Tensor
     ) -> Tensor:
         """sum_i p_i y_i in float64, with derivatives: a support's affine minimiser is smooth in x, heights, points."""
+        differentiated = torch.is_grad_enabled() and any(each.requires_grad for each in (x, alpha, beta, self.heights))
+        if not (differentiated or torch.compiler.is_compiling()) and support.shape[1] == 1:  # as on a trajectory
+            return self.points[support[:, 0]].double()
         atoms = self.points[support].double()
         used = weights > 0
         if torch.is_grad_enabled():
@@ -240,7 +243,8 @@ class _Atoms(NamedTuple):
     def query(self, x: Tensor, alpha: Tensor, beta: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """A query in these units and in the dtype of the scores; its subtraction is made in float64."""
         dtype, exact = self.keys.dtype, beta.double()
-        return (x - exact[:, None] * self.centre).to(dtype), alpha.to(dtype), (exact * self.radius).to(dtype)
+        centred = torch.addcmul(x.double(), exact[:, None], self.centre, value=-1)
+        return centred.to(dtype), alpha.to(dtype), (exact * self.radius).to(dtype)
 
 
 def _normalised_atoms(points: Tensor, heights: Tensor, centre: Tensor, radius: Tensor) -> _Atoms:
