@@ -67,9 +67,11 @@ COUPLINGS: dict[str, Callable[[Tensor, int], pf.couplings.Coupling]] = {
     },
 }
 ROWS = tuple(COUPLINGS)[:4]  # shown unless others are asked for
-NETWORKS = {
-    "residual": lambda dim: pf.matching.ResidualMLP((dim,)),
-    "mlp": lambda dim: pf.matching.MLP((dim,), width=512, depth=3),
+Maker = Callable[[int, pf.couplings.Coupling], torch.nn.Module]
+NETWORKS: dict[str, Maker] = {
+    "affine": lambda dim, coupling: pf.matching.AffineResidual.fit(pf.matching.ResidualMLP((dim,)), coupling),
+    "residual": lambda dim, _: pf.matching.ResidualMLP((dim,)),
+    "mlp": lambda dim, _: pf.matching.MLP((dim,), width=512, depth=3),
 }
 
 
@@ -119,7 +121,7 @@ def results(row: str, seed: int, options: argparse.Namespace) -> tuple[Measured,
 
 def sampled(
     coupling: pf.couplings.Coupling,
-    network_of: Callable[[int], torch.nn.Module],
+    network_of: Maker,
     seed: int,
     steps: int,
     count: int,
@@ -127,7 +129,8 @@ def sampled(
     """Samples of a network trained on a coupling, at each number of Euler steps."""
     dim = coupling.sample(1, generator=torch.Generator().manual_seed(0)).source.shape[1]
     torch.manual_seed(seed)
-    result = pf.matching.train(network_of(dim), coupling, steps=steps, batch_size=BATCH, seed=seed, progress=False)
+    network = network_of(dim, coupling)
+    result = pf.matching.train(network, coupling, steps=steps, batch_size=BATCH, seed=seed, progress=False)
     noise = torch.randn(count, dim, generator=torch.Generator().manual_seed(1000 + seed))
     with torch.no_grad():
         return [pf.sampling.integrate(result.network, noise, steps=k, method="euler").end for k in STEPS]
@@ -137,7 +140,7 @@ def main() -> None:
     """Print the measures for each row and number of steps."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--train-steps", type=int, default=3000)
-    parser.add_argument("--network", choices=list(NETWORKS), default="residual")
+    parser.add_argument("--network", choices=list(NETWORKS), default="affine")
     parser.add_argument("--points", type=int, default=1437, help="digits to train on")
     parser.add_argument("--generated", type=int, default=2000, help="digits to generate")
     parser.add_argument("--seeds", type=int, default=3)

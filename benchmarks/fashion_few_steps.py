@@ -133,7 +133,7 @@ def images(name: str, device: torch.device) -> tuple[Tensor, Tensor]:
 def sampled(coupling: pf.couplings.Coupling, options: argparse.Namespace, device: torch.device) -> list[Tensor]:
     """Samples of a network trained on a coupling, at each number of steps."""
     torch.manual_seed(0)
-    network = pf.matching.ResidualMLP((784,), width=options.width)
+    network = pf.matching.AffineResidual.fit(pf.matching.ResidualMLP((784,), width=options.width), coupling)
     trained = pf.matching.train(network, coupling, steps=options.train_steps, batch_size=BATCH, progress=False).network
     noise = torch.randn(options.generated, 784, generator=torch.Generator().manual_seed(1000)).to(device)
     with torch.no_grad():

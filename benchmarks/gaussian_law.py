@@ -51,7 +51,7 @@ COUPLINGS: dict[str, Callable[[Tensor, int], pf.couplings.Coupling]] = {
 def samples_of(coupling: pf.couplings.Coupling, seed: int, steps: int, count: int) -> Tensor:
     """Samples of the default network, trained by the default recipe."""
     torch.manual_seed(seed)
-    network = pf.matching.ResidualMLP((DIM,))
+    network = pf.matching.AffineResidual.fit(pf.matching.ResidualMLP((DIM,)), coupling)
     trained = pf.matching.train(network, coupling, steps=steps, seed=seed, progress=False).network
     noise = torch.randn(count, DIM, generator=torch.Generator().manual_seed(1000 + seed))
     with torch.no_grad():

@@ -21,7 +21,7 @@ from proxflow.data import Dataset, Standardisation
 from proxflow.semidiscrete import Fit
 
 if TYPE_CHECKING:
-    from proxflow.matching import MLP, ResidualMLP, TrainResult, UNet
+    from proxflow.matching import MLP, AffineResidual, ResidualMLP, TrainResult, UNet
 
 __all__ = ["RunFolder", "data_record"]
 
@@ -204,17 +204,20 @@ class RunFolder:
             raise ValueError(f"{self.path} holds a study by proxflow {command}; give a run of proxflow fit or train")
         return command == "train"
 
-    def read_network(self) -> tuple[MLP | ResidualMLP | UNet, Standardisation, tuple[int, ...], str]:
+    def read_network(self) -> tuple[MLP | ResidualMLP | AffineResidual | UNet, Standardisation, tuple[int, ...], str]:
         """The network, its standardisation, and the event shape and the name of the schedule of its run.
 
         Raises:
             ValueError: there is no run, or it is damaged.
         """
-        from proxflow.matching import MLP, ResidualMLP, UNet  # here, since a fit needs no networks
+        from proxflow.matching import MLP, AffineResidual, ResidualMLP, UNet  # here, since a fit needs no networks
 
         record = self._read_record()
         network, standardisation = storage.load(self.path / _NETWORK), storage.load(self.path / _STANDARDISATION)
-        if not isinstance(network, MLP | ResidualMLP | UNet) or network.event_shape != record.event_shape:
+        if (
+            not isinstance(network, MLP | ResidualMLP | AffineResidual | UNet)
+            or network.event_shape != record.event_shape
+        ):
             raise ValueError(
                 f"{self.path / _NETWORK} does not belong to {self.path / _RECORD}; train again with --overwrite"
             )

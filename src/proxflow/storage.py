@@ -28,6 +28,7 @@ __all__ = ["load", "save", "write_atomically"]
 _FORMAT_VERSION = 1
 
 _CLASSES = {
+    "AffineResidual": "proxflow.matching.affine",
     "Averages": "proxflow.semidiscrete.descent",
     "Ball": "proxflow.potentials.convex_body",
     "Checkpoint": "proxflow.semidiscrete.session",

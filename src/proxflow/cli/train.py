@@ -36,9 +36,10 @@ if TYPE_CHECKING:
 
     from proxflow.couplings import Coupling, DirectionChoice
     from proxflow.data import Dataset
-    from proxflow.matching import MLP, ResidualMLP, TrainResult, UNet
+    from proxflow.matching import AffineResidual, TrainResult, UNet
     from proxflow.metrics import FewSteps
     from proxflow.run_folder import RunFolder
+    from proxflow.schedules import Schedule
     from proxflow.semidiscrete import Fit
 
 __all__ = ["train"]
@@ -133,20 +134,21 @@ def train(
         "seed": seed,
     }
     command = command_line("train", arguments)
+    path = schedule_named(schedule)
     with folder.writing(resume=resume), hint(folder):
         coupled = _coupling(
             coupling, dataset, conditional, directions, ot_batch or min(batch_size, dataset.n), folder, seed
         )
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            model = _network(network, dataset, conditional, width, depth)
+            model = _network(network, dataset, conditional, width, depth, coupled.coupling, path, seed)
         result = pf.matching.train(
             model,
             coupled.coupling,
             steps=steps,
             batch_size=batch_size,
             learning_rate=learning_rate,
-            schedule=schedule_named(schedule),
+            schedule=path,
             evaluate_every=min(500, math.ceil(steps / _LOOKS)),
             checkpoint=folder.training_checkpoint,
             log_dir=folder.path,
@@ -154,7 +156,7 @@ def train(
         )
         if sys.stderr.isatty():
             typer.echo("measuring samples of few steps and of many; Ctrl-C keeps those that are done", err=True)
-        comparison = compare_steps(result, dataset, schedule_named(schedule), seed)
+        comparison = compare_steps(result, dataset, path, seed)
         page = render_training_page(result, comparison, dataset, arguments, command, choice=coupled.choice)
         folder.write_training(result, coupled.kept, dataset, page, arguments)
     if coupled.choice is not None:
@@ -234,14 +236,24 @@ def _coupling(
     return _Coupled(subspace, dataset.points, choice)
 
 
-def _network(name: str, dataset: Dataset, conditional: bool, width: int, depth: int) -> MLP | ResidualMLP | UNet:
-    from proxflow.matching import MLP, ResidualMLP, UNet
+def _network(
+    name: str,
+    dataset: Dataset,
+    conditional: bool,
+    width: int,
+    depth: int,
+    coupling: Coupling,
+    schedule: Schedule,
+    seed: int,
+) -> AffineResidual | UNet:
+    """A perceptron for what the affine part of the velocity leaves, or a U-Net for all of it."""
+    from proxflow.matching import MLP, AffineResidual, ResidualMLP, UNet
 
     classes = int(dataset.labels.max()) + 1 if conditional and dataset.labels is not None else 0
-    if name != "unet":
-        perceptron = MLP if name == "mlp" else ResidualMLP
-        return perceptron(dataset.event_shape, width=width, depth=depth, classes=classes)
-    return UNet(dataset.event_shape, channels=[width * min(2**level, 4) for level in range(depth)], classes=classes)
+    if name == "unet":
+        return UNet(dataset.event_shape, channels=[width * min(2**level, 4) for level in range(depth)], classes=classes)
+    perceptron = (MLP if name == "mlp" else ResidualMLP)(dataset.event_shape, width=width, depth=depth, classes=classes)
+    return AffineResidual.fit(perceptron, coupling, schedule=schedule, seed=seed)
 
 
 def _print_training(result: TrainResult, comparison: FewSteps, dataset: Dataset) -> None:

@@ -1,5 +1,6 @@
 """Training velocity networks on couplings."""
 
+from proxflow.matching.affine import AffineResidual
 from proxflow.matching.guidance import field_of
 from proxflow.matching.networks import MLP, ResidualMLP, UNet
 from proxflow.matching.path import Network, PathSample, flow_matching_loss, sample_path
@@ -9,6 +10,7 @@ from proxflow.matching.train import train
 
 __all__ = [
     "MLP",
+    "AffineResidual",
     "LogitNormal",
     "Network",
     "PathSample",

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from proxflow.couplings import DirectionChoice
 from proxflow.data import Dataset
-from proxflow.matching import MLP, ResidualMLP, TrainResult
+from proxflow.matching import TrainResult, UNet
 from proxflow.metrics import FewSteps
 from proxflow.report import figures
 from proxflow.report.certificate import origin
@@ -30,13 +30,13 @@ WRONG_SPREAD = (
 )
 
 _GENERATED, _COMPARED, _SHOWN = 1000, 2000, 10
-_GENERATED_SLOWLY = 200  # by networks other than perceptrons
+_GENERATED_SLOWLY = 200  # by a U-Net
 _MOST_COLUMNS = 12  # whose spread is listed one by one
 
 
 def compare_steps(result: TrainResult, dataset: Dataset, schedule: Schedule, seed: int) -> FewSteps:
     """Samples of a trained network without labels at several numbers of Euler steps; Ctrl-C keeps those done."""
-    count = _GENERATED if isinstance(result.network, MLP | ResidualMLP) else _GENERATED_SLOWLY
+    count = _GENERATED_SLOWLY if isinstance(result.network, UNet) else _GENERATED
     order = torch.randperm(dataset.n, generator=torch.Generator().manual_seed(seed + 1))
     return result.few_steps(dataset.points[order[:_COMPARED]], count=count, schedule=schedule, seed=seed)
 
