@@ -9,6 +9,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING
 
+from proxflow.version import __version__
+
 if TYPE_CHECKING:
     from proxflow import (
         analysis,
@@ -26,10 +28,9 @@ if TYPE_CHECKING:
     from proxflow.errors import ConvergenceError, ConvergenceWarning
     from proxflow.flow import ProximalFlow
     from proxflow.independent_field import IndependentField
+    from proxflow.registry import storable
     from proxflow.results import ProxResult, Status
     from proxflow.storage import load, save
-
-__version__ = "0.1.0"
 
 __all__ = [
     "ConvergenceError",
@@ -38,6 +39,7 @@ __all__ = [
     "ProxResult",
     "ProximalFlow",
     "Status",
+    "__version__",
     "analysis",
     "couplings",
     "data",
@@ -51,6 +53,7 @@ __all__ = [
     "save",
     "schedules",
     "semidiscrete",
+    "storable",
 ]
 
 _HOME = {
@@ -62,6 +65,7 @@ _HOME = {
     "Status": "results",
     "load": "storage",
     "save": "storage",
+    "storable": "registry",
 }
 
 

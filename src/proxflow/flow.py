@@ -14,6 +14,7 @@ from proxflow.independent_field import IndependentField
 from proxflow.kernels.guard import require_converged
 from proxflow.kernels.norms import row_norm
 from proxflow.potentials.base import Potential
+from proxflow.registry import storable
 from proxflow.results import ProxResult, Status
 from proxflow.schedules import Linear, Schedule, check_schedule
 
@@ -22,6 +23,7 @@ __all__ = ["IndependentField", "ProximalFlow", "schedule_of"]
 _VELOCITY_ROUNDINGS = 4.0  # x - beta y, its quotient by alpha, the coefficients, and the sum of two products
 
 
+@storable
 class ProximalFlow(nn.Module):
     """The population OT-CFM flow of a potential: x_t = alpha(t) x0 + beta(t) grad phi(x0).
 

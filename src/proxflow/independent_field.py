@@ -14,6 +14,7 @@ from proxflow.kernels.precision import in_full_precision
 from proxflow.measures import Gaussian, Source
 from proxflow.points import flat_points, point_weights
 from proxflow.potentials.atoms import check_like_atoms
+from proxflow.registry import storable
 from proxflow.schedules import Linear, Schedule
 
 __all__ = ["IndependentField"]
@@ -21,6 +22,7 @@ __all__ = ["IndependentField"]
 _ATOMS_AT_ONCE = 1024  # of a block of densities, where its memory allows
 
 
+@storable
 class IndependentField(nn.Module):
     """What a perfect network learns from independent pairs: v_t(x) = E[d/dt X_t | X_t = x], X0 and X1 independent.
 

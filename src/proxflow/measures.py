@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from proxflow.points import Numbers, flat_points, point_weights
+from proxflow.registry import storable
 from proxflow.scalars import real_number, whole_number
 
 __all__ = ["Empirical", "Gaussian", "Source", "Uniform", "draw_rows"]
@@ -42,6 +43,7 @@ class Source(Protocol):
         """Log-density at ``x`` of shape (B, d), shape (B,)."""
 
 
+@storable
 class Gaussian:
     """The standard normal law N(0, I) in dimension ``dim``.
 
@@ -94,6 +96,7 @@ class Gaussian:
         return f"Gaussian({self._dim})"
 
 
+@storable
 class Uniform:
     """The uniform law on the box [low, high]^dim.
 
@@ -151,6 +154,7 @@ class Uniform:
         return f"Uniform({self._dim}, {self.low:g}, {self.high:g})"
 
 
+@storable
 class Empirical:
     """A finite data set as a source (unpaired data to data), its rows blurred by normal noise if wanted.
 

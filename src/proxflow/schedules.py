@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from proxflow.points import as_tensor
+from proxflow.registry import storable
 from proxflow.scalars import real_number
 
 __all__ = ["Cosine", "Linear", "Polynomial", "Schedule", "check_schedule"]
@@ -91,6 +92,7 @@ class Schedule(ABC):
         return f"{type(self).__name__}({arguments})"
 
 
+@storable
 class Linear(Schedule):
     """alpha = 1 - t, beta = t: straight lines at constant speed, the schedule of OT-CFM."""
 
@@ -115,6 +117,7 @@ class Linear(Schedule):
         return -torch.log1p(-t)
 
 
+@storable
 class Cosine(Schedule):
     """alpha = cos(pi t / 2), beta = sin(pi t / 2): the variance-preserving schedule, with W = pi / 2."""
 
@@ -141,6 +144,7 @@ class Cosine(Schedule):
         return torch.where(t < 0.5, early, late)
 
 
+@storable
 class Polynomial(Schedule):
     """alpha = (1 - t)^n, beta = 1 - (1 - t)^n, for any degree n > 0; n = 1 is ``Linear``.
 

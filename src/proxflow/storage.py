@@ -7,7 +7,6 @@ again, so that what is read passes the same checks as what a user builds.
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import json
 import math
 import os
@@ -21,55 +20,12 @@ import torch
 from safetensors.torch import save as to_bytes
 from torch import Tensor
 
-import proxflow
+from proxflow.registry import class_named, is_storable, name_of
+from proxflow.version import __version__
 
 __all__ = ["load", "save", "write_atomically"]
 
 _FORMAT_VERSION = 1
-
-_CLASSES = {
-    "AffineResidual": "proxflow.matching.affine",
-    "Averages": "proxflow.semidiscrete.descent",
-    "Ball": "proxflow.potentials.convex_body",
-    "Checkpoint": "proxflow.semidiscrete.session",
-    "Cosine": "proxflow.schedules",
-    "Discrete": "proxflow.potentials.discrete",
-    "Ellipsoid": "proxflow.potentials.convex_body",
-    "Empirical": "proxflow.measures",
-    "Entropic": "proxflow.potentials.entropic",
-    "Evaluation": "proxflow.semidiscrete.result",
-    "ExactState": "proxflow.semidiscrete.exact",
-    "Fit": "proxflow.semidiscrete.result",
-    "Gaussian": "proxflow.measures",
-    "IndependentField": "proxflow.independent_field",
-    "Iterate": "proxflow.semidiscrete.descent",
-    "Linear": "proxflow.schedules",
-    "MLP": "proxflow.matching.networks",
-    "LocalDimension": "proxflow.analysis.dimension",
-    "MinibatchConvergence": "proxflow.analysis.minibatch_result",
-    "NewtonState": "proxflow.semidiscrete.newton",
-    "NoiseAndCondition": "proxflow.couplings.joint_conditional",
-    "Perturbation": "proxflow.analysis.perturbation",
-    "Polynomial": "proxflow.schedules",
-    "Product": "proxflow.potentials.product",
-    "ProximalFlow": "proxflow.flow",
-    "Quadratic": "proxflow.potentials.quadratic",
-    "Quantile": "proxflow.potentials.quantile",
-    "Radial": "proxflow.potentials.radial",
-    "Rate": "proxflow.analysis.convergence_rate",
-    "Rotated": "proxflow.potentials.calculus",
-    "Scaled": "proxflow.potentials.calculus",
-    "Standardisation": "proxflow.data.standardisation",
-    "StochasticState": "proxflow.semidiscrete.stochastic",
-    "Tally": "proxflow.semidiscrete.problem",
-    "TerminalSpectrum": "proxflow.analysis.terminal",
-    "TerminalStudy": "proxflow.analysis.terminal_study",
-    "ResidualMLP": "proxflow.matching.networks",
-    "TrainRecord": "proxflow.matching.result",
-    "TrainingState": "proxflow.matching.checkpoint",
-    "UNet": "proxflow.matching.networks",
-    "Uniform": "proxflow.measures",
-}
 
 
 def save(obj: object, path: str | os.PathLike[str]) -> None:
@@ -83,7 +39,7 @@ def save(obj: object, path: str | os.PathLike[str]) -> None:
     """
     tensors: dict[str, Tensor] = {}
     tree = _encode(obj, "root", tensors)
-    header = {"format_version": _FORMAT_VERSION, "proxflow": proxflow.__version__, "object": tree}
+    header = {"format_version": _FORMAT_VERSION, "proxflow": __version__, "object": tree}
     write_atomically(Path(path), to_bytes(tensors, metadata={"proxflow": json.dumps(header)}))
 
 
@@ -157,20 +113,29 @@ def _encode(value: object, key: str, tensors: dict[str, Tensor]) -> Any:
     if isinstance(value, list | tuple):
         items = [_encode(item, f"{key}.{i}", tensors) for i, item in enumerate(value)]
         return {"tuple": items} if isinstance(value, tuple) else items
-    name = type(value).__name__
-    if _CLASSES.get(name) != type(value).__module__:
-        raise TypeError(f"save: {key} is a {name}, which cannot be stored; {_instead_of(value)}")
+    if not is_storable(value):
+        raise TypeError(f"save: {key} is a {type(value).__name__}, which cannot be stored; {_instead_of(value)}")
     arguments = {k: _encode(v, f"{key}.{k}", tensors) for k, v in _arguments(value).items()}
-    return {"class": name, "arguments": arguments}
+    return {"class": name_of(type(value)), "arguments": arguments}
 
 
 def _instead_of(value: object) -> str:
     """What to do with an object that cannot be stored."""
     if isinstance(value, torch.nn.Module):
-        return "keep the state_dict of a module of your own with torch.save"
+        return (
+            "decorate its class with proxflow.storable, or keep the state_dict of a module of your own with torch.save"
+        )
     if hasattr(value, "sample"):
         return "of a coupling, save its potential"
     return "storable are proxflow's potentials, flows, fits, schedules, standardisations, networks and results"
+
+
+def _unknown(name: str) -> str:
+    """What to do about a class that is not registered."""
+    module, _, _ = name.rpartition(".")
+    if not module:
+        return "which this version of proxflow does not know"
+    return f"a class of somebody's own; import {module} first, where proxflow.storable is to decorate it"
 
 
 def _arguments(value: object) -> dict[str, object]:
@@ -197,11 +162,12 @@ def _decode(tree: Any, tensors: dict[str, Tensor], path: Path) -> Any:
     if "tuple" in tree:
         return tuple(_decode(item, tensors, path) for item in tree["tuple"])
     name = tree["class"]
-    if name not in _CLASSES:
-        raise ValueError(f"{path} holds a {name!r}, which this version of proxflow does not know")
+    known = class_named(name)
+    if known is None:
+        raise ValueError(f"{path} holds a {name!r}, {_unknown(name)}")
     arguments = {key: _decode(value, tensors, path) for key, value in tree["arguments"].items()}
     try:
-        value = getattr(importlib.import_module(_CLASSES[name]), name)(**arguments)
+        value = known(**arguments)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{path} holds a {name} that cannot be built ({error})") from error
     if hasattr(value, "constructor_arguments"):

@@ -9,6 +9,8 @@ import torch
 from scipy import stats
 from torch import Tensor
 
+from proxflow.registry import storable
+
 __all__ = ["Rate", "WantedSize", "fit_rate", "size_for"]
 
 _LEAST_SIZES = 4
@@ -18,6 +20,7 @@ _RESOLVED = 2.0  # standard errors above zero
 _MOST_DECADES = 12.0
 
 
+@storable
 @dataclass(frozen=True)
 class Rate:
     """value ~ n^-exponent near the largest sizes, or the reason why no such law is stated.

@@ -10,6 +10,7 @@ from torch import Tensor
 from proxflow.analysis.atom_spacing import largest_posterior_weight, sees_one_atom
 from proxflow.analysis.flat_field import DENSE_LIMIT, Field, FlatField, as_times
 from proxflow.points import flat_points
+from proxflow.registry import storable
 from proxflow.results import brief_repr
 from proxflow.scalars import seeded_generator, whole_number
 from proxflow.schedules import Schedule
@@ -19,6 +20,7 @@ __all__ = ["LocalDimension", "local_dimension"]
 _PROBES = 64
 
 
+@storable
 @brief_repr
 @dataclass(frozen=True)
 class LocalDimension:

@@ -17,6 +17,7 @@ from proxflow.couplings.seeding import generator_of
 from proxflow.flow import ProximalFlow
 from proxflow.independent_field import IndependentField
 from proxflow.potentials import Discrete, Potential
+from proxflow.registry import storable
 from proxflow.results import brief_repr
 from proxflow.schedules import Schedule
 
@@ -55,6 +56,7 @@ class FieldError:
     reason: tuple[str, ...]
 
 
+@storable
 @brief_repr
 @dataclass(frozen=True)
 class MinibatchConvergence:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from proxflow.analysis.flat_field import Field, FlatField, as_times
 from proxflow.analysis.spectrum import ends, point_spectrum
+from proxflow.registry import storable
 from proxflow.results import brief_repr
 from proxflow.scalars import real_number, seeded_generator, whole_number
 from proxflow.schedules import Schedule
@@ -22,6 +23,7 @@ from proxflow.schedules import Schedule
 __all__ = ["Perturbation", "perturb"]
 
 
+@storable
 @brief_repr
 @dataclass(frozen=True)
 class Perturbation:

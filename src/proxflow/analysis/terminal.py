@@ -10,6 +10,7 @@ from torch import Tensor
 
 from proxflow.analysis.flat_field import Field, FlatField, as_times
 from proxflow.analysis.spectrum import Which, ends, point_spectrum
+from proxflow.registry import storable
 from proxflow.results import brief_repr
 from proxflow.scalars import seeded_generator
 from proxflow.schedules import Schedule
@@ -17,6 +18,7 @@ from proxflow.schedules import Schedule
 __all__ = ["TangentSplitting", "TerminalSpectrum", "tangent_splitting", "terminal_spectrum"]
 
 
+@storable
 @brief_repr
 @dataclass(frozen=True)
 class TerminalSpectrum:

@@ -14,6 +14,7 @@ from proxflow.analysis.dimension import LocalDimension, local_dimension
 from proxflow.analysis.flat_field import DENSE_LIMIT, Field, FlatField, as_times
 from proxflow.analysis.perturbation import Perturbation, perturb
 from proxflow.analysis.terminal import TerminalSpectrum, terminal_spectrum
+from proxflow.registry import storable
 from proxflow.results import brief_repr
 from proxflow.schedules import Schedule
 
@@ -25,6 +26,7 @@ _PUSHED = 6  # points, along two normal and two tangent directions each
 _PUSH_TIME = 0.5
 
 
+@storable
 @brief_repr
 @dataclass(frozen=True)
 class TerminalStudy:

@@ -14,12 +14,14 @@ from proxflow.couplings.semidiscrete import Semidiscrete
 from proxflow.measures import Empirical, Source
 from proxflow.points import Numbers
 from proxflow.potentials import Discrete, Entropic
+from proxflow.registry import storable
 from proxflow.scalars import real_number
 from proxflow.semidiscrete import fit
 
 __all__ = ["JointConditional"]
 
 
+@storable
 class NoiseAndCondition:
     """The product law of noise and of the data's conditions, scaled."""
 

@@ -7,11 +7,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from proxflow.registry import storable
 from proxflow.results import brief_repr
 
 __all__ = ["Standardisation", "standardisation_of"]
 
 
+@storable
 @brief_repr
 @dataclass(frozen=True)
 class Standardisation:

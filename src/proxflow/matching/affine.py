@@ -19,6 +19,7 @@ from proxflow.couplings.stream import batch_of
 from proxflow.kernels.precision import in_full_precision
 from proxflow.kernels.principal import principal_axes
 from proxflow.matching.times import for_each
+from proxflow.registry import storable
 from proxflow.scalars import whole_number
 from proxflow.schedules import Linear, Schedule, check_schedule
 
@@ -30,6 +31,7 @@ _FLOOR = 1e-6  # of the mean variance of the data: axes that vary less near t = 
 _SIDES = ("source", "target")
 
 
+@storable
 class AffineResidual(nn.Module):
     """The affine part of a velocity, plus a network times the size of the rest, along fixed axes.
 

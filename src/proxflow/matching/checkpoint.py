@@ -11,11 +11,13 @@ import torch
 from torch import Tensor
 
 from proxflow.matching.result import TrainRecord
+from proxflow.registry import storable
 from proxflow.storage import load
 
 __all__ = ["TrainingState", "random_state", "read_state", "set_random_state"]
 
 
+@storable
 @dataclass(frozen=True)
 class TrainingState:
     """A run after ``step`` steps, which is also the place of its coupling in the stream of batches.

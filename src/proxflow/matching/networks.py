@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from proxflow.matching.times import for_each
 from proxflow.optional import optional_package
+from proxflow.registry import storable
 
 __all__ = ["MLP", "ResidualMLP", "UNet"]
 
@@ -41,6 +42,7 @@ class _Perceptron(nn.Module):
         }
 
 
+@storable
 class ResidualMLP(_Perceptron):
     """A residual perceptron whose blocks are modulated by the time and, if wanted, the class (adaLN-Zero).
 
@@ -132,6 +134,7 @@ class _Block(nn.Module):
         return torch.addcmul(value, self.gate(condition), self.second(hidden))
 
 
+@storable
 class MLP(_Perceptron):
     """A perceptron on the flat point, a Fourier embedding of the time and, if wanted, a learned embedding of the class.
 
@@ -190,6 +193,7 @@ class MLP(_Perceptron):
         return velocity.reshape(x.shape)
 
 
+@storable
 class UNet(nn.Module):
     """diffusers' UNet2DModel as a velocity network for images; called as ``MLP`` is.
 

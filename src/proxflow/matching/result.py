@@ -10,12 +10,14 @@ from torch import Tensor, nn
 
 from proxflow.matching.guidance import field_of
 from proxflow.metrics.few_steps import STEPS, FewSteps, few_steps
+from proxflow.registry import storable
 from proxflow.results import brief_repr
 from proxflow.schedules import Schedule
 
 __all__ = ["TrainRecord", "TrainResult"]
 
 
+@storable
 @dataclass(frozen=True)
 class TrainRecord:
     """One look at a run.

@@ -10,11 +10,13 @@ from torch import Tensor
 
 from proxflow.kernels.norms import row_norm
 from proxflow.potentials.base import GeneralizedQuadratic, Potential, as_parameter, check_rotation_invariant
+from proxflow.registry import storable
 from proxflow.results import ProxResult
 
 __all__ = ["Rotated", "Scaled"]
 
 
+@storable
 class Rotated(Potential):
     """The law of Q y + shift, y from a known law: phi(Q'u) + <shift, u>, psi(Q'(y - shift)).
 
@@ -115,6 +117,7 @@ class Rotated(Potential):
         return ((y.double() - self.shift.to(y.device).double()) @ self.rotation.to(y.device).double()).to(y.dtype)
 
 
+@storable
 class Scaled(Potential):
     """The law of factor * y, y from a known law: factor phi(u), factor psi(y / factor).
 

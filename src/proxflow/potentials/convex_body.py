@@ -12,6 +12,7 @@ from proxflow.kernels.frames import frame_around
 from proxflow.kernels.norms import row_norm
 from proxflow.measures import Source
 from proxflow.potentials.base import GeneralizedQuadratic, Potential, as_parameter, check_rotation_invariant
+from proxflow.registry import storable
 from proxflow.results import ProxResult, Verdict
 from proxflow.scalars import real_number
 
@@ -21,6 +22,7 @@ _NEWTON_STEPS = 60
 _OTHERWISE = "for another source, fit samples of the target with semidiscrete.fit(points, source=...)"
 
 
+@storable
 class Ball(Potential):
     """The potential of the uniform law on the sphere of a given radius about 0: phi(u) = radius |u|.
 
@@ -89,6 +91,7 @@ class Ball(Potential):
         return torch.where(off <= self.domain_tolerance(y), int(Verdict.verified), int(Verdict.failed))
 
 
+@storable
 class Ellipsoid(Potential):
     """The potential of a law on the boundary of an ellipsoid about 0: phi(u) = |diag(a) u|.
 

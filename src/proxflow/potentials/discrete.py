@@ -16,6 +16,7 @@ from proxflow.kernels.search import argmax_affine
 from proxflow.measures import Source
 from proxflow.potentials.atoms import centre_and_radius, check_atoms, check_like_atoms
 from proxflow.potentials.base import GeneralizedQuadratic, Potential
+from proxflow.registry import storable
 from proxflow.results import ProxResult, Status, Verdict
 
 __all__ = ["Discrete"]
@@ -27,6 +28,7 @@ _STIFFNESS = -2, 13  # powers of 10, in natural units
 _PLACE_ROUNDINGS = 64.0  # of a point's size, within which a step leaves it in place
 
 
+@storable
 class Discrete(Potential):
     """phi(u) = max_j <u, y_j> - h_j; psi is the lower convex envelope of the (y_j, h_j), +inf off their hull.
 

@@ -15,6 +15,7 @@ from proxflow.kernels.softmax_prox import projection_temperature
 from proxflow.measures import Source
 from proxflow.potentials.atoms import centre_and_radius, check_atoms, check_like_atoms
 from proxflow.potentials.base import DENSITY_ACCURACY, GeneralizedQuadratic, Potential
+from proxflow.registry import storable
 from proxflow.results import ProxResult, Status, Verdict
 
 __all__ = ["Entropic"]
@@ -40,6 +41,7 @@ class _Scaled:
         return self.epsilon / self.radius
 
 
+@storable
 class Entropic(Potential):
     """phi(u) = epsilon log sum_j w_j exp((<u, y_j> - h_j) / epsilon), w_j = N weights_j; w_j = 1 for equal weights.
 

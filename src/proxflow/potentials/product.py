@@ -9,11 +9,13 @@ from torch import Tensor, nn
 
 from proxflow.measures import Gaussian
 from proxflow.potentials.base import GeneralizedQuadratic, Potential
+from proxflow.registry import storable
 from proxflow.results import ProxResult, Status
 
 __all__ = ["Product"]
 
 
+@storable
 class Product(Potential):
     """The product of laws on consecutive blocks of coordinates: psi(y) = sum_i psi_i(y_i).
 

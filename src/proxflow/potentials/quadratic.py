@@ -9,11 +9,13 @@ from torch import Tensor
 
 from proxflow.kernels.norms import row_norm
 from proxflow.potentials.base import DENSITY_ACCURACY, GeneralizedQuadratic, Potential, as_parameter
+from proxflow.registry import storable
 from proxflow.results import ProxResult, Verdict
 
 __all__ = ["Quadratic"]
 
 
+@storable
 class Quadratic(Potential):
     """The potential of N(mean, covariance) from N(0, I): phi(u) = <mean, u> + u' S^(1/2) u / 2.
 

@@ -13,11 +13,13 @@ from proxflow.potentials.base import GeneralizedQuadratic
 from proxflow.potentials.by_quantile import ByQuantile
 from proxflow.potentials.levels import Levels, coordinate_levels
 from proxflow.potentials.quantile_function import QuantileLike
+from proxflow.registry import storable
 from proxflow.results import ProxResult
 
 __all__ = ["Quantile"]
 
 
+@storable
 class Quantile(ByQuantile):
     """The potential of any law on the line: phi(u) is the integral of T = quantile o cdf from 0 to u.
 

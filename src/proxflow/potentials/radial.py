@@ -17,6 +17,7 @@ from proxflow.potentials.by_quantile import ByQuantile
 from proxflow.potentials.levels import Levels, radius_levels
 from proxflow.potentials.monotone_map import MonotonePair
 from proxflow.potentials.quantile_function import QuantileLike
+from proxflow.registry import storable
 from proxflow.results import ProxResult
 
 __all__ = ["Radial"]
@@ -24,6 +25,7 @@ __all__ = ["Radial"]
 _CENTRAL_LEVEL = 2.0**-900  # levels are resolved down to 2^-1000
 
 
+@storable
 class Radial(ByQuantile):
     """The potential of a rotation-invariant law: phi(u) is the integral of T = quantile o F0 from 0 to |u|.
 

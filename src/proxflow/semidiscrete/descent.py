@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from proxflow.registry import storable
 from proxflow.semidiscrete.problem import SemiDual
 from proxflow.semidiscrete.start import Start
 
@@ -18,6 +19,7 @@ _DECAY = 0.55  # the rate falls like (1 + draws per atom)^-_DECAY; the theory as
 _LONGEST_STEP = 0.25  # in gaps per unit of relative mass error
 
 
+@storable
 @dataclass(frozen=True)
 class Averages:
     """A weighted average of iterates (N,), its total weight, and its sum of squared weights."""
@@ -44,6 +46,7 @@ class Averages:
         return Averages(mean, total, self.squares + weight**2)
 
 
+@storable
 @dataclass(frozen=True)
 class Iterate:
     """Where a descent stands after ``steps`` batches: the moving heights (N,), their averages, the draws used.

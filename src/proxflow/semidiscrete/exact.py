@@ -10,6 +10,7 @@ from torch import Tensor
 
 from proxflow.kernels.gaussian_cells import LARGEST_DIMENSION, GaussianCells
 from proxflow.measures import Gaussian
+from proxflow.registry import storable
 from proxflow.semidiscrete.certificate import Cost, MassError, bracketed, draws_to_judge, mass_error
 from proxflow.semidiscrete.light import LightAtoms
 from proxflow.semidiscrete.newton import DampedNewton, NewtonState, missing_dual
@@ -32,6 +33,7 @@ _LEAST_CHANCE = 1e-9  # that some cell's count would be so far off if the masses
 _COST_ROUNDINGS = 1e-13  # relative to the terms of the cost
 
 
+@storable
 @dataclass(frozen=True)
 class ExactState:
     """A run at the end of a step: where Newton's method stands, and how it came there."""

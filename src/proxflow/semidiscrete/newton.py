@@ -18,6 +18,7 @@ from scipy.spatial import QhullError
 from torch import Tensor
 
 from proxflow.kernels.gaussian_cells import GaussianCells, gaussian_cells
+from proxflow.registry import storable
 from proxflow.semidiscrete.problem import SemiDual
 
 __all__ = ["DampedNewton", "NewtonState", "missing_dual"]
@@ -28,6 +29,7 @@ _ROUNDING = 1e-18  # chi2 of masses that are as good as exact
 _NEARLY = 1e-12  # chi2 below which a full step that does not help means that rounding is reached
 
 
+@storable
 @dataclass(frozen=True)
 class NewtonState:
     """Heights (N,), the least mass that steps must keep, the steps taken, and whether more would help."""

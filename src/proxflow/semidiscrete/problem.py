@@ -13,6 +13,7 @@ from torch import Tensor
 from proxflow.kernels.search import argmax_affine
 from proxflow.measures import Source
 from proxflow.potentials.atoms import centre_and_radius
+from proxflow.registry import storable
 
 __all__ = ["GAP_DRAWS", "SMALL_GAP", "SemiDual", "Tally", "chunk_sizes"]
 
@@ -22,6 +23,7 @@ _ROUNDINGS = 2.0**8  # if that quantile is so many roundings wide, rounding move
 _SOFTMAX_BYTES = 1 << 21  # one block of assignment probabilities: about a core's cache
 
 
+@storable
 @dataclass(frozen=True)
 class Tally:
     """How ``draws`` noise draws were assigned: sum (N,) and sum of squares (N,) of the assignment probabilities."""

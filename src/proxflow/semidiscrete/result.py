@@ -8,11 +8,13 @@ from torch import Tensor
 
 from proxflow.potentials.discrete import Discrete
 from proxflow.potentials.entropic import Entropic
+from proxflow.registry import storable
 from proxflow.results import brief_repr
 
 __all__ = ["Evaluation", "Fit", "Solution"]
 
 
+@storable
 @dataclass(frozen=True)
 class Evaluation:
     """The error of a fit at one moment: on fresh draws, or exact (``chi2_stderr`` 0)."""
@@ -38,6 +40,7 @@ class Solution:
     advice: str = "let it run longer"
 
 
+@storable
 @brief_repr
 @dataclass(frozen=True)
 class Fit:

@@ -14,6 +14,7 @@ from torch import Tensor
 from proxflow.console import Console
 from proxflow.fingerprint import fingerprint, source_mark
 from proxflow.measures import Source
+from proxflow.registry import storable
 from proxflow.storage import load, save
 
 __all__ = ["Checkpoint", "Session", "mark_of"]
@@ -21,6 +22,7 @@ __all__ = ["Checkpoint", "Session", "mark_of"]
 _SAVE_EVERY = 10.0  # seconds
 
 
+@storable
 @dataclass(frozen=True)
 class Checkpoint:
     """What a checkpoint file holds: whose fit, the seconds spent, and the state of its method."""

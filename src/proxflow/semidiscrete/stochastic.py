@@ -11,6 +11,7 @@ from torch import Tensor
 
 from proxflow.potentials.discrete import Discrete
 from proxflow.potentials.entropic import Entropic
+from proxflow.registry import storable
 from proxflow.semidiscrete.certificate import (
     LEAST_DRAWS,
     Cost,
@@ -39,6 +40,7 @@ _LEAST_DRAWS = 1 << 17  # of a fit: below this the bias of W2^2 would show besid
 _EXPECTED_EFFICIENCY = 1.6  # chi2 M / N of linearly weighted averaging, 4/3, over what two standard errors leave of tol
 
 
+@storable
 @dataclass(frozen=True)
 class StochasticState:
     """A run at the end of a step: all that the next step depends on.
