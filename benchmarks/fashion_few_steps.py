@@ -117,8 +117,11 @@ COUPLINGS: dict[str, Callable[[Tensor, argparse.Namespace], pf.couplings.Couplin
     "population": lambda rows, options: pf.couplings.Semidiscrete(
         pf.semidiscrete.fit(rows, tol=options.tol).potential, rows
     ),
-    "subspace": lambda rows, _: pf.couplings.Subspace.fit(rows),
-    **{f"subspace of {k}": lambda rows, _, k=k: pf.couplings.Subspace.fit(rows, directions=k) for k in (4, 8, 16, 40)},
+    "subspace": lambda rows, options: pf.couplings.Subspace.fit(rows, tol=options.tol),
+    **{
+        f"subspace of {k}": lambda rows, options, k=k: pf.couplings.Subspace.fit(rows, directions=k, tol=options.tol)
+        for k in (4, 8, 16, 40)
+    },
 }
 ROWS = tuple(COUPLINGS)[:4]
 
@@ -155,7 +158,7 @@ def main() -> None:
     parser.add_argument("--points", type=int, default=60_000, help="images to train on")
     parser.add_argument("--generated", type=int, default=10_000)
     parser.add_argument("--compared", type=int, default=5000, help="samples of the measures that take all distances")
-    parser.add_argument("--tol", type=float, default=0.1, help="of the population coupling's fit")
+    parser.add_argument("--tol", type=float, default=0.1, help="chi2 of the fits")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--rows", nargs="*", default=list(ROWS), choices=list(COUPLINGS))
     parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that it runs")
