@@ -157,7 +157,7 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=None, help="of the network; 512, or 2048 on a GPU")
     parser.add_argument("--points", type=int, default=60_000, help="images to train on")
     parser.add_argument("--generated", type=int, default=10_000)
-    parser.add_argument("--compared", type=int, default=5000, help="samples of the measures that take all distances")
+    parser.add_argument("--compared", type=int, default=2000, help="samples of the measures that take all distances")
     parser.add_argument("--tol", type=float, default=0.1, help="chi2 of the fits")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--rows", nargs="*", default=list(ROWS), choices=list(COUPLINGS))

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
+from proxflow.kernels.norms import row_norm
+from proxflow.kernels.search import argmax_affine
 from proxflow.metrics.clouds import common_frame
 from proxflow.points import Numbers
 
 __all__ = ["nearest_row_ratio"]
-
-_BLOCK_NUMBERS = 1 << 22  # entries of one block of distances
 
 
 def nearest_row_ratio(samples: Numbers, rows: Numbers, held_out: Numbers) -> float:
@@ -37,7 +36,6 @@ def nearest_row_ratio(samples: Numbers, rows: Numbers, held_out: Numbers) -> flo
 def _median_distance(cloud: Numbers, rows: Numbers) -> float:
     """Median distance of a point of the cloud to its nearest row, a length."""
     clouds = common_frame("nearest_row_ratio", cloud, rows)
-    size = max(1, _BLOCK_NUMBERS // len(clouds.y))
-    nearest = [torch.cdist(block, clouds.y).amin(1) for block in clouds.x.split(size)]
-    median: Tensor = torch.cat(nearest).quantile(0.5)
+    nearest = argmax_affine(clouds.x, clouds.y, -0.5 * clouds.y.square().sum(1))  # |x - y|^2 = |x|^2 - 2 score
+    median: Tensor = row_norm(clouds.x - clouds.y[nearest]).quantile(0.5)
     return clouds.unit * float(median)
