@@ -508,7 +508,9 @@ def test_a_newer_format_says_who_wrote_it(stored):
 @pytest.mark.parametrize("name", ["Future", "os.system", "Potential"])
 def test_an_unknown_class_is_named(name, stored):
     rewrite(stored, lambda header: header["object"].update({"class": name}))
-    with pytest.raises(ValueError, match=rf"{re.escape(str(stored))} holds a '{name}', (which this version|.*import os first)"):
+    with pytest.raises(
+        ValueError, match=rf"{re.escape(str(stored))} holds a '{name}', (which this version|.*import os first)"
+    ):
         pf.load(stored)
 
 

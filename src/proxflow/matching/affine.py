@@ -26,6 +26,8 @@ from proxflow.schedules import Linear, Schedule, check_schedule
 __all__ = ["AffineResidual"]
 
 _BATCH = 256  # pairs drawn at once: the moments of minibatch couplings depend on it
+_PAIRS = 16384  # drawn for the moments: variances to 1%
+_MOST_NUMBERS = 1 << 27  # of the drawn points on either side, a GiB in float64; there are fewer pairs above
 _MOST_AXES = 2048  # coordinates, up to which their principal axes are used
 _FLOOR = 1e-6  # of the mean variance of the data: axes that vary less near t = 1 are taken to vary by that
 _SIDES = ("source", "target")
@@ -36,13 +38,12 @@ class AffineResidual(nn.Module):
     """The affine part of a velocity, plus a network times the size of the rest, along fixed axes.
 
     Called as the network is; its parameters are the network's. Training it is exact in law as training the network
-    is: only how the velocity is written down changes. The axes are the principal ones of the data (their coordinates
-    above 2,048), along each of which noise and data are regressed apart from the other axes; noise is uncorrelated
-    across them in all couplings of this library, data by the choice of the axes.
+    is: only how the velocity is written down changes. The axes are the principal ones of the data (the coordinates
+    themselves above 2,048), along each of which noise and data are regressed apart from the other axes.
 
     Args:
         network: v(t, x) or v(t, x, label).
-        axes: (d, d), orthonormal columns.
+        axes: (d, d), orthonormal columns; None for the coordinates themselves.
         means: (2, d), of noise and data.
         variances: (2, d), of noise and data along the axes.
         covariances: (d,), of noise with data along each axis.
@@ -52,7 +53,7 @@ class AffineResidual(nn.Module):
         ValueError: a shape is wrong, or moments are not finite.
     """
 
-    axes: Tensor
+    axes: Tensor | None
     means: Tensor
     variances: Tensor
     covariances: Tensor
@@ -60,7 +61,7 @@ class AffineResidual(nn.Module):
     def __init__(
         self,
         network: nn.Module,
-        axes: Tensor,
+        axes: Tensor | None,
         means: Tensor,
         variances: Tensor,
         covariances: Tensor,
@@ -70,15 +71,16 @@ class AffineResidual(nn.Module):
         check_schedule("AffineResidual", schedule)
         if not isinstance(network, nn.Module):
             raise ValueError(f"AffineResidual: the network must be a torch.nn.Module, got {type(network).__name__}")
-        dim = len(axes)
+        dim = len(covariances)
         moments = {"axes": axes, "means": means, "variances": variances, "covariances": covariances}
         shapes = {"axes": (dim, dim), "means": (2, dim), "variances": (2, dim), "covariances": (dim,)}
-        for name, shape in shapes.items():
-            if tuple(moments[name].shape) != shape or not bool(torch.isfinite(moments[name]).all()):
+        for name, moment in moments.items():
+            shape = shapes[name]
+            if moment is not None and not (tuple(moment.shape) == shape and bool(torch.isfinite(moment).all())):
                 raise ValueError(
-                    f"AffineResidual: {name} must be finite and of shape {shape}, got {tuple(moments[name].shape)}"
+                    f"AffineResidual: {name} must be finite and of shape {shape}, got {tuple(moment.shape)}"
                 )
-            self.register_buffer(name, moments[name])
+            self.register_buffer(name, moment)
         self.network, self.schedule = network, Linear() if schedule is None else schedule
 
     @classmethod
@@ -88,7 +90,7 @@ class AffineResidual(nn.Module):
         coupling: Coupling,
         *,
         schedule: Schedule | None = None,
-        pairs: int = 16384,
+        pairs: int | None = None,
         seed: int = 0,
     ) -> Self:
         """Around a network for pairs of a coupling, whose moments are estimated from draws.
@@ -97,29 +99,24 @@ class AffineResidual(nn.Module):
             network: v(t, x) or v(t, x, label), to be trained.
             coupling: of the pairs that it will be trained on.
             schedule: of the path; Linear if None.
-            pairs: number of pairs drawn, by 256.
+            pairs: number of pairs drawn, by 256; None for 16,384, or fewer where these would take over a GiB.
             seed: of the pairs.
 
         Raises:
             ValueError: pairs is not a whole number of at least 2.
         """
-        count = whole_number(pairs)
-        if count is None or count < 2:
-            raise ValueError(f"AffineResidual: pairs must be a whole number of at least 2, got {pairs!r}")
-        sizes = [_BATCH] * (count // _BATCH) + [count % _BATCH] * (count % _BATCH > 0)
-        batches = [batch_of(coupling, number, size, seed) for number, size in enumerate(sizes)]
+        batches = [batch_of(coupling, number, size, seed) for number, size in enumerate(_sizes(pairs, coupling, seed))]
         dtype = batches[0].source.dtype
         sides = [torch.cat([getattr(batch, side) for batch in batches]).flatten(1).double() for side in _SIDES]
         means = torch.stack([side.mean(0) for side in sides])
         noise, data = (side - mean for side, mean in zip(sides, means, strict=True))
-        dim = data.shape[1]
-        axes = principal_axes(data, dim) if dim <= _MOST_AXES else torch.eye(dim, dtype=data.dtype, device=data.device)
-        noise, data = noise @ axes, data @ axes
+        axes = None
+        if data.shape[1] <= _MOST_AXES:
+            axes = principal_axes(data, data.shape[1])
+            noise, data, axes = noise @ axes, data @ axes, axes.to(dtype).contiguous()
         variances = torch.stack([noise.square().mean(0), data.square().mean(0)])
         covariances = (noise * data).mean(0)
-        return cls(
-            network, axes.to(dtype).contiguous(), means.to(dtype), variances.to(dtype), covariances.to(dtype), schedule
-        )
+        return cls(network, axes, means.to(dtype), variances.to(dtype), covariances.to(dtype), schedule)
 
     def constructor_arguments(self) -> dict[str, object]:
         """Network, axes, moments and schedule."""
@@ -135,7 +132,7 @@ class AffineResidual(nn.Module):
     @property
     def event_shape(self) -> tuple[int, ...]:
         """Of one point."""
-        return tuple(getattr(self.network, "event_shape", self.axes.shape[:1]))
+        return tuple(getattr(self.network, "event_shape", self.covariances.shape))
 
     @property
     def classes(self) -> int:
@@ -154,6 +151,8 @@ class AffineResidual(nn.Module):
     @in_full_precision
     def _velocity(self, centred: Tensor, learned: Tensor, moments: _Moments) -> Tensor:
         """Affine part and what is learned together; in half precision the affine part loses its digits near t = 1."""
+        if self.axes is None:
+            return moments.mean_rate + moments.slope * centred + moments.rest * learned
         along = moments.slope * (centred @ self.axes) + moments.rest * (learned @ self.axes)
         return moments.mean_rate + along @ self.axes.T
 
@@ -186,3 +185,14 @@ class _Moments(NamedTuple):
     size: Tensor
     slope: Tensor
     rest: Tensor
+
+
+def _sizes(pairs: int | None, coupling: Coupling, seed: int) -> list[int]:
+    """Sizes of the batches that the moments are taken from."""
+    count = _PAIRS if pairs is None else whole_number(pairs)
+    if count is None or count < 2:
+        raise ValueError(f"AffineResidual: pairs must be a whole number of at least 2, got {pairs!r}")
+    if pairs is None:
+        dim = batch_of(coupling, 0, 1, seed).source.numel()
+        count = max(_BATCH, min(count, _MOST_NUMBERS // dim))
+    return [_BATCH] * (count // _BATCH) + [count % _BATCH] * (count % _BATCH > 0)
