@@ -223,15 +223,8 @@ def test_agreement_in_one_direction_is_its_share_of_the_variance() -> None:
 def test_directions_of_small_variance_are_left_out() -> None:
     """Four directions hold 94% of the variance; a thousand rows cannot tell the map of the other twelve."""
     choice = choose_directions(rows(1000, [3.0] * 4 + [0.45] * 12, seed=1))
+    assert choice.count == 4
     assert choice.agreement.argmax() == choice.counts.index(4)
-    assert choice.count <= 6
-
-
-def test_of_counts_that_tell_as_much_the_largest_is_taken() -> None:
-    choice = choose_directions(rows(1000, [3.0] * 4 + [0.45] * 12, seed=1))
-    as_good = choice.agreement >= 0.97 * choice.agreement.max()
-    assert 1 < int(as_good.sum()) < len(choice.counts)
-    assert choice.count == choice.counts[int(as_good.nonzero().max())]
 
 
 def test_more_rows_estimate_more_directions() -> None:

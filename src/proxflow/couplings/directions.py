@@ -4,9 +4,8 @@ The rows are split at random, and each half is coupled with the same noise, in t
 the halves name two rows, T_A(u) and T_B(u), independent of one another. So the mean of <T_A(u) - E T_A, T_B(u) - E T_B>
 over the noise, as a share of the data's variance, is what the map of one half says of rows that it never saw: the
 variance of samples that a network can learn to make from the noise in one step. More directions fix more of a row,
-until their cells are too many for the rows to tell where they lie. The curve is flat around its top, while the cost of
-the pairs keeps falling: so the largest count is taken that is nearly as good. The directions are the principal ones of
-one half, then of the other, since those of a half fit its own rows too well.
+until their cells are too many for the rows to tell where they lie. The directions are the principal ones of one half,
+then of the other, since those of a half fit its own rows too well.
 """
 
 from __future__ import annotations
@@ -34,8 +33,7 @@ __all__ = ["DirectionChoice", "check_directions", "choose_directions", "principa
 COUNTS = (1, 2, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128)  # about a factor sqrt 2 apart
 _DRAWS = 1 << 14  # of noise: a standard error of the agreement below .01
 _DRAWS_PER_ROW = 32  # for the heights, chi2 about 0.04: far rougher ones give the agreement to three digits too
-_AS_GOOD = 0.03  # of the best agreement: what counts that tell as much of a row may lack of it
-_PATIENCE = 2  # counts in a row that tell less, after which no larger ones are tried
+_PATIENCE = 2  # counts in a row below the best, after which no larger ones are tried
 _LEAST_ROWS = 8  # distinct ones, of which two halves say anything
 _ORTHONORMAL = 1e-4  # largest error of directions^T directions
 _BLOCK = 1 << 24  # entries of a block of rows
@@ -47,8 +45,7 @@ class DirectionChoice:
     """How many principal directions to couple, and why.
 
     Attributes:
-        directions: (d, k), orthonormal: the k first principal directions of all rows, k the largest count whose
-            agreement is within 3% of the best.
+        directions: (d, k), orthonormal: the k first principal directions of all rows, k the count of most agreement.
         counts: the numbers of directions tried.
         agreement: (K,) for each of them, the share of the data's variance that the maps of two halves agree on; NaN
             where the rows are too few to be halved.
@@ -109,17 +106,11 @@ def choose_directions(
     for count in sorted({min(count, largest) for count in wanted}):
         tried.append(count)
         found.append(_agreement(halves, [axis[:, :count] for axis in leading], seed, progress))
-        chosen = _largest_as_good([value for value, _ in found])
-        if len(found) - 1 - chosen >= _PATIENCE:
+        best = max(range(len(found)), key=lambda k: found[k][0])
+        if len(found) - 1 - best >= _PATIENCE:
             break
     agreement, error = torch.tensor(found, dtype=torch.float64).T
-    return DirectionChoice(principal_directions(flat, tried[chosen], mass), tuple(tried), agreement, error)
-
-
-def _largest_as_good(agreement: Sequence[float]) -> int:
-    """The last place whose value is nearly the largest: it tells as much of a row, and its pairs cost least."""
-    best = max(agreement)
-    return max(place for place, value in enumerate(agreement) if value >= best - _AS_GOOD * abs(best))
+    return DirectionChoice(principal_directions(flat, tried[best], mass), tuple(tried), agreement, error)
 
 
 def principal_directions(points: Numbers, count: int, weights: Numbers | None = None) -> Tensor:
