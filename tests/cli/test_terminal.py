@@ -66,7 +66,9 @@ def test_a_network_at_the_scale_of_single_atoms_is_warned_of(data, tmp_path, cap
 def test_a_network_that_is_no_gradient_is_warned_of(data, run, tmp_path, capsys, monkeypatch) -> None:
     monkeypatch.setattr(report, "render_training_page", lambda *_args, **_options: "<!doctype html>", raising=False)
     np.save(tmp_path / "wide.npy", np.random.default_rng(0).normal(size=(30, 12)).astype("f4"))
-    call("train", tmp_path / "wide.npy", "--out", tmp_path / "run", "--steps", 1, "--width", 8, "--depth", 1)
+    monkeypatch.setattr(pf.matching.AffineResidual, "fit", lambda network, *_args, **_options: network)  # a gradient
+    options = ("--network", "mlp", "--steps", 1, "--width", 8, "--depth", 1)
+    call("train", tmp_path / "wide.npy", "--out", tmp_path / "run", *options)
     monkeypatch.setattr(report, "render_terminal_page", render)
     capsys.readouterr()
     assert call("terminal", tmp_path / "run", "--count", 6, "--scale", 50) == 0
