@@ -14,7 +14,7 @@ from typing import NamedTuple, Self
 import torch
 from torch import Tensor, nn
 
-from proxflow.couplings import Coupling
+from proxflow.couplings import Coupling, Pairs
 from proxflow.couplings.stream import batch_of
 from proxflow.kernels.precision import in_full_precision
 from proxflow.kernels.principal import principal_axes
@@ -105,7 +105,7 @@ class AffineResidual(nn.Module):
         Raises:
             ValueError: pairs is not a whole number of at least 2.
         """
-        batches = [batch_of(coupling, number, size, seed) for number, size in enumerate(_sizes(pairs, coupling, seed))]
+        batches = _drawn(coupling, pairs, seed)
         dtype = batches[0].source.dtype
         sides = [torch.cat([getattr(batch, side) for batch in batches]).flatten(1).double() for side in _SIDES]
         means = torch.stack([side.mean(0) for side in sides])
@@ -187,12 +187,14 @@ class _Moments(NamedTuple):
     rest: Tensor
 
 
-def _sizes(pairs: int | None, coupling: Coupling, seed: int) -> list[int]:
-    """Sizes of the batches that the moments are taken from."""
+def _drawn(coupling: Coupling, pairs: int | None, seed: int) -> list[Pairs]:
+    """The batches that the moments are taken from."""
     count = _PAIRS if pairs is None else whole_number(pairs)
     if count is None or count < 2:
         raise ValueError(f"AffineResidual: pairs must be a whole number of at least 2, got {pairs!r}")
+    first = batch_of(coupling, 0, min(count, _BATCH), seed)
     if pairs is None:
-        dim = batch_of(coupling, 0, 1, seed).source.numel()
-        count = max(_BATCH, min(count, _MOST_NUMBERS // dim))
-    return [_BATCH] * (count // _BATCH) + [count % _BATCH] * (count % _BATCH > 0)
+        count = max(_BATCH, min(count, _MOST_NUMBERS // first.source[0].numel()))
+    starts = range(_BATCH, count, _BATCH)
+    rest = (batch_of(coupling, start // _BATCH, min(_BATCH, count - start), seed) for start in starts)
+    return [first, *rest]
