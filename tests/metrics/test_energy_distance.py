@@ -10,7 +10,7 @@ import pytest
 import torch
 from scipy import stats
 
-from proxflow.metrics import energy_distance
+from proxflow.metrics import energy_distance, energy_distance_error
 from tests.metrics.clouds import BAD_PAIRS, check_refusals, f64, normal
 from tests.peak_memory import peak_bytes
 
@@ -109,3 +109,23 @@ def test_unbiased_needs_two_points(name):
     one, two = torch.zeros(1, 2, dtype=f64), torch.ones(2, 2, dtype=f64)
     with pytest.raises(ValueError, match=f"unbiased needs two points .* in {name}"):
         energy_distance(*((one, two) if name == "a" else (two, one)), unbiased=True)
+
+
+@pytest.mark.parametrize(("shift", "covers"), [(0.0, (1.15, 1.7)), (2.0, (0.85, 1.15))])
+def test_error_is_that_of_repeated_draws_or_a_little_more(shift, covers):
+    draws = [(normal(60, 2, seed=s), 1.5 * normal(80, 2, seed=s + 5000) + shift) for s in range(150)]
+    if shift == 0:
+        draws = [(x, y / 1.5) for x, y in draws]
+    scatter = np.std([energy_distance(x, y, unbiased=True) for x, y in draws], ddof=1)
+    told = math.sqrt(np.mean([energy_distance_error(x, y) ** 2 for x, y in draws]))
+    assert covers[0] < told / scatter < covers[1]
+
+
+def test_error_of_few_or_bad_points():
+    assert math.isnan(energy_distance_error(normal(1, 2), normal(9, 2)))
+    assert energy_distance_error(normal(2, 2), normal(9, 2)) > 0
+    scale = 2.0**400
+    x, y = normal(40, 2), normal(50, 2, seed=1) + 1
+    assert energy_distance_error(scale * x, scale * y) == pytest.approx(scale * energy_distance_error(x, y), rel=1e-9)
+    with pytest.raises(ValueError, match="not finite"):
+        energy_distance_error(normal(4, 2), math.nan * normal(9, 2))

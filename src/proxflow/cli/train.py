@@ -257,20 +257,20 @@ def _network(
 
 
 def _print_training(result: TrainResult, comparison: FewSteps, dataset: Dataset) -> None:
-    from proxflow.report.training import NO_BETTER, WRONG_SPREAD
+    from proxflow.report.training import complaint
     from proxflow.report.wording import counted
 
     last = result.history[-1]
     typer.echo(f"{dataset.name}: {result.steps:,} steps in {result.seconds:.1f} s, loss {last.loss:.4g}")
     if math.isfinite(last.field_error):
         typer.echo(f"  field error          {last.field_error:.4g}, relative to the exact flow on held-out noise")
-    for steps, distance, spread in zip(comparison.steps, comparison.energy_distance, comparison.spread, strict=True):
+    columns = comparison.steps, comparison.energy_distance, comparison.energy_distance_error, comparison.spread
+    for steps, distance, error, spread in zip(*columns, strict=True):
         typer.echo(
-            f"  {counted(steps, 'Euler step'):20s} energy distance {distance:.4g}, "
+            f"  {counted(steps, 'Euler step'):20s} energy distance {distance:.4g} +- {error:.1g}, "
             f"total variance over the data's {spread.total:.3f} +- {spread.total_error:.3f}"
         )
     typer.echo(f"  {'noise itself':20s} energy distance {comparison.of_noise:.4g}")
-    if not comparison.beats_noise:
-        typer.echo(f"  {NO_BETTER}")
-    elif not comparison.spreads_right:
-        typer.echo(f"  {WRONG_SPREAD}")
+    typer.echo(f"  {'normal law':20s} energy distance {comparison.of_normal:.4g}, of the data's mean and covariance")
+    if found := complaint(comparison):
+        typer.echo(f"  {found}")

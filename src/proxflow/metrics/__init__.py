@@ -1,6 +1,6 @@
 """Metrics of samples: distance to the data, spread, whether they are new and fit their labels, and their paths."""
 
-from proxflow.metrics.energy_distance import energy_distance
+from proxflow.metrics.energy_distance import energy_distance, energy_distance_error
 from proxflow.metrics.few_steps import FewSteps, few_steps
 from proxflow.metrics.label_accuracy import LabelAccuracy, label_accuracy
 from proxflow.metrics.memorisation import nearest_row_ratio
@@ -14,6 +14,7 @@ __all__ = [
     "Spread",
     "Wasserstein",
     "energy_distance",
+    "energy_distance_error",
     "few_steps",
     "label_accuracy",
     "nearest_row_ratio",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Literal, overload
 
@@ -12,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 from proxflow.metrics.clouds import common_frame, distances
 from proxflow.points import Numbers
 
-__all__ = ["energy_distance"]
+__all__ = ["energy_distance", "energy_distance_error"]
 
 _BLOCK_NUMBERS = 1 << 22  # entries of one block of distances
 
@@ -94,6 +95,35 @@ def energy_distance(
     if not unbiased:
         value = value.clamp(min=0)  # below 0 it could only be rounding
     return (clouds.unit * value).to(clouds.dtype) if differentiable else clouds.unit * float(value)
+
+
+def energy_distance_error(a: Numbers, b: Numbers) -> float:
+    """Standard error of the unbiased energy distance of two clouds of independent draws.
+
+    From how much the rows' shares of it, 2 (E|x_i - Y| - E|x_i - X|), vary, its first-order Hoeffding terms. Where the
+    laws differ this is the error; where they are the same, the rows' shares are noise of their own and it is the root
+    of 2 times the error. Takes twice the operations of ``energy_distance``. NaN where a cloud is a single point.
+
+    Args:
+        a: (n, *event), finite; float32 or float64; a tensor, a numpy array or a pandas object.
+        b: (m, *event), likewise.
+
+    Raises:
+        ValueError: as ``energy_distance``.
+    """
+    clouds = common_frame("energy_distance_error", a, b)
+    if min(len(clouds.x), len(clouds.y)) < 2:
+        return math.nan
+    variances = [
+        float((2 * (_mean_distances(x, y) - _mean_distances(x, x) * len(x) / (len(x) - 1))).var()) / len(x)
+        for x, y in ((clouds.x, clouds.y), (clouds.y, clouds.x))
+    ]
+    return clouds.unit * math.sqrt(sum(variances))
+
+
+def _mean_distances(x: Tensor, y: Tensor) -> Tensor:
+    """Mean distance of each row of x to the points y, (n,)."""
+    return torch.cat([distances(rows, y).mean(1) for rows in x.split(_block_rows(y))])
 
 
 def _sum_across(x: Tensor, y: Tensor, mass_x: Tensor, mass_y: Tensor) -> Tensor:

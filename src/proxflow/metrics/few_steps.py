@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from proxflow.metrics.energy_distance import energy_distance
+from proxflow.metrics.energy_distance import energy_distance, energy_distance_error
 from proxflow.metrics.variances import Spread, spread
 from proxflow.results import brief_repr
 from proxflow.sampling.integrate import integrate
@@ -19,6 +19,8 @@ __all__ = ["STEPS", "FewSteps", "few_steps"]
 STEPS = (1, 2, 4, 8, 100)
 
 _NEARER_THAN_NOISE = 0.5  # of the noise's energy distance: what samples must be within to be called near
+_NEARER_THAN_NORMAL = 0.75  # of the normal law's, likewise: digits after the default training are at .45
+_NORMAL_SEED = 0  # of the draws of the normal law
 _SPREAD_WITHIN = 0.1  # of 1, or three standard errors if these are more
 
 
@@ -31,15 +33,20 @@ class FewSteps:
         steps: the K numbers.
         samples: (K, n, *event).
         energy_distance: at each number, unbiased: about 0 for new draws of the data's law.
+        energy_distance_error: at each number, its standard error or a little more.
         spread: at each number, variances of samples over those of the data.
         of_noise: energy distance of the noise itself: what no training gives.
+        of_normal: energy distance of as many draws of the normal law with the data's mean and covariance: what an
+            affine field gives, which knows nothing else of the data.
     """
 
     steps: tuple[int, ...]
     samples: Tensor
     energy_distance: tuple[float, ...]
+    energy_distance_error: tuple[float, ...]
     spread: tuple[Spread, ...]
     of_noise: float
+    of_normal: float
 
     @property
     def best(self) -> int:
@@ -50,6 +57,15 @@ class FewSteps:
     def beats_noise(self) -> bool:
         """Whether the nearest samples are at less than half of the noise's distance."""
         return self.energy_distance[self.best] < _NEARER_THAN_NOISE * self.of_noise
+
+    @property
+    def beats_normal(self) -> bool:
+        """Whether the nearest samples are clearly nearer than the normal law, or not told apart from the data at all.
+
+        The latter is within two standard errors of 0, as good samples of data that are themselves normal are.
+        """
+        nearest, error = self.energy_distance[self.best], self.energy_distance_error[self.best]
+        return nearest < _NEARER_THAN_NORMAL * self.of_normal or nearest <= 2 * error
 
     @property
     def spreads_right(self) -> bool:
@@ -95,6 +111,17 @@ def few_steps(
         tuple(steps)[: len(ends)],
         torch.stack(ends),
         tuple(energy_distance(end, data, unbiased=True) for end in ends),
+        tuple(energy_distance_error(end, data) for end in ends),
         tuple(spread(end, data, directions=directions) for end in ends),
         energy_distance(noise.to(data), data, unbiased=True),
+        energy_distance(_normal_like(data, len(noise)), data, unbiased=True),
     )
+
+
+def _normal_like(data: Tensor, count: int) -> Tensor:
+    """Draws (count, *event) of the normal law with the mean and covariance of data (m, *event)."""
+    mean = data.mean(0)
+    weights = torch.randn(count, len(data), generator=torch.Generator().manual_seed(_NORMAL_SEED), dtype=data.dtype)
+    centred = (data - mean).flatten(1) / max(len(data) - 1, 1) ** 0.5
+    drawn: Tensor = weights.to(data.device) @ centred
+    return mean + drawn.reshape(-1, *data.shape[1:])

@@ -163,8 +163,10 @@ def step_quality(comparison: FewSteps) -> bytes:
     figure = new_figure(7.2, 3.2)
     distance, variance = figure.subplots(1, 2)
     steps = list(comparison.steps)
-    distance.plot(steps, comparison.energy_distance, color=ACCENT, marker="o")
+    errors = comparison.energy_distance_error
+    distance.errorbar(steps, comparison.energy_distance, errors, color=ACCENT, marker="o", capsize=2)
     _name_level(distance, comparison.of_noise, "noise")
+    _name_level(distance, comparison.of_normal, "normal law")
     _name_level(distance, 0, "exact flow")
     distance.set(ylabel="energy distance to the data")
     totals, errors = zip(*((found.total, found.total_error) for found in comparison.spread), strict=True)

@@ -19,12 +19,16 @@ from proxflow.report.template import Picture, Row, picture, render
 from proxflow.report.wording import counted
 from proxflow.schedules import Schedule
 
-__all__ = ["NO_BETTER", "WRONG_SPREAD", "compare_steps", "render_training_page"]
+__all__ = ["compare_steps", "complaint", "render_training_page"]
 
-NO_BETTER = (
+_NO_BETTER = (
     "The samples are hardly better than noise: train for longer, or take a larger network (for images, a U-Net)."
 )
-WRONG_SPREAD = (
+_NO_BETTER_THAN_NORMAL = (
+    "The samples are hardly nearer to the data than a normal law of their mean and covariance is: little more has been "
+    "learned so far. Train for longer, or take a larger network."
+)
+_WRONG_SPREAD = (
     "The samples do not spread as the data do: below 1 they are blurred or miss some of the data, above 1 noise is "
     "left. Train for longer, or take a larger network."
 )
@@ -75,10 +79,10 @@ def render_training_page(
     return render(
         name=dataset.name,
         title=f"A network trained on {dataset.name}",
-        good=result.finished and comparison.beats_noise and comparison.spreads_right,
+        good=result.finished and not complaint(comparison),
         verdict=f"{done} after {result.steps:,} steps. Energy distance of its samples to the data: {quality}; "
-        f"of the noise itself {comparison.of_noise:.3g}. Their total variance over that of the data: {spreads}."
-        f"{_complaint(comparison)}",
+        f"of the noise itself {comparison.of_noise:.3g}, of a normal law with the data's mean and covariance "
+        f"{comparison.of_normal:.3g}. Their total variance over that of the data: {spreads}. {complaint(comparison)}",
         summary=(
             "The network is a velocity field from normal noise (t = 0) to the data (t = 1), learned from pairs of the "
             f"{arguments['coupling']} coupling. Samples come from the average of its parameters, by Euler's method."
@@ -93,10 +97,13 @@ def render_training_page(
     )
 
 
-def _complaint(comparison: FewSteps) -> str:
+def complaint(comparison: FewSteps) -> str:
+    """What is wrong with the samples of a network and what to do, empty where distance and spread are right."""
     if not comparison.beats_noise:
-        return f" {NO_BETTER}"
-    return "" if comparison.spreads_right else f" {WRONG_SPREAD}"
+        return _NO_BETTER
+    if not comparison.spreads_right:
+        return _WRONG_SPREAD
+    return "" if comparison.beats_normal else _NO_BETTER_THAN_NORMAL
 
 
 def _spread_rows(comparison: FewSteps, dataset: Dataset) -> list[Row]:
@@ -163,9 +170,10 @@ def _pictures(
         picture(
             "Few steps",
             "Left: energy distance between samples and data against Euler steps. It is unbiased: samples as good as "
-            "the data themselves, as those of the exact flow are, scatter around zero. The straighter the flow, the "
-            "less it falls. It forgives samples that are too smooth. Right: what it forgives, their total variance "
-            "over the data's, with one standard error.",
+            "the data themselves, as those of the exact flow are, scatter around zero. A normal law with the mean and "
+            "covariance of the data is what an affine field makes. The straighter the flow, the less it falls. It "
+            "forgives samples that are too smooth. Right: what it forgives, their total variance over the data's. "
+            "Bars are one standard error.",
             figures.step_quality(comparison),
         ),
     ]
