@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["real_number", "seeded_generator", "whole_number"]
+__all__ = ["real_number", "whole_number"]
 
 
 def whole_number(value: object) -> int | None:
@@ -35,18 +35,6 @@ def real_number(value: object) -> float:
         return float(value)
     except OverflowError:
         return float("nan")
-
-
-def seeded_generator(caller: str, seed: object, device: torch.device | str = "cpu") -> torch.Generator:
-    """A generator that starts from a seed.
-
-    Raises:
-        ValueError: the seed is no integer, or outside of what 64 bits hold.
-    """
-    number = whole_number(seed)
-    if number is None or not -(2**63) <= number < 2**64:
-        raise ValueError(f"{caller}: seed must be an integer of at most 64 bits, got {seed!r}")
-    return torch.Generator(device).manual_seed(number)
 
 
 def _is_truth(value: object) -> bool:

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from proxflow.couplings import Conditional, Coupling, Independent, Minibatch, Pairs, PairStream, Semidiscrete
-from proxflow.couplings.seeding import generator_of
 from proxflow.errors import ConvergenceWarning
+from proxflow.seeding import generator_of
 from proxflow.semidiscrete import fit
 
 ROWS = 40

@@ -12,8 +12,9 @@ from proxflow.analysis.flat_field import DENSE_LIMIT, Field, FlatField, as_times
 from proxflow.points import flat_points
 from proxflow.registry import storable
 from proxflow.results import brief_repr
-from proxflow.scalars import seeded_generator, whole_number
+from proxflow.scalars import whole_number
 from proxflow.schedules import Schedule
+from proxflow.seeding import seeded_generator
 
 __all__ = ["LocalDimension", "local_dimension"]
 

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from proxflow.potentials.base import GeneralizedQuadratic, Potential
 from proxflow.results import brief_repr
-from proxflow.scalars import seeded_generator
+from proxflow.seeding import seeded_generator
 
 __all__ = ["EpiCheck", "EpiQuotients", "check_second_epi_derivative", "directional_prox", "second_epi_quotients"]
 

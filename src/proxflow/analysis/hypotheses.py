@@ -14,7 +14,7 @@ from torch import Tensor
 from proxflow.analysis.epiderivative import EpiCheck, check_second_epi_derivative
 from proxflow.potentials import Potential
 from proxflow.results import Verdict, brief_repr
-from proxflow.scalars import seeded_generator
+from proxflow.seeding import seeded_generator
 
 __all__ = ["TerminalHypotheses", "Verdict", "check_terminal_hypotheses"]
 

@@ -11,8 +11,8 @@ from torch import Tensor
 from proxflow.analysis.flat_field import Field, FlatField, as_times
 from proxflow.analysis.spectrum import ends, point_spectrum
 from proxflow.results import brief_repr
-from proxflow.scalars import seeded_generator
 from proxflow.schedules import Schedule
+from proxflow.seeding import seeded_generator
 
 __all__ = ["LyapunovExponents", "lyapunov_exponents"]
 

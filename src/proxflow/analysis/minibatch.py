@@ -20,12 +20,12 @@ from proxflow.analysis.minibatch_reference import FiniteTarget, Target, Transpor
 from proxflow.analysis.minibatch_result import MinibatchConvergence
 from proxflow.console import Console
 from proxflow.couplings.pairing import EPSILON, check_solver
-from proxflow.couplings.seeding import generator_of
 from proxflow.errors import ConvergenceWarning
 from proxflow.measures import Source
 from proxflow.points import Numbers, as_tensor
 from proxflow.potentials import Discrete, Entropic, Potential
 from proxflow.schedules import Linear, Schedule
+from proxflow.seeding import generator_of
 from proxflow.semidiscrete import Fit, fit
 
 __all__ = ["minibatch_convergence"]

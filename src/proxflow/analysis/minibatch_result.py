@@ -13,13 +13,13 @@ from proxflow.analysis.convergence_rate import Rate, WantedSize, size_for
 from proxflow.analysis.minibatch_controls import Cost
 from proxflow.analysis.minibatch_draws import pairs_kept_per_batch
 from proxflow.analysis.minibatch_field import draw_partner, squared_mean
-from proxflow.couplings.seeding import generator_of
 from proxflow.flow import ProximalFlow
 from proxflow.independent_field import IndependentField
 from proxflow.potentials import Discrete, Potential
 from proxflow.registry import storable
 from proxflow.results import brief_repr
 from proxflow.schedules import Schedule
+from proxflow.seeding import generator_of
 
 __all__ = ["FieldError", "MinibatchConvergence", "VelocityError"]
 

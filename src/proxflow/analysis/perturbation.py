@@ -17,8 +17,9 @@ from proxflow.analysis.flat_field import Field, FlatField, as_times
 from proxflow.analysis.spectrum import ends, point_spectrum
 from proxflow.registry import storable
 from proxflow.results import brief_repr
-from proxflow.scalars import real_number, seeded_generator, whole_number
+from proxflow.scalars import real_number, whole_number
 from proxflow.schedules import Schedule
+from proxflow.seeding import seeded_generator
 
 __all__ = ["Perturbation", "perturb"]
 

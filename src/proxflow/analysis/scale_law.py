@@ -15,8 +15,8 @@ from torch import Tensor
 from proxflow.analysis.flat_field import Field, FlatField, as_times
 from proxflow.analysis.spectrum import Which, ends, point_spectrum
 from proxflow.results import brief_repr
-from proxflow.scalars import seeded_generator
 from proxflow.schedules import Linear, Schedule
+from proxflow.seeding import seeded_generator
 
 __all__ = ["ScaleSpectrum", "local_scale", "scale_law", "scale_spectrum"]
 

@@ -12,8 +12,8 @@ from proxflow.analysis.flat_field import Field, FlatField, as_times
 from proxflow.analysis.spectrum import Which, ends, point_spectrum
 from proxflow.registry import storable
 from proxflow.results import brief_repr
-from proxflow.scalars import seeded_generator
 from proxflow.schedules import Schedule
+from proxflow.seeding import seeded_generator
 
 __all__ = ["TangentSplitting", "TerminalSpectrum", "tangent_splitting", "terminal_spectrum"]
 

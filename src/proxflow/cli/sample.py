@@ -49,9 +49,10 @@ def sample(
 
     from proxflow.report import figures
     from proxflow.run_folder import RunFolder
+    from proxflow.seeding import generator_of
 
     folder = RunFolder(run)
-    generator = torch.Generator().manual_seed(seed)
+    generator = generator_of(seed)
     with torch.no_grad():
         if folder.is_trained:
             end, standardisation, shape = _sampled_network(folder, count, steps, method, label, guidance, generator)

@@ -157,8 +157,9 @@ class _Arriving:
         """Initial points of the trajectories."""
         import torch
 
-        generator = torch.Generator().manual_seed(seed)
-        return torch.randn((count, *self.event_shape), generator=generator, dtype=self.dtype)
+        from proxflow.seeding import generator_of
+
+        return torch.randn((count, *self.event_shape), generator=generator_of(seed), dtype=self.dtype)
 
 
 def _arriving_run(folder: RunFolder) -> _Arriving:

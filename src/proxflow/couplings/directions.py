@@ -18,7 +18,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from proxflow.couplings.seeding import generator_of
 from proxflow.errors import ConvergenceWarning
 from proxflow.kernels.principal import principal_axes
 from proxflow.measures import Gaussian
@@ -26,6 +25,7 @@ from proxflow.points import Numbers, as_tensor, flat_points, point_weights
 from proxflow.potentials import Discrete
 from proxflow.results import brief_repr
 from proxflow.scalars import whole_number
+from proxflow.seeding import generator_of
 from proxflow.semidiscrete import fit
 
 __all__ = ["DirectionChoice", "check_directions", "choose_directions", "principal_directions"]

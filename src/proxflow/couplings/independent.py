@@ -7,9 +7,9 @@ from torch import Tensor
 
 from proxflow.couplings.pairs import Pairs
 from proxflow.couplings.rows import Rows, check_count
-from proxflow.couplings.seeding import own_generator
 from proxflow.measures import Source
 from proxflow.points import Numbers
+from proxflow.seeding import own_generator
 
 __all__ = ["Independent"]
 

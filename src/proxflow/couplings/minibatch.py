@@ -9,10 +9,10 @@ from proxflow.couplings.pairing import EPSILON, SOLVERS, check_solver, permutati
 from proxflow.couplings.pairs import Pairs, joined, rows_of
 from proxflow.couplings.reserve import Reserve
 from proxflow.couplings.rows import Rows, check_count
-from proxflow.couplings.seeding import generator_of, own_generator
 from proxflow.measures import Source
 from proxflow.points import Numbers
 from proxflow.scalars import whole_number
+from proxflow.seeding import generator_of, own_generator
 
 __all__ = ["Minibatch"]
 

@@ -9,11 +9,11 @@ from torch import Tensor
 
 from proxflow.couplings.pairs import Pairs
 from proxflow.couplings.rows import checked_labels
-from proxflow.couplings.seeding import own_generator
 from proxflow.kernels.assignment import least_cost_permutation, sinkhorn_permutation
 from proxflow.kernels.precision import in_full_precision
 from proxflow.points import Numbers, as_tensor
 from proxflow.scalars import real_number
+from proxflow.seeding import own_generator
 
 __all__ = ["SOLVERS", "check_solver", "pair", "permutation"]
 

@@ -10,9 +10,9 @@ from torch import Tensor
 from proxflow.couplings.noise_pool import NoiseLaw, NoisePool
 from proxflow.couplings.pairs import Pairs
 from proxflow.couplings.rows import Rows, check_count
-from proxflow.couplings.seeding import own_generator
 from proxflow.points import Numbers, point_weights
 from proxflow.potentials import Discrete, Entropic
+from proxflow.seeding import own_generator
 
 __all__ = ["Semidiscrete"]
 

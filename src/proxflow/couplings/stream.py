@@ -12,7 +12,7 @@ import torch
 
 from proxflow.couplings.pairs import Pairs, rows_of
 from proxflow.couplings.reserve import Reserve
-from proxflow.couplings.seeding import generator_of
+from proxflow.seeding import generator_of
 
 __all__ = ["Coupling", "PairStream", "batch_of"]
 

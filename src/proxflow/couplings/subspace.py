@@ -19,13 +19,13 @@ from proxflow.couplings.directions import check_directions, choose_directions, p
 from proxflow.couplings.noise_pool import NoiseLaw
 from proxflow.couplings.pairs import Pairs
 from proxflow.couplings.rows import Rows, check_count
-from proxflow.couplings.seeding import generator_of, own_generator
 from proxflow.couplings.semidiscrete import Semidiscrete
 from proxflow.couplings.stream import Coupling, batch_of
 from proxflow.measures import Gaussian
 from proxflow.points import Numbers
 from proxflow.potentials import Discrete, Entropic
 from proxflow.scalars import whole_number
+from proxflow.seeding import generator_of, own_generator
 from proxflow.semidiscrete import fit
 
 __all__ = ["Subspace", "directions_of"]

@@ -13,6 +13,7 @@ from proxflow.metrics.few_steps import STEPS, FewSteps, few_steps
 from proxflow.registry import storable
 from proxflow.results import brief_repr
 from proxflow.schedules import Schedule
+from proxflow.seeding import seeded_generator
 
 __all__ = ["TrainRecord", "TrainResult"]
 
@@ -79,9 +80,9 @@ class TrainResult:
             seed: of the noise.
 
         Raises:
-            ValueError: as of ``metrics.few_steps``.
+            ValueError: as of ``metrics.few_steps``, or the seed is no integer of at most 64 bits.
         """
-        generator = torch.Generator().manual_seed(seed)
+        generator = seeded_generator("few_steps", seed)
         noise = torch.randn((count, *data.shape[1:]), generator=generator, dtype=data.dtype)
         device = next(self.network.parameters()).device
         return few_steps(field_of(self.network), noise.to(device), data, steps=steps, schedule=schedule)

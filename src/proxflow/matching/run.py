@@ -15,7 +15,6 @@ from torch.optim.swa_utils import AveragedModel
 
 from proxflow.couplings import Coupling, Pairs
 from proxflow.couplings.pairs import rows_of
-from proxflow.couplings.seeding import generator_of
 from proxflow.errors import ConvergenceError
 from proxflow.matching.checkpoint import TrainingState, random_state, read_state, set_random_state
 from proxflow.matching.path import PathSample, flow_matching_loss, sample_path
@@ -23,6 +22,7 @@ from proxflow.matching.result import TrainRecord, TrainResult
 from proxflow.matching.settings import Settings
 from proxflow.matching.times import Uniform
 from proxflow.optional import optional_package
+from proxflow.seeding import generator_of
 from proxflow.storage import save
 
 if TYPE_CHECKING:

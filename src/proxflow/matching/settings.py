@@ -9,11 +9,11 @@ from torch import nn
 
 from proxflow.couplings import Coupling
 from proxflow.couplings.rows import Rows
-from proxflow.couplings.seeding import generator_of
 from proxflow.fingerprint import fingerprint
 from proxflow.matching.times import TimeSampler
 from proxflow.scalars import real_number, whole_number
 from proxflow.schedules import Schedule, check_schedule
+from proxflow.seeding import generator_of
 
 __all__ = ["Settings"]
 

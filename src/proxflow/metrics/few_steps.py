@@ -13,6 +13,7 @@ from proxflow.metrics.variances import Spread, spread
 from proxflow.results import brief_repr
 from proxflow.sampling.integrate import integrate
 from proxflow.schedules import Schedule
+from proxflow.seeding import generator_of
 
 __all__ = ["STEPS", "FewSteps", "few_steps"]
 
@@ -121,7 +122,7 @@ def few_steps(
 def _normal_like(data: Tensor, count: int) -> Tensor:
     """Draws (count, *event) of the normal law with the mean and covariance of data (m, *event)."""
     mean = data.mean(0)
-    weights = torch.randn(count, len(data), generator=torch.Generator().manual_seed(_NORMAL_SEED), dtype=data.dtype)
+    weights = torch.randn(count, len(data), generator=generator_of(_NORMAL_SEED), dtype=data.dtype)
     centred = (data - mean).flatten(1) / max(len(data) - 1, 1) ** 0.5
     drawn: Tensor = weights.to(data.device) @ centred
     return mean + drawn.reshape(-1, *data.shape[1:])

@@ -18,6 +18,7 @@ from proxflow.metrics.clouds import Clouds, check_seed, common_frame, distances
 from proxflow.optional import optional_package
 from proxflow.points import Numbers
 from proxflow.scalars import whole_number
+from proxflow.seeding import generator_of
 
 __all__ = ["Wasserstein", "wasserstein"]
 
@@ -224,9 +225,7 @@ def _mean_squared(pot: ModuleType, clouds: Clouds, x: Tensor, y: Tensor) -> Tens
 
 def _sliced(pot: ModuleType, clouds: Clouds, projections: int, seed: int) -> Tensor:
     """The mean of W2^2 over random directions, a block of them at a time; made again for a gradient, not kept."""
-    draws = torch.randn(
-        (projections, clouds.x.shape[1]), generator=torch.Generator().manual_seed(seed), dtype=torch.float64
-    )
+    draws = torch.randn((projections, clouds.x.shape[1]), generator=generator_of(seed), dtype=torch.float64)
     directions = (draws / draws.norm(dim=1, keepdim=True)).to(clouds.x.device)
 
     def total(block: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from proxflow.flow import ProximalFlow
 from proxflow.report import figures, wording
 from proxflow.report.certificate import certificate, origin
 from proxflow.report.template import Picture, picture, render
+from proxflow.seeding import generator_of
 from proxflow.semidiscrete import Fit
 
 __all__ = ["render_page"]
@@ -36,7 +37,7 @@ def render_page(fit: Fit, flow: ProximalFlow, dataset: Dataset, *, seed: int = 0
 
 def _pictures(fit: Fit, flow: ProximalFlow, dataset: Dataset, seed: int) -> list[Picture]:
     def draws() -> torch.Generator:
-        return torch.Generator().manual_seed(seed)
+        return generator_of(seed)
 
     pictures = [
         picture("From noise to data", wording.path_caption(dataset.dim), figures.trajectories(flow, dataset, draws()))

@@ -11,6 +11,7 @@ from torch import Tensor
 from proxflow.kernels.gaussian_cells import LARGEST_DIMENSION, GaussianCells
 from proxflow.measures import Gaussian
 from proxflow.registry import storable
+from proxflow.seeding import generator_of
 from proxflow.semidiscrete.certificate import Cost, MassError, bracketed, draws_to_judge, mass_error
 from proxflow.semidiscrete.light import LightAtoms
 from proxflow.semidiscrete.newton import DampedNewton, NewtonState, missing_dual
@@ -87,7 +88,7 @@ def solve_exactly(
     found = problem.weights.new_zeros(len(problem))
     found[solved.rows] = newton.state.heights.to(found)
     heights = light.bounded(found, torch.float64)
-    generator = torch.Generator(heights.device).manual_seed(seed)
+    generator = generator_of(seed, device=heights.device)
     gap = problem.small_gap(heights, generator)
     returned.draws += GAP_DRAWS
     double = problem.needs_double(gap, heights)

@@ -18,6 +18,7 @@ from proxflow.points import Numbers
 from proxflow.potentials.discrete import Discrete
 from proxflow.potentials.entropic import Entropic
 from proxflow.scalars import real_number, whole_number
+from proxflow.seeding import generator_of
 from proxflow.semidiscrete.atoms import Atoms, gather_atoms
 from proxflow.semidiscrete.exact import exact_applies, solve_exactly
 from proxflow.semidiscrete.problem import SemiDual
@@ -152,7 +153,7 @@ def _one_atom(atoms: Atoms, source: Source, epsilon: float) -> Solution:
     if isinstance(source, Gaussian):
         value, half, draws = source.second_moment + float(point.square().sum()), 0.0, 0
     else:
-        noise = source.sample(_DIRAC_DRAWS, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        noise = source.sample(_DIRAC_DRAWS, generator=generator_of(0), dtype=torch.float64)
         terms = (noise - point.to(noise)).square().sum(1)
         value, half, draws = float(terms.mean()), 1.96 * float(terms.std()) / math.sqrt(len(terms)), len(terms)
     potential = Returned(atoms, source, epsilon, draws).potential(zero, double=False)

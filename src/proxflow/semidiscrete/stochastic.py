@@ -12,6 +12,7 @@ from torch import Tensor
 from proxflow.potentials.discrete import Discrete
 from proxflow.potentials.entropic import Entropic
 from proxflow.registry import storable
+from proxflow.seeding import generator_of
 from proxflow.semidiscrete.certificate import (
     LEAST_DRAWS,
     Cost,
@@ -32,9 +33,8 @@ from proxflow.semidiscrete.start import isolation, scaled_start
 
 __all__ = ["StochasticState", "solve_stochastically"]
 
-_EVALUATION_SEED = 0x5EED_C0DE  # moves the evaluation stream away from the one that moves the heights
+_MOTION, _EVALUATION, _MOMENT = range(3)  # streams of a seed: move the heights, judge them, tell a second moment
 _COST_DRAWS = 1 << 17
-_MOMENT_SEED = 0x0DDB_A115  # moves the draws that tell a source's second moment away from both
 _LIGHT_SHARE = 0.05  # of the tolerance: what atoms too light for the draws may add to chi2 together
 _LEAST_DRAWS = 1 << 17  # of a fit: below this the bias of W2^2 would show beside its standard error
 _EXPECTED_EFFICIENCY = 1.6  # chi2 M / N of linearly weighted averaging, 4/3, over what two standard errors leave of tol
@@ -104,9 +104,9 @@ class _Run:
         self.problem, self.returned, self.tol, self.session = problem, returned, tol, session
         count, device = len(problem), problem.points.device
         self.cap = math.ceil(100 * count / tol) + _LEAST_DRAWS if max_samples is None else max_samples
-        self.motion = torch.Generator(device).manual_seed(seed)
-        self.fresh = torch.Generator(device).manual_seed(seed ^ _EVALUATION_SEED)
-        self.light = self._light_atoms(torch.Generator(device).manual_seed(seed ^ _MOMENT_SEED))
+        self.motion = generator_of(seed, _MOTION, device=device)
+        self.fresh = generator_of(seed, _EVALUATION, device=device)
+        self.light = self._light_atoms(generator_of(seed, _MOMENT, device=device))
         self.groups = nested_groups(problem.points, problem.weights)
         self.stretch = isolation(problem.points)
         resumed = session.state

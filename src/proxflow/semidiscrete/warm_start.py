@@ -7,6 +7,7 @@ from torch import Tensor
 
 from proxflow.potentials.discrete import Discrete
 from proxflow.potentials.entropic import Entropic
+from proxflow.seeding import generator_of
 from proxflow.semidiscrete.result import Fit
 
 __all__ = ["carried_heights"]
@@ -60,9 +61,8 @@ def _known_atoms(old: Tensor, new: Tensor) -> tuple[Tensor, Tensor]:
 def _conjugate_over_cloud(potential: Discrete | Entropic, points: Tensor) -> Tensor:
     """max over noise u of <u, y> - phi(u) for each row y, (N,) float64."""
     own = potential.points
-    cloud = potential.source.sample(
-        _CLOUD, generator=torch.Generator(own.device).manual_seed(0), dtype=own.dtype, device=own.device
-    )
+    generator = generator_of(0, device=own.device)
+    cloud = potential.source.sample(_CLOUD, generator=generator, dtype=own.dtype, device=own.device)
     levels = potential.conjugate(cloud).detach().to(points.device, torch.float64)
     cloud = cloud.to(points.device, torch.float64)
     rows = points.double().split(_BLOCK)

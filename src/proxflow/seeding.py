@@ -1,4 +1,8 @@
-"""Generators of couplings: some are known by numbers, so that a draw can be made again; none is shared by a fork."""
+"""Generators of noise: from a seed and numbers, so that a draw can be made again; none is shared by a fork.
+
+Data are often made by ``torch.manual_seed(0); torch.randn(...)``. A generator that started from the same state would
+draw those very points as its noise, so no generator here starts from a seed as it stands: seeds are hashed.
+"""
 
 from __future__ import annotations
 
@@ -7,13 +11,30 @@ import os
 import numpy as np
 import torch
 
-__all__ = ["generator_of", "own_generator"]
+from proxflow.scalars import whole_number
+
+__all__ = ["generator_of", "own_generator", "seeded_generator"]
 
 
-def generator_of(seed: int, *numbers: int) -> torch.Generator:
-    """A CPU generator of its own for each seed and sequence of numbers, statistically independent of the others."""
-    state = np.random.SeedSequence(seed, spawn_key=numbers).generate_state(1, np.uint64)
-    return torch.Generator().manual_seed(int(state[0]))
+def generator_of(seed: int, *numbers: int, device: torch.device | str = "cpu") -> torch.Generator:
+    """A generator of its own for each seed and sequence of numbers.
+
+    It is statistically independent of the others, and of ``torch.manual_seed(seed)`` and the like.
+    """
+    state = np.random.SeedSequence(seed % 2**64, spawn_key=numbers).generate_state(1, np.uint64)
+    return torch.Generator(device).manual_seed(int(state[0]))
+
+
+def seeded_generator(caller: str, seed: object, device: torch.device | str = "cpu") -> torch.Generator:
+    """The first generator of a seed that a user gave.
+
+    Raises:
+        ValueError: the seed is no integer, or outside of what 64 bits hold.
+    """
+    number = whole_number(seed)
+    if number is None or not -(2**63) <= number < 2**64:
+        raise ValueError(f"{caller}: seed must be an integer of at most 64 bits, got {seed!r}")
+    return generator_of(number, device=device)
 
 
 def own_generator(generator: torch.Generator | None) -> torch.Generator | None:
