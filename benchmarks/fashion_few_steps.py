@@ -32,8 +32,7 @@ from torchcfm.optimal_transport import OTPlanSampler
 
 import proxflow as pf
 from digits_few_steps import TorchCFM
-from proxflow.data.fashion_mnist import INSTALLED
-from proxflow.data.idx import read_idx
+from proxflow.data.fashion_mnist import INSTALLED, read_idx
 
 STEPS = (1, 2, 4, 8, 100)
 BATCH = 256

@@ -16,9 +16,9 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 import proxflow as pf
-from proxflow.analysis.convergence_rate import Rate, fit_rate
-from proxflow.analysis.minibatch import minibatch_convergence
-from proxflow.analysis.minibatch_result import MinibatchConvergence
+from proxflow.analysis.convergence.rate import Rate, fit_rate
+from proxflow.analysis.convergence.record import MinibatchConvergence
+from proxflow.analysis.convergence.study import minibatch_convergence
 
 STUDIES = ("published", "routes", "images")
 POWERS = [2**k for k in range(11)]

@@ -24,9 +24,9 @@ from torch import Tensor
 
 import proxflow as pf
 from proxflow.analysis import Verdict, check_terminal_hypotheses, data_dimension, minibatch_convergence
+from proxflow.checks import flat_points
 from proxflow.errors import ConvergenceWarning
 from proxflow.metrics import energy_distance, wasserstein
-from proxflow.points import flat_points
 from proxflow.potentials import Entropic
 from proxflow.semidiscrete import Fit, fit
 from tests.fuzzing import FLOATS, Maker, attempt, calls

@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import proxflow as pf
-from proxflow import registry, storage
+from proxflow import storage
 from proxflow.data import Standardisation
 from proxflow.measures import Empirical, Gaussian, Uniform
 from proxflow.potentials import Ball, Discrete, Entropic, Potential, Product, Quadratic, Quantile, Radial
@@ -185,7 +185,7 @@ StochasticState Tally TerminalSpectrum TerminalStudy TrainRecord TrainingState U
 
 def test_every_class_that_a_file_may_name_is_found_without_its_package_imported_first():
     names = STORED_NAMES.split()
-    code = "import sys; from proxflow.registry import class_named; print([class_named(n) for n in sys.argv[1:]])"
+    code = "import sys; from proxflow.storage import class_named; print([class_named(n) for n in sys.argv[1:]])"
     found = subprocess.run([sys.executable, "-c", code, *names], capture_output=True, text=True, check=True).stdout
     assert [re.search(rf"\.{name}'>", found) is not None for name in names] == [True] * len(names)
 
@@ -245,7 +245,7 @@ def test_a_file_does_not_make_load_import_a_module(tmp_path):
     code = "import own_classes, proxflow as pf; pf.save(own_classes.HalfBall(2, 1.0), 'ball')"
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, env={**os.environ, "PYTHONPATH": "."})
     sys.modules.pop("own_classes", None)
-    registry._CLASSES.pop("own_classes.HalfBall", None)
+    storage._CLASSES.pop("own_classes.HalfBall", None)
     with pytest.raises(ValueError, match=r"holds a 'own_classes.HalfBall'.*import own_classes first"):
         pf.load(tmp_path / "ball")
     assert "own_classes" not in sys.modules

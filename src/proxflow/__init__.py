@@ -28,9 +28,8 @@ if TYPE_CHECKING:
     from proxflow.errors import ConvergenceError, ConvergenceWarning
     from proxflow.flow import ProximalFlow
     from proxflow.independent_field import IndependentField
-    from proxflow.registry import storable
     from proxflow.results import ProxResult, Status
-    from proxflow.storage import load, save
+    from proxflow.storage import load, save, storable
 
 __all__ = [
     "ConvergenceError",
@@ -65,7 +64,7 @@ _HOME = {
     "Status": "results",
     "load": "storage",
     "save": "storage",
-    "storable": "registry",
+    "storable": "storage",
 }
 
 

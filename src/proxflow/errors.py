@@ -1,6 +1,21 @@
-"""Exceptions and warnings of the package."""
+"""Exceptions and warnings of the package.
 
-__all__ = ["ConvergenceError", "ConvergenceWarning", "MissingExtraError"]
+Packages that may be missing.
+"""
+
+from __future__ import annotations
+
+import importlib
+import random
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+
+__all__ = ["ConvergenceError", "ConvergenceWarning", "MissingExtraError", "global_generators_kept", "optional_package"]
 
 
 class ConvergenceError(RuntimeError):
@@ -16,3 +31,32 @@ class MissingExtraError(ImportError):
 
     def __init__(self, module: str, extra: str) -> None:
         super().__init__(f'this needs the package {module!r}: pip install "proxflow[{extra}]"', name=module)
+
+
+def optional_package(module: str, extra: str, package: str | None = None) -> Any:
+    """Import a module that an extra installs; ``package`` is its name for pip, where that is not the module's.
+
+    Some packages draw from the global generators while they are imported (POT does); these are left as they were.
+
+    Raises:
+        MissingExtraError: it is not installed.
+    """
+    try:
+        if module in sys.modules:
+            return importlib.import_module(module)
+        with global_generators_kept():
+            return importlib.import_module(module)
+    except ImportError as error:
+        raise MissingExtraError(package or module.partition(".")[0], extra) from error
+
+
+@contextmanager
+def global_generators_kept() -> Iterator[None]:
+    """Python's, numpy's and torch's go on afterwards as if nothing had been drawn."""
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
+    try:
+        yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])  # noqa: NPY002
+        torch.set_rng_state(states[2])

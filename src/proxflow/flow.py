@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from proxflow.independent_field import IndependentField
-from proxflow.kernels.guard import require_converged
-from proxflow.kernels.norms import row_norm
+from proxflow.kernels.geometry import row_norm
 from proxflow.potentials.base import Potential
-from proxflow.registry import storable
 from proxflow.results import ProxResult, Status
 from proxflow.schedules import Linear, Schedule, check_schedule
+from proxflow.storage import storable
+from proxflow.torch_support import require_converged
 
 __all__ = ["IndependentField", "ProximalFlow", "schedule_of"]
 

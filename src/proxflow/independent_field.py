@@ -8,14 +8,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from proxflow.derived import Derived
-from proxflow.kernels import softmax
-from proxflow.kernels.precision import in_full_precision
+from proxflow.checks import flat_points, point_weights
+from proxflow.kernels.softmax import law as softmax
 from proxflow.measures import Gaussian, Source
-from proxflow.points import flat_points, point_weights
 from proxflow.potentials.atoms import check_like_atoms
-from proxflow.registry import storable
 from proxflow.schedules import Linear, Schedule
+from proxflow.storage import storable
+from proxflow.torch_support import Derived, in_full_precision
 
 __all__ = ["IndependentField"]
 

@@ -12,9 +12,8 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from proxflow.points import Numbers, flat_points, point_weights
-from proxflow.registry import storable
-from proxflow.scalars import real_number, whole_number
+from proxflow.checks import Numbers, flat_points, point_weights, real_number, whole_number
+from proxflow.storage import storable
 
 __all__ = ["Empirical", "Gaussian", "Source", "Uniform", "draw_rows"]
 

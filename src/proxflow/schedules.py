@@ -16,9 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from proxflow.points import as_tensor
-from proxflow.registry import storable
-from proxflow.scalars import real_number
+from proxflow.checks import as_tensor, real_number
+from proxflow.storage import storable
 
 __all__ = ["Cosine", "Linear", "Polynomial", "Schedule", "check_schedule"]
 

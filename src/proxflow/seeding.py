@@ -11,7 +11,7 @@ import os
 import numpy as np
 import torch
 
-from proxflow.scalars import whole_number
+from proxflow.checks import whole_number
 
 __all__ = ["generator_of", "own_generator", "seeded_generator"]
 

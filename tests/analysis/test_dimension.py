@@ -8,10 +8,10 @@ import pytest
 import torch
 
 import proxflow as pf
-from proxflow.analysis.data_dimension import data_dimension
-from proxflow.analysis.dimension import local_dimension
-from proxflow.analysis.scale_law import scale_spectrum
-from proxflow.analysis.terminal import terminal_spectrum
+from proxflow.analysis.intrinsic_dimension.estimate import data_dimension
+from proxflow.analysis.terminal.local_dimension import local_dimension
+from proxflow.analysis.terminal.scale_law import scale_spectrum
+from proxflow.analysis.terminal.terminal_spectrum import terminal_spectrum
 from proxflow.potentials import Ball, Discrete, Entropic, Product, Quadratic
 from proxflow.schedules import Cosine, Linear, Polynomial
 

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from scipy.special import betaln, ndtr, ndtri
 from scipy.stats import binom
 
-from proxflow.analysis.minibatch import minibatch_convergence
-from proxflow.analysis.minibatch_result import MinibatchConvergence
+from proxflow.analysis.convergence.record import MinibatchConvergence
+from proxflow.analysis.convergence.study import minibatch_convergence
 from proxflow.measures import Uniform
 from proxflow.potentials import Discrete, Quadratic, Quantile
 from proxflow.schedules import Cosine

@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy.special import ndtr
 
-from proxflow.analysis.minibatch_heights import height_error, top_two
+from proxflow.analysis.convergence.height_error import height_error, top_two
 from proxflow.potentials import Discrete
 from proxflow.semidiscrete import fit
 from tests.semidiscrete.closed_forms import line_heights, normal_density

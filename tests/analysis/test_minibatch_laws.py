@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import proxflow as pf
-from proxflow.analysis.minibatch import minibatch_convergence
-from proxflow.analysis.minibatch_controls import known_functions
+from proxflow.analysis.convergence.control_variates import known_functions
+from proxflow.analysis.convergence.study import minibatch_convergence
 from proxflow.couplings.pairing import permutation
 from proxflow.flow import ProximalFlow
 from proxflow.potentials import Discrete, Quadratic

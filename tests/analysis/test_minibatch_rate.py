@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from proxflow.analysis.convergence_rate import fit_rate, size_for
+from proxflow.analysis.convergence.rate import fit_rate, size_for
 
 SIZES = torch.tensor([1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024])
 

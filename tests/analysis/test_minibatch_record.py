@@ -9,10 +9,10 @@ import pytest
 import torch
 
 import proxflow as pf
-from proxflow.analysis import minibatch
-from proxflow.analysis.convergence_rate import Rate
-from proxflow.analysis.minibatch import minibatch_convergence
-from proxflow.analysis.minibatch_advice import Findings, advise
+from proxflow.analysis.convergence import study
+from proxflow.analysis.convergence.advice import Findings, advise
+from proxflow.analysis.convergence.rate import Rate
+from proxflow.analysis.convergence.study import minibatch_convergence
 from proxflow.potentials import Ball, Discrete, Quadratic
 from proxflow.schedules import Cosine
 from tests.semidiscrete.sources import PlainNormal
@@ -25,7 +25,7 @@ def moons() -> torch.Tensor:
     return pf.data.load("moons", n=200).points
 
 
-def quick(points: object, sizes: list[int] = SIZES, **options: object) -> minibatch.MinibatchConvergence:
+def quick(points: object, sizes: list[int] = SIZES, **options: object) -> study.MinibatchConvergence:
     return minibatch_convergence(points, sizes, relative_error=0.1, max_pairs=1 << 12, **options)  # type: ignore[arg-type]
 
 
@@ -154,14 +154,14 @@ def test_one_point_has_no_excess() -> None:
 
 
 def test_ctrl_c_returns_what_is_done(moons: torch.Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
-    run_size = minibatch.run_size
+    run_size = study.run_size
 
     def interrupted(target, size, plan, generator):  # type: ignore[no-untyped-def]
         if size == 8:
             raise KeyboardInterrupt
         return run_size(target, size, plan, generator)
 
-    monkeypatch.setattr(minibatch, "run_size", interrupted)
+    monkeypatch.setattr(study, "run_size", interrupted)
     with pytest.warns(pf.ConvergenceWarning, match="batch sizes 8, 32 are missing"):
         result = quick(moons)
     assert result.batch_sizes.tolist() == [1, 2]

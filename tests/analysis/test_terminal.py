@@ -12,10 +12,10 @@ from scipy import linalg
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import proxflow as pf
-from proxflow.analysis.extreme_eigenvalues import extreme_eigenvalues
-from proxflow.analysis.lyapunov import lyapunov_exponents
-from proxflow.analysis.scale_law import local_scale, scale_law, scale_spectrum
-from proxflow.analysis.terminal import tangent_splitting, terminal_spectrum
+from proxflow.analysis.terminal.lyapunov import lyapunov_exponents
+from proxflow.analysis.terminal.scale_law import local_scale, scale_law, scale_spectrum
+from proxflow.analysis.terminal.terminal_spectrum import tangent_splitting, terminal_spectrum
+from proxflow.kernels.lanczos import extreme_eigenvalues
 from proxflow.potentials import Ball, Discrete, Ellipsoid, Product, Quadratic
 from proxflow.schedules import Cosine, Linear, Polynomial
 

@@ -80,7 +80,7 @@ def test_columns_of_labels_are_no_coordinates(tmp_path) -> None:
 
 
 def test_interruption_keeps_the_sizes_that_are_done(data, tmp_path, monkeypatch, capsys) -> None:
-    module = importlib.import_module("proxflow.analysis.minibatch")
+    module = importlib.import_module("proxflow.analysis.convergence.study")
     run_size = module.run_size
 
     def stopped(target, size, *rest):
@@ -95,7 +95,7 @@ def test_interruption_keeps_the_sizes_that_are_done(data, tmp_path, monkeypatch,
 
 
 def test_a_warning_of_every_batch_is_said_once(data, tmp_path, monkeypatch, capsys) -> None:
-    module = importlib.import_module("proxflow.analysis.minibatch_draws")
+    module = importlib.import_module("proxflow.analysis.convergence.batches")
     permutation = module.permutation
 
     def doubtful(x0, *rest):

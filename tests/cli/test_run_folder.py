@@ -16,7 +16,7 @@ import torch
 import proxflow as pf
 from proxflow import cli, report, storage
 from proxflow.semidiscrete import stochastic
-from proxflow.semidiscrete.newton import DampedNewton
+from proxflow.semidiscrete.damped_newton import DampedNewton
 from tests.cli.commands import POINTS, RUN_FILES, SPACE, UNFINISHED_FILES, call, digest, refusal
 
 # -------------------------------------------------------------------- record

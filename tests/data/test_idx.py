@@ -8,7 +8,7 @@ import struct
 import numpy as np
 import pytest
 
-from proxflow.data.idx import read_idx
+from proxflow.data.fashion_mnist import read_idx
 
 BYTES = bytes.fromhex("00000802 00000002 00000003 0001027f80ff")
 

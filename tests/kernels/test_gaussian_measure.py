@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import integrate
 
-from proxflow.kernels.gaussian_measure import tetrahedron_measure, triangle_measure
+from proxflow.kernels.gaussian_cells import tetrahedron_measure, triangle_measure
 
 CASES = [(1.0, -0.5, 2.0), (0.01, -3.0, 0.2), (3.0, 1.0, 1.5), (1e-9, -1.0, 1.0), (0.5, -30.0, 30.0)]
 

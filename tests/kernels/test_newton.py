@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from proxflow.kernels.newton import Problem, _Step, descend
+from proxflow.kernels.softmax.newton import Problem, _Step, descend
 from proxflow.results import Status
 
 f64 = torch.float64

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from proxflow.kernels.softmax import covariance, draw, mean, probabilities, solve_shifted
+from proxflow.kernels.softmax.law import covariance, draw, mean, probabilities, solve_shifted
 from tests.peak_memory import peak_bytes
 
 f64 = torch.float64

@@ -11,10 +11,8 @@ import torch
 
 import proxflow as pf
 from proxflow.errors import MissingExtraError
-from proxflow.metrics import LabelAccuracy, label_accuracy
+from proxflow.metrics import LabelAccuracy, classifier, label_accuracy
 from tests.metrics.clouds import f64, normal
-
-MODULE = sys.modules[label_accuracy.__module__]  # the package shows the function under its name
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +91,7 @@ def test_two_rows_of_a_class_are_enough():
 
 
 def test_large_data_train_on_some_rows_of_every_class(monkeypatch):
-    monkeypatch.setattr(MODULE, "_MOST_ROWS", 50)
+    monkeypatch.setattr(classifier, "_MOST_ROWS", 50)
     seen = []
     fit = pytest.importorskip("sklearn.svm").SVC.fit
     monkeypatch.setattr(

@@ -12,11 +12,9 @@ from scipy.optimize import linear_sum_assignment, linprog
 from scipy.spatial.distance import cdist
 
 from proxflow.errors import ConvergenceError, MissingExtraError
-from proxflow.metrics import Wasserstein, wasserstein
+from proxflow.metrics import Wasserstein, transport, wasserstein
 from tests.metrics.clouds import BAD_PAIRS, check_refusals, f64, normal
 from tests.peak_memory import peak_bytes
-
-MODULE = sys.modules[wasserstein.__module__]  # the package shows the function under its name
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, f64])
@@ -116,7 +114,7 @@ def test_a_sliced_translation_is_its_length_over_the_root_of_the_dimension():
 def test_the_sliced_distance_is_the_mean_over_directions(monkeypatch):
     x, y = normal(30, 3), normal(20, 3, seed=1) + 1
     whole = wasserstein(x, y, exact_up_to=0, projections=200, seed=5).value
-    monkeypatch.setattr(MODULE, "_PROJECTED_NUMBERS", 7 * 50)
+    monkeypatch.setattr(transport, "_PROJECTED_NUMBERS", 7 * 50)
     assert wasserstein(x, y, exact_up_to=0, projections=200, seed=5).value == pytest.approx(whole, rel=1e-12)
     assert wasserstein(x, y, exact_up_to=0, projections=200, seed=6).value != whole
     assert whole <= wasserstein(x, y).value / math.sqrt(3) * 1.1
@@ -164,7 +162,7 @@ def test_is_symmetric_and_takes_points_with_gradients():
 
 
 def test_sliced_memory_does_not_grow_with_the_projections(monkeypatch):
-    monkeypatch.setattr(MODULE, "_PROJECTED_NUMBERS", 10 * 400)
+    monkeypatch.setattr(transport, "_PROJECTED_NUMBERS", 10 * 400)
     x, y = normal(200, 3), normal(200, 3, seed=1)
     few = peak_bytes(lambda: wasserstein(x, y, exact_up_to=0, projections=20))
     many = peak_bytes(lambda: wasserstein(x, y, exact_up_to=0, projections=100))
@@ -172,7 +170,7 @@ def test_sliced_memory_does_not_grow_with_the_projections(monkeypatch):
 
 
 def test_a_simplex_that_does_not_finish_is_an_error(monkeypatch):
-    monkeypatch.setattr(MODULE, "_MOST_PIVOTS", 3)
+    monkeypatch.setattr(transport, "_MOST_PIVOTS", 3)
     with pytest.raises(ConvergenceError, match=r"did not finish.*exact_up_to=0"):
         wasserstein(normal(50, 2), normal(49, 2, seed=1))
 

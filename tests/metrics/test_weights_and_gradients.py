@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
 
 import numpy as np
 import ot
@@ -13,7 +12,7 @@ from scipy.optimize import linprog
 from scipy.spatial.distance import cdist
 from scipy.stats import energy_distance as energy_on_the_line
 
-from proxflow.metrics import Wasserstein, energy_distance, wasserstein
+from proxflow.metrics import Wasserstein, energy, energy_distance, transport, wasserstein
 from tests.metrics.clouds import f64, normal
 from tests.peak_memory import peak_bytes
 
@@ -255,7 +254,7 @@ def test_without_the_option_nothing_is_differentiated():
 
 
 def test_memory_of_a_gradient_is_bounded(monkeypatch):
-    monkeypatch.setattr(sys.modules[energy_distance.__module__], "_BLOCK_NUMBERS", 1 << 14)
+    monkeypatch.setattr(energy, "_BLOCK_NUMBERS", 1 << 14)
     x = normal(1000, 2).requires_grad_()
 
     loss = LOSSES["energy_distance"]
@@ -265,7 +264,7 @@ def test_memory_of_a_gradient_is_bounded(monkeypatch):
 
 
 def test_memory_of_a_sliced_gradient_does_not_grow_with_the_projections(monkeypatch):
-    monkeypatch.setattr(sys.modules[wasserstein.__module__], "_PROJECTED_NUMBERS", 10 * 400)
+    monkeypatch.setattr(transport, "_PROJECTED_NUMBERS", 10 * 400)
     x, y = normal(200, 3).requires_grad_(), normal(200, 3, seed=1)
 
     def peak(projections):

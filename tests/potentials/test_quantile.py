@@ -14,7 +14,7 @@ from scipy.optimize import brentq, minimize_scalar
 
 import proxflow as pf
 from proxflow.potentials import Quadratic, Quantile
-from proxflow.potentials.opaque_transport import monotone_pair
+from proxflow.potentials.quantile.transport_operator import monotone_pair
 from proxflow.results import Status
 from tests.laws.cases import STEPS_AND_GAPS, logistic
 

@@ -12,7 +12,7 @@ from scipy import integrate, special, stats
 
 import proxflow as pf
 from proxflow.potentials import Ball, Quadratic, Quantile, Radial
-from proxflow.potentials.levels import radius_levels
+from proxflow.potentials.quantile.levels import radius_levels
 from proxflow.results import Status
 from tests.laws.cases import SHELLS, uniform_ball
 

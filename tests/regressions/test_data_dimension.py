@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from proxflow.analysis import DataDimension, data_dimension
-from proxflow.analysis.pieces import pieces
+from proxflow.analysis.intrinsic_dimension.pieces import pieces
 
 f64 = torch.float64
 

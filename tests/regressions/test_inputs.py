@@ -8,9 +8,9 @@ import torch
 
 import proxflow as pf
 from proxflow.analysis import data_dimension
+from proxflow.checks import as_tensor, flat_points, point_weights
 from proxflow.couplings import pair
 from proxflow.metrics import energy_distance, label_accuracy, wasserstein
-from proxflow.points import as_tensor, flat_points, point_weights
 from proxflow.semidiscrete import fit
 
 pd = pytest.importorskip("pandas")

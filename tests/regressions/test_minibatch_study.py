@@ -13,9 +13,9 @@ from scipy.special import gammaln, ndtr
 from scipy.stats import binom
 
 import proxflow as pf
-from proxflow.analysis.convergence_rate import Rate
-from proxflow.analysis.minibatch_advice import Findings, advise
-from proxflow.analysis.minibatch_reference import draw_rows
+from proxflow.analysis.convergence.advice import Findings, advise
+from proxflow.analysis.convergence.rate import Rate
+from proxflow.analysis.convergence.target import draw_rows
 from tests.analysis.test_minibatch_closed_forms import order_statistics
 from tests.semidiscrete.closed_forms import line_cost, normal_density
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 import proxflow as pf
 from proxflow.report import figures, render_batch_size_page
-from proxflow.report.batch_size import batch_table, rate_in_words
+from proxflow.report.batch_size_page import batch_table, rate_in_words
 from tests.report.written import Page
 
 

@@ -11,7 +11,7 @@ import pytest
 import proxflow as pf
 from proxflow.report import figures, render_page
 from proxflow.report.wording import method_in_words
-from proxflow.semidiscrete.newton import DampedNewton
+from proxflow.semidiscrete.damped_newton import DampedNewton
 from tests.report.written import Page, dataset, page_of, random_points, same_number
 
 

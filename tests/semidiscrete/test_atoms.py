@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from proxflow.semidiscrete import fit
-from proxflow.semidiscrete.atoms import gather_atoms
+from proxflow.semidiscrete.prepare import gather_atoms
 
 ROWS = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 2.0], [3.0, 1.0]], dtype=torch.float64)
 

@@ -8,7 +8,7 @@ import torch
 from proxflow.errors import ConvergenceWarning
 from proxflow.potentials import Ball
 from proxflow.semidiscrete import Fit, fit
-from proxflow.semidiscrete.warm_start import carried_heights
+from proxflow.semidiscrete.start import carried_heights
 
 
 def cloud(count: int, dim: int, seed: int = 0) -> torch.Tensor:

@@ -1,8 +1,8 @@
 """What the theory promises, measured: minibatch excess, terminal spectra, local dimension, second epi-derivatives."""
 
-from proxflow.analysis.convergence_rate import Rate, WantedSize
-from proxflow.analysis.data_dimension import DataDimension, data_dimension
-from proxflow.analysis.dimension import LocalDimension, local_dimension
+from proxflow.analysis.convergence.rate import Rate, WantedSize
+from proxflow.analysis.convergence.record import FieldError, MinibatchConvergence, VelocityError
+from proxflow.analysis.convergence.study import minibatch_convergence
 from proxflow.analysis.epiderivative import (
     EpiCheck,
     EpiQuotients,
@@ -11,13 +11,18 @@ from proxflow.analysis.epiderivative import (
     second_epi_quotients,
 )
 from proxflow.analysis.hypotheses import TerminalHypotheses, Verdict, check_terminal_hypotheses
-from proxflow.analysis.lyapunov import LyapunovExponents, lyapunov_exponents
-from proxflow.analysis.minibatch import minibatch_convergence
-from proxflow.analysis.minibatch_result import FieldError, MinibatchConvergence, VelocityError
-from proxflow.analysis.perturbation import Perturbation, perturb
-from proxflow.analysis.scale_law import ScaleSpectrum, local_scale, scale_law, scale_spectrum
-from proxflow.analysis.terminal import TangentSplitting, TerminalSpectrum, tangent_splitting, terminal_spectrum
-from proxflow.analysis.terminal_study import TerminalStudy, terminal_study
+from proxflow.analysis.intrinsic_dimension.estimate import DataDimension, data_dimension
+from proxflow.analysis.terminal.local_dimension import LocalDimension, local_dimension
+from proxflow.analysis.terminal.lyapunov import LyapunovExponents, lyapunov_exponents
+from proxflow.analysis.terminal.perturbation import Perturbation, perturb
+from proxflow.analysis.terminal.scale_law import ScaleSpectrum, local_scale, scale_law, scale_spectrum
+from proxflow.analysis.terminal.terminal_spectrum import (
+    TangentSplitting,
+    TerminalSpectrum,
+    tangent_splitting,
+    terminal_spectrum,
+)
+from proxflow.analysis.terminal.terminal_study import TerminalStudy, terminal_study
 
 __all__ = [
     "DataDimension",

@@ -6,11 +6,11 @@ import sys
 
 import typer
 
-from proxflow.cli.batch_size import batch_size
-from proxflow.cli.fit import fit
-from proxflow.cli.sample import sample
-from proxflow.cli.terminal import terminal
-from proxflow.cli.train import train
+from proxflow.cli.batch_size_command import batch_size
+from proxflow.cli.fit_command import fit
+from proxflow.cli.sample_command import sample
+from proxflow.cli.terminal_command import terminal
+from proxflow.cli.train_command import train
 
 __all__ = ["app", "main"]
 

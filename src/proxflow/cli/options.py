@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
+    from proxflow.cli.run_folder import RunFolder
     from proxflow.data import Dataset
-    from proxflow.run_folder import RunFolder
     from proxflow.schedules import Schedule
 
 __all__ = [
@@ -86,7 +86,7 @@ def claimed(
 ) -> tuple[RunFolder, Dataset]:
     """The folder to write to, refused before the data are read where that can be known, and the data."""
     import proxflow as pf
-    from proxflow.run_folder import RunFolder
+    from proxflow.cli.run_folder import RunFolder
 
     if overwrite and resume:
         raise ValueError("--overwrite begins again and --resume goes on; give one of them")

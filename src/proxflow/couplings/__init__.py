@@ -8,7 +8,7 @@ from proxflow.couplings.minibatch import Minibatch
 from proxflow.couplings.noise_pool import NoiseLaw
 from proxflow.couplings.pairing import pair
 from proxflow.couplings.pairs import Pairs
-from proxflow.couplings.semidiscrete import Semidiscrete
+from proxflow.couplings.semidiscrete_coupling import Semidiscrete
 from proxflow.couplings.stream import Coupling, PairStream
 from proxflow.couplings.subspace import Subspace
 

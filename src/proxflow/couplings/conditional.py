@@ -13,13 +13,12 @@ from typing import Literal, Self
 import torch
 from torch import Tensor
 
+from proxflow.checks import Numbers
 from proxflow.couplings.noise_pool import NoiseLaw
-from proxflow.couplings.pairs import Pairs
-from proxflow.couplings.rows import Rows, check_count
-from proxflow.couplings.semidiscrete import Semidiscrete
+from proxflow.couplings.pairs import Pairs, Rows, check_count
+from proxflow.couplings.semidiscrete_coupling import Semidiscrete
 from proxflow.couplings.subspace import Subspace, directions_of
 from proxflow.measures import Gaussian, Source
-from proxflow.points import Numbers
 from proxflow.potentials import Discrete, Entropic
 from proxflow.seeding import own_generator
 from proxflow.semidiscrete import fit

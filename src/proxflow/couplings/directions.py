@@ -18,13 +18,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from proxflow.checks import Numbers, as_tensor, flat_points, point_weights, whole_number
 from proxflow.errors import ConvergenceWarning
-from proxflow.kernels.principal import principal_axes
+from proxflow.kernels.geometry import principal_axes
 from proxflow.measures import Gaussian
-from proxflow.points import Numbers, as_tensor, flat_points, point_weights
 from proxflow.potentials import Discrete
 from proxflow.results import brief_repr
-from proxflow.scalars import whole_number
 from proxflow.seeding import generator_of
 from proxflow.semidiscrete import fit
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from proxflow.couplings.pairs import Pairs
-from proxflow.couplings.rows import Rows, check_count
+from proxflow.checks import Numbers
+from proxflow.couplings.pairs import Pairs, Rows, check_count
 from proxflow.measures import Source
-from proxflow.points import Numbers
 from proxflow.seeding import own_generator
 
 __all__ = ["Independent"]

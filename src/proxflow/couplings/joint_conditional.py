@@ -8,15 +8,13 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from proxflow.couplings.pairs import Pairs
-from proxflow.couplings.rows import Rows, check_count
-from proxflow.couplings.semidiscrete import Semidiscrete
+from proxflow.checks import Numbers, real_number
+from proxflow.couplings.pairs import Pairs, Rows, check_count
+from proxflow.couplings.semidiscrete_coupling import Semidiscrete
 from proxflow.measures import Empirical, Source
-from proxflow.points import Numbers
 from proxflow.potentials import Discrete, Entropic
-from proxflow.registry import storable
-from proxflow.scalars import real_number
 from proxflow.semidiscrete import fit
+from proxflow.storage import storable
 
 __all__ = ["JointConditional"]
 

@@ -5,13 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from proxflow.checks import Numbers, whole_number
 from proxflow.couplings.pairing import EPSILON, SOLVERS, check_solver, permutation
-from proxflow.couplings.pairs import Pairs, joined, rows_of
+from proxflow.couplings.pairs import Pairs, Rows, check_count, joined, rows_of
 from proxflow.couplings.reserve import Reserve
-from proxflow.couplings.rows import Rows, check_count
 from proxflow.measures import Source
-from proxflow.points import Numbers
-from proxflow.scalars import whole_number
 from proxflow.seeding import generator_of, own_generator
 
 __all__ = ["Minibatch"]

@@ -7,13 +7,11 @@ import math
 import torch
 from torch import Tensor
 
-from proxflow.couplings.pairs import Pairs
-from proxflow.couplings.rows import checked_labels
+from proxflow.checks import Numbers, as_tensor, real_number
+from proxflow.couplings.pairs import Pairs, checked_labels
 from proxflow.kernels.assignment import least_cost_permutation, sinkhorn_permutation
-from proxflow.kernels.precision import in_full_precision
-from proxflow.points import Numbers, as_tensor
-from proxflow.scalars import real_number
 from proxflow.seeding import own_generator
+from proxflow.torch_support import in_full_precision
 
 __all__ = ["SOLVERS", "check_solver", "pair", "permutation"]
 

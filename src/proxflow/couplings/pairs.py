@@ -1,15 +1,22 @@
-"""Pairs of source and target points: what every coupling draws."""
+"""Pairs of source and target points: what every coupling draws.
+
+The data of a coupling: checked rows with their labels, from which pairs are made.
+"""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from proxflow.checks import Numbers, as_tensor, flat_points, point_weights, whole_number
+from proxflow.fingerprint import source_mark
+from proxflow.measures import Gaussian, Source, draw_rows
 from proxflow.results import brief_repr
 
-__all__ = ["Pairs", "joined", "rows_of"]
+__all__ = ["Pairs", "Rows", "check_count", "checked_labels", "joined", "rows_of"]
 
 
 @brief_repr
@@ -50,3 +57,123 @@ def joined(parts: list[Pairs]) -> Pairs:
         torch.cat([part.index for part in parts]),
         torch.cat(labels) if labels else None,
     )
+
+
+class Rows:
+    """N data rows, flat inside and of their event shape outside, with a label for each or none.
+
+    Args:
+        name: of the coupling, for messages.
+        points: (N, *event), finite, float32 or float64; a tensor, a numpy array or a pandas object.
+        labels: (N,) or (N, k), in the same forms, or None.
+        weights: (N,), not negative, in the same forms; equal if None.
+
+    Raises:
+        ValueError: points are empty, of another dtype or not finite, labels are not one for each row, or weights are
+            not.
+    """
+
+    def __init__(self, name: str, points: Numbers, labels: Numbers | None, weights: Numbers | None = None) -> None:
+        points = as_tensor(name, "points", points)
+        self.flat = flat_points(name, points)
+        self.name = name
+        self.event_shape = tuple(points.shape[1:])
+        labels = checked_labels(name, labels, len(points))
+        self.labels = None if labels is None else labels.detach().to(points.device)
+        self.weights = None if weights is None else point_weights(name, weights, self.flat)
+
+    def __len__(self) -> int:
+        return len(self.flat)
+
+    def tensors_with(self, source: Source, *numbers: float) -> list[Tensor | None]:
+        """What a coupling of these rows depends on, for checkpoints: points, labels, source and its own numbers."""
+        return [self.flat, self.labels, source_mark(source), torch.tensor(numbers, dtype=torch.float64)]
+
+    @property
+    def dim(self) -> int:
+        """Number of coordinates of one row."""
+        return math.prod(self.event_shape)
+
+    def source_or_normal(self, source: Source | None) -> Source:
+        """The source given, checked, or the standard normal law.
+
+        Raises:
+            ValueError: the source has another dimension.
+        """
+        if source is None:
+            return Gaussian(self.dim)
+        if source.dim != self.dim:
+            raise ValueError(f"{self.name}: the source has dimension {source.dim}, the points {self.dim}")
+        return source
+
+    def draw_noise(self, source: Source, n: int, generator: torch.Generator | None) -> Tensor:
+        """n draws of the source, (n, d), of the points' dtype and device."""
+        return source.sample(n, generator=generator, dtype=self.flat.dtype, device=self.flat.device)
+
+    def draw_index(self, n: int, generator: torch.Generator | None) -> Tensor:
+        """n rows, independent, each with its weight for a probability, (n,) int64."""
+        if self.weights is not None:
+            return draw_rows(self.weights, n, generator)
+        drawn_on = self.flat.device if generator is None else generator.device
+        return torch.randint(len(self), (n,), generator=generator, device=drawn_on).to(self.flat.device)
+
+    def checked_index(self, index: Numbers) -> Tensor:
+        """Rows that a caller names, (n,) int64, on the points' device.
+
+        Raises:
+            ValueError: index is not a vector of whole numbers, or names a row that is not there.
+        """
+        index = as_tensor("noise_for", "index", index)
+        if index.ndim != 1 or not _is_whole(index):
+            raise ValueError(
+                f"noise_for: index must be (n,) whole numbers, got {tuple(index.shape)} of {index.dtype}; "
+                "torch.nonzero(mask)[:, 0] numbers the rows of a mask"
+            )
+        if len(index) and not 0 <= int(index.min()) <= int(index.max()) < len(self):
+            raise ValueError(f"noise_for: index must name rows 0 to {len(self) - 1}")
+        return index.to(self.flat.device, torch.int64)
+
+    def labels_of(self, index: Tensor) -> Tensor:
+        """Labels of given rows.
+
+        Raises:
+            ValueError: there are no labels.
+        """
+        if self.labels is None:
+            raise ValueError(f"{self.name}: the points have no labels")
+        return self.labels[index.to(self.labels.device)]
+
+    def pairs(self, source: Tensor, index: Tensor) -> Pairs:
+        """Source points (n, d) with the rows of ``index`` as their targets."""
+        shape = (len(index), *self.event_shape)
+        label = None if self.labels is None else self.labels[index]
+        return Pairs(source.reshape(shape), self.flat.index_select(0, index).reshape(shape), index, label)
+
+
+def check_count(name: str, n: int) -> None:
+    """Refuse a number of pairs below one."""
+    if (whole_number(n) or 0) < 1:
+        raise ValueError(f"{name}.sample: n must be at least 1, got {n}")
+
+
+def checked_labels(name: str, labels: Numbers | None, count: int) -> Tensor | None:
+    """Labels as a tensor with one entry for each of ``count`` rows, or None.
+
+    Raises:
+        ValueError: names in place of numbers, or not one for each row.
+    """
+    if labels is None:
+        return None
+    try:
+        given = as_tensor(name, "labels", labels)
+    except ValueError as error:
+        raise ValueError(f"{error}; numpy.unique(labels, return_inverse=True) numbers names") from None
+    if given.ndim == 0 or len(given) != count:
+        raise ValueError(
+            f"{name}: labels must be numbers, one for each of the {count} points, got {tuple(given.shape)}"
+        )
+    return given
+
+
+def _is_whole(numbers: Tensor) -> bool:
+    return not (numbers.is_floating_point() or numbers.is_complex() or numbers.dtype == torch.bool)

@@ -15,16 +15,14 @@ import torch
 from scipy.spatial import KDTree
 from torch import Tensor
 
+from proxflow.checks import Numbers, whole_number
 from proxflow.couplings.directions import check_directions, choose_directions, principal_directions
 from proxflow.couplings.noise_pool import NoiseLaw
-from proxflow.couplings.pairs import Pairs
-from proxflow.couplings.rows import Rows, check_count
-from proxflow.couplings.semidiscrete import Semidiscrete
+from proxflow.couplings.pairs import Pairs, Rows, check_count
+from proxflow.couplings.semidiscrete_coupling import Semidiscrete
 from proxflow.couplings.stream import Coupling, batch_of
 from proxflow.measures import Gaussian
-from proxflow.points import Numbers
 from proxflow.potentials import Discrete, Entropic
-from proxflow.scalars import whole_number
 from proxflow.seeding import generator_of, own_generator
 from proxflow.semidiscrete import fit
 

@@ -11,8 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from proxflow.data.raw import Array, Raw
-from proxflow.data.request import Request
+from proxflow.data.reading import Array, Raw, Request
 
 __all__ = ["read_npy", "read_npz", "read_pt"]
 

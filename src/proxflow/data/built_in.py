@@ -7,9 +7,8 @@ from collections.abc import Callable
 import numpy as np
 
 from proxflow.data.fashion_mnist import read_fashion_mnist
-from proxflow.data.raw import Array, Raw
-from proxflow.data.request import Request
-from proxflow.optional import optional_package
+from proxflow.data.reading import Array, Raw, Request
+from proxflow.errors import optional_package
 
 __all__ = ["BUILT_IN"]
 

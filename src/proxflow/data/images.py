@@ -6,9 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from proxflow.data.raw import Array, Raw
-from proxflow.data.reading import reading
-from proxflow.optional import optional_package
+from proxflow.data.reading import Array, Raw, reading
+from proxflow.errors import optional_package
 
 __all__ = ["read_images"]
 

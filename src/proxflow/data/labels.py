@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from proxflow.data.raw import Array
+from proxflow.data.reading import Array
 
 __all__ = ["numbered"]
 

@@ -1,14 +1,96 @@
-"""What readers share: errors that name the file."""
+"""What a reader gives: points that can be taken row by row, and labels.
+
+What of a data set is asked for.
+
+What readers share: errors that name the file.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+
+from proxflow.checks import whole_number
 from proxflow.errors import MissingExtraError
 
-__all__ = ["reading"]
+__all__ = ["Array", "Raw", "Request", "reading"]
+
+Array = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True)
+class Raw:
+    """``count`` points, of which ``take(rows)`` gives some as (len(rows), *event), and a label for each or None.
+
+    Points are taken and not given, so that a subset of a large set is all that is decoded or made dense.
+    ``label_names`` name the labels 0, 1, ...; labels of text name themselves.
+    """
+
+    count: int
+    take: Callable[[Array], Array]
+    labels: Array | None = None
+    label_names: tuple[str, ...] | None = None
+
+    @classmethod
+    def of(cls, points: Array, labels: Array | None = None) -> Raw:
+        """All points (N, *event) in memory.
+
+        Raises:
+            ValueError: no array of points.
+        """
+        if points.ndim < 2 or points.size == 0:
+            raise ValueError(f"expected a non-empty array (N, *event), got shape {points.shape}")
+        return cls(len(points), lambda rows: points[rows], labels)
+
+
+_MEANT_FOR = {
+    "label": ".csv, .parquet and .h5ad files",
+    "representation": ".h5ad files",
+    "data_dir": "fashion-mnist",
+}
+
+
+@dataclass(frozen=True)
+class Request:
+    """The arguments of ``load`` that readers see, checked."""
+
+    n: int | None = None
+    seed: int = 0
+    label: str | None = None
+    representation: str | None = None
+    data_dir: Path | None = None
+
+    def __post_init__(self) -> None:
+        if self.n is not None and (whole_number(self.n) or 0) < 1:
+            raise ValueError(f"data.load: n must be a positive integer, got {self.n!r}")
+        seed = whole_number(self.seed)
+        if seed is None or not 0 <= seed < 2**32:
+            raise ValueError(f"data.load: seed must be from 0 to 2^32 - 1, got {self.seed!r}")
+
+    def rows(self, count: int, origin: str) -> Array:
+        """The rows asked for out of ``count``, ascending: all of them, or ``n`` drawn without replacement."""
+        if self.n is None or self.n == count:
+            return np.arange(count)
+        if self.n > count:
+            raise ValueError(
+                f"{origin} has {count:,} points, {self.n:,} were asked for; ask for fewer, or leave n= (--points) out"
+            )
+        # Rows are drawn because files are often sorted by class, and kept in order because series are sorted by time.
+        return np.sort(np.random.default_rng(self.seed).choice(count, int(self.n), replace=False, shuffle=False))
+
+    def refuse_unused(self, origin: str, used: frozenset[str]) -> None:
+        """Arguments that would change nothing are mistakes."""
+        for name, purpose in _MEANT_FOR.items():
+            if name not in used and getattr(self, name) is not None:
+                raise ValueError(
+                    f"{origin}: {name}= (--{name.replace('_', '-')}) is for {purpose} and changes nothing here; "
+                    "leave it out"
+                )
 
 
 @contextmanager

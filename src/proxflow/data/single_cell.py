@@ -7,10 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from proxflow.data.raw import Array, Raw
-from proxflow.data.request import Request
+from proxflow.data.reading import Array, Raw, Request
 from proxflow.data.tables import label_column
-from proxflow.optional import optional_package
+from proxflow.errors import optional_package
 
 __all__ = ["read_h5ad"]
 

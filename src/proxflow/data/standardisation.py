@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from proxflow.registry import storable
 from proxflow.results import brief_repr
+from proxflow.storage import storable
 
 __all__ = ["Standardisation", "standardisation_of"]
 

@@ -7,9 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from proxflow.data.raw import Array, Raw
-from proxflow.data.request import Request
-from proxflow.optional import optional_package
+from proxflow.data.reading import Array, Raw, Request
+from proxflow.errors import optional_package
 
 __all__ = ["label_column", "read_table"]
 

@@ -10,9 +10,8 @@ import lap
 import torch
 from torch import Tensor
 
-from proxflow.errors import ConvergenceWarning
+from proxflow.errors import ConvergenceWarning, optional_package
 from proxflow.kernels.birkhoff import doubly_stochastic, permutation_of_mean
-from proxflow.optional import optional_package
 
 __all__ = ["least_cost_permutation", "sinkhorn_permutation"]
 

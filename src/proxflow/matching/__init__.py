@@ -3,10 +3,17 @@
 from proxflow.matching.affine import AffineResidual
 from proxflow.matching.guidance import field_of
 from proxflow.matching.networks import MLP, ResidualMLP, UNet
-from proxflow.matching.path import Network, PathSample, flow_matching_loss, sample_path
-from proxflow.matching.result import TrainRecord, TrainResult
-from proxflow.matching.times import LogitNormal, TimeSampler, Uniform
-from proxflow.matching.train import train
+from proxflow.matching.path import (
+    LogitNormal,
+    Network,
+    PathSample,
+    TimeSampler,
+    Uniform,
+    flow_matching_loss,
+    sample_path,
+)
+from proxflow.matching.train_result import TrainRecord, TrainResult
+from proxflow.matching.training import train
 
 __all__ = [
     "MLP",

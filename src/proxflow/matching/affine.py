@@ -14,14 +14,14 @@ from typing import NamedTuple, Self
 import torch
 from torch import Tensor, nn
 
+from proxflow.checks import whole_number
 from proxflow.couplings import Coupling, Pairs
 from proxflow.couplings.stream import batch_of
-from proxflow.kernels.precision import in_full_precision
-from proxflow.kernels.principal import principal_axes
-from proxflow.matching.times import for_each
-from proxflow.registry import storable
-from proxflow.scalars import whole_number
+from proxflow.kernels.geometry import principal_axes
+from proxflow.matching.path import for_each
 from proxflow.schedules import Linear, Schedule, check_schedule
+from proxflow.storage import storable
+from proxflow.torch_support import in_full_precision
 
 __all__ = ["AffineResidual"]
 

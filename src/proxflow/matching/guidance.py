@@ -8,9 +8,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from proxflow.matching.path import Network
-from proxflow.matching.times import for_each
-from proxflow.scalars import real_number
+from proxflow.checks import real_number
+from proxflow.matching.path import Network, for_each
 
 __all__ = ["field_of"]
 

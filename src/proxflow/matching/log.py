@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from proxflow.console import BarColumn, Console, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from proxflow.matching.result import TrainRecord
+from proxflow.matching.train_result import TrainRecord
+from proxflow.progress import BarColumn, Console, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 __all__ = ["TrainLog"]
 

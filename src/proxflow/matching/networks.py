@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from proxflow.matching.times import for_each
-from proxflow.optional import optional_package
-from proxflow.registry import storable
+from proxflow.errors import optional_package
+from proxflow.matching.path import for_each
+from proxflow.storage import storable
 
 __all__ = ["MLP", "ResidualMLP", "UNet"]
 

@@ -1,4 +1,7 @@
-"""A training run in progress: its network, average and optimiser, one step at a time."""
+"""The state of a training run on disk: all that it needs to end as if it had never stopped.
+
+A training run in progress: its network, average and optimiser, one step at a time.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +9,9 @@ import dataclasses
 import math
 import os
 import time
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -15,20 +19,74 @@ from torch.optim.swa_utils import AveragedModel
 
 from proxflow.couplings import Coupling, Pairs
 from proxflow.couplings.pairs import rows_of
-from proxflow.errors import ConvergenceError
-from proxflow.matching.checkpoint import TrainingState, random_state, read_state, set_random_state
-from proxflow.matching.path import PathSample, flow_matching_loss, sample_path
-from proxflow.matching.result import TrainRecord, TrainResult
+from proxflow.errors import ConvergenceError, optional_package
+from proxflow.matching.path import PathSample, Uniform, flow_matching_loss, sample_path
 from proxflow.matching.settings import Settings
-from proxflow.matching.times import Uniform
-from proxflow.optional import optional_package
+from proxflow.matching.train_result import TrainRecord, TrainResult
 from proxflow.seeding import generator_of
-from proxflow.storage import save
+from proxflow.storage import load, save, storable
+
+__all__ = ["Run", "TrainingState", "random_state", "read_state", "set_random_state"]
+
+
+@storable
+@dataclass(frozen=True)
+class TrainingState:
+    """A run after ``step`` steps, which is also the place of its coupling in the stream of batches.
+
+    ``mark`` is a hash of what the run depends on; the dictionaries are state_dicts; ``random`` is the
+    ``random_state`` of each process.
+    """
+
+    mark: str
+    step: int
+    network: dict[str, Tensor]
+    average: dict[str, Tensor]
+    optimiser: dict[str, Any]
+    scaler: dict[str, Any]
+    random: list[dict[str, Tensor]]
+    history: tuple[TrainRecord, ...]
+    loss_sum: float
+    seconds: float
+
+
+def read_state(path: str | os.PathLike[str], mark: str) -> TrainingState | None:
+    """The state at a path, or None where there is no file.
+
+    Raises:
+        ValueError: the file holds no training run, or one that depends on other things than this one.
+    """
+    if not Path(path).exists():
+        return None
+    state = load(path)
+    if not isinstance(state, TrainingState):
+        raise ValueError(f"train: {path} is not a checkpoint of a training run; give another path")
+    if state.mark != mark:
+        raise ValueError(
+            f"train: the checkpoint {path} belongs to a run on other data or with another network, coupling, option, "
+            "seed, precision or number of processes; repeat that call to go on with it, or give another path"
+        )
+    return state
+
+
+def random_state(device: torch.device) -> dict[str, Tensor]:
+    """PyTorch's own state of random numbers, of the CPU and of the device that trains, for networks with dropout."""
+    states = {"cpu": torch.get_rng_state()}
+    if device.type != "cpu":
+        states[device.type] = torch.get_device_module(device).get_rng_state(device)
+    return states
+
+
+def set_random_state(states: dict[str, Tensor], device: torch.device) -> None:
+    """Go on from a ``random_state``."""
+    torch.set_rng_state(states["cpu"])
+    if device.type in states and device.type != "cpu":
+        torch.get_device_module(device).set_rng_state(states[device.type], device)
+
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-__all__ = ["Run"]
 
 _WARM_UP = 100
 _HELD_OUT = (256, 1024)  # pairs, at least and at most; four batches in between

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from proxflow.checks import real_number, whole_number
 from proxflow.couplings import Coupling
-from proxflow.couplings.rows import Rows
+from proxflow.couplings.pairs import Rows
 from proxflow.fingerprint import fingerprint
-from proxflow.matching.times import TimeSampler
-from proxflow.scalars import real_number, whole_number
+from proxflow.matching.path import TimeSampler
 from proxflow.schedules import Schedule, check_schedule
 from proxflow.seeding import generator_of
 

@@ -1,12 +1,12 @@
 """Metrics of samples: distance to the data, spread, whether they are new and fit their labels, and their paths."""
 
-from proxflow.metrics.energy_distance import energy_distance, energy_distance_error
-from proxflow.metrics.few_steps import FewSteps, few_steps
-from proxflow.metrics.label_accuracy import LabelAccuracy, label_accuracy
+from proxflow.metrics.classifier import LabelAccuracy, label_accuracy
+from proxflow.metrics.energy import energy_distance, energy_distance_error
 from proxflow.metrics.memorisation import nearest_row_ratio
-from proxflow.metrics.path import normalised_path_energy, path_energy, straightness
+from proxflow.metrics.step_quality import FewSteps, few_steps
+from proxflow.metrics.trajectories import normalised_path_energy, path_energy, straightness
+from proxflow.metrics.transport import Wasserstein, wasserstein
 from proxflow.metrics.variances import Spread, spread
-from proxflow.metrics.wasserstein import Wasserstein, wasserstein
 
 __all__ = [
     "FewSteps",

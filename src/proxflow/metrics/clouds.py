@@ -8,8 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from proxflow.points import Numbers, as_tensor, normalised_weights
-from proxflow.scalars import whole_number
+from proxflow.checks import Numbers, as_tensor, normalised_weights, whole_number
 
 __all__ = ["Clouds", "check_alike", "check_seed", "common_frame", "distances", "flat_rows", "listed"]
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from proxflow.kernels.norms import row_norm
+from proxflow.checks import Numbers
+from proxflow.kernels.geometry import row_norm
 from proxflow.kernels.search import argmax_affine
 from proxflow.metrics.clouds import common_frame
-from proxflow.points import Numbers
 
 __all__ = ["nearest_row_ratio"]
 

@@ -7,11 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from proxflow.kernels.principal import principal_axes
+from proxflow.checks import Numbers, whole_number
+from proxflow.kernels.geometry import principal_axes
 from proxflow.metrics.clouds import common_frame
-from proxflow.points import Numbers
 from proxflow.results import brief_repr
-from proxflow.scalars import whole_number
 
 __all__ = ["Spread", "spread"]
 

@@ -1,14 +1,13 @@
 """Extended Brenier potentials: what a flow is made of."""
 
-from proxflow.potentials.base import GeneralizedQuadratic, Potential
-from proxflow.potentials.calculus import Rotated, Scaled
+from proxflow.potentials.base import GeneralizedQuadratic, Potential, Rotated, Scaled
 from proxflow.potentials.convex_body import Ball, Ellipsoid
 from proxflow.potentials.discrete import Discrete
 from proxflow.potentials.entropic import Entropic
 from proxflow.potentials.product import Product
 from proxflow.potentials.quadratic import Quadratic
-from proxflow.potentials.quantile import Quantile
-from proxflow.potentials.radial import Radial
+from proxflow.potentials.quantile.line import Quantile
+from proxflow.potentials.quantile.radial import Radial
 
 __all__ = [
     "Ball",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from proxflow.kernels.norms import row_norm
+from proxflow.kernels.geometry import row_norm
 
 __all__ = ["centre_and_radius", "check_atoms", "check_like_atoms"]
 

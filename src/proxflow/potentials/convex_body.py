@@ -8,13 +8,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from proxflow.kernels.frames import frame_around
-from proxflow.kernels.norms import row_norm
+from proxflow.checks import real_number
+from proxflow.kernels.geometry import frame_around, row_norm
 from proxflow.measures import Source
 from proxflow.potentials.base import GeneralizedQuadratic, Potential, as_parameter, check_rotation_invariant
-from proxflow.registry import storable
 from proxflow.results import ProxResult, Verdict
-from proxflow.scalars import real_number
+from proxflow.storage import storable
 
 __all__ = ["Ball", "Ellipsoid"]
 

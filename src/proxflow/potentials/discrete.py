@@ -8,16 +8,15 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from proxflow.derived import Derived
-from proxflow.kernels.active_set import affine_step, atom_keys, polyhedral_face, score_size
-from proxflow.kernels.faces import contact_basis
-from proxflow.kernels.norms import finite_rows, row_norm
+from proxflow.kernels.active_set import affine_step, atom_keys, contact_basis, polyhedral_face, score_size
+from proxflow.kernels.geometry import finite_rows, row_norm
 from proxflow.kernels.search import argmax_affine
 from proxflow.measures import Source
 from proxflow.potentials.atoms import centre_and_radius, check_atoms, check_like_atoms
 from proxflow.potentials.base import GeneralizedQuadratic, Potential
-from proxflow.registry import storable
 from proxflow.results import ProxResult, Status, Verdict
+from proxflow.storage import storable
+from proxflow.torch_support import Derived
 
 __all__ = ["Discrete"]
 

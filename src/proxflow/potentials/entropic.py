@@ -8,15 +8,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from proxflow.derived import Derived
-from proxflow.kernels.implicit import log_normaliser, moreau_pair
-from proxflow.kernels.softmax import covariance, draw, probabilities, row_blocks, solve_shifted
-from proxflow.kernels.softmax_prox import projection_temperature
+from proxflow.kernels.softmax.derivatives import log_normaliser, moreau_pair
+from proxflow.kernels.softmax.law import covariance, draw, probabilities, row_blocks, solve_shifted
+from proxflow.kernels.softmax.prox import projection_temperature
 from proxflow.measures import Source
 from proxflow.potentials.atoms import centre_and_radius, check_atoms, check_like_atoms
 from proxflow.potentials.base import DENSITY_ACCURACY, GeneralizedQuadratic, Potential
-from proxflow.registry import storable
 from proxflow.results import ProxResult, Status, Verdict
+from proxflow.storage import storable
+from proxflow.torch_support import Derived
 
 __all__ = ["Entropic"]
 

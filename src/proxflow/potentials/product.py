@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from proxflow.measures import Gaussian
 from proxflow.potentials.base import GeneralizedQuadratic, Potential
-from proxflow.registry import storable
 from proxflow.results import ProxResult, Status
+from proxflow.storage import storable
 
 __all__ = ["Product"]
 

@@ -7,10 +7,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from proxflow.kernels.norms import row_norm
+from proxflow.kernels.geometry import row_norm
 from proxflow.potentials.base import DENSITY_ACCURACY, GeneralizedQuadratic, Potential, as_parameter
-from proxflow.registry import storable
 from proxflow.results import ProxResult, Verdict
+from proxflow.storage import storable
 
 __all__ = ["Quadratic"]
 

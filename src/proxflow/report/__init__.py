@@ -8,12 +8,12 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING
 
-from proxflow.report.page import render_page
+from proxflow.report.fit_page import render_page
 
 if TYPE_CHECKING:
-    from proxflow.report.batch_size import render_batch_size_page
-    from proxflow.report.terminal import render_terminal_page
-    from proxflow.report.training import compare_steps, render_training_page
+    from proxflow.report.batch_size_page import render_batch_size_page
+    from proxflow.report.terminal_page import render_terminal_page
+    from proxflow.report.training_page import compare_steps, render_training_page
 
 __all__ = [
     "compare_steps",
@@ -24,10 +24,10 @@ __all__ = [
 ]
 
 _HOME = {
-    "compare_steps": "training",
-    "render_batch_size_page": "batch_size",
-    "render_terminal_page": "terminal",
-    "render_training_page": "training",
+    "compare_steps": "training_page",
+    "render_batch_size_page": "batch_size_page",
+    "render_terminal_page": "terminal_page",
+    "render_training_page": "training_page",
 }
 
 

@@ -6,7 +6,7 @@ import io
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from proxflow.optional import optional_package
+from proxflow.errors import optional_package
 
 if TYPE_CHECKING:
     from matplotlib.axis import Axis

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import proxflow
-from proxflow.optional import optional_package
+from proxflow.errors import optional_package
 
 __all__ = ["Picture", "Row", "Table", "picture", "render"]
 

@@ -1,6 +1,6 @@
 """Fitting a discrete potential to data: semidiscrete optimal transport, with a certificate."""
 
-from proxflow.semidiscrete.fit import METHODS, fit
-from proxflow.semidiscrete.result import Evaluation, Fit
+from proxflow.semidiscrete.fit_result import Evaluation, Fit
+from proxflow.semidiscrete.fitting import METHODS, fit
 
 __all__ = ["METHODS", "Evaluation", "Fit", "fit"]

@@ -10,16 +10,16 @@ from torch import Tensor
 
 from proxflow.kernels.gaussian_cells import LARGEST_DIMENSION, GaussianCells
 from proxflow.measures import Gaussian
-from proxflow.registry import storable
 from proxflow.seeding import generator_of
 from proxflow.semidiscrete.certificate import Cost, MassError, bracketed, draws_to_judge, mass_error
+from proxflow.semidiscrete.damped_newton import DampedNewton, NewtonState, missing_dual
+from proxflow.semidiscrete.fit_result import Evaluation, Solution
 from proxflow.semidiscrete.light import LightAtoms
-from proxflow.semidiscrete.newton import DampedNewton, NewtonState, missing_dual
 from proxflow.semidiscrete.problem import GAP_DRAWS, SemiDual, Tally
-from proxflow.semidiscrete.result import Evaluation, Solution
 from proxflow.semidiscrete.returned import Returned
 from proxflow.semidiscrete.session import Session
 from proxflow.semidiscrete.start import marginal_form
+from proxflow.storage import storable
 
 __all__ = ["Attempt", "ExactState", "exact_applies", "solve_exactly"]
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from proxflow.kernels.search import argmax_affine
 from proxflow.measures import Source
 from proxflow.potentials.atoms import centre_and_radius
-from proxflow.registry import storable
+from proxflow.storage import storable
 
 __all__ = ["GAP_DRAWS", "SMALL_GAP", "SemiDual", "Tally", "chunk_sizes"]
 

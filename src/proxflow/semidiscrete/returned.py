@@ -8,7 +8,7 @@ from torch import Tensor
 from proxflow.measures import Source
 from proxflow.potentials.discrete import Discrete
 from proxflow.potentials.entropic import Entropic
-from proxflow.semidiscrete.atoms import Atoms
+from proxflow.semidiscrete.prepare import Atoms
 from proxflow.semidiscrete.problem import Tally, chunk_sizes
 
 __all__ = ["Returned"]

@@ -11,11 +11,10 @@ from pathlib import Path
 
 from torch import Tensor
 
-from proxflow.console import Console
 from proxflow.fingerprint import fingerprint, source_mark
 from proxflow.measures import Source
-from proxflow.registry import storable
-from proxflow.storage import load, save
+from proxflow.progress import Console
+from proxflow.storage import load, save, storable
 
 __all__ = ["Checkpoint", "Session", "mark_of"]
 

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from proxflow.potentials.discrete import Discrete
 from proxflow.potentials.entropic import Entropic
-from proxflow.registry import storable
 from proxflow.seeding import generator_of
 from proxflow.semidiscrete.certificate import (
     LEAST_DRAWS,
@@ -22,14 +21,14 @@ from proxflow.semidiscrete.certificate import (
     smooth_transport_cost,
     transport_cost,
 )
-from proxflow.semidiscrete.descent import Averages, Iterate, descend
-from proxflow.semidiscrete.hierarchy import nested_groups
+from proxflow.semidiscrete.descent import Averages, Iterate, descend, nested_groups
+from proxflow.semidiscrete.fit_result import Evaluation, Solution
 from proxflow.semidiscrete.light import LightAtoms
 from proxflow.semidiscrete.problem import GAP_DRAWS, SemiDual, Tally
-from proxflow.semidiscrete.result import Evaluation, Solution
 from proxflow.semidiscrete.returned import Returned
 from proxflow.semidiscrete.session import Session
 from proxflow.semidiscrete.start import isolation, scaled_start
+from proxflow.storage import storable
 
 __all__ = ["StochasticState", "solve_stochastically"]
 

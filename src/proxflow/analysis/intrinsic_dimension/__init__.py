@@ -1,0 +1,1 @@
+"""The dimension of raw data, point by point."""

@@ -1,0 +1,168 @@
+"""The local dimension of data seen by a field at a stated scale: beta tr D recover_target (THEORY section 6).
+
+Whether a scale is below the spacing of the atoms: there a flow of finitely many points only memorises them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from proxflow.analysis.terminal.flat_field import DENSE_LIMIT, Field, FlatField, as_times
+from proxflow.checks import flat_points, whole_number
+from proxflow.potentials.base import Potential, Rotated, Scaled
+from proxflow.potentials.entropic import Entropic
+from proxflow.potentials.product import Product
+from proxflow.results import brief_repr
+from proxflow.schedules import Schedule
+from proxflow.seeding import seeded_generator
+from proxflow.storage import storable
+
+__all__ = ["LocalDimension", "largest_posterior_weight", "local_dimension", "sees_one_atom"]
+
+_PROBES = 64
+
+
+@storable
+@brief_repr
+@dataclass(frozen=True)
+class LocalDimension:
+    """tr D prox_{scale psi} at each point: every direction counts 1 / (1 + scale eta), between 0 and d.
+
+    Attributes:
+        time: t.
+        scale: alpha / beta at that time; directions with local standard deviation 1 / eta far above it count 1.
+        dimension: (B,).
+        stderr: (B,), standard error of a trace estimated by probes; 0 where it is exact.
+        below_spacing: (B,) bool, whether one data point alone explains the point at this scale: the field (or, with
+            ``points``, the data) then says nothing about a manifold, and an exact flow of finitely many points has
+            dimension 0. None for a bare callable without ``points``.
+        probes: random directions used; 0 where the trace is exact.
+    """
+
+    time: float
+    scale: float
+    dimension: Tensor
+    stderr: Tensor
+    below_spacing: Tensor | None
+    probes: int
+
+
+def local_dimension(
+    field: Field,
+    x: Tensor,
+    t: float,
+    *,
+    schedule: Schedule | None = None,
+    points: Tensor | None = None,
+    probes: int | None = None,
+    seed: int = 0,
+    max_memory: int = 2**28,
+) -> LocalDimension:
+    """beta tr D recover_target(t, x) = beta (alpha div v - alpha' d) / W of any field.
+
+    Args:
+        field: ``ProximalFlow``, or callable (t, x) whose rows do not depend on each other; t is 0-dimensional.
+        x: (B, *event), points at time t: on trajectories, or alpha x0 + beta y of a data point y.
+        t: in (0, 1).
+        schedule: of a bare callable, Linear if None.
+        points: (N, *event), the data that a bare callable was trained on, for ``below_spacing``; a flow knows its own.
+        probes: random signs of Hutchinson's estimate; None means an exact trace for flows and up to dimension 256, and
+            64 probes else.
+        seed: of the probes.
+        max_memory: bytes for what is computed at once.
+
+    Raises:
+        ValueError: bad points, time or options, or a schedule that contradicts the flow's.
+    """
+    flat = FlatField("local_dimension", field, x, schedule, max_memory)
+    time = as_times(flat.owner, t, x)
+    if len(time) != 1:
+        raise ValueError(f"{flat.owner}: t must be one time, got {len(time)}")
+    moment, rows = time[0], x.detach().reshape(len(x), flat.dim)
+    exact = flat.flow is not None or flat.dim <= DENSE_LIMIT
+    count = whole_number(probes) if probes is not None else 0 if exact else _PROBES
+    if count is None or (probes is not None and count < 2):
+        raise ValueError(f"{flat.owner}: probes must be an integer of at least 2, got {probes!r}")
+    trace, stderr = _trace(flat, moment, rows, count, seed)
+    alpha, beta = flat.schedule.alpha(moment), flat.schedule.beta(moment)
+    # tr A = (W / -alpha') tr D recover_target - d
+    per_rate = -beta * flat.schedule.alpha_derivative(moment) / flat.schedule.wronskian(moment)
+    return LocalDimension(
+        time=float(moment),
+        scale=float(alpha / beta),
+        dimension=per_rate * (trace + flat.dim),
+        stderr=per_rate * stderr,
+        below_spacing=_below_spacing(flat, moment, rows, points),
+        probes=count,
+    )
+
+
+def _trace(flat: FlatField, t: Tensor, x: Tensor, probes: int, seed: int) -> tuple[Tensor, Tensor]:
+    """tr A(t) and its standard error, (B,) each."""
+    if probes == 0:
+        trace = flat.jacobian(t, x).diagonal(dim1=1, dim2=2).sum(1)
+        return trace, torch.zeros_like(trace)
+    generator = seeded_generator(flat.owner, seed)
+    draws = []
+    for _ in range(probes):
+        signs = torch.randint(0, 2, x.shape, generator=generator).to(x) * 2 - 1
+        draws.append((signs * flat.push(t, x, signs)).sum(1))
+    values = torch.stack(draws)
+    return values.mean(0), values.std(0) / probes**0.5
+
+
+def _below_spacing(flat: FlatField, t: Tensor, x: Tensor, points: Tensor | None) -> Tensor | None:
+    if points is not None:
+        data = flat_points(flat.owner, points).to(x)
+        if points.shape[1:] != flat.event:
+            raise ValueError(f"{flat.owner}: points must be (N, *event) like x, got {tuple(points.shape)}")
+        return largest_posterior_weight(x, data, flat.schedule.alpha(t), flat.schedule.beta(t)) > 0.5
+    if flat.flow is None:
+        return None
+    pair = flat.flow.solve(t, x)
+    return sees_one_atom(flat.flow.potential, pair.point.detach(), pair.multiplier.detach())
+
+
+_BLOCK_NUMBERS = 1 << 24
+
+
+def sees_one_atom(potential: Potential, y: Tensor, u: Tensor) -> Tensor:
+    """Whether one atom explains a Moreau pair (y, u), both (B, d): (B,) bool.
+
+    For ``Entropic``: its largest softmax weight at u is over 1/2. For other potentials: nothing can move, L = {0}
+    (``Discrete`` at an atom). Products see one atom where a factor does.
+    """
+    if isinstance(potential, Product):
+        sizes = [factor.dim for factor in potential.blocks]
+        pieces = zip(potential.blocks, y.split(sizes, 1), u.split(sizes, 1), strict=True)
+        return torch.stack([sees_one_atom(factor, a, b) for factor, a, b in pieces]).any(0)
+    if isinstance(potential, Rotated):
+        rotation = potential.rotation.to(y)
+        return sees_one_atom(potential.potential, (y - potential.shift.to(y)) @ rotation, u @ rotation)
+    if isinstance(potential, Scaled):
+        return sees_one_atom(potential.potential, y / potential.factor, u)
+    if isinstance(potential, Entropic):
+        bias = potential.weights.double().log() - potential.heights.double() / potential.epsilon
+        parts = [
+            torch.softmax(rows.double() @ potential.points.double().mT / potential.epsilon + bias, 1).amax(1) > 0.5
+            for rows in u.split(_rows(len(potential.points)))
+        ]
+        return torch.cat(parts)
+    return potential.second_epi_derivative(y, u).subspace_dimension == 0
+
+
+def largest_posterior_weight(x: Tensor, points: Tensor, alpha: Tensor, beta: Tensor) -> Tensor:
+    """max_j P(X1 = y_j | X_t = x) for independent normal noise and equal weights, (B,); x (B, d), points (N, d)."""
+    centres = beta * points
+    parts = [
+        torch.softmax(-0.5 * (torch.cdist(rows, centres) / alpha).square(), 1).amax(1)
+        for rows in x.split(_rows(len(points)))
+    ]
+    return torch.cat(parts)
+
+
+def _rows(atoms: int) -> int:
+    return max(1, _BLOCK_NUMBERS // atoms)

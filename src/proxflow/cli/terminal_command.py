@@ -1,0 +1,219 @@
+"""proxflow terminal: how a flow arrives at its data."""
+
+from __future__ import annotations
+
+import itertools
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from proxflow.cli.options import (
+    SCHEDULES,
+    DataDir,
+    Label,
+    Out,
+    Overwrite,
+    Points,
+    Representation,
+    Seed,
+    check_choice,
+    claimed,
+    command_line,
+    schedule_named,
+)
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from proxflow.analysis import TerminalStudy
+    from proxflow.cli.run_folder import RunFolder
+    from proxflow.data import Dataset, Standardisation
+
+__all__ = ["terminal"]
+
+_UNCHECKED = "its run keeps no data, so whether the scale is below their spacing is not known"
+
+
+def terminal(
+    subject: Annotated[
+        str, typer.Argument(metavar="RUN|DATA", help="A run folder of `proxflow fit` or `train`, or data as for `fit`.")
+    ],
+    out: Out = None,
+    points: Points = None,
+    label: Label = None,
+    representation: Representation = None,
+    data_dir: DataDir = None,
+    epsilon: Annotated[
+        float | None, typer.Option(help="Smoothing of the flow that is fitted to data, 0.1 if not given; 0 memorises.")
+    ] = None,
+    scale: Annotated[
+        float, typer.Option(help="alpha / beta at which local dimensions are taken, in standardised units.")
+    ] = 0.2,
+    count: Annotated[int, typer.Option(min=2, help="Initial points.")] = 100,
+    times: Annotated[
+        str | None, typer.Option(metavar="T,T,...", help="Times of the rates, increasing, inside (0, 1); from 0.5 on.")
+    ] = None,
+    schedule: Annotated[str | None, typer.Option(help="linear or cosine, of the flow fitted to data.")] = None,
+    seed: Seed = 0,
+    overwrite: Overwrite = False,
+) -> None:
+    """Measure how a flow or network arrives at its data: rates, scales, local dimension, and what survives of pushes.
+
+    Example: `proxflow terminal moons --epsilon 0.02`
+
+    Example: `proxflow terminal runs/digits-network --scale 0.5`
+    """
+    import proxflow as pf
+    from proxflow.analysis.terminal.terminal_study import TIMES
+    from proxflow.cli.run_folder import RunFolder
+    from proxflow.report import render_terminal_page
+    from proxflow.report.terminal_page import remarks
+
+    own: dict[str, Any] = {
+        "points": points,
+        "label": label,
+        "representation": representation,
+        "data_dir": None if data_dir is None else str(data_dir),
+        "epsilon": epsilon,
+        "schedule": schedule,
+    }
+    arguments: dict[str, Any] = {"subject": subject, "scale": scale, "count": count, "times": times, "seed": seed}
+    moments = TIMES if times is None else _times(times)
+    if (Path(subject) / "run.json").is_file():
+        given = [f"--{name.replace('_', '-')}" for name, value in own.items() if value is not None]
+        if given:
+            raise ValueError(f"{', '.join(given)}: for data only; the run in {subject} has its own")
+        source = RunFolder(Path(subject))
+        found = _arriving_run(source)
+        folder = RunFolder(out if out is not None else source.path.with_name(f"{source.path.name}-terminal"))
+        if folder.path.resolve() == source.path.resolve():
+            raise ValueError(f"--out {out} is the run that is studied; give another folder")
+        folder.claim(overwrite=overwrite, resume=False)
+    else:
+        own |= {"epsilon": 0.1 if epsilon is None else epsilon, "schedule": schedule or "linear"}
+        arguments |= own
+        check_choice("schedule", own["schedule"], SCHEDULES)
+        folder, dataset = claimed(
+            out, "-terminal", subject, points, seed, label, representation, data_dir, overwrite=overwrite, resume=False
+        )
+        found = _arriving_data(dataset, own["epsilon"], own["schedule"], seed)
+    with folder.writing(resume=False):
+        study = pf.analysis.terminal_study(
+            found.field,
+            found.noise(count, seed),
+            scale=scale,
+            times=moments,
+            schedule=schedule_named(found.schedule),
+            points=found.points,
+            seed=seed,
+        )
+        command = command_line("terminal", arguments)
+        page = render_terminal_page(study, found.standardisation, found.name, found.words, command)
+        warned = remarks(study)
+        result = {
+            "local_dimension": float(study.dimension.dimension.mean()),
+            "warning": " ".join(warned) or None,
+        }
+        complete = {**arguments, "schedule": found.schedule}
+        folder.write_study("terminal", study, found.record, page, complete, result)
+    _print_arrival(study, found.name)
+    for remark in warned:
+        typer.echo(f"  warning: {remark}")
+    if study.dimension.below_spacing is None:
+        typer.echo(f"  {_UNCHECKED}")
+    typer.echo(f"report: {folder.page}")
+
+
+def _times(text: str) -> list[float]:
+    try:
+        times = [float(part) for part in text.split(",")]
+    except ValueError:
+        times = []
+    if not times or not all(0 < t < 1 for t in times) or any(b <= a for a, b in itertools.pairwise(times)):
+        raise ValueError(f"--times must be increasing numbers inside (0, 1) such as 0.5,0.9,0.99, got {text!r}")
+    return times
+
+
+@dataclass(frozen=True)
+class _Arriving:
+    """A field to study, and where it is from."""
+
+    field: Callable[[Tensor, Tensor], Tensor]
+    event_shape: tuple[int, ...]
+    dtype: torch.dtype
+    standardisation: Standardisation
+    schedule: str
+    name: str
+    words: str
+    record: dict[str, Any]
+    points: Tensor | None = None  # data of a network, for warnings of memorisation; a flow knows its own
+
+    def noise(self, count: int, seed: int) -> Tensor:
+        """Initial points of the trajectories."""
+        import torch
+
+        from proxflow.seeding import generator_of
+
+        return torch.randn((count, *self.event_shape), generator=generator_of(seed), dtype=self.dtype)
+
+
+def _arriving_run(folder: RunFolder) -> _Arriving:
+    import torch
+
+    import proxflow as pf
+
+    record = folder.data
+    name = str(record["data"]["name"])
+    if folder.is_trained:
+        network, standardisation, shape, schedule = folder.read_network()
+        field = pf.matching.field_of(network)
+        atoms = folder.read_atoms()
+        unchecked = "" if atoms is not None else f"; {_UNCHECKED}"
+        words = f"the network of {folder.path}{unchecked}"
+        points = None if atoms is None else atoms.reshape(-1, *shape)
+        return _Arriving(field, shape, torch.float32, standardisation, schedule, name, words, record, points)
+    fitted, standardisation, shape, schedule = folder.read_fit()
+    words = f"the exact flow of {folder.path}, smoothed by epsilon = {fitted.epsilon:g}"
+    flow = pf.ProximalFlow(fitted.potential.double(), schedule_named(schedule))
+    return _Arriving(flow, shape, torch.float64, standardisation, schedule, name, words, record)
+
+
+def _arriving_data(dataset: Dataset, epsilon: float, schedule: str, seed: int) -> _Arriving:
+    import torch
+
+    import proxflow as pf
+    from proxflow.cli.run_folder import data_record
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", pf.ConvergenceWarning)  # any fit is an exact flow of its own weights
+        fitted = pf.semidiscrete.fit(dataset.points, epsilon=epsilon, seed=seed)
+    words = f"the exact flow of the data, smoothed by epsilon = {epsilon:g}"
+    flow = pf.ProximalFlow(fitted.potential.double(), schedule_named(schedule))
+    return _Arriving(
+        flow, dataset.event_shape, torch.float64, dataset.standardisation, schedule, dataset.name, words,
+        data_record(dataset),
+    )  # fmt: skip
+
+
+def _print_arrival(study: TerminalStudy, name: str) -> None:
+    spectrum, dimension = study.spectrum, study.dimension.dimension
+    typer.echo(f"{name}: {spectrum.rates.shape[1]} initial points, {spectrum.rates.shape[2]} rates at each")
+    typer.echo(f"  {'t':>7s}{'lowest rate':>20s}{'highest rate':>20s}")
+    for k, t in enumerate(spectrum.times.tolist()):
+        ends = [spectrum.rates[k, :, i] for i in (0, -1)]
+        cells = [f"{end.mean():z.3f} +- {end.std(correction=0):.3f}" for end in ends]
+        typer.echo(f"  {t:7.4g}{cells[0]:>20s}{cells[1]:>20s}")
+    typer.echo(
+        f"  local dimension at scale {study.dimension.scale:.3g}: {dimension.mean():.3g}, "
+        f"from {dimension.min():.3g} to {dimension.max():.3g}"
+    )
+    survival = study.perturbation.survival
+    across, along = (f"{survival[:, k].mean():.0%}" for k in (0, -1))
+    typer.echo(
+        f"  a push at t = {study.perturbation.time:g} arrives to {across} across the data, to {along} along them"
+    )

@@ -1,0 +1,206 @@
+"""The population coupling of a finite data set: fresh noise goes to the atom of its Laguerre cell."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from proxflow.checks import Numbers, point_weights
+from proxflow.couplings.noise_pool import NoiseLaw, NoisePool
+from proxflow.couplings.pairs import Pairs, Rows, check_count
+from proxflow.potentials import Discrete, Entropic
+from proxflow.seeding import own_generator
+
+__all__ = ["Semidiscrete"]
+
+_SAME_WEIGHT = 1e-5  # relative: float32 keeps weights to 1e-7, and to see 1e-5 takes 10^10 draws
+
+
+class Semidiscrete:
+    """Optimal pairs at every batch size, from a fitted potential: one maximum-affine search each.
+
+    An ``Entropic`` potential draws the atom from its softmax instead. Rows of the data that are equal share an atom,
+    and its noise, in proportion to their weights.
+
+    Args:
+        potential: as fitted by ``semidiscrete.fit(points, weights)``.
+        points: (N, *event), the rows that it was fitted to, in the potential's dtype and on its device.
+        labels: (N,) or (N, k), or None.
+        weights: (N,), of the rows, as given to ``fit``; equal if None. Without equal rows the potential says it all.
+        max_draws: of noise, that may miss a cell in a row before ``noise_for`` gives it up; 32 for each atom, and 2^17
+            at the least, if None.
+        max_memory: bytes of noise that wait for their row to be asked for.
+
+    Raises:
+        ValueError: bad points, labels not one for each point, points that are not the atoms of a Discrete or
+            Entropic potential, or weights of the rows that do not add up to those of its atoms.
+    """
+
+    def __init__(
+        self,
+        potential: Discrete | Entropic,
+        points: Numbers,
+        labels: Numbers | None = None,
+        *,
+        weights: Numbers | None = None,
+        max_draws: int | None = None,
+        max_memory: int = 1 << 28,
+    ) -> None:
+        self.rows = Rows("Semidiscrete", points, labels)
+        if not isinstance(potential, Discrete | Entropic):
+            raise ValueError(
+                "Semidiscrete: the potential must be Discrete or Entropic, as in semidiscrete.fit(points).potential, "
+                f"got {type(potential).__name__}"
+            )
+        self.potential = potential
+        self.source = self.rows.source_or_normal(potential.source)
+        self.atom_of_row = _atoms_of(self.rows.flat, potential.points)
+        self._shares = _shares(self.rows.flat, self.atom_of_row, potential, weights)
+        self._pool = NoisePool(self._draw, potential, max_draws, max_memory)
+
+    @property
+    def deterministic(self) -> bool:
+        """Whether the noise decides the point: the velocities of the pairs are then the field that is learned."""
+        return isinstance(self.potential, Discrete)
+
+    @property
+    def noise_law(self) -> NoiseLaw:
+        """How exact what ``noise_for`` has given so far is."""
+        return self._pool.law
+
+    @property
+    def tensors(self) -> list[Tensor | None]:
+        """What the coupling depends on, for checkpoints."""
+        epsilon = self.potential.epsilon if isinstance(self.potential, Entropic) else 0.0
+        tensors = [*self.rows.tensors_with(self.source, epsilon), self.potential.heights, self.potential.weights]
+        return tensors if self._shares.until is None else [*tensors, self._shares.until]
+
+    def sample(self, n: int, *, generator: torch.Generator | None = None) -> Pairs:
+        """n pairs: fresh noise, and the row that it is transported to."""
+        check_count("Semidiscrete", n)
+        generator = own_generator(generator)
+        noise, atom = self._draw(n, generator)
+        return self.rows.pairs(noise, self._shares.draw(atom, generator))
+
+    def noise_for(self, index: Numbers, *, generator: torch.Generator | None = None) -> Tensor:
+        """Source points of given rows, (len(index), *event), for loops that visit the data in epochs.
+
+        Each is a draw of the source in the Laguerre cell of its row (of the atom's conditional law, where the
+        potential is entropic), by rejection: what falls into other cells waits until their row is asked for. Data
+        visited in epochs are exactly uniform; for a fit of equal weights the noise then has the source's law up to the
+        errors of the cell masses, its chi2. Rows of unequal weights must be visited as often as their weights say. A
+        cell that ``max_draws`` draws in a row have missed is served by the draw that comes nearest to it, the smallest
+        loss of score, until one hits it again; ``noise_law`` counts these.
+
+        Draws that wait belong to this object in this process: a copy or a forked process begins without them.
+
+        Args:
+            index: (n,) whole numbers, rows of the points; repetitions are served by different draws.
+
+        Raises:
+            ValueError: index is not a vector of whole numbers, or names a row that is not there.
+        """
+        rows = self.rows.checked_index(index)
+        noise = self._pool.take(self.atom_of_row[rows], own_generator(generator))
+        return noise.reshape(len(rows), *self.rows.event_shape)
+
+    def _draw(self, n: int, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
+        noise = self.rows.draw_noise(self.source, n, generator)
+        if isinstance(self.potential, Entropic):
+            return noise, self.potential.sample_atom(noise, generator)
+        return noise, self.potential.nearest_atom(noise)
+
+
+@dataclass(frozen=True)
+class _Shares:
+    """Which rows take an atom's noise, and how much of it each.
+
+    Attributes:
+        row: those of positive weight, atom by atom.
+        until: atom + the shares of its rows up to this one, float64, ascending; None if each atom has one row.
+        first: place in ``row`` of each atom's first.
+        last: and of its last.
+    """
+
+    row: Tensor
+    until: Tensor | None
+    first: Tensor
+    last: Tensor
+
+    def draw(self, atom: Tensor, generator: torch.Generator | None) -> Tensor:
+        """A row of each atom, at random where there are several."""
+        if self.until is None:
+            return self.row[atom]
+        drawn_on = atom.device if generator is None else generator.device
+        uniform = torch.rand(len(atom), generator=generator, dtype=torch.float64, device=drawn_on).to(atom.device)
+        place = torch.searchsorted(self.until, atom + uniform, right=True)
+        return self.row[torch.minimum(torch.maximum(place, self.first[atom]), self.last[atom])]
+
+
+def _shares(rows: Tensor, atom_of_row: Tensor, potential: Discrete | Entropic, weights: Numbers | None) -> _Shares:
+    """The shares of rows (N, d) in their atoms.
+
+    Raises:
+        ValueError: bad weights, or weights that do not add up to those of the atoms.
+    """
+    mass, atoms = point_weights("Semidiscrete", weights, rows), len(potential.points)
+    total = torch.zeros(atoms, dtype=torch.float64, device=rows.device).index_add_(0, atom_of_row, mass)
+    repeated = len(rows) > atoms
+    if repeated or weights is not None:
+        _check_weights(total, potential.weights, atom_of_row, given=weights is not None)
+    row = atom_of_row.argsort(stable=True)
+    row = row[mass[row] > 0]
+    atom = atom_of_row[row]
+    last = torch.bincount(atom, minlength=atoms).cumsum(0) - 1
+    first = last - torch.bincount(atom, minlength=atoms) + 1
+    if not repeated:
+        return _Shares(row, None, first, last)
+    share = mass[row] / total[atom]
+    summed = share.cumsum(0)
+    return _Shares(row, atom + (summed - (summed - share)[first[atom]]), first, last)
+
+
+def _check_weights(total: Tensor, expected: Tensor, atom_of_row: Tensor, *, given: bool) -> None:
+    """Refuse weights of rows whose sums are not the weights of their atoms, up to rounding."""
+    least = torch.finfo(torch.float32).tiny  # below it float32 loses digits
+    expected = expected.double()
+    off = torch.nonzero((total - expected).abs() > _SAME_WEIGHT * expected + least)[:, 0]
+    if not len(off):
+        return
+    atom = int(off[0])
+    rows = torch.nonzero(atom_of_row == atom)[:, 0]
+    adding = "the weights" if given else "equal weights, since none are given,"
+    raise ValueError(
+        f"Semidiscrete: {adding} of rows {rows[:5].tolist()} add up to {float(total[atom]):.6g} of all, but their atom "
+        f"has the weight {float(expected[atom]):.6g} in the potential; give weights= as they were given to fit"
+    )
+
+
+def _atoms_of(rows: Tensor, atoms: Tensor) -> Tensor:
+    """The atom equal to each row, (N,) int64.
+
+    Raises:
+        ValueError: the rows are of another dtype, device or width, a row is no atom, or an atom has no row.
+    """
+    if rows.dtype != atoms.dtype or rows.device != atoms.device or rows.shape[1] != atoms.shape[1]:
+        raise ValueError(
+            f"Semidiscrete: points are {rows.dtype} on {rows.device} with {rows.shape[1]} entries each, the atoms "
+            f"{atoms.dtype} on {atoms.device} with {atoms.shape[1]}; give the points that it was fitted to"
+        )
+    distinct, number = torch.unique(torch.cat([atoms, rows]), dim=0, return_inverse=True)
+    atom_of_number = torch.full((len(distinct),), -1, dtype=torch.int64, device=rows.device)
+    atom_of_number[number[: len(atoms)]] = torch.arange(len(atoms), device=rows.device)
+    atom_of_row = atom_of_number[number[len(atoms) :]]
+    strangers = torch.nonzero(atom_of_row < 0)[:, 0]
+    if len(strangers):
+        raise ValueError(
+            f"Semidiscrete: {len(strangers)} points are no atoms of the potential, the first: rows "
+            f"{strangers[:5].tolist()}; give the points that it was fitted to, or fit again"
+        )
+    if len(torch.unique(atom_of_row)) < len(atoms):
+        raise ValueError(
+            "Semidiscrete: some atoms of the potential are no row of points; give all that it was fitted to"
+        )
+    return atom_of_row

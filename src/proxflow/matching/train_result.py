@@ -1,0 +1,88 @@
+"""What training returns, and what it writes down on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from proxflow.matching.guidance import field_of
+from proxflow.metrics.step_quality import STEPS, FewSteps, few_steps
+from proxflow.results import brief_repr
+from proxflow.schedules import Schedule
+from proxflow.seeding import seeded_generator
+from proxflow.storage import storable
+
+__all__ = ["TrainRecord", "TrainResult"]
+
+
+@storable
+@dataclass(frozen=True)
+class TrainRecord:
+    """One look at a run.
+
+    Attributes:
+        step: optimiser steps made.
+        loss: mean of the training loss since the last look.
+        field_error: of the averaged network on held-out pairs of the reference: the mean squared velocity error over
+            that of the zero field. Where the reference is an exact flow this is E|v_theta - v_t|^2 / E|v_t|^2 along
+            its trajectories. NaN without a reference.
+        seconds: wall time, that of interrupted runs included.
+    """
+
+    step: int
+    loss: float
+    field_error: float
+    seconds: float
+
+
+@brief_repr
+@dataclass(frozen=True)
+class TrainResult:
+    """A trained network.
+
+    Attributes:
+        network: with the exponential moving average of the parameters: the one to sample with.
+        last_network: with the last parameters, the module that was given.
+        history: looks at the run.
+        steps: optimiser steps made; fewer than asked for after Ctrl-C.
+        finished: whether all steps were made.
+        seconds: wall time, that of interrupted runs included.
+        seed: of the run.
+    """
+
+    network: nn.Module
+    last_network: nn.Module
+    history: tuple[TrainRecord, ...]
+    steps: int
+    finished: bool
+    seconds: float
+    seed: int
+
+    def few_steps(
+        self,
+        data: Tensor,
+        *,
+        count: int = 1000,
+        steps: Sequence[int] = STEPS,
+        schedule: Schedule | None = None,
+        seed: int = 0,
+    ) -> FewSteps:
+        """Samples of the averaged network, without label, at few steps and at many: distance and spread.
+
+        Args:
+            data: (m, *event) points to compare with; best ones that were not trained on.
+            count: samples, of standard normal noise.
+            steps: numbers of Euler steps.
+            schedule: of the path that was trained on; Linear if None.
+            seed: of the noise.
+
+        Raises:
+            ValueError: as of ``metrics.few_steps``, or the seed is no integer of at most 64 bits.
+        """
+        generator = seeded_generator("few_steps", seed)
+        noise = torch.randn((count, *data.shape[1:]), generator=generator, dtype=data.dtype)
+        device = next(self.network.parameters()).device
+        return few_steps(field_of(self.network), noise.to(device), data, steps=steps, schedule=schedule)

@@ -1,0 +1,129 @@
+"""Samples of a field at few steps and at many: how near they are to the data, and whether they spread as widely."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from proxflow.metrics.energy import energy_distance, energy_distance_error
+from proxflow.metrics.variances import Spread, spread
+from proxflow.results import brief_repr
+from proxflow.sampling.integration import integrate
+from proxflow.schedules import Schedule
+from proxflow.seeding import generator_of
+
+__all__ = ["STEPS", "FewSteps", "few_steps"]
+
+STEPS = (1, 2, 4, 8, 100)
+
+_NEARER_THAN_NOISE = 0.5  # of the noise's energy distance: what samples must be within to be called near
+_STANDARD_ERRORS = 3.0  # by which samples must be nearer than the normal law, or within which they are the data's
+_NORMAL_SEED = 0  # of the draws of the normal law
+_NORMAL_DRAWS = 2  # times the number of samples: the level should scatter less than what is compared with it
+_SPREAD_WITHIN = 0.1  # of 1, or three standard errors if these are more
+
+
+@brief_repr
+@dataclass(frozen=True)
+class FewSteps:
+    """Samples of the same noise at K numbers of Euler steps, beside data.
+
+    Attributes:
+        steps: the K numbers.
+        samples: (K, n, *event).
+        energy_distance: at each number, unbiased: about 0 for new draws of the data's law.
+        energy_distance_error: at each number, its standard error or a little more.
+        spread: at each number, variances of samples over those of the data.
+        of_noise: energy distance of the noise itself: what no training gives.
+        of_normal: energy distance of twice as many draws of the normal law with the data's mean and covariance: what an
+            affine field gives, which knows nothing else of the data.
+    """
+
+    steps: tuple[int, ...]
+    samples: Tensor
+    energy_distance: tuple[float, ...]
+    energy_distance_error: tuple[float, ...]
+    spread: tuple[Spread, ...]
+    of_noise: float
+    of_normal: float
+
+    @property
+    def best(self) -> int:
+        """Place of the number of steps whose samples are nearest."""
+        return min(range(len(self.steps)), key=lambda k: self.energy_distance[k])
+
+    @property
+    def beats_noise(self) -> bool:
+        """Whether the nearest samples are at less than half of the noise's distance."""
+        return self.energy_distance[self.best] < _NEARER_THAN_NOISE * self.of_noise
+
+    @property
+    def beats_normal(self) -> bool:
+        """Whether the nearest samples are clearly nearer than the normal law, or not told apart from the data at all.
+
+        The latter, as good samples of data that are themselves normal are. Both by three standard errors.
+        """
+        nearest, off = self.energy_distance[self.best], _STANDARD_ERRORS * self.energy_distance_error[self.best]
+        return nearest < self.of_normal - off or nearest <= off
+
+    @property
+    def spreads_right(self) -> bool:
+        """Whether the total variance of the nearest samples is the data's, within a tenth or three standard errors."""
+        found = self.spread[self.best]
+        return abs(found.total - 1) <= max(_SPREAD_WITHIN, 3 * found.total_error)
+
+
+@torch.no_grad()
+def few_steps(
+    field: Callable[[Tensor, Tensor], Tensor],
+    noise: Tensor,
+    data: Tensor,
+    *,
+    steps: Sequence[int] = STEPS,
+    schedule: Schedule | None = None,
+    directions: int = 8,
+) -> FewSteps:
+    """Integrate a field from noise by Euler's method with several numbers of steps, and measure its samples.
+
+    Ctrl-C keeps the numbers of steps that are done.
+
+    Args:
+        field: (t, x) -> velocity (B, *event), as ``matching.field_of`` makes of a network.
+        noise: (n, *event) source points, on the field's device.
+        data: (m, *event) points to compare with; best ones that were not trained on.
+        steps: numbers of Euler steps.
+        schedule: of the path; Linear if None.
+        directions: principal directions whose variances are compared.
+
+    Raises:
+        ValueError: steps are not whole numbers of at least 1, or clouds that ``spread`` refuses.
+    """
+    ends: list[Tensor] = []
+    try:
+        for count in steps:
+            trajectory = integrate(field, noise, steps=count, method="euler", schedule=schedule)
+            ends.append(trajectory.end.to(data.device))
+    except KeyboardInterrupt:
+        if not ends:
+            raise
+    return FewSteps(
+        tuple(steps)[: len(ends)],
+        torch.stack(ends),
+        tuple(energy_distance(end, data, unbiased=True) for end in ends),
+        tuple(energy_distance_error(end, data) for end in ends),
+        tuple(spread(end, data, directions=directions) for end in ends),
+        energy_distance(noise.to(data), data, unbiased=True),
+        energy_distance(_normal_like(data, _NORMAL_DRAWS * len(noise)), data, unbiased=True),
+    )
+
+
+def _normal_like(data: Tensor, count: int) -> Tensor:
+    """Draws (count, *event) of the normal law with the mean and covariance of data (m, *event)."""
+    mean = data.mean(0)
+    weights = torch.randn(count, len(data), generator=generator_of(_NORMAL_SEED), dtype=data.dtype)
+    centred = (data - mean).flatten(1) / max(len(data) - 1, 1) ** 0.5
+    drawn: Tensor = weights.to(data.device) @ centred
+    return mean + drawn.reshape(-1, *data.shape[1:])

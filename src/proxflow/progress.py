@@ -1,0 +1,51 @@
+"""The parts of rich that show progress, imported without its draws from Python's global generator.
+
+Ctrl-C between steps: a step is not cut in two.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from types import FrameType
+
+from proxflow.errors import global_generators_kept
+
+__all__ = [
+    "BarColumn",
+    "Console",
+    "MofNCompleteColumn",
+    "Progress",
+    "TextColumn",
+    "TimeRemainingColumn",
+    "deferred_interrupts",
+]
+
+with global_generators_kept():
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+
+@contextlib.contextmanager
+def deferred_interrupts() -> Iterator[Callable[[], bool]]:
+    """Gives a function that says whether Ctrl-C was pressed; pressed again, it interrupts at once.
+
+    Outside of the main thread, which alone receives signals, nothing is deferred.
+    """
+    pressed = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield pressed.is_set
+        return
+
+    def note(number: int, frame: FrameType | None) -> None:
+        if pressed.is_set():
+            raise KeyboardInterrupt
+        pressed.set()
+
+    earlier = signal.signal(signal.SIGINT, note)
+    try:
+        yield pressed.is_set
+    finally:
+        signal.signal(signal.SIGINT, earlier)

@@ -1,0 +1,84 @@
+"""What a fit returns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from proxflow.potentials.discrete import Discrete
+from proxflow.potentials.entropic import Entropic
+from proxflow.results import brief_repr
+from proxflow.storage import storable
+
+__all__ = ["Evaluation", "Fit", "Solution"]
+
+
+@storable
+@dataclass(frozen=True)
+class Evaluation:
+    """The error of a fit at one moment: on fresh draws, or exact (``chi2_stderr`` 0)."""
+
+    samples_used: int
+    chi2: float
+    chi2_stderr: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Solution:
+    """What a method found: the potential, its masses (N,), its certificate and cost, what they took, and advice."""
+
+    method: str
+    potential: Discrete | Entropic
+    mass: Tensor
+    history: tuple[Evaluation, ...]
+    transport_cost: float
+    transport_cost_interval: tuple[float, float]
+    samples_used: int
+    evaluation_samples: int
+    advice: str = "let it run longer"
+
+
+@storable
+@brief_repr
+@dataclass(frozen=True)
+class Fit:
+    """A fitted potential and its certificate.
+
+    Attributes:
+        potential: on the distinct rows of the data: ``Discrete``, or ``Entropic`` where epsilon > 0.
+        method: how the heights were found: one of ``semidiscrete.METHODS``.
+        chi2: sum_j (m_j - b_j)^2 / b_j of the cell masses m: exact, or estimated without bias on fresh draws.
+        chi2_stderr: its standard error; 0.0 when exact.
+        converged: whether chi2 + 2 stderr <= tol.
+        history: the evaluations on the way.
+        seconds: wall time, that of interrupted runs included.
+        cell_mass: (N,) float64, the weights of the flow as it is: exact, or counted on the last evaluation.
+        transport_cost: W2^2 between source and data; for epsilon > 0 between the source and the flow's own target,
+            E|X - grad phi(X)|^2.
+        transport_cost_interval: its 95% interval; not converged, from the dual value up to a triangle inequality.
+        samples_used: noise draws passed through the search to move the heights; 0 for exact methods.
+        evaluation_samples: noise draws spent on chi2 and costs, or on checking an exact method.
+        atom_of_row: (rows given,) int64, the atom of each row.
+        epsilon: the smoothing asked for, in units of the scores <u, y>.
+        seed: the seed of the run.
+        tol: the tolerance asked for.
+    """
+
+    potential: Discrete | Entropic
+    method: str
+    chi2: float
+    chi2_stderr: float
+    converged: bool
+    history: tuple[Evaluation, ...]
+    seconds: float
+    cell_mass: Tensor
+    transport_cost: float
+    transport_cost_interval: tuple[float, float]
+    samples_used: int
+    evaluation_samples: int
+    atom_of_row: Tensor
+    epsilon: float
+    seed: int
+    tol: float

@@ -1,0 +1,94 @@
+"""From the rows a user gives to distinct atoms with positive weights.
+
+The affine span of the data: a fit needs only the noise inside it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from proxflow.checks import Numbers, flat_points, point_weights
+from proxflow.kernels.geometry import row_norm
+from proxflow.measures import Gaussian, Source
+from proxflow.potentials.atoms import centre_and_radius
+
+__all__ = ["Atoms", "Span", "gather_atoms", "span_of"]
+
+
+@dataclass(frozen=True)
+class Atoms:
+    """Distinct rows (N, d), their weights (N,) in float64 with sum 1, and the atom of every given row."""
+
+    points: Tensor
+    weights: Tensor
+    atom_of_row: Tensor
+
+
+def gather_atoms(points: Numbers, weights: Numbers | None) -> Atoms:
+    """Check the data, normalise the weights, and merge equal rows.
+
+    Raises:
+        ValueError: points are empty, 1-D, not floating point or not finite; weights have the wrong length, are
+            negative, not finite, zero on a whole atom, or all zero.
+    """
+    flat = flat_points("fit", points)
+    mass = point_weights("fit", weights, flat)
+    distinct, atom_of_row = torch.unique(flat, dim=0, return_inverse=True)
+    total = torch.zeros(len(distinct), dtype=torch.float64, device=flat.device).index_add_(0, atom_of_row, mass)
+    empty = torch.nonzero(total == 0)[:, 0]
+    if len(empty):
+        rows = torch.nonzero(torch.isin(atom_of_row, empty))[:, 0]
+        raise ValueError(f"fit: {len(rows)} rows have weight zero, the first: {rows[:5].tolist()}; leave them out")
+    return Atoms(distinct, total / total.sum(), atom_of_row)
+
+
+_ROUNDINGS = 4.0  # rows this many roundings of their own size away from a plane, in the mean square, lie in it
+_BREAK = 1024.0  # least extent of the data inside their span, in those distances: else they may be data too
+
+
+@dataclass(frozen=True)
+class Span:
+    """Atoms in coordinates of their affine span, the noise that they see, and the cost of what they do not see.
+
+    Heights are the same in the span as in space. W2^2 in space is W2^2 in the span plus ``rest``. ``residual`` is the
+    largest distance of a row from the span: its scores are wrong by about that much.
+    """
+
+    points: Tensor
+    source: Source
+    rest: float
+    residual: float
+
+
+def span_of(points: Tensor, source: Source, precision: torch.dtype) -> Span:
+    """The span of distinct float32 or float64 rows (N, d), in float64; the whole space unless the source is normal.
+
+    A projection of N(0, I) on any subspace is N(0, I) again, so that atoms on a line in R^20 make a problem in R^1.
+    A direction is left out where every row's share of it is rounding of that row in ``precision``, and only if all
+    others are far above their rounding: a far row must not hide the extent of the near ones, nor an offset that of
+    small data.
+    """
+    exact = points.double()
+    dim = points.shape[1]
+    if not isinstance(source, Gaussian) or len(points) == 1:
+        return Span(exact, source, 0.0, 0.0)
+    centre, radius = centre_and_radius(points)
+    rounding = torch.finfo(precision).eps * (row_norm(exact / radius) + row_norm(centre[None] / radius))
+    roundings = torch.where(rounding > 0, 1 / rounding, 0.0)[:, None] * ((exact - centre) / radius)
+    _, sizes, axes = torch.linalg.svd(torch.linalg.qr(roundings, mode="r").R, full_matrices=False)
+    negligible = _ROUNDINGS * len(points) ** 0.5
+    kept = sizes > negligible
+    basis = axes[kept].mT
+    rank = basis.shape[1]
+    if rank == 0 or rank == dim or bool((sizes[kept] < _BREAK * negligible).any()):
+        return Span(exact, source, 0.0, 0.0)
+    inside = exact @ basis
+    if len(torch.unique(inside, dim=0)) < len(points):
+        return Span(exact, source, 0.0, 0.0)
+    across = centre - basis @ (basis.mT @ centre)
+    off = exact - centre - (inside - basis.mT @ centre) @ basis.mT
+    rest = dim - rank + float(across.square().sum())
+    return Span(inside, Gaussian(rank), rest, float(row_norm(off).max()))
