@@ -1,7 +1,4 @@
-"""Single numbers as users give them: Python's, numpy's, or tensors and arrays without axes.
-
-Data points and their weights as users give them: torch, numpy or pandas; checked, flat, normalised.
-"""
+"""Numbers, points and weights as users give them (Python, torch, numpy, pandas): checked, flat, normalised."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Exceptions and warnings of the package.
-
-Packages that may be missing.
-"""
+"""Exceptions and warnings of the package, and packages that may be missing."""
 
 from __future__ import annotations
 

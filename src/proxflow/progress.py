@@ -1,7 +1,4 @@
-"""The parts of rich that show progress, imported without its draws from Python's global generator.
-
-Ctrl-C between steps: a step is not cut in two.
-"""
+"""Progress on the terminal, and Ctrl-C between steps: a step is not cut in two."""
 
 from __future__ import annotations
 

@@ -1,9 +1,8 @@
-"""Classes whose instances ``save`` and ``load`` know, by name. A class registers itself; nothing here lists them.
-
-Saving and loading: one safetensors file with a JSON description, versioned, without unpickling.
+"""Saving and loading: one safetensors file with a JSON description, versioned, without unpickling.
 
 An object is stored as its constructor call: its class and arguments, tensors apart. Loading calls the constructor
-again, so that what is read passes the same checks as what a user builds.
+again, so that what is read passes the same checks as what a user builds. A class registers itself, by the decorator
+``storable``; nothing here lists them.
 """
 
 from __future__ import annotations

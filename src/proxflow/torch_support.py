@@ -1,8 +1,7 @@
-"""Raising on failed rows from inside vmap and torch.compile, where Python cannot look at a tensor.
+"""What queries need of PyTorch: raising from compiled code, full precision, values kept while tensors stay the same.
 
-Queries keep their precision inside ``torch.autocast``: a bound that holds in float32 does not hold in bfloat16.
-
-Values computed from tensors, kept for as long as these stay what they were.
+A bound that holds in float32 does not hold in bfloat16: ``in_full_precision`` turns autocast off. Inside vmap and
+torch.compile Python cannot look at a tensor: ``require_converged`` is an operator that raises on failed rows.
 """
 
 from __future__ import annotations

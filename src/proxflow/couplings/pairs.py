@@ -1,7 +1,4 @@
-"""Pairs of source and target points: what every coupling draws.
-
-The data of a coupling: checked rows with their labels, from which pairs are made.
-"""
+"""Pairs of source and target points, what every coupling draws, and the checked rows that they are made from."""
 
 from __future__ import annotations
 

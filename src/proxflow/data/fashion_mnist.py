@@ -1,8 +1,6 @@
-"""The IDX format of MNIST and its like, gzipped or not.
+"""Fashion-MNIST from the IDX files that Debian's package installs, or from a folder of them, gzipped or not.
 
-Source: the format's only description, "THE IDX FILE FORMAT" at the foot of http://yann.lecun.com/exdb/mnist.
-
-Fashion-MNIST from the files that Debian's package installs, or from a folder of them.
+Source of the format: "THE IDX FILE FORMAT" at the foot of http://yann.lecun.com/exdb/mnist.
 """
 
 from __future__ import annotations

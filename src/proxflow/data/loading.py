@@ -1,7 +1,4 @@
-"""Which reader a file belongs to.
-
-From a name or a path to a data set.
-"""
+"""From a name or a path to a data set, by the reader that a file belongs to."""
 
 from __future__ import annotations
 

@@ -1,9 +1,4 @@
-"""What a reader gives: points that can be taken row by row, and labels.
-
-What of a data set is asked for.
-
-What readers share: errors that name the file.
-"""
+"""What readers share: what is asked for, what they give (points row by row, and labels), errors that name the file."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ searches), where a step does not depend on d, and are then finished and certifie
 
 Atoms come as ``keys`` (N, d + 2) = [y, -h, -|y|^2 / 2], normalised by the caller to |y| <= 1.
 
-Faces of a polyhedral potential: the contact set at a source point, and affinely independent atoms on it.
+At a solution, the face of the polyhedral potential is its contact set; affinely independent atoms of it span the face.
 """
 
 from __future__ import annotations

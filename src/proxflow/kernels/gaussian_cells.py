@@ -1,13 +1,11 @@
-"""Gaussian measure of elementary pieces of polyhedra, exactly in the plane and by a smooth integral in space.
+"""Gaussian measure of Laguerre cells in R^1, R^2 and R^3 and its derivatives, from the geometry of the cells.
 
-A polyhedron is a signed sum of cones from the origin over its faces, a polygon one of triangles over its edges. The
-standard normal measure of each piece depends on a few distances only; all functions here are vectorised over pieces.
-
-Gaussian measure of Laguerre cells in R^1, R^2 and R^3 and its derivatives, from the geometry of the cells.
-
-The mass of a cell is the signed sum of the cones from the origin over its faces. Two neighbours i, j share a face in
-the plane <u, n> = (h_j - h_i) / |y_j - y_i|, n the direction from y_i to y_j; the Gaussian measure of that face over
-|y_j - y_i| is the derivative of the mass of i in the height of j: a weight of the Laplacian that is the Hessian of J.
+The mass of a cell is the signed sum of the cones from the origin over its faces, that of a face one of triangles over
+its edges. The standard normal measure of each piece depends on a few distances only: exact in the plane (Owen's T), in
+space an integral of an entire function, which Gauss-Legendre nodes give to rounding. Functions are vectorised over
+pieces. Two neighbours i, j share a face in the plane <u, n> = (h_j - h_i) / |y_j - y_i|, n the direction from y_i to
+y_j; the Gaussian measure of that face over |y_j - y_i| is the derivative of the mass of i in the height of j: a weight
+of the Laplacian that is the Hessian of J.
 """
 
 from __future__ import annotations

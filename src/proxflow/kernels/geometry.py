@@ -1,9 +1,4 @@
-"""Per row, the Euclidean norm over the whole range of a dtype, and whether all entries are finite.
-
-Orthonormal frames around given directions.
-
-The directions in which rows vary most.
-"""
+"""Rows of vectors: norms over the whole range of a dtype, orthonormal frames, principal directions."""
 
 from __future__ import annotations
 

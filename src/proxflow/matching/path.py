@@ -1,7 +1,4 @@
-"""Laws of the time t at which a network is trained.
-
-The regression of flow matching: points on the paths of pairs, their velocities, and the loss.
-"""
+"""The regression of flow matching: laws of the time t, points on the paths of pairs, their velocities, and the loss."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""The state of a training run on disk: all that it needs to end as if it had never stopped.
-
-A training run in progress: its network, average and optimiser, one step at a time.
-"""
+"""A training run in progress: its network, average and optimiser, one step at a time, and its state on disk."""
 
 from __future__ import annotations
 

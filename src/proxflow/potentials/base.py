@@ -3,9 +3,7 @@
 The central primitive is the *Moreau pair* in homogeneous form: ``decompose(x, alpha, beta)`` returns the
 unique (y, u) with x = alpha u + beta y and u in dpsi(y). It contains the prox (beta = 1), the Brenier map
 (alpha = 1, beta = 0) and the projection on the domain (alpha = 0), and has no division that blows up at
-either end of a flow.
-
-Calculus on potentials: rotation with shift, and scaling, as wrappers.
+either end of a flow. ``rotate`` (with a shift) and ``scale`` wrap any potential.
 """
 
 from __future__ import annotations

@@ -1,12 +1,10 @@
-"""Groups of nearby atoms at several scales: the preconditioner of the stochastic steps.
+"""Averaged stochastic gradient descent on the semi-dual (Polyak-Ruppert), preconditioned by groups of nearby atoms.
 
 A gradient step moves each height by what its own cell lacks, in units of the gap between neighbouring scores. Errors
 that a whole region shares then fade slowly, for the region competes with others across far larger gaps. A hierarchy
 adds, for each scale, the step that the same rule would give to groups taken as single atoms (an additive multilevel
 method, as of Bramble, Pasciak and Xu 1990). Shells around the mean carry what regions share whatever their direction:
 the error of a start that is right in every marginal but not in its radial law.
-
-Averaged stochastic gradient descent on the semi-dual (Polyak-Ruppert).
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""From the rows a user gives to distinct atoms with positive weights.
-
-The affine span of the data: a fit needs only the noise inside it.
-"""
+"""From the rows a user gives to distinct atoms with positive weights, in the affine span of the data."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Where the heights start: the potential of independent marginals, scaled to fit; or an earlier fit, carried over.
-
-Heights from an earlier fit, for the same atoms or for others.
-"""
+"""Where the heights start: the potential of independent marginals, scaled to fit; or an earlier fit, carried over."""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
-"""Patches of data over which a local statistic is constant: nested groups, the largest that agree with their parts.
+"""Patches of data over which a local statistic is constant, and its value at scale 0.
 
-The value at scale 0 of a curve measured at many scales with correlated errors.
+Patches are nested groups, the largest that agree with their parts; the value is read from a curve measured at many
+scales with correlated errors.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""The local dimension of data seen by a field at a stated scale: beta tr D recover_target (THEORY section 6).
+"""The local dimension of data seen by a field at a stated scale: beta tr D recover_target.
 
-Whether a scale is below the spacing of the atoms: there a flow of finitely many points only memorises them.
+Below the spacing of the atoms a flow of finitely many points only memorises them: such scales are marked.
 """
 
 from __future__ import annotations
