@@ -181,6 +181,13 @@ class Potential(nn.Module, ABC):
         self.check(y, "y")
         return torch.full((len(y),), int(Verdict.assumed), device=y.device)
 
+    def sees_one_atom(self, y: Tensor, u: Tensor) -> Tensor:
+        """Whether a single atom of the target explains the Moreau pair (y, u), both (B, d): (B,) bool.
+
+        Nothing can then move, L = {0}, and a flow only memorises the atom.
+        """
+        return self.second_epi_derivative(y, u).subspace_dimension == 0
+
     @abstractmethod
     def constructor_arguments(self) -> dict[str, object]:
         """The arguments that build this potential again; what ``pf.save`` writes."""
@@ -351,6 +358,11 @@ class Rotated(Potential):
         self.check(y, "y")
         return self.potential.smooth_support(self._inner(y))
 
+    def sees_one_atom(self, y: Tensor, u: Tensor) -> Tensor:
+        """Whether the inner potential does, at Q'(y - shift) and Q'u, (B,) bool."""
+        self.check(y, "y")
+        return self.potential.sees_one_atom(self._inner(y), u @ self.rotation.to(u))
+
     def log_density(self, y: Tensor) -> Tensor:
         """The inner log-density at Q'(y - shift), (B,).
 
@@ -430,6 +442,11 @@ class Scaled(Potential):
         """The inner verdict at y / factor, (B,)."""
         self.check(y, "y")
         return self.potential.smooth_support(y / self.factor)
+
+    def sees_one_atom(self, y: Tensor, u: Tensor) -> Tensor:
+        """Whether the inner potential does, at y / factor, (B,) bool."""
+        self.check(y, "y")
+        return self.potential.sees_one_atom(y / self.factor, u)
 
     def log_density(self, y: Tensor) -> Tensor:
         """The inner log-density at y / factor minus d log factor, (B,).

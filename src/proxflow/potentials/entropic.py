@@ -270,6 +270,11 @@ class Entropic(Potential):
         """Failed off the hull of the atoms; assumed in it, whose boundary is not told apart, (B,) of ``Verdict``."""
         return torch.where(torch.isfinite(self.value(y)), int(Verdict.assumed), int(Verdict.failed))
 
+    def sees_one_atom(self, y: Tensor, u: Tensor) -> Tensor:
+        """Whether an atom's probability at u is over 1/2, (B,) bool."""
+        rows = max(1, self.max_memory // (8 * len(self.points)))
+        return torch.cat([self.atom_probabilities(part).amax(1) > 0.5 for part in u.split(rows)])
+
     def atom_probabilities(self, u: Tensor) -> Tensor:
         """The probability of each atom at each source point, (B, N): the softmax law whose mean is grad phi(u)."""
         self._check_query(u, "u")

@@ -84,6 +84,11 @@ class Product(Potential):
         """The weakest of the factors' verdicts, (B,): the support is the product of theirs."""
         return torch.stack([p.smooth_support(part) for p, part in self._split(y, "y")]).amin(0)
 
+    def sees_one_atom(self, y: Tensor, u: Tensor) -> Tensor:
+        """Whether a factor does, (B,) bool: its coordinates then repeat those of its atom."""
+        pieces = zip(self._split(y, "y"), self._split(u, "u"), strict=True)
+        return torch.stack([p.sees_one_atom(part, other) for (p, part), (_, other) in pieces]).any(0)
+
     def log_density(self, y: Tensor) -> Tensor:
         """Sum of the factors' log-densities, (B,); -inf where a factor's is, whatever is known of the others.
 

@@ -12,15 +12,16 @@ from torch import Tensor
 
 from proxflow.analysis.terminal.flat_field import DENSE_LIMIT, Field, FlatField, as_times
 from proxflow.checks import flat_points, whole_number
-from proxflow.potentials.base import Potential, Rotated, Scaled
-from proxflow.potentials.entropic import Entropic
-from proxflow.potentials.product import Product
 from proxflow.results import brief_repr
 from proxflow.schedules import Schedule
 from proxflow.seeding import seeded_generator
 from proxflow.storage import storable
 
-__all__ = ["LocalDimension", "largest_posterior_weight", "local_dimension", "sees_one_atom"]
+__all__ = [
+    "LocalDimension",
+    "largest_posterior_weight",
+    "local_dimension",
+]
 
 _PROBES = 64
 
@@ -123,35 +124,10 @@ def _below_spacing(flat: FlatField, t: Tensor, x: Tensor, points: Tensor | None)
     if flat.flow is None:
         return None
     pair = flat.flow.solve(t, x)
-    return sees_one_atom(flat.flow.potential, pair.point.detach(), pair.multiplier.detach())
+    return flat.flow.potential.sees_one_atom(pair.point.detach(), pair.multiplier.detach())
 
 
 _BLOCK_NUMBERS = 1 << 24
-
-
-def sees_one_atom(potential: Potential, y: Tensor, u: Tensor) -> Tensor:
-    """Whether one atom explains a Moreau pair (y, u), both (B, d): (B,) bool.
-
-    For ``Entropic``: its largest softmax weight at u is over 1/2. For other potentials: nothing can move, L = {0}
-    (``Discrete`` at an atom). Products see one atom where a factor does.
-    """
-    if isinstance(potential, Product):
-        sizes = [factor.dim for factor in potential.blocks]
-        pieces = zip(potential.blocks, y.split(sizes, 1), u.split(sizes, 1), strict=True)
-        return torch.stack([sees_one_atom(factor, a, b) for factor, a, b in pieces]).any(0)
-    if isinstance(potential, Rotated):
-        rotation = potential.rotation.to(y)
-        return sees_one_atom(potential.potential, (y - potential.shift.to(y)) @ rotation, u @ rotation)
-    if isinstance(potential, Scaled):
-        return sees_one_atom(potential.potential, y / potential.factor, u)
-    if isinstance(potential, Entropic):
-        bias = potential.weights.double().log() - potential.heights.double() / potential.epsilon
-        parts = [
-            torch.softmax(rows.double() @ potential.points.double().mT / potential.epsilon + bias, 1).amax(1) > 0.5
-            for rows in u.split(_rows(len(potential.points)))
-        ]
-        return torch.cat(parts)
-    return potential.second_epi_derivative(y, u).subspace_dimension == 0
 
 
 def largest_posterior_weight(x: Tensor, points: Tensor, alpha: Tensor, beta: Tensor) -> Tensor:
