@@ -1,6 +1,6 @@
 """Efficiency of semidiscrete.fit, and its time to chi2 = 0.01 beside OTT's SemidiscreteSolver.
 
-chi2 * M / N compares a fit that used M noise draws with the statistical limit, which is 1.
+chi2 * M / N compares a fit that used M noise samples with the statistical limit, which is 1.
 
 python benchmarks/semidiscrete.py
 """

@@ -547,17 +547,23 @@ def test_a_description_that_is_no_description_is_refused(text, stored):
         pf.load(stored)
 
 
+OTHER_ARGUMENTS = "a Discrete that this version of proxflow builds from other arguments"
+
+
 @pytest.mark.parametrize(
-    "change",
+    ("change", "said"),
     [
-        lambda header: header["object"]["arguments"].update(surprise=1),
-        lambda header: header["object"]["arguments"].pop("points"),
-        lambda header: header["object"]["arguments"].update(heights={"tensor": "root.points"}),
+        (lambda header: header["object"]["arguments"].update(surprise=1), OTHER_ARGUMENTS),
+        (lambda header: header["object"]["arguments"].pop("points"), OTHER_ARGUMENTS),
+        (
+            lambda header: header["object"]["arguments"].update(heights={"tensor": "root.points"}),
+            "a Discrete that cannot be built",
+        ),
     ],
 )
-def test_arguments_that_do_not_fit_are_refused(change, stored):
+def test_arguments_that_do_not_fit_are_refused(change, said, stored):
     rewrite(stored, change)
-    with pytest.raises(ValueError, match=re.escape(f"{stored} holds a Discrete that cannot be built")):
+    with pytest.raises(ValueError, match=re.escape(f"{stored} holds {said}")):
         pf.load(stored)
 
 

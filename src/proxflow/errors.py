@@ -49,7 +49,7 @@ def optional_package(module: str, extra: str, package: str | None = None) -> Any
 
 @contextmanager
 def global_generators_kept() -> Iterator[None]:
-    """Python's, numpy's and torch's go on afterwards as if nothing had been drawn."""
+    """Python's, numpy's and torch's generators are afterwards as if nothing had been drawn."""
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
     try:
         yield

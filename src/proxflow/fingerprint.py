@@ -10,7 +10,7 @@ from torch import Tensor
 
 from proxflow.measures import Source
 
-__all__ = ["fingerprint", "source_mark"]
+__all__ = ["fingerprint", "source_probes"]
 
 _PROBES = 16
 
@@ -27,6 +27,6 @@ def fingerprint(description: object, tensors: Iterable[Tensor | None]) -> str:
     return digest.hexdigest()
 
 
-def source_mark(source: Source) -> Tensor:
+def source_probes(source: Source) -> Tensor:
     """What stands for a source in a fingerprint: its first draws, (16, d)."""
     return source.sample(_PROBES, generator=torch.Generator().manual_seed(0), dtype=torch.float64)

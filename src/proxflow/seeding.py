@@ -58,7 +58,7 @@ class _Fork:
     Attributes:
         path: the numbers of the forks that lead to it, from the first process on.
         made: forks that it has made itself.
-        inherited_seed: of torch's default generator when it was forked; None in the first process.
+        inherited_seed: seed of torch's default generator when it was forked; None in the first process.
         generator: its own, once needed.
     """
 

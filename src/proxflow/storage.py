@@ -220,7 +220,12 @@ def _decode(tree: Any, tensors: dict[str, Tensor], path: Path) -> Any:
     arguments = {key: _decode(value, tensors, path) for key, value in tree["arguments"].items()}
     try:
         value = known(**arguments)
-    except (TypeError, ValueError) as error:
+    except TypeError as error:
+        raise ValueError(
+            f"{path} holds a {name} that this version of proxflow builds from other arguments ({error}): make the file "
+            "again with this version, or read it with the one that wrote it"
+        ) from error
+    except ValueError as error:
         raise ValueError(f"{path} holds a {name} that cannot be built ({error})") from error
     if hasattr(value, "constructor_arguments"):
         _restore_tensors(value, arguments)

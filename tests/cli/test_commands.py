@@ -61,10 +61,10 @@ def test_the_fit_is_that_of_the_library(finished):
 def test_an_exact_fit_says_so(data, tmp_path, capsys):
     assert call("fit", data, "--out", tmp_path / "run") == 0
     lines = capsys.readouterr().out
-    assert re.search(r"^  method               damped Newton; the shares of noise are computed exactly$", lines, re.M)
+    assert re.search(r"^  method               damped Newton; the cell masses are computed exactly$", lines, re.M)
     assert re.search(r"^  chi2 of the weights  \S+, exact \(tolerance 0.5\)$", lines, re.M)
     assert re.search(r"^  transport cost W2\^2  \S+, exact$", lines, re.M)
-    assert re.search(r"^  noise draws          none to fit, 66,048 to check$", lines, re.M)
+    assert re.search(r"^  noise samples        none to fit, 66,048 to check$", lines, re.M)
     assert "+-" not in lines
     assert "epsilon" not in lines
 
@@ -75,7 +75,7 @@ def test_a_fit_by_noise_says_so(space, tmp_path, capsys):
     assert re.search(r"^  method               averaged stochastic gradient; .* random draws$", lines, re.M)
     assert re.search(r"^  chi2 of the weights  \S+ \+- \S+ \(tolerance 0.5\)$", lines, re.M)
     assert re.search(r"^  transport cost W2\^2  \S+, 95% interval \[\S+, \S+\]$", lines, re.M)
-    assert re.search(r"^  noise draws          [\d,]+ to fit, [\d,]+ to evaluate$", lines, re.M)
+    assert re.search(r"^  noise samples        [\d,]+ to fit, [\d,]+ to evaluate$", lines, re.M)
 
 
 def test_one_point_needs_no_draws(tmp_path, capsys):
@@ -83,7 +83,7 @@ def test_one_point_needs_no_draws(tmp_path, capsys):
     assert call("fit", tmp_path / "one.npy", "--out", tmp_path / "run") == 0
     lines = capsys.readouterr().out
     assert "chi2 of the weights  0, exact" in lines
-    assert "noise draws" not in lines
+    assert "noise samples" not in lines
 
 
 def test_a_fit_that_does_not_converge_says_so_and_is_kept(real_page, space, tmp_path, capsys):

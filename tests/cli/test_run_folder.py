@@ -142,7 +142,7 @@ def interrupt(*_args, **_options):
 
 
 TARGETS = {"load": (pf.data, "load"), "render": (report, "render_page"), "write": (storage, "write_atomically")}
-HINT = "the same command with --resume goes on with it"
+HINT = "the same command with --resume continues it"
 
 
 @pytest.mark.parametrize("where", ["load", "write"])
@@ -214,7 +214,7 @@ def test_ctrl_c_while_sampling_keeps_the_old_samples(run, monkeypatch):
     assert digest(run) == before
 
 
-# -------------------------------------------------------------------- going on
+# -------------------------------------------------------------------- resuming
 
 
 @dataclasses.dataclass
@@ -266,7 +266,7 @@ def test_an_interrupted_fit_is_kept_and_gone_on_with(kind, ctrl_c, tmp_path, cap
     assert sorted(os.listdir(tmp_path / "run")) == UNFINISHED_FILES
     assert call("sample", tmp_path / "run", "--count", 4) == 0
     capsys.readouterr()
-    assert "--resume to go on with it" in refusal(capsys, *command, tmp_path / "run")
+    assert "--resume to continue it" in refusal(capsys, *command, tmp_path / "run")
 
     ctrl_c.steps = 0
     assert call(*command, tmp_path / "run", "--resume") == 0
@@ -314,9 +314,9 @@ def test_the_printed_command_of_a_capped_fit_raises_the_cap(space, tmp_path, cap
 
 def test_nothing_to_go_on_with_is_one_line(run, data, tmp_path, capsys):
     before = digest(run)
-    assert "nothing to go on with" in refusal(capsys, "fit", data, "--out", run, "--resume")
+    assert "nothing to resume" in refusal(capsys, "fit", data, "--out", run, "--resume")
     assert digest(run) == before
-    assert "nothing to go on with" in refusal(capsys, "fit", data, "--out", tmp_path / "new", "--resume")
+    assert "nothing to resume" in refusal(capsys, "fit", data, "--out", tmp_path / "new", "--resume")
     assert not (tmp_path / "new").exists()
 
 

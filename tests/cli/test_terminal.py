@@ -106,7 +106,7 @@ def test_images_are_shown(tmp_path, monkeypatch) -> None:
     assert call("terminal", "digits", "--out", tmp_path / "out", *options) == 0
     page = (tmp_path / "out" / "report.html").read_text()
     assert page.count("<img") == 6
-    assert "Samples pushed" in page
+    assert "Samples moved" in page
 
 
 def test_a_run_is_not_replaced_by_its_own_study(run, capsys) -> None:

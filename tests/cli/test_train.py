@@ -139,7 +139,7 @@ def test_resume_after_interruption(data, tmp_path, monkeypatch) -> None:
         (["--directions", "3"], "--directions 3 is more than the 2 coordinates"),
         (["--points", "1"], "a network needs at least two"),
         (["--network", "unet"], "use MLP for vectors"),
-        (["--resume"], "holds nothing to go on with"),
+        (["--resume"], "holds nothing to resume"),
     ],
 )
 def test_refusals(data, tmp_path, capsys, options, message) -> None:

@@ -92,7 +92,7 @@ class Recipe:
         points: distinct rows, (J, 1), ascending.
         weights: (J,).
         batch: pairs that are drawn together; 1 where all are independent.
-        draws: pairs to look at; fewer where they take long.
+        draws: number of pairs; fewer where they take long.
     """
 
     coupling: Coupling
@@ -309,7 +309,7 @@ class InSpace(NamedTuple):
         make: the coupling, from rows and labels.
         chi2: how far the masses of the rows may be from equal; 0 where they are equal exactly.
         dims: that it is tested in; fits take long in R^64.
-        draws: pairs to look at; fewer where they take long.
+        draws: number of pairs; fewer where they take long.
     """
 
     make: Callable[[Tensor, Tensor], Coupling]

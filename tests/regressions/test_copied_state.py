@@ -243,7 +243,7 @@ def test_a_stream_refuses_to_repeat_its_batches_in_a_forked_process(ahead, tmp_p
     with PairStream(Minibatch(data()[0], 10), 4, ahead=ahead) as stream:
         next(stream)
         assert in_fork(refused, tmp_path / "refused")
-        next(stream)  # the parent goes on
+        next(stream)  # the parent continues
         assert stream.position == 2
 
 

@@ -38,7 +38,7 @@ ATOMS = {
 def test_against_an_interior_point_solver(name: str) -> None:
     points, heights = ATOMS[name]()
     potential = Discrete(points, heights)
-    z = among_many(potential, 40)  # more rows than atoms: they go on in the span
+    z = among_many(potential, 40)  # more rows than atoms: they continue in the span
     pair = potential.prox(z, 1.0)
     assert (pair.status == int(Status.converged)).all()
     for row in (0, 7):

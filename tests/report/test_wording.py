@@ -39,8 +39,8 @@ def test_the_certificate_holds_the_numbers_of_a_fit_by_noise(space):
         "χ²": [fit.chi2, fit.chi2_stderr],
         "χ² x draws / atoms": [fit.chi2 * fit.samples_used / 29],
         "transport cost W₂²": [fit.transport_cost, *fit.transport_cost_interval],
-        "noise draws to fit": [fit.samples_used],
-        "noise draws to evaluate": [fit.evaluation_samples],
+        "noise samples to fit": [fit.samples_used],
+        "noise samples to evaluate": [fit.evaluation_samples],
     }
     check_rows(page, common_rows(fit) | expected)
     assert page.cell("method").startswith("averaged stochastic gradient")
@@ -57,17 +57,17 @@ def test_the_certificate_of_an_exact_fit_says_exact(plane):
         "dimension": [2],
         "χ²": [fit.chi2],
         "transport cost W₂²": [fit.transport_cost],
-        "noise draws to check": [fit.evaluation_samples],
+        "noise samples to check": [fit.evaluation_samples],
     }
     check_rows(page, common_rows(fit) | expected)
-    assert page.cell("method") == "damped Newton; the shares of noise are computed exactly"
-    assert page.cell("noise draws to fit") == "none"
+    assert page.cell("method") == "damped Newton; the cell masses are computed exactly"
+    assert page.cell("noise samples to fit") == "none"
     assert page.cell("χ²").endswith(", exact")
     assert page.cell("transport cost W₂²").endswith(", exact")
     assert "±" not in plane.text
     assert "standard error" not in plane.text
     assert "statistical limit" not in page.text
-    assert not {"χ² x draws / atoms", "noise draws to evaluate", "smoothing ε"} & page.names
+    assert not {"χ² x draws / atoms", "noise samples to evaluate", "smoothing ε"} & page.names
 
 
 def test_the_certificate_of_a_smoothed_fit_says_what_was_smoothed(smooth):
@@ -186,7 +186,7 @@ def test_the_verdict_of_one_point(tmp_path):
     page = page_of(dataset(tmp_path, random_points(1, 2)))
     assert verdict_of(page) == "Exact: there is one data point, and it receives all of the noise."
     assert page.cell("χ²") == "0, exact"
-    assert page.cell("noise draws to evaluate") == "none"
+    assert page.cell("noise samples to evaluate") == "none"
 
 
 def test_where_the_flow_ends_is_said(plane, smooth):

@@ -1,4 +1,4 @@
-"""Interrupting and going on: the same heights, bit by bit."""
+"""Interrupting and resuming: the same heights, bit by bit."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def same(first: Fit, second: Fit) -> bool:
     return heights and masses and numbers and first.transport_cost == pytest.approx(second.transport_cost, rel=1e-12)
 
 
-# Python drops an interrupt that lands in a finaliser, and says so; the run then goes on to its end.
+# Python drops an interrupt that lands in a finaliser, and says so; the run then continues to its end.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("name", PROBLEMS)
 def test_a_run_interrupted_at_random_moments_ends_as_an_uninterrupted_one(name: str, tmp_path: Path) -> None:

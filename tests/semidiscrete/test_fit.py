@@ -127,7 +127,7 @@ def test_the_record_is_consistent() -> None:
     assert result.chi2 + 2 * result.chi2_stderr <= result.tol == 1e-2
     assert 2 * result.chi2_stderr <= 0.3 * result.tol
     assert float(result.cell_mass.sum()) == pytest.approx(1)
-    used = [look.samples_used for look in result.history]
+    used = [evaluation.samples_used for evaluation in result.history]
     assert used == sorted(used)
     assert used[-1] == result.samples_used
     assert (result.history[-1].chi2, result.history[-1].chi2_stderr) == (result.chi2, result.chi2_stderr)

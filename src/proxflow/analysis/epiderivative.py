@@ -174,7 +174,7 @@ def check_second_epi_derivative(
         y: (B, d) float64.
         u: (B, d) float64, in dpsi(y).
         radius: r, the step of the prox.
-        seed: of the random directions.
+        seed: seed of the random directions.
 
     Raises:
         ValueError: shapes that do not match, a radius that is not positive, or float32.

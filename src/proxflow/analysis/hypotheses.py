@@ -89,7 +89,7 @@ def check_terminal_hypotheses(
         y: (B, d) with u in dpsi(y); grad phi(u) if None. Give it where phi has a kink at u.
         manifold_dimension: m, if it is known.
         tangent: (B, d, m), the tangent space of the support at y, if it is known.
-        seed: of random directions.
+        seed: seed of random directions.
 
     Raises:
         ValueError: bad shapes, float32, u not in dpsi(y), or a dimension that contradicts the tangent space.

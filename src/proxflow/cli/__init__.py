@@ -56,7 +56,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _explanation(error: Exception) -> str | None:
-    """What to tell the user about an error that is theirs to mend; None for one that is ours."""
+    """What to tell the user about an error that is theirs to fix; None for one that is ours."""
     from proxflow.errors import ConvergenceError, MissingExtraError
 
     describe = getattr(error, "format_message", None)  # an error of the command line itself

@@ -85,7 +85,7 @@ def batch_size(
     }
     largest = min(max_batch, dataset.n)
     with folder.writing(resume=False):
-        with warnings.catch_warnings(record=True) as remarks:
+        with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", pf.ConvergenceWarning)
             study = pf.analysis.minibatch_convergence(
                 dataset.points,
@@ -103,14 +103,14 @@ def batch_size(
             "exponent": study.rate.exponent,
         }
         folder.write_study("batch-size", study, data_record(dataset), page, arguments, result)
-    _print_remarks(remarks)
+    _print_warnings(caught)
     _print_study(study, dataset)
     typer.echo(f"report: {folder.page}")
 
 
-def _print_remarks(remarks: list[warnings.WarningMessage]) -> None:
+def _print_warnings(caught: list[warnings.WarningMessage]) -> None:
     """The first warning of each place: a solver may repeat its own at every batch."""
-    first = {(remark.filename, remark.lineno): remark.message for remark in reversed(remarks)}
+    first = {(warning.filename, warning.lineno): warning.message for warning in reversed(caught)}
     for message in reversed(first.values()):
         typer.echo(f"proxflow: {message}", err=True)
 

@@ -48,7 +48,7 @@ def fit(
         float,
         typer.Option(help="Smoothing, such as 0.5: the flow then ends between data points, at 0 on them."),
     ] = 0.0,
-    max_samples: Annotated[int | None, typer.Option(help="Cap on noise draws.")] = None,
+    max_samples: Annotated[int | None, typer.Option(help="Largest number of samples of the noise.")] = None,
     schedule: ScheduleName = "linear",
     seed: Seed = 0,
     overwrite: Overwrite = False,
@@ -56,7 +56,7 @@ def fit(
 ) -> None:
     """Fit the exact OT-CFM flow of a data set and write a report.
 
-    Ctrl-C keeps the best so far, and --resume goes on from there.
+    Ctrl-C keeps the best so far, and --resume continues from there.
 
     Example: `proxflow fit digits --out runs/digits`
 
@@ -99,9 +99,10 @@ def fit(
     _print_fit(result, dataset)
     if not result.converged:
         used_up = max_samples is not None and result.samples_used >= max_samples
-        going_on = arguments | {"max_samples": 2 * result.samples_used} if used_up else arguments
-        typer.echo(f"  The flow is exact for its own weights. To go on{', with twice the draws' if used_up else ''}:")
-        typer.echo(f"    {command_line('fit', going_on)} --out {shlex.quote(str(folder.path))} --resume")
+        continued = arguments | {"max_samples": 2 * result.samples_used} if used_up else arguments
+        more = ", with twice the samples" if used_up else ""
+        typer.echo(f"  The flow is exact for its own weights. To continue{more}:")
+        typer.echo(f"    {command_line('fit', continued)} --out {shlex.quote(str(folder.path))} --resume")
     typer.echo(f"report: {folder.page}")
 
 
@@ -118,9 +119,9 @@ def _print_fit(result: Fit, dataset: Dataset) -> None:
     typer.echo(f"  chi2 of the weights  {wording.chi2_in_words(result, '+-')} (tolerance {result.tol:g})")
     typer.echo(f"  transport cost W2^2  {wording.cost_in_words(result)}")
     if result.samples_used:
-        typer.echo(f"  noise draws          {result.samples_used:,} to fit, {result.evaluation_samples:,} to evaluate")
+        typer.echo(f"  noise samples        {result.samples_used:,} to fit, {result.evaluation_samples:,} to evaluate")
     elif result.evaluation_samples:
-        typer.echo(f"  noise draws          none to fit, {result.evaluation_samples:,} to check")
+        typer.echo(f"  noise samples        none to fit, {result.evaluation_samples:,} to check")
 
 
 def _classes(counts: dict[str, int]) -> str:

@@ -89,7 +89,7 @@ def claimed(
     from proxflow.cli.run_folder import RunFolder
 
     if overwrite and resume:
-        raise ValueError("--overwrite begins again and --resume goes on; give one of them")
+        raise ValueError("--overwrite begins again and --resume continues; give one of them")
     if out is not None:
         RunFolder(out).claim(overwrite=overwrite, resume=resume)
     dataset = pf.data.load(data, n=points, seed=seed, label=label, representation=representation, data_dir=data_dir)
@@ -141,5 +141,5 @@ def hint(folder: RunFolder) -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         if folder.kept:
-            typer.echo(f"the run is kept in {folder.path}; the same command with --resume goes on with it", err=True)
+            typer.echo(f"the run is kept in {folder.path}; the same command with --resume continues it", err=True)
         raise

@@ -68,7 +68,7 @@ class RunFolder:
 
     @property
     def kept(self) -> bool:
-        """Whether there is something to go on with."""
+        """Whether there is something to resume."""
         return self.checkpoint.exists() or self.training_checkpoint.exists()
 
     @property
@@ -77,10 +77,10 @@ class RunFolder:
         return self.path / _PAGE
 
     def claim(self, *, overwrite: bool, resume: bool) -> None:
-        """Refuse to write over what is there unless asked to, and to go on with nothing.
+        """Refuse to write over what is there unless asked to, and to resume nothing.
 
         Raises:
-            ValueError: the folder is a file, holds a run or a checkpoint, or lacks the checkpoint to go on from.
+            ValueError: the folder is a file, holds a run or a checkpoint, or lacks the checkpoint to resume.
         """
         if self.path.exists() and not self.path.is_dir():
             raise ValueError(f"{self.path} is a file; give another --out")
@@ -88,26 +88,26 @@ class RunFolder:
         if resume:
             if not kept:
                 raise ValueError(
-                    f"{self.path} holds nothing to go on with (no {_CHECKPOINT}: none was begun, or it ended well); "
+                    f"{self.path} holds nothing to resume (no {_CHECKPOINT}: none was begun, or it ended well); "
                     "leave out --resume"
                 )
             return
         if overwrite:
             return
         if (self.path / _RECORD).exists():
-            choice = ", --resume to go on with it," if kept else ","
+            choice = ", --resume to continue it," if kept else ","
             raise ValueError(
                 f"{self.path} already holds a run; give another --out{choice} or --overwrite to replace it"
             )
         if kept:
             raise ValueError(
-                f"{self.path} holds an unfinished run; give another --out, --resume to go on with it, or --overwrite "
+                f"{self.path} holds an unfinished run; give another --out, --resume to continue it, or --overwrite "
                 "to begin again"
             )
 
     @contextlib.contextmanager
     def writing(self, *, resume: bool) -> Iterator[None]:
-        """Have the folder while a command runs, without an earlier checkpoint unless to go on from it.
+        """Have the folder while a command runs, without an earlier checkpoint unless to resume it.
 
         A folder that was made for this is taken away again if it stays empty.
 
@@ -146,11 +146,11 @@ class RunFolder:
         """Replace an earlier run, as ``write_fit`` does; the checkpoints stay unless training ended.
 
         Args:
-            result: of the training.
+            result: result of the training.
             kept: the fit of the data that the network was coupled with, or the data itself; None keeps neither.
             dataset: trained on.
             page: the report.
-            arguments: of the command line.
+            arguments: arguments of the command line.
         """
         record = _record("train", arguments) | data_record(dataset) | _training_record(result)
         objects: dict[str, object] = {_NETWORK: result.network, _STANDARDISATION: dataset.standardisation}

@@ -62,7 +62,7 @@ def terminal(
     seed: Seed = 0,
     overwrite: Overwrite = False,
 ) -> None:
-    """Measure how a flow or network arrives at its data: rates, scales, local dimension, and what survives of pushes.
+    """Measure how a flow or network arrives at its data: rates, scales, local dimension, perturbations.
 
     Example: `proxflow terminal moons --epsilon 0.02`
 
@@ -72,7 +72,7 @@ def terminal(
     from proxflow.analysis.terminal.terminal_study import TIMES
     from proxflow.cli.run_folder import RunFolder
     from proxflow.report import render_terminal_page
-    from proxflow.report.terminal_page import remarks
+    from proxflow.report.terminal_page import study_warnings
 
     own: dict[str, Any] = {
         "points": points,
@@ -114,7 +114,7 @@ def terminal(
         )
         command = command_line("terminal", arguments)
         page = render_terminal_page(study, found.standardisation, found.name, found.words, command)
-        warned = remarks(study)
+        warned = study_warnings(study)
         result = {
             "local_dimension": float(study.dimension.dimension.mean()),
             "warning": " ".join(warned) or None,
@@ -122,8 +122,8 @@ def terminal(
         complete = {**arguments, "schedule": found.schedule}
         folder.write_study("terminal", study, found.record, page, complete, result)
     _print_arrival(study, found.name)
-    for remark in warned:
-        typer.echo(f"  warning: {remark}")
+    for warning in warned:
+        typer.echo(f"  warning: {warning}")
     if study.dimension.below_spacing is None:
         typer.echo(f"  {_UNCHECKED}")
     typer.echo(f"report: {folder.page}")
@@ -215,5 +215,5 @@ def _print_arrival(study: TerminalStudy, name: str) -> None:
     survival = study.perturbation.survival
     across, along = (f"{survival[:, k].mean():.0%}" for k in (0, -1))
     typer.echo(
-        f"  a push at t = {study.perturbation.time:g} arrives to {across} across the data, to {along} along them"
+        f"  of a perturbation at t = {study.perturbation.time:g}, {across} arrives across the data, {along} along them"
     )

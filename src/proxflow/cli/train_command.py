@@ -91,7 +91,7 @@ def train(
 ) -> None:
     """Train a flow-matching network on a data set and write a report.
 
-    Ctrl-C keeps the state, and --resume goes on from there.
+    Ctrl-C keeps the state, and --resume continues from there.
 
     Example: `proxflow train digits --conditional --out runs/digits-network`
 
@@ -163,7 +163,7 @@ def train(
         typer.echo(f"{coupled.choice.count} of {dataset.dim} principal directions coupled")
     _print_training(result, comparison, dataset)
     if not result.finished:
-        typer.echo("  stopped early; to go on:")
+        typer.echo("  stopped early; to continue:")
         typer.echo(f"    {command} --out {shlex.quote(str(folder.path))} --resume")
     typer.echo(f"report: {folder.page}")
 

@@ -32,7 +32,7 @@ class Conditional:
     Args:
         points: (N, *event), finite, float32 or float64.
         labels: (N,) whole numbers.
-        potentials: of each class, fitted to its rows alone; ``Conditional.fit`` makes them.
+        potentials: potentials of each class, fitted to its rows alone; ``Conditional.fit`` makes them.
         weights: (N,), of the rows, as given to ``fit``; equal if None. Classes are drawn by the sums of theirs.
         directions: of each class, (d, k) orthonormal columns, if its potential is one of ``rows @ directions``: each
             class is then a ``Subspace`` coupling.
@@ -87,9 +87,9 @@ class Conditional:
                 chooses it for each class. None couples in all.
             weights: (N,), of the rows; equal if None.
             source: law of the noise; standard normal if None, and wherever directions are given.
-            epsilon: of the fits, in units of the scores; see ``semidiscrete.fit``.
+            epsilon: epsilon of the fits, in units of the scores; see ``semidiscrete.fit``.
             tol: tolerance on chi2 of each fit.
-            seed: of the choices and the fits.
+            seed: seed of the choices and the fits.
             progress: show a status line; None shows one on a terminal.
         """
         data = Rows("Conditional", points, labels, weights)

@@ -79,8 +79,8 @@ def choose_directions(
         weights: (N,), not negative; equal if None.
         counts: numbers of directions to try; those above d or a quarter of the rows are lowered to that.
         max_rows: rows used, drawn at random if there are more. Fewer rows can estimate fewer directions.
-        seed: of the halves, the noise and the fits.
-        progress: of the fits; None shows a status line on a terminal.
+        seed: seed of the halves, the noise and the fits.
+        progress: progress of the fits; None shows a status line on a terminal.
 
     Raises:
         ValueError: bad points or weights, or counts that are not whole numbers of at least 1.

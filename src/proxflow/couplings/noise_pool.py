@@ -31,7 +31,7 @@ class NoiseLaw:
         served: rows served.
         approximated: those of them served by a draw outside of their cell, because too many in a row had missed it.
         largest_gap: the largest loss of score of those, max_j(<u, y_j> - h_j) - (<u, y_i> - h_i), a Fenchel-Young gap.
-        draws: noise draws made for them all.
+        draws: noise samples drawn for them all.
     """
 
     served: int = 0

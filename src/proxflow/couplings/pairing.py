@@ -41,7 +41,7 @@ def pair(
             entropic plan: pair (i, j) has the probability n plan_ij, and the expected cost is that of the plan. Where
             the plan has not converged it warns, and pairs greedily by the plan's logarithm instead.
         epsilon: regularisation of "sinkhorn", as a share of the mean squared distance about the batches' means.
-        generator: of the draw of "sinkhorn".
+        generator: generator of the draw of "sinkhorn".
 
     Raises:
         ValueError: shapes, dtypes or devices differ, points are not floating point or not finite, labels are not one

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from proxflow.checks import Numbers, as_tensor, flat_points, point_weights, whole_number
-from proxflow.fingerprint import source_mark
+from proxflow.fingerprint import source_probes
 from proxflow.measures import Gaussian, Source, draw_rows
 from proxflow.results import brief_repr
 
@@ -60,7 +60,7 @@ class Rows:
     """N data rows, flat inside and of their event shape outside, with a label for each or none.
 
     Args:
-        name: of the coupling, for messages.
+        name: name of the coupling, for messages.
         points: (N, *event), finite, float32 or float64; a tensor, a numpy array or a pandas object.
         labels: (N,) or (N, k), in the same forms, or None.
         weights: (N,), not negative, in the same forms; equal if None.
@@ -84,7 +84,7 @@ class Rows:
 
     def tensors_with(self, source: Source, *numbers: float) -> list[Tensor | None]:
         """What a coupling of these rows depends on, for checkpoints: points, labels, source and its own numbers."""
-        return [self.flat, self.labels, source_mark(source), torch.tensor(numbers, dtype=torch.float64)]
+        return [self.flat, self.labels, source_probes(source), torch.tensor(numbers, dtype=torch.float64)]
 
     @property
     def dim(self) -> int:

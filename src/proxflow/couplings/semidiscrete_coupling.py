@@ -29,8 +29,8 @@ class Semidiscrete:
         points: (N, *event), the rows that it was fitted to, in the potential's dtype and on its device.
         labels: (N,) or (N, k), or None.
         weights: (N,), of the rows, as given to ``fit``; equal if None. Without equal rows the potential says it all.
-        max_draws: of noise, that may miss a cell in a row before ``noise_for`` gives it up; 32 for each atom, and 2^17
-            at the least, if None.
+        max_draws: number of draws in a row that may miss a cell before ``noise_for`` gives it up; 32 for each atom,
+            and 2^17 at the least, if None.
         max_memory: bytes of noise that wait for their row to be asked for.
 
     Raises:

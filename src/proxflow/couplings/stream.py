@@ -42,9 +42,9 @@ class PairStream:
     Args:
         coupling: to draw from; the stream uses it in a thread, so leave it alone meanwhile.
         batch_size: pairs of a batch, all processes together.
-        seed: of all draws.
+        seed: seed of all draws.
         position: the batch to begin with.
-        rank: of this process, which gets the pairs rank, rank + processes, ... of each batch.
+        rank: rank of this process, which gets the pairs rank, rank + processes, ... of each batch.
         processes: that share the batches.
         ahead: batches drawn before they are asked for; 0 draws in the caller's thread.
 

@@ -42,7 +42,7 @@ class Subspace:
     exact in law for all of them; that their cost is small takes features that say where in the k directions a row is.
 
     Args:
-        coupling: of standard normal noise in R^k with the rows, in their order.
+        coupling: coupling of standard normal noise in R^k with the rows, in their order.
         points: (N, *event), the rows; finite, of the coupling's dtype, on its device.
         directions: (d, k), orthonormal columns in the flat space of the points.
 
@@ -90,9 +90,9 @@ class Subspace:
             directions: their number, or (d, k) orthonormal columns; "auto" takes as many principal directions as
                 ``choose_directions`` finds.
             weights: (N,), of the rows; equal if None.
-            epsilon: of the fit, in units of the scores; see ``semidiscrete.fit``.
+            epsilon: epsilon of the fit, in units of the scores; see ``semidiscrete.fit``.
             tol: tolerance on chi2 of the fit.
-            seed: of the choice and the fit.
+            seed: seed of the choice and the fit.
             progress: show a status line; None shows one on a terminal.
 
         Raises:
@@ -118,7 +118,7 @@ class Subspace:
         """The coupling of a potential that was fitted to ``points @ directions``, with its rounding or another's.
 
         Args:
-            potential: as fitted; a file that ``proxflow.save`` wrote of it will do.
+            potential: as fitted.
             points: (N, *event), the rows that it was fitted to.
             directions: (d, k), orthonormal columns.
             labels: (N,) or (N, k), or None.

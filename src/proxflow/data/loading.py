@@ -76,13 +76,13 @@ def load(
         source: name or path.
         n: how many points. Synthetic sets are drawn with that many, 2000 if not given. Of real data, a random subset
             without replacement is taken, in the order of the data; all if not given.
-        seed: of the synthetic sets and of the subset, from 0 to 2^32 - 1.
+        seed: seed of the synthetic sets and of the subset, from 0 to 2^32 - 1.
         label: the column of labels of .csv, .parquet and .h5ad; if not given, the one called "label" if there is one.
         representation: the entry of ``obsm`` to read from .h5ad, such as "X_pca"; if not given, ``X``.
         data_dir: folder of fashion-mnist's train-images-idx3-ubyte and train-labels-idx1-ubyte, gzipped or not; if
             not given, where Debian's package dataset-fashion-mnist installs them.
         standardise: subtract the mean and divide by the root-mean-square standard deviation.
-        dtype: of the points.
+        dtype: dtype of the points.
 
     Raises:
         ValueError: unknown name, unreadable file, empty or 1-D data, rows that are not finite, labels that are

@@ -16,7 +16,7 @@ up, and a faint regularisation turns an affinely dependent support into a pivot 
 
 A system needs the squared distances between the atoms of its support only. They are kept, and grow by the distances
 of one atom at a time, so that a step costs one search and O(K d) for a support of K atoms, in blocks of bounded
-memory. Where there are fewer atoms than dimensions, rows that are still open after N searches in all go on in
+memory. Where there are fewer atoms than dimensions, rows that are still open after N searches in all continue in
 coordinates of the atoms' span (from the Cholesky factor of the N x N Gram matrix, which costs as much as those
 searches), where a step does not depend on d, and are then finished and certified in the space itself.
 

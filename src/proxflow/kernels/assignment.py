@@ -96,8 +96,8 @@ def sinkhorn_permutation(x0: Tensor, x1: Tensor, epsilon: float, generator: torc
         return permutation_of_mean(doubly_stochastic(len(x0) * plan), generator)
     warnings.warn(
         f"Sinkhorn stopped with an error of {error:.2g} in the marginals of its plan, {worst:.2g} in one of its "
-        "columns; the pairs are a permutation all the same, but not drawn from the plan, and dearer: raise epsilon, or "
-        "use the exact solver",
+        "columns; the pairs are a permutation all the same, but not drawn from the plan, and of higher cost: raise "
+        "epsilon, or use the exact solver",
         ConvergenceWarning,
         stacklevel=5,
     )

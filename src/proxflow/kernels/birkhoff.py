@@ -48,7 +48,7 @@ def permutation_of_mean(plan: Tensor, generator: torch.Generator | None) -> Tens
 
     Args:
         plan: (n, n) float64, not negative, of row and column sums 1.
-        generator: of the draw.
+        generator: generator of the draw.
     """
     count = len(plan)
     bits = max(_BITS, math.ceil(math.log2(max(count, 2))) + _BITS_BEYOND_EQUAL)

@@ -19,8 +19,8 @@ __all__ = ["BLOCK", "Extremes", "extreme_eigenvalues"]
 BLOCK = 4
 """Directions per operator that are multiplied at once."""
 
-_STEPS = 4  # products between two looks at the eigenvalues
-_LOOKS = 2  # that new random directions get before converged values are believed
+_STEPS = 4  # products between two evaluations of the eigenvalues
+_EVALUATIONS = 2  # that new random directions get before converged values are believed
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ def extreme_eigenvalues(
         lowest, highest: at least one of them positive.
         tolerance: on residuals, relative to ``scale``.
         max_products: cap on products of the batch.
-        generator: of the starting directions.
+        generator: generator of the starting directions.
 
     Returns:
         ``Extremes``, the lowest and then the highest; residuals above the tolerance are those of a cap reached.
@@ -72,12 +72,12 @@ def extreme_eigenvalues(
             products += 1
         if search.size < lowest + highest:
             continue
-        found, residual = search.look()
+        found, residual = search.evaluate()
         allowed = tolerance * found.scale[:, None]
         done = bool((found.residuals <= allowed).all())
         steady = settled is not None and bool(((found.values - settled).abs() <= allowed).all())
         trusted = trusted + 1 if done and steady else 0
-        if products >= max_products or trusted >= _LOOKS:
+        if products >= max_products or trusted >= _EVALUATIONS:
             return Extremes(found.values, found.vectors, found.residuals, found.scale, products)
         if not done:
             settled, rows = None, _worst(residual, found.residuals)
@@ -119,7 +119,7 @@ class _Search:
         self._quotient[:, new, new] = 0.5 * (corner + corner.mT)
         return image
 
-    def look(self) -> tuple[Extremes, Tensor]:
+    def evaluate(self) -> tuple[Extremes, Tensor]:
         """The wanted Ritz pairs and their residual vectors (B, k, d)."""
         values, rotation = torch.linalg.eigh(self._quotient[:, : self.size, : self.size])
         self._values, self._rotation = values, rotation
@@ -131,7 +131,7 @@ class _Search:
         return Extremes(values[:, chosen], vectors.mT, norms, values.abs().amax(1), 0), residual
 
     def make_room(self) -> None:
-        """Shrink the basis to the extreme Ritz vectors of the last look if the next steps would not fit."""
+        """Shrink the basis to the extreme Ritz vectors of the last evaluation if the next steps would not fit."""
         if self.size + _STEPS * BLOCK <= self._basis.shape[1]:
             return
         kept = [*range(self._low), *range(self.size - self._high, self.size)]

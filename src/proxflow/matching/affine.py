@@ -47,7 +47,7 @@ class AffineResidual(nn.Module):
         means: (2, d), of noise and data.
         variances: (2, d), of noise and data along the axes.
         covariances: (d,), of noise with data along each axis.
-        schedule: of the path that the moments are carried along; Linear if None.
+        schedule: schedule of the path that the moments are carried along; Linear if None.
 
     Raises:
         ValueError: a shape is wrong, or moments are not finite.
@@ -97,10 +97,10 @@ class AffineResidual(nn.Module):
 
         Args:
             network: v(t, x) or v(t, x, label), to be trained.
-            coupling: of the pairs that it will be trained on.
-            schedule: of the path; Linear if None.
+            coupling: coupling of the pairs that it will be trained on.
+            schedule: schedule of the path; Linear if None.
             pairs: number of pairs drawn, by 256; None for 16,384, or fewer where these would take over a GiB.
-            seed: of the pairs.
+            seed: seed of the pairs.
 
         Raises:
             ValueError: pairs is not a whole number of at least 2.

@@ -17,13 +17,13 @@ __all__ = ["TrainLog"]
 
 
 class TrainLog:
-    """Shows and keeps the looks at a run.
+    """Shows and keeps the evaluations of a run.
 
     Args:
-        steps: of the whole run.
+        steps: number of steps of the whole run.
         progress: whether to show a bar; None shows one on a terminal.
         folder: for ``history.csv`` and TensorBoard's events (left out where TensorBoard is not installed); or None.
-        earlier: looks of the interrupted run that this one goes on from.
+        earlier: evaluations of the interrupted run that this one resumes.
     """
 
     def __init__(
@@ -47,8 +47,8 @@ class TrainLog:
         if self._bar is not None:
             self._bar.update(self._task, completed=number)
 
-    def look(self, record: TrainRecord) -> None:
-        """The run was looked at."""
+    def record(self, record: TrainRecord) -> None:
+        """The run was evaluated."""
         if self._bar is not None:
             self._bar.update(self._task, description=f"loss {record.loss:.4g}, field error {record.field_error:.4g}")
         if self._folder is not None:

@@ -55,11 +55,11 @@ class ResidualMLP(_Perceptron):
     Called as ``MLP`` is. State: ``input``, ``blocks.*``, ``norm``, ``output``, ``time``, ``embedding``, ``bypass``.
 
     Args:
-        event_shape: of one point.
-        width: of the hidden layers.
+        event_shape: shape of one point.
+        width: width of the hidden layers.
         depth: number of blocks.
         classes: number of classes; 0 for a network without labels.
-        frequencies: of the time embedding, in equal ratios from a half turn to 16 turns.
+        frequencies: frequencies of the time embedding, in equal ratios from a half turn to 16 turns.
         state: parameters, as of ``state_dict``; random if None.
 
     Raises:
@@ -146,11 +146,11 @@ class MLP(_Perceptron):
     ``embedding``, ``bypass``.
 
     Args:
-        event_shape: of one point.
-        width: of the hidden layers.
+        event_shape: shape of one point.
+        width: width of the hidden layers.
         depth: number of hidden layers.
         classes: number of classes; 0 for a network without labels.
-        frequencies: of the time embedding: 2^0 to 2^(frequencies - 1) half turns.
+        frequencies: frequencies of the time embedding: 2^0 to 2^(frequencies - 1) half turns.
         state: parameters, as of ``state_dict``; random if None.
 
     Raises:
@@ -201,7 +201,7 @@ class UNet(nn.Module):
 
     Args:
         event_shape: (H, W) or (C, H, W).
-        channels: of each level, multiples of 32 (of 8 below 32).
+        channels: channels of each level, multiples of 32 (of 8 below 32).
         classes: number of classes; 0 for a network without labels.
         state: parameters, as of ``state_dict``; random if None.
 

@@ -31,11 +31,11 @@ __all__ = ["Run", "TrainingState", "random_state", "read_state", "set_random_sta
 class TrainingState:
     """A run after ``step`` steps, which is also the place of its coupling in the stream of batches.
 
-    ``mark`` is a hash of what the run depends on; the dictionaries are state_dicts; ``random`` is the
+    ``fingerprint`` is a hash of what the run depends on; the dictionaries are state_dicts; ``random`` is the
     ``random_state`` of each process.
     """
 
-    mark: str
+    fingerprint: str
     step: int
     network: dict[str, Tensor]
     average: dict[str, Tensor]
@@ -47,7 +47,7 @@ class TrainingState:
     seconds: float
 
 
-def read_state(path: str | os.PathLike[str], mark: str) -> TrainingState | None:
+def read_state(path: str | os.PathLike[str], fingerprint: str) -> TrainingState | None:
     """The state at a path, or None where there is no file.
 
     Raises:
@@ -58,10 +58,10 @@ def read_state(path: str | os.PathLike[str], mark: str) -> TrainingState | None:
     state = load(path)
     if not isinstance(state, TrainingState):
         raise ValueError(f"train: {path} is not a checkpoint of a training run; give another path")
-    if state.mark != mark:
+    if state.fingerprint != fingerprint:
         raise ValueError(
             f"train: the checkpoint {path} belongs to a run on other data or with another network, coupling, option, "
-            "seed, precision or number of processes; repeat that call to go on with it, or give another path"
+            "seed, precision or number of processes; repeat that call to resume it, or give another path"
         )
     return state
 
@@ -75,7 +75,7 @@ def random_state(device: torch.device) -> dict[str, Tensor]:
 
 
 def set_random_state(states: dict[str, Tensor], device: torch.device) -> None:
-    """Go on from a ``random_state``."""
+    """Restore a ``random_state``."""
     torch.set_rng_state(states["cpu"])
     if device.type in states and device.type != "cpu":
         torch.get_device_module(device).set_rng_state(states[device.type], device)
@@ -105,7 +105,7 @@ class Run:
         self.settings, self.accelerator, self.checkpoint = settings, accelerator, checkpoint
         self.step, self.history = 0, ()  # type: tuple[int, tuple[TrainRecord, ...]]
         self._began = time.perf_counter()
-        self._mark = settings.mark(network, coupling) if checkpoint is not None else ""
+        self._fingerprint = settings.fingerprint(network, coupling) if checkpoint is not None else ""
         network.to(accelerator.device)
         self.average = AveragedModel(network, multi_avg_fn=self._move_average)
         optimiser = torch.optim.AdamW(
@@ -118,7 +118,7 @@ class Run:
         self._signals = torch.zeros(2, device=accelerator.device)
         self._told_to_stop = False
         self._held_out = None if reference is None else self._held_out_path(reference)
-        state = None if checkpoint is None else read_state(checkpoint, self._mark)
+        state = None if checkpoint is None else read_state(checkpoint, self._fingerprint)
         if state is not None:
             self._resume(state)
 
@@ -148,8 +148,8 @@ class Run:
         """Whether to stop before the next step: several processes do so together, a step or two after being told."""
         return interrupted if self.settings.processes == 1 else self._told_to_stop
 
-    def look(self) -> TrainRecord:
-        """Loss since the last look, and field error of the averaged network."""
+    def evaluate(self) -> TrainRecord:
+        """Loss since the last evaluation, and field error of the averaged network."""
         self._check_last_step()
         since = self.step - (self.history[-1].step if self.history else 0)
         loss = float(self.accelerator.reduce(self._loss_sum, "mean")) / max(since, 1)
@@ -161,7 +161,7 @@ class Run:
     def save(self) -> None:
         """Write the checkpoint, if there is one to write; refused where the parameters are not finite.
 
-        It is there when any process returns, and where it cannot be written all of them say so.
+        It is there when any process returns, and where it cannot be written all of them raise the same error.
         """
         self._check_last_step()
         self._check_parameters()
@@ -198,7 +198,7 @@ class Run:
     def _state(self, random: list[dict[str, Tensor]]) -> TrainingState:
         scaler = self.accelerator.scaler
         return TrainingState(
-            mark=self._mark,
+            fingerprint=self._fingerprint,
             step=self.step,
             network=dict(self._plain_network().state_dict()),
             average=dict(self.average.state_dict()),

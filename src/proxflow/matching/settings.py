@@ -51,7 +51,7 @@ class Settings:
             if not math.isnan(real := real_number(getattr(self, name))):
                 object.__setattr__(self, name, real)
 
-    def mark(self, network: nn.Module, coupling: Coupling) -> str:
+    def fingerprint(self, network: nn.Module, coupling: Coupling) -> str:
         """A hash of what the run's parameters depend on."""
         layout = [(name, tuple(entry.shape), str(entry.dtype)) for name, entry in network.state_dict().items()]
         numbers = {k: v for k, v in vars(self).items() if k not in ("times", "evaluate_every", "checkpoint_every")}

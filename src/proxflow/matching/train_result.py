@@ -21,13 +21,13 @@ __all__ = ["TrainRecord", "TrainResult"]
 @storable
 @dataclass(frozen=True)
 class TrainRecord:
-    """One look at a run.
+    """One evaluation of a run.
 
     Attributes:
         step: optimiser steps made.
-        loss: mean of the training loss since the last look.
-        field_error: of the averaged network on held-out pairs of the reference: the mean squared velocity error over
-            that of the zero field. Where the reference is an exact flow this is E|v_theta - v_t|^2 / E|v_t|^2 along
+        loss: mean of the training loss since the last evaluation.
+        field_error: mean squared velocity error of the averaged network on held-out pairs of the reference, over that
+            of the zero field. Where the reference is an exact flow this is E|v_theta - v_t|^2 / E|v_t|^2 along
             its trajectories. NaN without a reference.
         seconds: wall time, that of interrupted runs included.
     """
@@ -46,11 +46,11 @@ class TrainResult:
     Attributes:
         network: with the exponential moving average of the parameters: the one to sample with.
         last_network: with the last parameters, the module that was given.
-        history: looks at the run.
+        history: evaluations of the run.
         steps: optimiser steps made; fewer than asked for after Ctrl-C.
         finished: whether all steps were made.
         seconds: wall time, that of interrupted runs included.
-        seed: of the run.
+        seed: seed of the run.
     """
 
     network: nn.Module
@@ -76,8 +76,8 @@ class TrainResult:
             data: (m, *event) points to compare with; best ones that were not trained on.
             count: samples, of standard normal noise.
             steps: numbers of Euler steps.
-            schedule: of the path that was trained on; Linear if None.
-            seed: of the noise.
+            schedule: schedule of the path that was trained on; Linear if None.
+            seed: seed of the noise.
 
         Raises:
             ValueError: as of ``metrics.few_steps``, or the seed is no integer of at most 64 bits.

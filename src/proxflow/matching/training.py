@@ -58,26 +58,26 @@ def train(
         network: called network(t, x) or, where the pairs have labels, network(t, x, label); moved to the device and
             trained in place. Dropped labels are -1.
         coupling: draws the pairs.
-        steps: of the optimiser.
-        batch_size: pairs a step, all processes together.
-        learning_rate: of AdamW, at its largest.
-        weight_decay: of AdamW.
-        schedule: of the path; Linear if None.
+        steps: number of optimiser steps.
+        batch_size: number of pairs in a step, of all processes together.
+        learning_rate: learning rate of AdamW, at its largest.
+        weight_decay: weight decay of AdamW.
+        schedule: schedule of the path; Linear if None.
         times: law of t; ``Uniform`` if None.
-        label_dropout: share of whole-number labels that are left out, for classifier-free guidance.
-        ema_decay: of the exponential moving average of the parameters, below 1, reached from 0 in the first steps: at
-            step k at most (1 + k) / (10 + k). 0 keeps the last parameters.
+        label_dropout: fraction of whole-number labels that are left out, for classifier-free guidance.
+        ema_decay: decay of the exponential moving average of the parameters, below 1, reached from 0 in the first
+            steps: at step k at most (1 + k) / (10 + k). 0 keeps the last parameters.
         gradient_clip: largest norm of the gradient.
         mixed_precision: "no", "bf16" or "fp16", as of accelerate.
         reference: draws held-out pairs for the field error, whose velocities are those of an exact flow; if None, the
             coupling itself where its noise decides the point (``Semidiscrete`` without smoothing, and ``Conditional``
             of these), else no field error is measured.
-        evaluate_every: steps between looks at loss and field error.
-        checkpoint: file of the run's state. A call with the same arguments goes on from it and ends with the same
+        evaluate_every: number of steps between evaluations of loss and field error.
+        checkpoint: file of the run's state. A call with the same arguments resumes it and ends with the same
             parameters, bit by bit on one machine, as an uninterrupted one.
         checkpoint_every: steps between writing it; it is also written at the end and at Ctrl-C.
         log_dir: folder for ``history.csv`` and TensorBoard's events.
-        seed: of pairs, times and dropped labels. The network's first parameters are the caller's.
+        seed: seed of pairs, times and dropped labels. The network's first parameters are the caller's.
         progress: show a bar; None shows one on a terminal, of the first process only.
         accelerator: accelerate's, where the caller has one; ``mixed_precision`` is then its own.
 
@@ -112,7 +112,7 @@ def train(
                 run.advance(next(stream), interrupted())
                 log.step(run.step)
                 if run.step % evaluate_every == 0 or run.step == steps:
-                    log.look(run.look())
+                    log.record(run.evaluate())
                 if run.step % checkpoint_every == 0 and run.step < steps:
                     run.save()
         run.save()

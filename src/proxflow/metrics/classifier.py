@@ -54,7 +54,7 @@ def label_accuracy(
         labels: (n,) integers, the class that each sample was asked for.
         train_points: (N, *event), finite.
         train_labels: (N,) integers, two classes or more, each of two rows or more.
-        seed: of the choice of rows.
+        seed: seed of the choice of rows.
 
     Raises:
         ValueError: points that are empty, not finite or of different shapes, labels of the wrong number or kind, too

@@ -85,7 +85,7 @@ def flat_rows(metric: str, name: str, points: Tensor) -> Tensor:
     flat = points.reshape(len(points), -1)
     broken = (~torch.isfinite(flat.detach()).all(1)).nonzero().flatten().tolist()
     if broken:
-        raise ValueError(f"{metric}: {name} has rows that are not finite ({listed(broken)}); drop or mend them")
+        raise ValueError(f"{metric}: {name} has rows that are not finite ({listed(broken)}); drop or fix them")
     return flat.double()
 
 

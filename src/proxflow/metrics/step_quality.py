@@ -95,7 +95,7 @@ def few_steps(
         noise: (n, *event) source points, on the field's device.
         data: (m, *event) points to compare with; best ones that were not trained on.
         steps: numbers of Euler steps.
-        schedule: of the path; Linear if None.
+        schedule: schedule of the path; Linear if None.
         directions: principal directions whose variances are compared.
 
     Raises:

@@ -106,7 +106,7 @@ def wasserstein(
         b_weights: (m,), likewise.
         exact_up_to: most points of a cloud for the exact distance; 0 for always sliced.
         projections: directions of the sliced distance, at least 1.
-        seed: of these directions.
+        seed: seed of these directions.
         differentiable: give the value alone, as a tensor without axes, of the points' dtype, differentiable in points
             and weights: a loss.
 

@@ -25,7 +25,7 @@ class Spread:
     A column or direction along which the data do not vary has NaN.
 
     Attributes:
-        total: of the sum over all coordinates.
+        total: ratio of the sum over all coordinates.
         total_error: its error.
         direction: (k,) along the first principal directions of the data.
         direction_error: (k,).

@@ -43,7 +43,7 @@ _DECADE = 10.0  # a logarithmic axis that spans less has too few ticks
 
 
 def convergence(fit: Fit) -> bytes:
-    """Error of the atoms' weights: after each Newton step of an exact fit, else against noise draws."""
+    """Error of the atoms' weights: after each Newton step of an exact fit, else against samples of the noise."""
     figure = new_figure(6.4, 3.8)
     axes = figure.add_subplot()
     exact = fit.samples_used == 0
@@ -140,7 +140,7 @@ def image_grid(
 
 
 def training_curves(result: TrainResult) -> bytes:
-    """Loss and field error at each look at a training run."""
+    """Loss and field error at each evaluation of a training run."""
     figure = new_figure(6.4, 3.6)
     axes = figure.add_subplot()
     steps = [record.step for record in result.history]
@@ -276,7 +276,7 @@ def _name_level(axes: Axes, level: float, name: str) -> None:
 
 
 def _draw_evaluations(axes: Axes, fit: Fit) -> None:
-    """Estimates of chi2 with their errors, against the noise draws used."""
+    """Estimates of chi2 with their errors, against the number of samples used."""
     draws = [entry.samples_used for entry in fit.history]
     floor = fit.tol / 100
     errors = [max(entry.chi2, floor) for entry in fit.history]
@@ -289,7 +289,7 @@ def _draw_evaluations(axes: Axes, fit: Fit) -> None:
     count = len(fit.potential.points)
     limit = "limit without smoothing" if fit.epsilon > 0 else "statistical limit"
     axes.plot(draws, [(count - 1) / d for d in draws], color=INK, ls="--", label=f"{limit}, (atoms - 1) / draws")
-    axes.set(xscale="log", yscale="log", xlabel="noise draws used to fit")
+    axes.set(xscale="log", yscale="log", xlabel="samples of the noise used to fit")
     plain_ticks(axes.xaxis, lambda value: f"{value:,.0f}")
     plain_ticks(axes.yaxis, lambda value: f"{value:.2g}")
 

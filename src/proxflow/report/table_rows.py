@@ -26,7 +26,7 @@ def certificate(fit: Fit, flow: ProximalFlow, dataset: Dataset) -> list[Row]:
     if fit.epsilon > 0:
         rows.append(Row("smoothing ε", "at 0 each noise point goes to one data point", f"{fit.epsilon:g}"))
     rows += [
-        Row("χ²", "mean squared relative error of the shares of noise", chi2_in_words(fit)),
+        Row("χ²", "mean squared relative error of the cell masses", chi2_in_words(fit)),
         Row("tolerance", "on χ²" if exact else "on χ² plus two standard errors", f"{fit.tol:g}"),
     ]
     if not exact and fit.epsilon == 0:
@@ -34,13 +34,15 @@ def certificate(fit: Fit, flow: ProximalFlow, dataset: Dataset) -> list[Row]:
         rows.append(Row("χ² x draws / atoms", "1 is the statistical limit", f"{efficiency:.2f}"))
     end = "where the flow ends" if fit.epsilon > 0 else "data"
     if exact and fit.method != "one atom":
-        evaluation = Row("noise draws to check", "their counts agree with the shares", _count(fit.evaluation_samples))
+        evaluation = Row(
+            "noise samples to check", "their counts agree with the cell masses", _count(fit.evaluation_samples)
+        )
     else:
-        evaluation = Row("noise draws to evaluate", "", _count(fit.evaluation_samples))
+        evaluation = Row("noise samples to evaluate", "", _count(fit.evaluation_samples))
     return [
         *rows,
         Row("transport cost W₂²", f"mean squared distance from noise to {end}, standardised", cost_in_words(fit)),
-        Row("noise draws to fit", "", _count(fit.samples_used)),
+        Row("noise samples to fit", "", _count(fit.samples_used)),
         evaluation,
         Row("time", "", f"{fit.seconds:.2f} s"),
         Row("seed", "", str(fit.seed)),

@@ -9,7 +9,7 @@ from proxflow.analysis import LocalDimension, Perturbation, TerminalSpectrum, lo
 from proxflow.report.canvas import ACCENT, INK, PALE, new_figure, png
 from proxflow.report.figures import image_grid, plane_axes
 
-__all__ = ["dimensions", "pushed_images", "pushes", "rates", "regularity", "scales"]
+__all__ = ["dimensions", "moved_images", "perturbations", "rates", "regularity", "scales"]
 
 _FEW = 6  # curves that are all shaded; of more, the two outermost
 
@@ -80,8 +80,8 @@ def regularity(dimension: LocalDimension, ends: Tensor) -> bytes:
     return png(figure)
 
 
-def pushes(perturbation: Perturbation) -> bytes:
-    """Share of each push that arrives against what the linearised flow says."""
+def perturbations(perturbation: Perturbation) -> bytes:
+    """Share of each perturbation that arrives against what the linearised flow says."""
     figure = new_figure(6.4, 3.8)
     axes = figure.add_subplot()
     predicted, survival = perturbation.predicted.double().cpu(), perturbation.survival.double().cpu()
@@ -89,14 +89,14 @@ def pushes(perturbation: Perturbation) -> bytes:
     axes.scatter(predicted[:, :low], survival[:, :low], color=INK, s=18, label="normal directions")
     axes.scatter(predicted[:, low:], survival[:, low:], color=ACCENT, s=18, label="tangent directions")
     most = max(float(predicted.max()), float(survival.max()), 0.1)
-    axes.plot([0, most], [0, most], color=PALE, label="small pushes of an exact flow")
+    axes.plot([0, most], [0, most], color=PALE, label="small perturbations of an exact flow")
     axes.set(xlabel="share that arrives, by the rate", ylabel="share that arrived")
     axes.legend(frameon=False, fontsize=9)
     return png(figure)
 
 
-def pushed_images(images: Tensor) -> bytes:
-    """One row for each point: where it arrives by itself, then after each push; (B, 1 + k, *event)."""
+def moved_images(images: Tensor) -> bytes:
+    """One row for each point: where it arrives by itself, then after each perturbation; (B, 1 + k, *event)."""
     low = (images.shape[1] - 1) // 2
     high = images.shape[1] - 1 - low
     titles = ["as it is", *["normal"] * low, *["tangent"] * high]

@@ -11,7 +11,7 @@ from proxflow.report import terminal_figures as drawn
 from proxflow.report.figures import image_grid, is_image
 from proxflow.report.template import Picture, Row, Table, picture, render
 
-__all__ = ["remarks", "render_terminal_page"]
+__all__ = ["render_terminal_page", "study_warnings"]
 
 _SHOWN = 10  # pictures of each kind
 _ROUNDING = 1e-6  # of rates
@@ -26,7 +26,7 @@ def render_terminal_page(
     Raises:
         MissingExtraError: matplotlib or jinja2 is not installed.
     """
-    warning = " ".join(remarks(study))
+    warning = " ".join(study_warnings(study))
     dimension = study.dimension.dimension
     return render(
         name=name,
@@ -49,9 +49,9 @@ def render_terminal_page(
     )
 
 
-def remarks(study: TerminalStudy) -> list[str]:
+def study_warnings(study: TerminalStudy) -> list[str]:
     """What keeps the study from meaning what it seems to, a sentence or two each; none where nothing does."""
-    return [remark for remark in (_memorised(study), _twisted(study)) if remark]
+    return [warning for warning in (_memorised(study), _twisted(study)) if warning]
 
 
 def _memorised(study: TerminalStudy) -> str:
@@ -80,10 +80,10 @@ def _twisted(study: TerminalStudy) -> str:
 
 
 def _rows(study: TerminalStudy, command: str | None) -> list[Row]:
-    spectrum, pushes, dimension = study.spectrum, study.perturbation, study.dimension
+    spectrum, perturbation, dimension = study.spectrum, study.perturbation, study.dimension
     which = "the most extreme" if spectrum.highest else "the whole spectrum"
-    length = f"at t = {pushes.time:g}, of length {pushes.size:.3g}"
-    normal, tangent = (f"{pushes.survival[:, k].mean():.2g}" for k in (0, -1))
+    length = f"at t = {perturbation.time:g}, of length {perturbation.size:.3g}"
+    normal, tangent = (f"{perturbation.survival[:, k].mean():.2g}" for k in (0, -1))
     asymmetry = float(spectrum.asymmetry[-1].mean())
     rows = [
         Row("initial points", "", f"{spectrum.rates.shape[1]:,}"),
@@ -92,8 +92,8 @@ def _rows(study: TerminalStudy, command: str | None) -> list[Row]:
         Row(
             "local dimension", f"at scale {dimension.scale:.3g}, t = {dimension.time:.3g}", _spread(dimension.dimension)
         ),
-        Row("normal push", length, f"{normal} of it arrives"),
-        Row("tangent push", length, f"{tangent} of it arrives"),
+        Row("normal perturbation", length, f"{normal} of it arrives"),
+        Row("tangent perturbation", length, f"{tangent} of it arrives"),
         Row("seed", "", str(spectrum.seed)),
         Row("schedule", "", repr(spectrum.schedule)),
     ]
@@ -123,10 +123,10 @@ def _curves(study: TerminalStudy) -> list[Picture]:
         *([scales] if _has_widths(study.spectrum) else []),
         picture("Local dimension", "Trace of the derivative of the proximal step.", drawn.dimensions(study.dimension)),
         picture(
-            "Pushes",
-            "Each dot is one point pushed along one direction and carried on to t = 1. Dots off the line: the push was "
-            "not small, or the field is no exact flow.",
-            drawn.pushes(study.perturbation),
+            "Perturbations",
+            "Each dot is one point moved along one direction and carried on to t = 1. Dots off the line: the "
+            "perturbation was not small, or the field is no exact flow.",
+            drawn.perturbations(study.perturbation),
         ),
     ]
 
@@ -144,17 +144,17 @@ def _samples(study: TerminalStudy, standardisation: Standardisation) -> list[Pic
         caption = "Where trajectories end, coloured by local dimension."
         return [picture("Regularity", caption, drawn.regularity(study.dimension, ends))]
     chosen = torch.cat([order[:_SHOWN], order.flip(0)[:_SHOWN]])
-    pushes = study.perturbation
-    pushed = torch.cat([pushes.unperturbed[:, None], pushes.ends], 1)
-    images = standardisation.undo(pushed.flatten(0, 1)).reshape(pushed.shape)
+    perturbation = study.perturbation
+    moved = torch.cat([perturbation.unperturbed[:, None], perturbation.ends], 1)
+    images = standardisation.undo(moved.flatten(0, 1)).reshape(moved.shape)
     caption = "First row: the samples of least local dimension; second row: of the largest."
-    pushed_caption = (
-        "Each row: a sample as it is, then after pushes along the most normal and the most tangent directions."
+    moved_caption = (
+        "Each row: a sample as it is, then after a perturbation along the most normal and the most tangent directions."
     )
     shown = standardisation.undo(_finite(ends[chosen]))
     return [
         picture("Least and most dimensional samples", caption, image_grid(shown, min(_SHOWN, len(order)))),
-        picture("Samples pushed", pushed_caption, drawn.pushed_images(_finite(images))),
+        picture("Samples moved", moved_caption, drawn.moved_images(_finite(images))),
     ]
 
 

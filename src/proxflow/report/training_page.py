@@ -57,12 +57,12 @@ def render_training_page(
     """One self-contained HTML page about a training run.
 
     Args:
-        result: of the training.
-        comparison: of its samples.
+        result: result of the training.
+        comparison: comparison of its samples.
         dataset: trained on.
-        arguments: of the command line.
+        arguments: arguments of the command line.
         command: that repeats the run.
-        choice: of the coupled directions, where they were chosen from the data.
+        choice: choice of the coupled directions, where they were chosen from the data.
 
     Raises:
         MissingExtraError: matplotlib or jinja2 is not installed.

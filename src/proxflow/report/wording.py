@@ -26,9 +26,9 @@ __all__ = [
 
 _METHODS = {
     "one atom": "none needed: all noise goes to the one point",
-    "quantiles": "quantiles of the noise along the line of the data; the shares of noise are computed exactly",
-    "damped Newton": "damped Newton; the shares of noise are computed exactly",
-    "averaged gradient": "averaged stochastic gradient; the shares of noise are measured on random draws",
+    "quantiles": "quantiles of the noise along the line of the data; the cell masses are computed exactly",
+    "damped Newton": "damped Newton; the cell masses are computed exactly",
+    "averaged gradient": "averaged stochastic gradient; the cell masses are measured on random draws",
 }
 
 
@@ -38,7 +38,7 @@ def counted(number: int, noun: str) -> str:
 
 
 def is_exact(fit: Fit) -> bool:
-    """Whether the shares of noise are computed; else they are estimated from draws."""
+    """Whether the cell masses are computed; else they are estimated from draws."""
     return fit.chi2_stderr == 0
 
 
@@ -145,7 +145,7 @@ def convergence_caption(fit: Fit) -> str:
 
 
 def share_caption(fit: Fit) -> str:
-    """Under the picture of the shares of noise."""
+    """Under the picture of the cell masses."""
     what = "How much noise each data point receives, relative to its weight in the data."
     if is_exact(fit):
         return f"{what} The shares are computed, not counted: all of the spread is error of the fit."

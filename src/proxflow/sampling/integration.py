@@ -66,7 +66,7 @@ def integrate(
         x0: (B, *event).
         steps: intervals of the time grid: 100, for proximal 1; for dopri5 the reported times only, 1.
         method: euler, midpoint, heun, dopri5 or proximal.
-        schedule: of a bare callable, Linear if None; a ``ProximalFlow`` knows its own.
+        schedule: schedule of a bare callable, Linear if None; a ``ProximalFlow`` knows its own.
         rtol: relative tolerance of dopri5.
         atol: absolute tolerance of dopri5.
 

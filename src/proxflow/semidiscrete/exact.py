@@ -83,7 +83,7 @@ def solve_exactly(
         return Attempt(None)
     history = _run(newton, session)
     if newton.chi2 > tol and newton.state.finished:
-        session.report("Newton stopped short: going on with stochastic steps")
+        session.report("Newton stopped short: falling back to the stochastic solver")
         return Attempt(None)
     found = problem.weights.new_zeros(len(problem))
     found[solved.rows] = newton.state.heights.to(found)
@@ -113,7 +113,7 @@ def solve_exactly(
         error, mass = mass_error(tally, problem.weights), tally.mass
         confirmed = error.chi2 + 2 * error.stderr <= tol
     if not confirmed:
-        session.report("the masses are not those of the potential: going on with stochastic steps")
+        session.report("the masses are not those of the potential: falling back to the stochastic solver")
         return Attempt(None, heights)
     if error.chi2 > tol:
         cost = bracketed(problem, stored, mass, cost)

@@ -58,8 +58,8 @@ class Fit:
         transport_cost: W2^2 between source and data; for epsilon > 0 between the source and the flow's own target,
             E|X - grad phi(X)|^2.
         transport_cost_interval: its 95% interval; not converged, from the dual value up to a triangle inequality.
-        samples_used: noise draws passed through the search to move the heights; 0 for exact methods.
-        evaluation_samples: noise draws spent on chi2 and costs, or on checking an exact method.
+        samples_used: noise samples passed through the search to move the heights; 0 for exact methods.
+        evaluation_samples: noise samples spent on chi2 and costs, or on checking an exact method.
         atom_of_row: (rows given,) int64, the atom of each row.
         epsilon: the smoothing asked for, in units of the scores <u, y>.
         seed: the seed of the run.

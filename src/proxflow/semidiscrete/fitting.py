@@ -22,7 +22,7 @@ from proxflow.semidiscrete.fit_result import Fit, Solution
 from proxflow.semidiscrete.prepare import Atoms, gather_atoms, span_of
 from proxflow.semidiscrete.problem import SemiDual
 from proxflow.semidiscrete.returned import Returned
-from proxflow.semidiscrete.session import Session, mark_of
+from proxflow.semidiscrete.session import Session, fit_fingerprint
 from proxflow.semidiscrete.start import carried_heights
 from proxflow.semidiscrete.stochastic import StochasticState, solve_stochastically
 from proxflow.torch_support import in_full_precision
@@ -64,10 +64,10 @@ def fit(
         epsilon: smoothing, in units of the scores <u, y>; above 0 fits the entropic semi-dual of ``Entropic``.
         tol: tolerance on chi2.
         max_samples: cap on the draws that move the heights, 100 N / tol if None; the step that reaches it is finished.
-        seed: of all randomness.
+        seed: seed of all randomness.
         warm_start: an earlier ``Fit`` or its potential, of the same atoms or with atoms added or moved; or heights
             (number of distinct atoms,).
-        checkpoint: file to save the run in, every few seconds and at Ctrl-C. A call with the same arguments goes on
+        checkpoint: file to save the run in, every few seconds and at Ctrl-C. A call with the same arguments resumes
             from it and ends, bit by bit, as an uninterrupted one.
         max_memory: bytes for noise and scores.
         progress: show a status line; None shows one on a terminal.
@@ -86,10 +86,10 @@ def fit(
     _check_options(source, atoms, epsilon, tol, max_samples)
     epsilon, tol = float(epsilon), float(tol)
     initial = None if warm_start is None else carried_heights(warm_start, atoms.points)
-    mark = None
+    identity = None
     if checkpoint is not None:
-        mark = mark_of([atoms.points, atoms.weights, initial], source, [epsilon, float(seed)])
-    session = Session(began, progress, checkpoint, mark)
+        identity = fit_fingerprint([atoms.points, atoms.weights, initial], source, [epsilon, float(seed)])
+    session = Session(began, progress, checkpoint, identity)
     if len(atoms.points) == 1:
         solution = _one_atom(atoms, source, epsilon)
     else:

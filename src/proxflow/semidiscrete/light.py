@@ -34,7 +34,7 @@ class LightAtoms:
         problem: whose atoms these are.
         least: weight below which an atom may be light.
         share: weight of all light atoms together, which the lightest fill first; the heaviest atom is never light.
-        generator: of draws that estimate the second moment of a source that does not tell it.
+        generator: generator of draws that estimate the second moment of a source that does not tell it.
     """
 
     def __init__(self, problem: SemiDual, least: float, share: float, generator: torch.Generator) -> None:

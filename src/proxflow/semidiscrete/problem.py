@@ -26,7 +26,7 @@ _SOFTMAX_BYTES = 1 << 21  # one block of assignment probabilities: about a core'
 @storable
 @dataclass(frozen=True)
 class Tally:
-    """How ``draws`` noise draws were assigned: sum (N,) and sum of squares (N,) of the assignment probabilities."""
+    """How samples of the noise were assigned: sum (N,) and sum of squares (N,) of the assignment probabilities."""
 
     total: Tensor
     squares: Tensor

@@ -23,7 +23,7 @@ class Returned:
         atoms: distinct rows in the user's dtype and space.
         source: law of the noise in that space.
         epsilon: smoothing in the user's units.
-        rows_at_once: noise draws searched at once.
+        rows_at_once: noise samples searched at once.
 
     Attributes:
         draws: made so far to judge the potential.

@@ -11,12 +11,12 @@ from pathlib import Path
 
 from torch import Tensor
 
-from proxflow.fingerprint import fingerprint, source_mark
+from proxflow.fingerprint import fingerprint, source_probes
 from proxflow.measures import Source
 from proxflow.progress import Console
 from proxflow.storage import load, save, storable
 
-__all__ = ["Checkpoint", "Session", "mark_of"]
+__all__ = ["Checkpoint", "Session", "fit_fingerprint"]
 
 _SAVE_EVERY = 10.0  # seconds
 
@@ -39,11 +39,11 @@ class Session:
     """
 
     def __init__(
-        self, began: float, progress: bool | None, path: str | os.PathLike[str] | None, mark: str | None
+        self, began: float, progress: bool | None, path: str | os.PathLike[str] | None, identity: str | None
     ) -> None:
         self._began = began
         self._path = None if path is None else Path(path)
-        self._mark = mark
+        self._fingerprint = identity
         self._saved_at = time.perf_counter()
         self.report = _reporter(progress)
         self.state: object = None
@@ -61,26 +61,26 @@ class Session:
         """Keep a state: on disk if ``now`` or if the last time was long ago."""
         if self._path is None or not (now or time.perf_counter() - self._saved_at > _SAVE_EVERY):
             return
-        save(Checkpoint(str(self._mark), self.seconds, state), self._path)
+        save(Checkpoint(str(self._fingerprint), self.seconds, state), self._path)
         self._saved_at = time.perf_counter()
 
     def _resume(self, path: Path) -> None:
         checkpoint = load(path)
         if not isinstance(checkpoint, Checkpoint):
             raise ValueError(f"fit: {path} is not a checkpoint of a fit; give another path")
-        if checkpoint.fingerprint != self._mark:
+        if checkpoint.fingerprint != self._fingerprint:
             raise ValueError(
                 f"fit: the checkpoint {path} belongs to a fit of other points, weights, source, epsilon, warm start or "
-                "seed; repeat that call to go on with it, or give another path"
+                "seed; repeat that call to resume it, or give another path"
             )
         self.state = checkpoint.state
         self._began -= checkpoint.seconds
-        self.report(f"going on from {path}, after {checkpoint.seconds:.1f} s")
+        self.report(f"resumed from {path}, after {checkpoint.seconds:.1f} s")
 
 
-def mark_of(tensors: list[Tensor | None], source: Source, numbers: list[float]) -> str:
+def fit_fingerprint(tensors: list[Tensor | None], source: Source, numbers: list[float]) -> str:
     """A hash of what a fit depends on."""
-    return fingerprint(numbers, [*tensors, source_mark(source)])
+    return fingerprint(numbers, [*tensors, source_probes(source)])
 
 
 def _reporter(progress: bool | None) -> Callable[[str], None]:

@@ -28,7 +28,7 @@ _LEAST_LEVEL = 1e-300  # of a quantile
 
 @dataclass(frozen=True)
 class Start:
-    """Initial heights (N,), the natural units of height, and the noise draws spent on them.
+    """Initial heights (N,), the natural units of height, and the noise samples spent on them.
 
     ``units`` has one entry for single atoms and one for each level of groups; ``small_gap`` is the gap between best and
     second-best score that few draws fall below.

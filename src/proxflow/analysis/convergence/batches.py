@@ -27,8 +27,8 @@ class Plan:
     Attributes:
         solver: "exact" or "sinkhorn", ``epsilon`` its regularisation.
         relative_error: standard errors over the excess, in costs as in gaps, that draws are made for.
-        max_pairs: of one batch size, 16 batches at the least.
-        kept_pairs: of each size, a power of two, for measurements along the flow.
+        max_pairs: largest number of pairs of one batch size, 16 batches at the least.
+        kept_pairs: number of pairs kept of each size, a power of two, for measurements along the flow.
         max_memory: bytes for noise.
         replacement: whether rows are drawn with replacement within a batch; None draws them without as far as there
             are enough.

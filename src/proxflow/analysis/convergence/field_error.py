@@ -40,14 +40,14 @@ def draw_partner(
 
     Args:
         potential: its atoms and weights are the law of the data, its source that of the noise.
-        field: of independent pairs, with the same data, source and schedule.
+        field: field of independent pairs, with the same data, source and schedule.
         t: in (0, 1).
         x: (Q, d).
-        size: of the batches.
-        rows: of equal weight, that a batch is drawn from without replacement; None for independent draws.
+        size: size of the batches.
+        rows: rows of equal weight, that a batch is drawn from without replacement; None for independent draws.
         solver: with ``epsilon`` as for ``couplings.pair``.
         epsilon: regularisation.
-        generator: of all draws.
+        generator: generator of all draws.
     """
     times = torch.as_tensor(t, dtype=torch.float64)
     alpha, beta = float(field.schedule.alpha(times)), float(field.schedule.beta(times))

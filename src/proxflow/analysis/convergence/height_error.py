@@ -77,7 +77,7 @@ def height_error(draws: TopTwo, weights: Tensor) -> HeightError:
     and the error a little large. Noise in r would add to a square: products of different folds of the draws have none.
 
     Args:
-        draws: of M independent source points.
+        draws: draws of M independent source points.
         weights: (N,) b, float64.
     """
     count, total = len(weights), len(draws.best)

@@ -93,11 +93,11 @@ class MinibatchConvergence:
         advice: one sentence.
         solver: "exact" or "sinkhorn".
         epsilon: regularisation of the latter.
-        seed: of all draws.
+        seed: seed of all draws.
         source_pairs: (K, P, d), source points of pairs of each coupling; ``target_pairs`` the targets.
         target_pairs: see ``source_pairs``.
-        potential: of the population flow.
-        schedule: of all flows.
+        potential: potential of the population flow.
+        schedule: schedule of all flows.
     """
 
     batch_sizes: Tensor
@@ -200,7 +200,8 @@ class MinibatchConvergence:
             t: in (0, 1).
             largest: batch size drawn from; the largest of the study gives values everywhere, if there is time for it.
             queries: points x_t of each size, at most the P pairs kept.
-            assignments: of each size, about: as many pairs are drawn for each x_t as they allow, from 1 to 16.
+            assignments: about how many of each size: as many pairs are drawn for each x_t as they allow, from 1
+                to 16.
 
         Raises:
             ValueError: t is outside (0, 1), or the target is not finite data.

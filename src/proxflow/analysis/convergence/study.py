@@ -74,16 +74,16 @@ def minibatch_convergence(
         epsilon: see ``solver``.
         replacement: None as above. True draws with replacement at every size; False refuses what cannot be drawn
             without.
-        seed: of all randomness. A batch size has draws of its own, whatever the others are.
+        seed: seed of all randomness. A batch size has draws of its own, whatever the others are.
         source: law of the noise, for data; standard normal if None. A fit or potential has its own.
-        schedule: of the fields whose distance is bounded and measured; Linear if None.
+        schedule: schedule of the fields whose distance is bounded and measured; Linear if None.
         transport_cost: W2^2 where it is known better than from fresh draws.
         wanted: the excess, as a share of W2^2, that the advice aims at: the yardstick of published path energies. W2^2
             counts all of the way, the mean's and that of noise across the data too, which any coupling learns.
         relative_error: standard errors over the excess to draw for.
-        max_pairs: of one batch size; at least 16 batches are drawn all the same.
-        kept_pairs: of each batch size, for ``measured_error`` and ``field_error``; rounded down to a power of two, and
-            less where they would take over a quarter of ``max_memory``.
+        max_pairs: largest number of pairs of one batch size; at least 16 batches are drawn all the same.
+        kept_pairs: number of pairs kept of each batch size, for ``measured_error`` and ``field_error``; rounded down
+            to a power of two, and less where they would take over a quarter of ``max_memory``.
         fit_tol: tolerance of the fit on chi2. Loose is enough: what it leaves of J(h) - J* is measured, and taken off.
         max_memory: bytes for noise and scores.
         progress: show a status line; None shows one on a terminal.

@@ -60,7 +60,7 @@ class Target(ABC):
     """A target law with its potential; its construction makes the fresh draws that the rest relies on.
 
     Attributes:
-        potential: of the target.
+        potential: potential of the target.
         cost: W2^2 between source and target, by a route without the dual value.
         height_error: how far the potential is from the optimum, None where it is exact.
         draws: fresh source points spent on that.
@@ -113,7 +113,7 @@ class FiniteTarget(Target):
         rows: how many rows of equal weight its atoms were merged from; None where weights are of another kind.
         fit: the fit that it comes from, if there is one; exact cell masses are then made use of.
         known_cost: W2^2 from elsewhere.
-        generator: of the fresh draws.
+        generator: generator of the fresh draws.
         max_memory: bytes for them.
     """
 
@@ -205,9 +205,9 @@ class TransportedTarget(Target):
     """The law that a potential transports its source to; draws are transported noise.
 
     Args:
-        potential: of the target.
+        potential: potential of the target.
         known_cost: W2^2 from elsewhere.
-        generator: of the fresh draws.
+        generator: generator of the fresh draws.
         max_memory: bytes for them.
     """
 

@@ -56,7 +56,7 @@ class FlatField:
         owner: name of the calling function, for messages.
         field: callable (t, x) on (B, *event), or a ``ProximalFlow``; it is called with a 0-dimensional t.
         x: the points, or any like them: shape, dtype and device.
-        schedule: of a bare callable, Linear if None.
+        schedule: schedule of a bare callable, Linear if None.
         max_memory: bytes for what is computed at once.
 
     Raises:
@@ -151,10 +151,10 @@ class FlatField:
             return rate * torch.cat([self.flow.jacobian(t, part).detach() for part in parts])
         identity = torch.eye(self.dim, dtype=x.dtype, device=x.device)
         columns = torch.cat([x.new_empty(0, self.dim), identity.repeat(len(x), 1)])
-        pushed = self.push(t, x.repeat_interleave(self.dim, 0), columns)
+        pushed = self.derivative_along(t, x.repeat_interleave(self.dim, 0), columns)
         return pushed.reshape(len(x), self.dim, self.dim).mT
 
-    def push(self, t: Tensor, x: Tensor, w: Tensor) -> Tensor:
+    def derivative_along(self, t: Tensor, x: Tensor, w: Tensor) -> Tensor:
         """A(t) w for flat points and directions, both (R, d), by forward mode, in blocks of bounded memory."""
         rows = self._rows_at_once(_NUMBERS_PER_ENTRY)
         parts = [self._push(t, a, b) for a, b in zip(x.split(rows), w.split(rows), strict=True)]
@@ -173,7 +173,7 @@ class FlatField:
             for points, part in zip(x.split(rows), w.split(rows), strict=True):
                 pull = self._puller(t, points) if kept is None else kept
                 pulled.append(pull(part))
-            return self.push(t, x, w), rate * torch.cat(pulled)
+            return self.derivative_along(t, x, w), rate * torch.cat(pulled)
 
         return multiply
 

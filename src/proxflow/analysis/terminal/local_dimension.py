@@ -68,11 +68,11 @@ def local_dimension(
         field: ``ProximalFlow``, or callable (t, x) whose rows do not depend on each other; t is 0-dimensional.
         x: (B, *event), points at time t: on trajectories, or alpha x0 + beta y of a data point y.
         t: in (0, 1).
-        schedule: of a bare callable, Linear if None.
+        schedule: schedule of a bare callable, Linear if None.
         points: (N, *event), the data that a bare callable was trained on, for ``below_spacing``; a flow knows its own.
         probes: random signs of Hutchinson's estimate; None means an exact trace for flows and up to dimension 256, and
             64 probes else.
-        seed: of the probes.
+        seed: seed of the probes.
         max_memory: bytes for what is computed at once.
 
     Raises:
@@ -110,7 +110,7 @@ def _trace(flat: FlatField, t: Tensor, x: Tensor, probes: int, seed: int) -> tup
     draws = []
     for _ in range(probes):
         signs = torch.randint(0, 2, x.shape, generator=generator).to(x) * 2 - 1
-        draws.append((signs * flat.push(t, x, signs)).sum(1))
+        draws.append((signs * flat.derivative_along(t, x, signs)).sum(1))
     values = torch.stack(draws)
     return values.mean(0), values.std(0) / probes**0.5
 

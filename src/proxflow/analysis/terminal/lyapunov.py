@@ -29,7 +29,7 @@ class LyapunovExponents:
         times: (T,) in t.
         exponents: (T, B, k), those of the k most stretched directions.
         points: (T, B, *event), the trajectories.
-        schedule: of the field.
+        schedule: schedule of the field.
     """
 
     times: Tensor
@@ -60,10 +60,10 @@ def lyapunov_exponents(
         field: ``ProximalFlow``, or callable (t, x) that can be evaluated at t = 0.
         x0: (B, *event) source points.
         times: increasing, inside (0, 1).
-        schedule: of a bare callable, Linear if None.
+        schedule: schedule of a bare callable, Linear if None.
         count: exponents wanted, the largest ones; all if None, up to dimension 256. Above 256 at most d / 4.
         rtol: tolerance of dopri5, relative to alpha where it arrives; 1e-7 in float64 and 1e-4 in float32 if None.
-        seed: of the random directions in high dimension.
+        seed: seed of the random directions in high dimension.
         max_memory: bytes for what is computed at once.
 
     Returns:

@@ -1,8 +1,8 @@
-"""What survives of a push: points moved along normal and tangent directions at time t, and carried on to the data.
+"""What survives of a perturbation: points moved along normal and tangent directions at t, and carried on to the data.
 
-An exact flow says it in advance: a small push of unit length along an eigen-direction of D recover_target, with rate r,
-arrives with the length |1 + r| (-alpha') / W, which is 0 across a data manifold and about 1 / beta along it. What a
-network does to pushes may differ, as it need not lead to the target that it recovers at t.
+An exact flow says it in advance: a small perturbation of unit length along an eigen-direction of D recover_target,
+with rate r, arrives with the length |1 + r| (-alpha') / W, which is 0 across a data manifold and about 1 / beta
+along it. What a network does to them may differ, as it need not lead to the target that it recovers at t.
 """
 
 from __future__ import annotations
@@ -68,10 +68,10 @@ def perturb(
         x0: (B, *event) source points.
         t: in (0, 1).
         count: directions, half from each end of the spectrum, 2 at least; above 256 dimensions at most d / 4.
-        size: length of the push.
-        schedule: of a bare callable, Linear if None.
+        size: length of the perturbation.
+        schedule: schedule of a bare callable, Linear if None.
         rtol: tolerance of dopri5; 1e-7 in float64 and 1e-4 in float32 if None.
-        seed: of random directions in high dimension.
+        seed: seed of random directions in high dimension.
         max_memory: bytes for what is computed at once.
 
     Raises:

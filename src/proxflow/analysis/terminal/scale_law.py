@@ -57,7 +57,7 @@ class ScaleSpectrum:
         misfit: (T, B, k), |(A + A') w / 2 - r w| for the eigenvectors w of the first time and the rates r that the
             scale law gives them at each time; between 0 and about 1. 0 for an exact flow, and at the first time.
         asymmetry: |A - A'| / |A|, (T, B).
-        schedule: of the field.
+        schedule: schedule of the field.
     """
 
     times: Tensor

@@ -37,8 +37,8 @@ class TerminalSpectrum:
         lowest, highest: how many rates come from each end; (d, 0) for the whole spectrum.
         residuals: |(A + A') w / 2 - r w| of unit eigenvectors w, a bound on the error of each rate, (T, B, k).
         asymmetry_stderr: (T, B), 0 where A was written out.
-        schedule: of the field.
-        seed: of random directions.
+        schedule: schedule of the field.
+        seed: seed of random directions.
     """
 
     times: Tensor
@@ -106,13 +106,13 @@ def terminal_spectrum(
         field: ``ProximalFlow``, or callable (t, x) whose rows do not depend on each other; t is 0-dimensional.
         x0: (B, *event) source points.
         times: increasing, inside (0, 1).
-        schedule: of a bare callable, Linear if None.
+        schedule: schedule of a bare callable, Linear if None.
         count: extreme rates wanted; the whole spectrum if None, possible for flows and up to dimension 256. Above 256
             at most d / 4.
         which: "both" takes count // 2 smallest and the others largest; "lowest" and "highest" take one end.
         tolerance: on residuals of extreme rates, relative to the largest |rate|. Errors of rates are of its square.
         rtol: tolerance of dopri5, relative to alpha where it arrives; 1e-7 in float64 and 1e-4 in float32 if None.
-        seed: of the random directions in high dimension.
+        seed: seed of the random directions in high dimension.
         max_memory: bytes for what is computed at once.
 
     Returns:
@@ -163,10 +163,10 @@ def tangent_splitting(
         times: increasing, inside (0, 1).
         tangent: (B, d, m) with independent columns, 1 <= m < d; or a function that gives them at the recovered data
             points (B, d).
-        schedule: of a bare callable, Linear if None.
+        schedule: schedule of a bare callable, Linear if None.
         tolerance: as in ``terminal_spectrum``.
         rtol: as in ``terminal_spectrum``.
-        seed: of the random directions in high dimension.
+        seed: seed of the random directions in high dimension.
         max_memory: bytes for what is computed at once.
 
     Raises:

@@ -1,4 +1,4 @@
-"""How a field arrives at its data, in one study: spectra along trajectories, local dimension, and pushes."""
+"""How a field arrives at its data, in one study: spectra along trajectories, local dimension, and perturbations."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ __all__ = ["TIMES", "TerminalStudy", "terminal_study"]
 
 TIMES = (0.5, 0.7, 0.9, 0.97, 0.99, 0.997, 0.999)
 _EXTREME = 20  # rates taken where the dimension is large
-_PUSHED = 6  # points, along two normal and two tangent directions each
-_PUSH_TIME = 0.5
+_PERTURBED = 6  # points, along two normal and two tangent directions each
+_PERTURBED_AT = 0.5
 
 
 @storable
@@ -35,7 +35,7 @@ class TerminalStudy:
     Attributes:
         spectrum: rates along the trajectories; the 20 most extreme above 256 dimensions.
         dimension: local dimension of each trajectory's point at the time where alpha / beta is the scale asked for.
-        perturbation: pushes of the first points at t = 1/2 by a fifth of the distance that noise is then away.
+        perturbation: of the first points at t = 1/2 by a fifth of the distance that noise is then away.
     """
 
     spectrum: TerminalSpectrum
@@ -61,9 +61,9 @@ def terminal_study(
         x0: (B, *event) source points.
         scale: alpha / beta at which local dimensions are taken: directions of the data that are much wider count.
         times: increasing, inside (0, 1).
-        schedule: of a bare callable, Linear if None.
+        schedule: schedule of a bare callable, Linear if None.
         points: (N, *event), data of a bare callable, for warnings of memorisation.
-        seed: of random directions.
+        seed: seed of random directions.
         max_memory: bytes for what is computed at once.
 
     Raises:
@@ -79,18 +79,18 @@ def terminal_study(
     dimension = local_dimension(
         field, at_scale, time, schedule=schedule, points=points, seed=seed, max_memory=max_memory
     )
-    alpha = float(flat.schedule.alpha(torch.tensor(_PUSH_TIME, dtype=torch.float64)))
-    pushes = perturb(
+    alpha = float(flat.schedule.alpha(torch.tensor(_PERTURBED_AT, dtype=torch.float64)))
+    perturbation = perturb(
         field,
-        x0[:_PUSHED],
-        _PUSH_TIME,
+        x0[:_PERTURBED],
+        _PERTURBED_AT,
         count=min(4, flat.dim),
         size=0.2 * alpha * math.sqrt(flat.dim),
         schedule=schedule,
         seed=seed,
         max_memory=max_memory,
     )
-    return TerminalStudy(spectrum, dimension, pushes)
+    return TerminalStudy(spectrum, dimension, perturbation)
 
 
 def time_of_scale(schedule: Schedule, scale: float) -> float:

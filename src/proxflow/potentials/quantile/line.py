@@ -25,7 +25,7 @@ class Quantile(ByQuantile):
 
     Flat stretches of the quantile function are atoms, jumps are gaps of the law. Where levels cannot be resolved (a
     source tail of 2^-1000; of 2^-30 on a side where an unbounded callable is infinite there, or on the upper side
-    without ``upper_quantile``) T goes on linearly: the flow is then exact for a law that differs from the target by
+    without ``upper_quantile``) T continues linearly: the flow is then exact for a law that differs from the target by
     that much mass.
 
     State: ``levels`` (K,), ``values`` (K,) of a table; none for a callable. Equations are solved in float64 whatever

@@ -209,7 +209,7 @@ class MonotoneMap(Float64Module):
     # ---------------------------------------------------------------- preparation
 
     def _find_range(self) -> None:
-        """The stretch of source points whose levels are resolved, and the lines on which T goes on beyond it."""
+        """The stretch of source points whose levels are resolved, and the lines on which T continues beyond it."""
         least_lower, least_upper = self.quantile.smallest_tails
         if not self.levels.keeps_upper_tail:
             least_upper = max(least_upper, _ROUNDED_TAIL)

@@ -30,7 +30,7 @@ class Radial(ByQuantile):
 
     F0 is the cdf of |X0|. Flat stretches of the quantile function are spheres of positive mass, or an atom at 0; jumps
     are empty shells. Where levels cannot be resolved (a source tail of 2^-1000; of 2^-30 on the upper side of an
-    unbounded callable without ``upper_quantile``) T goes on linearly, and so it does down to 0 if quantile(0) = 0: the
+    unbounded callable without ``upper_quantile``) T continues linearly, as it does down to 0 if quantile(0) = 0: the
     flow is then exact for a law that differs from the target by that much mass.
 
     State: ``levels`` (K,), ``values`` (K,) of a table; none for a callable. Equations are solved in float64 whatever
