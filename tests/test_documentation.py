@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import re
+from functools import reduce
 from pathlib import Path
 
 import pytest
+
+import proxflow
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -27,3 +30,18 @@ def test_links_between_pages_lead_somewhere(page: Path) -> None:
     targets = re.findall(r"\]\(((?!https?://|#)[^)]+)\)", page.read_text())
     missing = [target for target in targets if not (page.parent / target.split("#")[0]).exists()]
     assert missing == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_names_and_tests_that_a_page_mentions_exist(page: Path) -> None:
+    text = page.read_text()
+    for name in re.findall(r"`pf\.([A-Za-z_.]+)[`(]", text):
+        assert reduce(getattr, name.split("."), proxflow) is not None
+    missing = [path for path in re.findall(r"`((?:tests|benchmarks|docs)/[\w/.]+)", text) if not (ROOT / path).exists()]
+    assert missing == []
+
+
+def test_sections_of_the_theory_that_the_code_names_exist() -> None:
+    headings = re.findall(r"^## (\d)\. ", (ROOT / "docs" / "theory.md").read_text(), re.MULTILINE)
+    for path in [*(ROOT / "src").rglob("*.py"), *(ROOT / "tests").rglob("*.py")]:
+        assert set(re.findall(r"theory\.md (\d)", path.read_text())) <= set(headings), path

@@ -1,4 +1,4 @@
-"""ProximalFlow against the closed forms of THEORY section 7 and the laws of section 2."""
+"""ProximalFlow against the closed forms of docs/theory.md 7 and the laws of section 2."""
 
 from __future__ import annotations
 

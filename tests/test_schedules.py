@@ -1,4 +1,4 @@
-"""Schedules against high-precision arithmetic, finite differences and the identities of THEORY section 2."""
+"""Schedules against high-precision arithmetic, finite differences and the identities of docs/theory.md 2."""
 
 from __future__ import annotations
 

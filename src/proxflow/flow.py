@@ -1,4 +1,4 @@
-"""ProximalFlow: a potential and a schedule make the exact OT-CFM flow (THEORY section 2)."""
+"""ProximalFlow: a potential and a schedule make the exact OT-CFM flow (docs/theory.md 2)."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ _ATOMS_AT_ONCE = 1024  # of a block of densities, where its memory allows
 class IndependentField(nn.Module):
     """What a perfect network learns from independent pairs: v_t(x) = E[d/dt X_t | X_t = x], X0 and X1 independent.
 
-    E[X1 | X_t = x] = sum_j w_j y_j with w_j proportional to b_j p0((x - beta y_j) / alpha) (THEORY section 4), and
+    E[X1 | X_t = x] = sum_j w_j y_j with w_j proportional to b_j p0((x - beta y_j) / alpha) (docs/theory.md 4), and
     v_t(x) = (alpha'/alpha) x + (W/alpha) E[X1 | X_t = x]. For a normal source the w_j are one softmax. Where no pair
     passes (x outside of what a bounded source can reach) rows are NaN. Near t = 1 give float64: logits grow like
     1 / alpha^2.

@@ -101,7 +101,7 @@ class ProxResult:
         multiplier: the source point u = (x - beta y) / alpha, (B, d); NaN where alpha = 0, not finite where it
             overflows.
         gap: Fenchel-Young gap phi(u) + psi(y) - <u, y>, (B,), absolute, >= 0; zero for closed forms.
-        error_bound: Euclidean bound on ``point``, (B,): sqrt(gap alpha / beta) plus rounding (THEORY 3).
+        error_bound: Euclidean bound on ``point``, (B,): sqrt(gap alpha / beta) plus rounding (docs/theory.md 3).
         iterations: steps of the algorithm, (B,) int64; zero for closed forms.
         status: values of ``Status``, (B,) int64.
         velocity_error_bound: bound on the velocity, (B,), where a flow made the query; else None.

@@ -90,7 +90,7 @@ def test_exact_flows_of_finite_data_memorise_and_say_so():
 
 
 def test_smoothing_finds_the_circle_and_its_flag_follows_the_spacing():
-    """THEORY section 6: -1 across the plane, the scale law along the radius, 0 along the circle."""
+    """docs/theory.md 6: -1 across the plane, the scale law along the radius, 0 along the circle."""
     fit = pf.semidiscrete.fit(circle(600), epsilon=0.05)
     flow = pf.ProximalFlow(fit.potential)
     x0 = normal(40, 3, seed=1)

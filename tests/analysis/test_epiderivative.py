@@ -209,7 +209,7 @@ def test_the_relative_boundary_fails():
 
 
 def test_three_halves_meets_all_but_a_finite_form():
-    """The example of THEORY section 6: psi = (2/3) |y|^(3/2) at 0."""
+    """The example of docs/theory.md 6: psi = (2/3) |y|^(3/2) at 0."""
     verdict = check_terminal_hypotheses(ThreeHalves(), torch.zeros(1, 1, dtype=f64), manifold_dimension=1)
     names = ("affine_hull", "relative_interior", "quadratic_form")
     assert all(int(getattr(verdict, name)) == Verdict.verified for name in names)

@@ -1,4 +1,4 @@
-"""What holds for every pair, potential, schedule, batch size and time (THEORY section 4)."""
+"""What holds for every pair, potential, schedule, batch size and time (docs/theory.md 4)."""
 
 from __future__ import annotations
 

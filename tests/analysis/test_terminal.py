@@ -38,7 +38,7 @@ HEIGHTS = 0.2 * normal(30, seed=3)
 ROOT = FACTOR @ torch.from_numpy(linalg.inv(linalg.sqrtm((FACTOR.T @ FACTOR).numpy()))) @ FACTOR.T
 
 
-# target, its phi as in THEORY section 7, dimension of the target
+# target, its phi as in docs/theory.md 7, dimension of the target
 CASES = {
     "circle": (Ball(2), lambda u: u.norm(), 1),
     "sphere": (Ball(3), lambda u: u.norm(), 2),
@@ -55,7 +55,7 @@ CASES = {
 
 
 def predicted(phi, kept: int, x0: torch.Tensor, t: float, schedule: pf.schedules.Schedule) -> torch.Tensor:
-    """(W / -alpha') c / (alpha + beta c) - 1 for the eigenvalues c of Hess phi(x0), THEORY 6 with eta = 1 / c."""
+    """(W / -alpha') c / (alpha + beta c) - 1, c an eigenvalue of Hess phi(x0): docs/theory.md 6 with eta = 1 / c."""
     c = torch.linalg.eigvalsh(torch.func.vmap(torch.func.hessian(phi))(x0))
     c[:, : x0.shape[1] - kept] = 0.0  # up to rounding
     t = torch.tensor(t, dtype=f64)

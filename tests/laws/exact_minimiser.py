@@ -1,6 +1,6 @@
 """The exact minimiser of the flow-matching loss, for joint laws of pairs whose conditional means are known.
 
-Problem: whatever network is trained, the loss is least at v*(t, x) = E[velocity | x_t = x] (THEORY section 8). Find the
+Problem: whatever network is trained, the loss is least at v*(t, x) = E[velocity | x_t = x] (docs/theory.md 8). Find the
 law on which the flow of v* ends, without a network and without noise.
 
 Method: the velocity is linear in the pair, so v* is the velocity of the mean pair E[(x0, x1) | x_t = x], which the

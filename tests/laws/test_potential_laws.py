@@ -1,4 +1,4 @@
-"""Laws of every extended Brenier potential (THEORY sections 1, 2, 5)."""
+"""Laws of every extended Brenier potential (docs/theory.md 1, 2, 5)."""
 
 from __future__ import annotations
 
@@ -221,7 +221,7 @@ def difference_quotient(potential: Potential, y: torch.Tensor, u: torch.Tensor, 
 
 
 def test_second_epi_derivative_is_reached_by_difference_quotients(potential, queries, generator):
-    """Along the directions that the subdifferential follows (THEORY section 5): a recovery sequence for the liminf."""
+    """Along the directions that the subdifferential follows (docs/theory.md 5): a recovery sequence for the liminf."""
     pair = potential.prox(queries, 1.0)
     y, u = pair.point, pair.multiplier
     form = potential.second_epi_derivative(y, u)

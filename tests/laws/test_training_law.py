@@ -1,4 +1,4 @@
-"""The law of every training recipe: the exact minimiser of its loss ends on the data (THEORY section 8).
+"""The law of every training recipe: the exact minimiser of its loss ends on the data (docs/theory.md 8).
 
 A perfect network is integrated, in closed form or by quadrature, for every coupling, path and law of times on offer. A
 recipe that is not flow matching, a share of independent pairs that grows with time, goes through the same code, and

@@ -1,4 +1,4 @@
-"""Second epi-derivatives measured by difference quotients, for any potential (THEORY section 5).
+"""Second epi-derivatives measured by difference quotients, for any potential (docs/theory.md 5).
 
 d2psi(y|u)(w) is a liminf over nearby directions w' of D_s(w') = [psi(y + s w') - psi(y) - s <u, w'>] / (s^2 / 2): along
 the ray itself the quotient may be infinite (a curved surface) where the limit is finite. Convex functions epi-converge

@@ -1,4 +1,4 @@
-"""Which hypotheses of terminal normal hyperbolicity hold at a point: verified, assumed or failed (THEORY section 6).
+"""Which hypotheses of terminal normal hyperbolicity hold at a point: verified, assumed or failed (docs/theory.md 6).
 
 The subdifferential is explored through its projection: the multiplier of prox_{r psi}(y + r v) tends to the projection
 of v on dpsi(y) as r -> 0.

@@ -82,7 +82,7 @@ class PathSample:
 
 
 def sample_path(pairs: Pairs, t: Tensor, schedule: Schedule | None = None) -> PathSample:
-    """Where the pairs are at times t (n,), and how fast they go (THEORY section 1); the schedule is Linear if None.
+    """Where the pairs are at times t (n,), and how fast they go (docs/theory.md 1); the schedule is Linear if None.
 
     Raises:
         ValueError: t is not one time for each pair.

@@ -69,7 +69,7 @@ def check_rotation_invariant(owner: str, source: Source, otherwise: str) -> None
 @brief_repr
 @dataclass(frozen=True)
 class GeneralizedQuadratic:
-    """q(w) = <w, H w> on a subspace L and +inf off it (THEORY section 5), one per row.
+    """q(w) = <w, H w> on a subspace L and +inf off it (docs/theory.md 5), one per row.
 
     Attributes:
         basis: orthonormal basis of L as columns, (B, d, k); rows with a smaller L have zero columns.
@@ -157,7 +157,7 @@ class Potential(nn.Module, ABC):
 
     @abstractmethod
     def second_epi_derivative(self, y: Tensor, u: Tensor) -> GeneralizedQuadratic:
-        """d2psi(y|u) for u in dpsi(y), both (B, d) (THEORY section 5)."""
+        """d2psi(y|u) for u in dpsi(y), both (B, d) (docs/theory.md 5)."""
 
     def log_density(self, y: Tensor) -> Tensor:
         """log p1(y) = log p0(u) + logdet Hess psi(y), u = grad psi(y), (B,); -inf off the support.

@@ -95,7 +95,7 @@ class Ellipsoid(Potential):
     """The potential of a law on the boundary of an ellipsoid about 0: phi(u) = |diag(a) u|.
 
     That law has density (Gauss curvature / area of the unit sphere) on the boundary: it is not the uniform one
-    (THEORY section 7). State: ``semi_axes`` (d,). Queries are answered in their own dtype and on their own device.
+    (docs/theory.md 7). State: ``semi_axes`` (d,). Queries are answered in their own dtype and on their own device.
 
     Args:
         semi_axes: (d,), positive.

@@ -157,7 +157,7 @@ class Discrete(Potential):
         return _without_failures(result, overflow), point
 
     def second_epi_derivative(self, y: Tensor, u: Tensor) -> GeneralizedQuadratic:
-        """Zero on the span of the differences of the contact set of u, +inf off it (THEORY section 3)."""
+        """Zero on the span of the differences of the contact set of u, +inf off it (docs/theory.md 3)."""
         self._check_query(y, "y")
         self._check_query(u, "u")
         ones = torch.ones_like(u[:, 0])

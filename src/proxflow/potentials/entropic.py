@@ -169,7 +169,7 @@ class Entropic(Potential):
         )
 
     def second_epi_derivative(self, y: Tensor, u: Tensor) -> GeneralizedQuadratic:
-        """(Hess phi(u))^-1 on its range, as far as float64 can tell it from 0 (THEORY section 5)."""
+        """(Hess phi(u))^-1 on its range, as far as float64 can tell it from 0 (docs/theory.md 5)."""
         self._check_query(y, "y")
         self._check_query(u, "u")
         scaled = self._scaled()

@@ -56,7 +56,7 @@ def draws_to_judge(count: int, tol: float, chi2: float = 0.0) -> int:
 
 
 def mass_error(tally: Tally, weights: Tensor) -> MassError:
-    """Unbiased chi2 from pairs of different draws (THEORY section 3), with the variance of that U-statistic.
+    """Unbiased chi2 from pairs of different draws (docs/theory.md 3), with the variance of that U-statistic.
 
     The variance is that of draws assigned to one atom each; softly assigned ones, an average over those, have less.
     """

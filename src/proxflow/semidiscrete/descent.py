@@ -114,7 +114,7 @@ class Iterate:
     """Where a descent stands after ``steps`` batches: the moving heights (N,), their averages, the draws used.
 
     Iterates are averaged with weights growing linearly, which forgets the start at a cost of a factor 4/3 in
-    variance against the uniform average (THEORY section 3). ``units`` are the typical score gaps between atoms and
+    variance against the uniform average (docs/theory.md 3). ``units`` are the typical score gaps between atoms and
     between groups of each level, ``noise`` is the state of the generator that the next batch comes from.
     """
 

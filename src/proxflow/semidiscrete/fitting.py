@@ -1,4 +1,4 @@
-"""Fit the extended Brenier potential of a finite data set (THEORY section 3)."""
+"""Fit the extended Brenier potential of a finite data set (docs/theory.md 3)."""
 
 from __future__ import annotations
 

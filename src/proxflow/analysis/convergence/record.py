@@ -60,7 +60,7 @@ class FieldError:
 @brief_repr
 @dataclass(frozen=True)
 class MinibatchConvergence:
-    """How far minibatch OT-CFM is from the population flow, batch size by batch size (THEORY section 4).
+    """How far minibatch OT-CFM is from the population flow, batch size by batch size (docs/theory.md 4).
 
     Tensors have one entry for each batch size, float64. Costs are in squared units of the data, E|.|^2 of velocities
     in those units per unit of time. Standard errors hold one sigma.

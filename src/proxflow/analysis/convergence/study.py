@@ -1,4 +1,4 @@
-"""How far is minibatch OT-CFM from the population flow, and how large must the batch be? (THEORY section 4)"""
+"""How far is minibatch OT-CFM from the population flow, and how large must the batch be? (docs/theory.md 4)"""
 
 from __future__ import annotations
 

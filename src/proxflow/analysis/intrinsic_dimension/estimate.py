@@ -1,7 +1,7 @@
 """The local dimension of raw data, without a network: the derivative of a smoothed prox, corrected and extrapolated.
 
 Smoothing at a scale sigma is the entropic potential with heights |y|^2 / 2 and epsilon = sigma^2: the exact flow of a
-known target (THEORY section 3, any heights), in which a flat piece of data has eta = 1, so that tr D(y) counts its
+known target (docs/theory.md 3, any heights), in which a flat piece of data has eta = 1, so that tr D(y) counts its
 dimension. At a data point y_i its softmax weights are those of a Gaussian kernel around y_i. An estimator comes of it:
 
 1. The data are parted at gaps (``pieces``); each piece has an origin, a unit and scales of its own, and where its

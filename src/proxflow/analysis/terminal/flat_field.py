@@ -1,6 +1,6 @@
 """A velocity field as the analysis needs it: flat points, its own schedule, derivatives row by row.
 
-In rescaled time tau = -log alpha the field is (alpha / -alpha') v, so that the linearisation of THEORY section 6 is
+In rescaled time tau = -log alpha the field is (alpha / -alpha') v, so that the linearisation of docs/theory.md 6 is
 A(t) = (alpha / -alpha') grad v = (W / -alpha') D recover_target - I.
 """
 

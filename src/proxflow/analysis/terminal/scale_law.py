@@ -1,4 +1,4 @@
-"""The scale law of THEORY section 6: rates at all times from one local scale, and how well a field keeps it.
+"""The scale law of docs/theory.md 6: rates at all times from one local scale, and how well a field keeps it.
 
 Along an eigen-direction with Hessian eigenvalue eta of psi (local standard deviation 1 / eta against a unit source)
 an exact flow has the rate r(t) = (W / -alpha') / (beta + alpha eta) - 1, with the same eta and direction at all times.

@@ -1,4 +1,4 @@
-"""Terminal normal hyperbolicity, measured: the spectrum of A(t) along a field's own trajectories (THEORY section 6)."""
+"""Terminal normal hyperbolicity, measured: the spectrum of A(t) along a field's own trajectories (docs/theory.md 6)."""
 
 from __future__ import annotations
 
