@@ -19,7 +19,7 @@ from proxflow.couplings.pairs import Pairs, Rows, check_count
 from proxflow.couplings.semidiscrete_coupling import Semidiscrete
 from proxflow.couplings.subspace import Subspace, directions_of
 from proxflow.measures import Gaussian, Source
-from proxflow.potentials import Discrete, Entropic
+from proxflow.potentials import AtomicPotential
 from proxflow.seeding import own_generator
 from proxflow.semidiscrete import fit
 
@@ -46,7 +46,7 @@ class Conditional:
         self,
         points: Numbers,
         labels: Numbers,
-        potentials: Mapping[int, Discrete | Entropic],
+        potentials: Mapping[int, AtomicPotential],
         *,
         weights: Numbers | None = None,
         directions: Mapping[int, Numbers] | None = None,
@@ -95,7 +95,7 @@ class Conditional:
         data = Rows("Conditional", points, labels, weights)
         if directions is not None and source is not None and source != Gaussian(data.dim):
             raise ValueError("Conditional: directions need standard normal noise; leave out source= or directions=")
-        potentials: dict[int, Discrete | Entropic] = {}
+        potentials: dict[int, AtomicPotential] = {}
         frames: dict[int, Tensor] = {}
         for label, rows in _members(data).items():
             features, own_weights = data.flat[rows], _weights_of(data, rows)
@@ -115,7 +115,7 @@ class Conditional:
         return cls(points, labels, potentials, weights=weights, directions=frames if directions is not None else None)
 
     @property
-    def potentials(self) -> dict[int, Discrete | Entropic]:
+    def potentials(self) -> dict[int, AtomicPotential]:
         """The potential of each class."""
         return {label: part.potential for label, part in self._parts.items()}
 
@@ -200,9 +200,7 @@ def _members(data: Rows) -> dict[int, Tensor]:
     return members
 
 
-def _part(
-    data: Rows, rows: Tensor, potential: Discrete | Entropic, directions: Numbers | None
-) -> Semidiscrete | Subspace:
+def _part(data: Rows, rows: Tensor, potential: AtomicPotential, directions: Numbers | None) -> Semidiscrete | Subspace:
     """The coupling of one class."""
     points, weights = data.flat[rows], _weights_of(data, rows)
     if directions is None:

@@ -12,7 +12,7 @@ from proxflow.checks import Numbers, real_number
 from proxflow.couplings.pairs import Pairs, Rows, check_count
 from proxflow.couplings.semidiscrete_coupling import Semidiscrete
 from proxflow.measures import Empirical, Source
-from proxflow.potentials import Discrete, Entropic
+from proxflow.potentials import AtomicPotential
 from proxflow.semidiscrete import fit
 from proxflow.storage import storable
 
@@ -72,7 +72,7 @@ class JointConditional:
 
     def __init__(
         self,
-        potential: Discrete | Entropic,
+        potential: AtomicPotential,
         points: Numbers,
         conditions: Numbers,
         weight: float,
@@ -111,7 +111,7 @@ class JointConditional:
         return cls(result.potential, points, conditions, weight, weights=weights)
 
     @property
-    def potential(self) -> Discrete | Entropic:
+    def potential(self) -> AtomicPotential:
         """The potential of points and weighted conditions together; ``proxflow.save`` keeps it."""
         return self._joint.potential
 

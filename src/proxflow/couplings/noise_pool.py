@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from proxflow.couplings.reserve import Reserve
-from proxflow.potentials import Discrete, Entropic
+from proxflow.potentials import AtomicPotential
 from proxflow.results import brief_repr
 
 __all__ = ["NoiseLaw", "NoisePool"]
@@ -77,7 +77,7 @@ class NoisePool:
     def __init__(
         self,
         draw: Callable[[int, torch.Generator | None], tuple[Tensor, Tensor]],
-        potential: Discrete | Entropic,
+        potential: AtomicPotential,
         max_draws: int | None,
         max_memory: int,
     ) -> None:

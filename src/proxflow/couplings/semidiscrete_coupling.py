@@ -10,7 +10,8 @@ from torch import Tensor
 from proxflow.checks import Numbers, point_weights
 from proxflow.couplings.noise_pool import NoiseLaw, NoisePool
 from proxflow.couplings.pairs import Pairs, Rows, check_count
-from proxflow.potentials import Discrete, Entropic
+from proxflow.potentials import AtomicPotential
+from proxflow.potentials.atoms import has_atoms
 from proxflow.seeding import own_generator
 
 __all__ = ["Semidiscrete"]
@@ -25,7 +26,7 @@ class Semidiscrete:
     and its noise, in proportion to their weights.
 
     Args:
-        potential: as fitted by ``semidiscrete.fit(points, weights)``.
+        potential: as fitted by ``semidiscrete.fit(points, weights)``, or an ``AtomicPotential`` of your own.
         points: (N, *event), the rows that it was fitted to, in the potential's dtype and on its device.
         labels: (N,) or (N, k), or None.
         weights: (N,), of the rows, as given to ``fit``; equal if None. Without equal rows the potential says it all.
@@ -34,13 +35,13 @@ class Semidiscrete:
         max_memory: bytes of noise that wait for their row to be asked for.
 
     Raises:
-        ValueError: bad points, labels not one for each point, points that are not the atoms of a Discrete or
-            Entropic potential, or weights of the rows that do not add up to those of its atoms.
+        ValueError: bad points, labels not one for each point, points that are not the atoms of the potential,
+            or weights of the rows that do not add up to those of its atoms.
     """
 
     def __init__(
         self,
-        potential: Discrete | Entropic,
+        potential: AtomicPotential,
         points: Numbers,
         labels: Numbers | None = None,
         *,
@@ -49,10 +50,10 @@ class Semidiscrete:
         max_memory: int = 1 << 28,
     ) -> None:
         self.rows = Rows("Semidiscrete", points, labels)
-        if not isinstance(potential, Discrete | Entropic):
+        if not has_atoms(potential):
             raise ValueError(
-                "Semidiscrete: the potential must be Discrete or Entropic, as in semidiscrete.fit(points).potential, "
-                f"got {type(potential).__name__}"
+                "Semidiscrete: the potential must have atoms, as that of semidiscrete.fit(points) or another "
+                f"potentials.AtomicPotential, got {type(potential).__name__}"
             )
         self.potential = potential
         self.source = self.rows.source_or_normal(potential.source)
@@ -63,7 +64,7 @@ class Semidiscrete:
     @property
     def deterministic(self) -> bool:
         """Whether the noise decides the point: the velocities of the pairs are then the field that is learned."""
-        return isinstance(self.potential, Discrete)
+        return self.potential.epsilon == 0
 
     @property
     def noise_law(self) -> NoiseLaw:
@@ -73,8 +74,8 @@ class Semidiscrete:
     @property
     def tensors(self) -> list[Tensor | None]:
         """What the coupling depends on, for checkpoints."""
-        epsilon = self.potential.epsilon if isinstance(self.potential, Entropic) else 0.0
-        tensors = [*self.rows.tensors_with(self.source, epsilon), self.potential.heights, self.potential.weights]
+        potential = self.potential
+        tensors = [*self.rows.tensors_with(self.source, potential.epsilon), potential.heights, potential.weights]
         return tensors if self._shares.until is None else [*tensors, self._shares.until]
 
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> Pairs:
@@ -108,9 +109,7 @@ class Semidiscrete:
 
     def _draw(self, n: int, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
         noise = self.rows.draw_noise(self.source, n, generator)
-        if isinstance(self.potential, Entropic):
-            return noise, self.potential.sample_atom(noise, generator)
-        return noise, self.potential.nearest_atom(noise)
+        return noise, self.potential.sample_atom(noise, generator)
 
 
 @dataclass(frozen=True)
@@ -139,7 +138,7 @@ class _Shares:
         return self.row[torch.minimum(torch.maximum(place, self.first[atom]), self.last[atom])]
 
 
-def _shares(rows: Tensor, atom_of_row: Tensor, potential: Discrete | Entropic, weights: Numbers | None) -> _Shares:
+def _shares(rows: Tensor, atom_of_row: Tensor, potential: AtomicPotential, weights: Numbers | None) -> _Shares:
     """The shares of rows (N, d) in their atoms.
 
     Raises:

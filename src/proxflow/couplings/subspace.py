@@ -22,7 +22,7 @@ from proxflow.couplings.pairs import Pairs, Rows, check_count
 from proxflow.couplings.semidiscrete_coupling import Semidiscrete
 from proxflow.couplings.stream import Coupling, batch_of
 from proxflow.measures import Gaussian
-from proxflow.potentials import Discrete, Entropic
+from proxflow.potentials import AtomicPotential
 from proxflow.seeding import generator_of, own_generator
 from proxflow.semidiscrete import fit
 
@@ -108,7 +108,7 @@ class Subspace:
     @classmethod
     def from_potential(
         cls,
-        potential: Discrete | Entropic,
+        potential: AtomicPotential,
         points: Numbers,
         directions: Numbers,
         labels: Numbers | None = None,
@@ -133,9 +133,9 @@ class Subspace:
         return cls(Semidiscrete(potential, features, labels, weights=weights), points, frame)
 
     @property
-    def potential(self) -> Discrete | Entropic:
+    def potential(self) -> AtomicPotential:
         """The potential of the coupling in R^k, where it has one; ``proxflow.save`` keeps it."""
-        potential: Discrete | Entropic = self.coupling.potential
+        potential: AtomicPotential = self.coupling.potential
         return potential
 
     @property

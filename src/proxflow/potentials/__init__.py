@@ -1,5 +1,6 @@
 """Extended Brenier potentials: what a flow is made of."""
 
+from proxflow.potentials.atoms import AtomicPotential
 from proxflow.potentials.base import GeneralizedQuadratic, Potential, Rotated, Scaled
 from proxflow.potentials.convex_body import Ball, Ellipsoid
 from proxflow.potentials.discrete import Discrete
@@ -10,6 +11,7 @@ from proxflow.potentials.quantile.line import Quantile
 from proxflow.potentials.quantile.radial import Radial
 
 __all__ = [
+    "AtomicPotential",
     "Ball",
     "Discrete",
     "Ellipsoid",

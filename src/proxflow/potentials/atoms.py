@@ -2,12 +2,47 @@
 
 from __future__ import annotations
 
+from typing import Protocol, TypeGuard
+
 import torch
 from torch import Tensor
 
 from proxflow.kernels.geometry import row_norm
+from proxflow.measures import Source
 
-__all__ = ["centre_and_radius", "check_atoms", "check_like_atoms"]
+__all__ = ["AtomicPotential", "centre_and_radius", "check_atoms", "check_like_atoms", "has_atoms"]
+
+
+class AtomicPotential(Protocol):
+    """A potential of finitely many atoms: what a coupling asks of it. ``Discrete``, ``Entropic``, or one of your own.
+
+    Attributes:
+        points: (N, d) distinct atoms.
+        heights: (N,), h_j in phi(u) = max_j <u, y_j> - h_j, or in its smoothed form.
+        weights: (N,) of the atoms, of sum 1.
+        source: law of the noise.
+        epsilon: of the smoothing; 0 where the noise decides the atom.
+    """
+
+    points: Tensor
+    heights: Tensor
+    weights: Tensor
+    source: Source
+
+    @property
+    def epsilon(self) -> float: ...  # noqa: D102
+
+    def conjugate(self, u: Tensor) -> Tensor: ...  # noqa: D102
+
+    def sample_atom(self, u: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """An atom for each source point, (B,) int64: the one it is transported to, or a draw of its law."""
+        ...
+
+
+def has_atoms(potential: object) -> TypeGuard[AtomicPotential]:
+    """Whether a potential is an ``AtomicPotential``; ``isinstance`` does not see the buffers of a module."""
+    names = ("points", "heights", "weights", "source", "epsilon", "conjugate", "sample_atom")
+    return all(hasattr(potential, name) for name in names)
 
 
 def centre_and_radius(points: Tensor) -> tuple[Tensor, Tensor]:

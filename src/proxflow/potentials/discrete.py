@@ -86,6 +86,11 @@ class Discrete(Potential):
         }
 
     @property
+    def epsilon(self) -> float:
+        """0: nothing is smoothed."""
+        return 0.0
+
+    @property
     def iterative(self) -> bool:
         """True: the active-set method reports a status per row."""
         return True
@@ -124,6 +129,10 @@ class Discrete(Potential):
         self._check_query(u, "u")
         atoms = self._atoms
         return argmax_affine(u.detach().to(atoms.keys.dtype), atoms.keys[:, :-2], atoms.offsets)
+
+    def sample_atom(self, u: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """``nearest_atom(u)``, (B,) int64: nothing is left to chance; as ``Entropic`` and couplings have it."""
+        return self.nearest_atom(u)
 
     def decompose(self, x: Tensor, alpha: Tensor | float, beta: Tensor | float) -> ProxResult:
         """The Moreau pair by the active-set method, with its certificate; differentiable in all its inputs."""

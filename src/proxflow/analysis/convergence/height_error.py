@@ -73,8 +73,8 @@ def height_error(draws: TopTwo, weights: Tensor) -> HeightError:
     """Half the Newton decrement r' L^+ r / 2 of J, with r = m - b and the Laplacian L of the cells' common faces.
 
     The derivative of the masses in the heights is w_ij = #{best two = {i, j}, gap < delta} / (2 delta M), with delta
-    a quantile of the gaps (weights of the cell adjacency): a delta wide enough to link every atom makes L a little small,
-    and the error a little large. Noise in r would add to a square: products of different folds of the draws have none.
+    a quantile of the gaps: a delta wide enough to link every atom makes L a little small, and the error a little large.
+    Noise in r would add to a square: products of different folds of the draws have none.
 
     Args:
         draws: draws of M independent source points.

@@ -22,7 +22,8 @@ from proxflow.checks import Numbers, as_tensor
 from proxflow.couplings.pairing import EPSILON, check_solver
 from proxflow.errors import ConvergenceWarning
 from proxflow.measures import Source
-from proxflow.potentials import Discrete, Entropic, Potential
+from proxflow.potentials import Discrete, Potential
+from proxflow.potentials.atoms import has_atoms
 from proxflow.progress import Console
 from proxflow.schedules import Linear, Schedule
 from proxflow.seeding import generator_of
@@ -233,7 +234,7 @@ def _record(
 
 def _most(target: Target) -> int | None:
     """The largest batch that the advice may name: as many as there are points; None for a law that never runs out."""
-    if isinstance(target.potential, Discrete | Entropic):
+    if has_atoms(target.potential):
         return target.rows or len(target.potential.points)
     return None
 
