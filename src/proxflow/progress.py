@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from types import FrameType
@@ -18,11 +19,20 @@ __all__ = [
     "TextColumn",
     "TimeRemainingColumn",
     "deferred_interrupts",
+    "reporter",
 ]
 
 with global_generators_kept():
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+
+def reporter(name: str, progress: bool | None) -> Callable[[str], None]:
+    """A function that shows a line of progress on standard error, or does nothing; None shows it on a terminal."""
+    if not (sys.stderr.isatty() if progress is None else progress):
+        return lambda message: None
+    console = Console(stderr=True)
+    return lambda message: console.print(f"[dim]{name}:[/dim] {message}", highlight=False)
 
 
 @contextlib.contextmanager

@@ -23,7 +23,7 @@ _POSITIVE = ("learning_rate", "gradient_clip")
 _SHARES = ("label_dropout", "ema_decay")  # in [0, 1)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Settings:
     """The arguments of ``train`` with these names, and the processes and precision of its accelerator."""
 

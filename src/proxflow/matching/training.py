@@ -93,10 +93,21 @@ def train(
     """
     accelerator = _accelerator(mixed_precision) if accelerator is None else accelerator
     settings = Settings(
-        steps, batch_size, learning_rate, weight_decay, Linear() if schedule is None else schedule,
-        Uniform() if times is None else times, label_dropout, ema_decay, gradient_clip, evaluate_every,
-        checkpoint_every, seed, accelerator.num_processes, str(accelerator.mixed_precision),
-    )  # fmt: skip
+        steps=steps,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        weight_decay=weight_decay,
+        schedule=Linear() if schedule is None else schedule,
+        times=Uniform() if times is None else times,
+        label_dropout=label_dropout,
+        ema_decay=ema_decay,
+        gradient_clip=gradient_clip,
+        evaluate_every=evaluate_every,
+        checkpoint_every=checkpoint_every,
+        seed=seed,
+        processes=accelerator.num_processes,
+        mixed_precision=str(accelerator.mixed_precision),
+    )
     settings.check(network, coupling)
     if checkpoint is not None and not Path(checkpoint).parent.is_dir():
         raise ValueError(f"train: the folder of the checkpoint {checkpoint} does not exist; make it first")

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import sys
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +11,7 @@ from torch import Tensor
 
 from proxflow.fingerprint import fingerprint, source_probes
 from proxflow.measures import Source
-from proxflow.progress import Console
+from proxflow.progress import reporter
 from proxflow.storage import load, save, storable
 
 __all__ = ["Checkpoint", "Session", "fit_fingerprint"]
@@ -45,7 +43,7 @@ class Session:
         self._path = None if path is None else Path(path)
         self._fingerprint = identity
         self._saved_at = time.perf_counter()
-        self.report = _reporter(progress)
+        self.report = reporter("fit", progress)
         self.state: object = None
         if self._path is not None and self._path.exists():
             self._resume(self._path)
@@ -81,11 +79,3 @@ class Session:
 def fit_fingerprint(tensors: list[Tensor | None], source: Source, numbers: list[float]) -> str:
     """A hash of what a fit depends on."""
     return fingerprint(numbers, [*tensors, source_probes(source)])
-
-
-def _reporter(progress: bool | None) -> Callable[[str], None]:
-    """A function that shows one line of progress on standard error, or does nothing."""
-    if not (sys.stderr.isatty() if progress is None else progress):
-        return lambda message: None
-    console = Console(stderr=True)
-    return lambda message: console.print(f"[dim]fit:[/dim] {message}", highlight=False)

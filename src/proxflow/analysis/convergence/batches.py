@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from proxflow.analysis.convergence.control_variates import Cost
+from proxflow.analysis.convergence.control_variates import MeanWithError
 from proxflow.analysis.convergence.target import Target, Targets
 from proxflow.couplings.pairing import permutation
 
@@ -56,9 +56,9 @@ class SizeResult:
     ``source`` and ``target`` (kept_pairs, d) are pairs of the coupling, in runs from the same batch.
     """
 
-    cost: Cost
-    gap: Cost
-    difference: Cost
+    cost: MeanWithError
+    gap: MeanWithError
+    difference: MeanWithError
     replacement: bool
     seconds: float
     batches: int
@@ -103,12 +103,12 @@ class _Run:
         self._seconds: list[float] = []
 
     @property
-    def gap(self) -> Cost:
+    def gap(self) -> MeanWithError:
         """Mean over the batches."""
         return _mean_of(torch.cat(self._gaps))
 
     @property
-    def cost(self) -> Cost:
+    def cost(self) -> MeanWithError:
         """Mean over the batches, control variates taken off."""
         return _mean_of(torch.cat(self._costs))
 
@@ -167,5 +167,5 @@ class _Run:
             self._pairs.append((x0[first], paired[first]))
 
 
-def _mean_of(values: Tensor) -> Cost:
-    return Cost(float(values.mean()), float(values.std()) / math.sqrt(len(values)))
+def _mean_of(values: Tensor) -> MeanWithError:
+    return MeanWithError(float(values.mean()), float(values.std()) / math.sqrt(len(values)))

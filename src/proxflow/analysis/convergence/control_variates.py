@@ -16,13 +16,13 @@ from torch import Tensor
 
 from proxflow.measures import Gaussian, Source
 
-__all__ = ["Cost", "Regression", "known_functions"]
+__all__ = ["MeanWithError", "Regression", "known_functions"]
 
 _MOST_DEGREE, _MOST_FUNCTIONS = 8, 64  # of normal noise
 
 
 @dataclass(frozen=True)
-class Cost:
+class MeanWithError:
     """A cost in squared units of the data, and its standard error."""
 
     value: float
@@ -54,13 +54,13 @@ class Regression:
         return self._coefficients[1:, 0]
 
     @property
-    def cost(self) -> Cost:
+    def cost(self) -> MeanWithError:
         """Mean of the other, what the functions explain taken out."""
         coefficients, products = self._coefficients[:, 1], self._products
         if products is None:
-            return Cost(math.nan, math.nan)
+            return MeanWithError(math.nan, math.nan)
         rest = max(self._square - float(coefficients @ products[:, 1]), 0.0)
-        return Cost(float(coefficients[0]), math.sqrt(rest) / self._count)
+        return MeanWithError(float(coefficients[0]), math.sqrt(rest) / self._count)
 
     @property
     def _coefficients(self) -> Tensor:

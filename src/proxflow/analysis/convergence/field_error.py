@@ -14,7 +14,7 @@ import math
 import torch
 from torch import Tensor
 
-from proxflow.analysis.convergence.control_variates import Cost
+from proxflow.analysis.convergence.control_variates import MeanWithError
 from proxflow.analysis.convergence.target import atoms_of_rows, draw_atoms, draw_rows
 from proxflow.couplings.pairing import permutation
 from proxflow.independent_field import IndependentField
@@ -97,7 +97,7 @@ def _rivals(
     return atom_of_row[drawn + (drawn >= taken)]
 
 
-def squared_mean(draws: Tensor) -> Cost:
+def squared_mean(draws: Tensor) -> MeanWithError:
     """E|E[g | x]|^2 from K >= 2 draws of g for each x, independent given x: (K, Q, d).
 
     Products of different draws have no bias; an x with a draw that was given up (NaN) is left out.
@@ -107,5 +107,5 @@ def squared_mean(draws: Tensor) -> Cost:
     squares = values.sum(0).square().sum(1) - values.square().sum((0, 2))
     products = squares[torch.isfinite(squares)] / (count * (count - 1))
     if len(products) < 2:
-        return Cost(math.nan, math.nan)
-    return Cost(float(products.mean()), float(products.std()) / math.sqrt(len(products)))
+        return MeanWithError(math.nan, math.nan)
+    return MeanWithError(float(products.mean()), float(products.std()) / math.sqrt(len(products)))

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from proxflow.analysis.convergence.batches import pairs_kept_per_batch
-from proxflow.analysis.convergence.control_variates import Cost
+from proxflow.analysis.convergence.control_variates import MeanWithError
 from proxflow.analysis.convergence.field_error import draw_partner, squared_mean
 from proxflow.analysis.convergence.rate import Rate, WantedSize, size_for
 from proxflow.flow import ProximalFlow
@@ -217,7 +217,7 @@ class MinibatchConvergence:
         values, intervals, reasons = [], [], []
         for k, size in enumerate(self.batch_sizes.tolist()):
             reason = f"a draw from v^({size}) takes about {size:,} assignments of {size:,}; largest={size} allows them"
-            found = Cost(math.nan, math.nan)
+            found = MeanWithError(math.nan, math.nan)
             if size <= largest:
                 found = self._field_error(t, k, field, queries, assignments)
                 reason = "" if math.isfinite(found.stderr) else "no point x_t was passed twice in the trials allowed"
@@ -259,7 +259,7 @@ class MinibatchConvergence:
 
     # ---------------------------------------------------------------- inside
 
-    def _field_error_between(self, t: float, k: int, field: IndependentField) -> tuple[Cost, Cost]:
+    def _field_error_between(self, t: float, k: int, field: IndependentField) -> tuple[MeanWithError, MeanWithError]:
         """A lower and an upper bound on E|v^(n) - v|^2."""
         prox, factor = self._prox(t, k), self._factor(t)
         apart = (self.target_pairs[k] - prox).double()
@@ -273,16 +273,18 @@ class MinibatchConvergence:
             2 * slope * inner - slope**2 * square
         )  # of the ratio with its numerator and denominator, to first order
         errors = [factor**2 * float(part.std()) / math.sqrt(len(part)) for part in (change, whole)]
-        return Cost(factor**2 * max(lower, 0.0), errors[0]), Cost(factor**2 * float(whole.mean()), errors[1])
+        return MeanWithError(factor**2 * max(lower, 0.0), errors[0]), MeanWithError(
+            factor**2 * float(whole.mean()), errors[1]
+        )
 
-    def _field_error(self, t: float, k: int, field: IndependentField, queries: int, assignments: int) -> Cost:
+    def _field_error(self, t: float, k: int, field: IndependentField, queries: int, assignments: int) -> MeanWithError:
         potential, size = self.potential, int(self.batch_sizes[k])
         if not isinstance(potential, Discrete):
             raise ValueError("field_error: finite data only")
         x, prox, factor = self._position(t, k), self._prox(t, k), self._factor(t)
         if size == 1:
             squares = factor**2 * (field.recover_target(t, x) - prox).double().square().sum(1)
-            return Cost(float(squares.mean()), float(squares.std()) / math.sqrt(len(squares)))
+            return MeanWithError(float(squares.mean()), float(squares.std()) / math.sqrt(len(squares)))
         step = max(1, len(x) // queries)  # from as many batches as there are
         x, prox, first = x[::step], prox[::step], self.target_pairs[k][::step]
         rows = None if bool(self.replacement[k]) else self.rows
@@ -293,7 +295,7 @@ class MinibatchConvergence:
             for _ in range(partners)
         ]
         mean = squared_mean(torch.stack([first, *drawn]) - prox)
-        return Cost(factor**2 * mean.value, factor**2 * mean.stderr)
+        return MeanWithError(factor**2 * mean.value, factor**2 * mean.stderr)
 
     def _prox(self, t: float, k: int) -> Tensor:
         """The population flow's target behind x_t; a point short of rounding is used with it."""

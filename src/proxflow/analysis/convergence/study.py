@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import math
 import operator
-import sys
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -24,7 +23,7 @@ from proxflow.errors import ConvergenceWarning
 from proxflow.measures import Source
 from proxflow.potentials import Discrete, Potential
 from proxflow.potentials.atoms import has_atoms
-from proxflow.progress import Console
+from proxflow.progress import reporter
 from proxflow.schedules import Linear, Schedule
 from proxflow.seeding import generator_of
 from proxflow.semidiscrete import Fit, fit
@@ -101,7 +100,7 @@ def minibatch_convergence(
     _check_numbers(transport_cost, wanted, relative_error, (max_pairs, kept_pairs, max_memory))
     if not (replacement is None or isinstance(replacement, bool)):
         raise ValueError(f"minibatch_convergence: replacement must be None, True or False, got {replacement!r}")
-    report = _reporter(progress)
+    report = reporter("minibatch", progress)
     target, fitted = _target(points_or_potential, source, transport_cost, fit_tol, seed, max_memory, report)
     kept = _kept_pairs(kept_pairs, target.potential.dim, len(sizes), max_memory)
     plan = Plan(solver, epsilon, relative_error, max_pairs, kept, max_memory, replacement)
@@ -295,11 +294,3 @@ def _check_numbers(
             raise ValueError(f"minibatch_convergence: {name} must be a positive number, got {value!r}")
     if min(counts) < 1:
         raise ValueError(f"minibatch_convergence: max_pairs, kept_pairs and max_memory must be positive, got {counts}")
-
-
-def _reporter(progress: bool | None) -> Callable[[str], None]:
-    """A function that shows one line of progress on standard error, or does nothing."""
-    if not (sys.stderr.isatty() if progress is None else progress):
-        return lambda message: None
-    console = Console(stderr=True)
-    return lambda message: console.print(f"[dim]minibatch:[/dim] {message}", highlight=False)

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from proxflow.analysis.convergence.control_variates import Cost, Regression, known_functions
+from proxflow.analysis.convergence.control_variates import MeanWithError, Regression, known_functions
 from proxflow.analysis.convergence.height_error import HeightError, TopTwo, height_error, top_two
 from proxflow.measures import Gaussian, Source
 from proxflow.potentials import Discrete, Potential, Quadratic
@@ -68,7 +68,7 @@ class Target(ABC):
     """
 
     potential: Potential
-    cost: Cost
+    cost: MeanWithError
     height_error: HeightError | None
     draws: int
     rows: int | None
@@ -184,21 +184,21 @@ class FiniteTarget(Target):
         """The part of |x|^2 - 2 phi(x) that functions of known mean explain."""
         return known_functions(self.source, x0.double()) @ self._slopes
 
-    def _cost(self, fit: Fit | None, known: float | None, primal: Cost, draws: TopTwo) -> Cost:
+    def _cost(self, fit: Fit | None, known: float | None, primal: MeanWithError, draws: TopTwo) -> MeanWithError:
         """Of exact cells the primal cost is known to rounding; of others from draws.
 
         Both belong to the masses that the cells do have. What that changes is, to first order, <m - b, |y|^2 - 2h>:
         it is part of the error, not taken off, which would turn the primal cost into the dual value.
         """
         if known is not None:
-            return Cost(known, 0.0)
+            return MeanWithError(known, 0.0)
         if fit is not None:
             change = float((fit.cell_mass - self._weights) @ self._controls)
             half = 0.5 * (fit.transport_cost_interval[1] - fit.transport_cost_interval[0])
-            return Cost(fit.transport_cost + change, math.hypot(half / 1.96, change))
+            return MeanWithError(fit.transport_cost + change, math.hypot(half / 1.96, change))
         counts = torch.bincount(draws.best, minlength=len(self._weights)).double()
         change = float((counts / counts.sum() - self._weights) @ self._controls)
-        return Cost(primal.value, math.hypot(primal.stderr, change))
+        return MeanWithError(primal.value, math.hypot(primal.stderr, change))
 
 
 class TransportedTarget(Target):
@@ -231,7 +231,7 @@ class TransportedTarget(Target):
             found.add(x, x.square().sum(1) - 2 * conjugate, (x - y).square().sum(1))
             values.add(x, y.square().sum(1) - 2 * ((x * y).sum(1) - conjugate), conjugate)
         self._slopes, self._target_slopes = found.slopes, values.slopes
-        self.cost = found.cost if closed is None else Cost(closed, 0.0)
+        self.cost = found.cost if closed is None else MeanWithError(closed, 0.0)
 
     @property
     def dtype(self) -> torch.dtype:
