@@ -4,7 +4,7 @@ BIN := .venv/bin
 RUNS ?= runs
 comma := ,
 
-.PHONY: demo test test-slow fuzz check bench docs format clean
+.PHONY: demo test test-slow test-all test-lowest fuzz check bench docs format clean
 
 define install
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
@@ -35,6 +35,23 @@ test: .venv/installed-test
 test-slow: .venv/installed-test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m slow
 
+test-all: test test-slow
+
+# The lowest versions that pyproject.toml states, torch's too unless TORCH says another. What they warn of is theirs.
+TORCH ?=
+.venv-lowest/installed: pyproject.toml
+	$(PYTHON) -m venv .venv-lowest
+	.venv-lowest/bin/pip install --quiet --disable-pip-version-check uv
+	echo "$(if $(TORCH),torch==$(TORCH))" > .venv-lowest/override
+	.venv-lowest/bin/uv pip install --quiet --python .venv-lowest --resolution lowest-direct \
+		--override .venv-lowest/override -e ".[test]"
+	.venv-lowest/bin/uv pip install --quiet --python .venv-lowest --no-deps torchcfm
+	touch $@
+
+test-lowest: .venv-lowest/installed
+	OMP_NUM_THREADS=1 .venv-lowest/bin/python -m pytest -n 2 --dist worksteal -m "not slow" \
+		-W ignore::DeprecationWarning -W ignore::PendingDeprecationWarning -W ignore::FutureWarning
+
 fuzz: .venv/installed-test
 	OMP_NUM_THREADS=1 PROXFLOW_FUZZ=10100 $(BIN)/python -m pytest tests/test_fuzz.py tests/test_fuzz_data.py
 
@@ -59,4 +76,4 @@ format: .venv/installed-test
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf .venv site dist .mypy_cache .ruff_cache .pytest_cache
+	rm -rf .venv .venv-lowest site dist .mypy_cache .ruff_cache .pytest_cache

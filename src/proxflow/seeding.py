@@ -21,7 +21,7 @@ def generator_of(seed: int, *numbers: int, device: torch.device | str = "cpu") -
 
     It is statistically independent of the others, and of ``torch.manual_seed(seed)`` and the like.
     """
-    state = np.random.SeedSequence(seed % 2**64, spawn_key=numbers).generate_state(1, np.uint64)
+    state = np.random.SeedSequence(int(seed) % 2**64, spawn_key=numbers).generate_state(1, np.uint64)
     return torch.Generator(device).manual_seed(int(state[0]))
 
 

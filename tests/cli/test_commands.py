@@ -23,6 +23,7 @@ import proxflow as pf
 from proxflow import cli, report
 from proxflow.cli import options
 from proxflow.data import BUILT_IN
+from proxflow.seeding import generator_of
 from tests.cli.commands import POINTS, RUN_FILES, SAMPLE_FILES, call, refusal
 from tests.data.sources import write_fashion_mnist
 
@@ -295,7 +296,7 @@ def test_samples_of_a_smoothed_fit_are_means_of_data_points(data, tmp_path):
     folder = tmp_path / "run"
     assert call("fit", data, "--out", folder, "--epsilon", 0.3) == 0
     potential, standardisation = pf.load(folder / "fit.safetensors").potential, pf.load(folder / STANDARDISATION)
-    noise = torch.randn(10, 2, generator=torch.Generator().manual_seed(7))
+    noise = torch.randn(10, 2, generator=generator_of(7))
     scores = (noise @ potential.points.T - potential.heights).double().numpy()
     means = torch.from_numpy(scipy.special.softmax(scores / 0.3, axis=1)) @ potential.points.double()
     expected = standardisation.undo(means).numpy()
