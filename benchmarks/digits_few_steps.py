@@ -67,11 +67,13 @@ COUPLINGS: dict[str, Callable[[Tensor, int], pf.couplings.Coupling]] = {
     },
 }
 ROWS = tuple(COUPLINGS)[:4]  # shown unless others are asked for
-Maker = Callable[[int, pf.couplings.Coupling], torch.nn.Module]
+Maker = Callable[[int, pf.couplings.Coupling, int | None], torch.nn.Module]
 NETWORKS: dict[str, Maker] = {
-    "affine": lambda dim, coupling: pf.matching.AffineResidual.fit(pf.matching.ResidualMLP((dim,)), coupling),
-    "residual": lambda dim, _: pf.matching.ResidualMLP((dim,)),
-    "mlp": lambda dim, _: pf.matching.MLP((dim,), width=512, depth=3),
+    "affine": lambda dim, coupling, pairs: pf.matching.AffineResidual.fit(
+        pf.matching.ResidualMLP((dim,)), coupling, pairs=pairs
+    ),
+    "residual": lambda dim, *_: pf.matching.ResidualMLP((dim,)),
+    "mlp": lambda dim, *_: pf.matching.MLP((dim,), width=512, depth=3),
 }
 
 
@@ -111,7 +113,8 @@ def results(row: str, seed: int, options: argparse.Namespace) -> tuple[Measured,
     began = time.perf_counter()
     coupling = COUPLINGS[row](train, seed)
     fitted = time.perf_counter()
-    ends = sampled(coupling, NETWORKS[options.network], seed, options.train_steps, options.generated)
+    pairs = 256 if options.quick else None
+    ends = sampled(coupling, NETWORKS[options.network], seed, options.train_steps, options.generated, pairs)
     trained = time.perf_counter()
     directions = getattr(coupling, "directions", None)
     remark = "" if directions is None else f", {directions.shape[1]} directions"
@@ -125,11 +128,12 @@ def sampled(
     seed: int,
     steps: int,
     count: int,
+    pairs: int | None = None,
 ) -> list[Tensor]:
     """Samples of a network trained on a coupling, at each number of Euler steps."""
     dim = coupling.sample(1, generator=torch.Generator().manual_seed(0)).source.shape[1]
     torch.manual_seed(seed)
-    network = network_of(dim, coupling)
+    network = network_of(dim, coupling, pairs)
     result = pf.matching.train(network, coupling, steps=steps, batch_size=BATCH, seed=seed, progress=False)
     noise = torch.randn(count, dim, generator=torch.Generator().manual_seed(1000 + seed))
     with torch.no_grad():
