@@ -106,7 +106,7 @@ def test_same_command_same_network(data, tmp_path) -> None:
 
 
 def test_resume_after_interruption(data, tmp_path, monkeypatch) -> None:
-    module = importlib.import_module("proxflow.matching.run")
+    module = importlib.import_module("proxflow.matching.training_run")
     whole, folder = tmp_path / "whole", tmp_path / "run"
     assert call("train", data, "--out", whole, *QUICK) == 0
     step = module.Run.advance

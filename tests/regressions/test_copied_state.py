@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
 from proxflow.couplings import Independent, Minibatch, PairStream, Semidiscrete
-from proxflow.couplings.reserve import Reserve
+from proxflow.couplings.process_local import Reserve
 from proxflow.semidiscrete import fit
 from tests.couplings.cases import CASES, ROWS, data
 

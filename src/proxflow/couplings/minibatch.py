@@ -8,7 +8,7 @@ from torch import Tensor
 from proxflow.checks import Numbers, whole_number
 from proxflow.couplings.pairing import EPSILON, SOLVERS, check_solver, permutation
 from proxflow.couplings.pairs import Pairs, Rows, check_count, joined, rows_of
-from proxflow.couplings.reserve import Reserve
+from proxflow.couplings.process_local import Reserve
 from proxflow.measures import Source
 from proxflow.seeding import generator_of, own_generator
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from proxflow.couplings.reserve import Reserve
+from proxflow.couplings.process_local import Reserve
 from proxflow.potentials import AtomicPotential
 from proxflow.results import brief_repr
 

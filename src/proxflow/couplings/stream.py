@@ -11,7 +11,7 @@ from typing import NoReturn, Protocol, Self
 import torch
 
 from proxflow.couplings.pairs import Pairs, rows_of
-from proxflow.couplings.reserve import Reserve
+from proxflow.couplings.process_local import Reserve
 from proxflow.seeding import generator_of
 
 __all__ = ["Coupling", "PairStream", "batch_of"]

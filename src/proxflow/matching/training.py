@@ -13,9 +13,9 @@ from proxflow.couplings import Coupling, PairStream
 from proxflow.errors import optional_package
 from proxflow.matching.log import TrainLog
 from proxflow.matching.path import TimeSampler, Uniform
-from proxflow.matching.run import Run
 from proxflow.matching.settings import Settings
 from proxflow.matching.train_result import TrainResult
+from proxflow.matching.training_run import Run
 from proxflow.progress import deferred_interrupts
 from proxflow.schedules import Linear, Schedule
 
