@@ -12,7 +12,7 @@ from proxflow.measures import Source
 
 __all__ = ["fingerprint", "source_probes"]
 
-_PROBES = 16
+_PROBES = 16  # draws that stand for a source: 16 vectors do not agree by chance
 
 
 def fingerprint(description: object, tensors: Iterable[Tensor | None]) -> str:

@@ -26,7 +26,7 @@ __all__ = ["EpiCheck", "EpiQuotients", "check_second_epi_derivative", "direction
 
 _FINER = 16.0  # how much smaller the second step of a differentiation is
 _GROWTH = 2.0  # of a prox derivative from the finer to the coarser step that shows an infinite curvature
-_PROBES = 4
+_PROBES = 4  # random directions in which linearity is tested
 
 
 @brief_repr

@@ -38,7 +38,7 @@ __all__ = [
 ]
 
 SCHEDULES = ("linear", "cosine")
-MANY_POINTS = 10_000
+MANY_POINTS = 10_000  # above which a fit takes minutes and the command says so
 
 Data = Annotated[
     str, typer.Argument(help="A built-in data set (digits, fashion-mnist, moons, ...) or a file or folder.")

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 __all__ = ["sample"]
 
-_NETWORK_STEPS = 8
-_MOST_IMAGES = 256
+_NETWORK_STEPS = 8  # steps for a network unless told otherwise
+_MOST_IMAGES = 256  # in the grid of a picture
 
 
 def sample(

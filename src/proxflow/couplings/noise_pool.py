@@ -15,10 +15,10 @@ from proxflow.results import brief_repr
 __all__ = ["NoiseLaw", "NoisePool"]
 
 _LARGEST_BLOCK = 1 << 12  # draws made at once
-_SMALLEST_BLOCK = 1 << 8
+_SMALLEST_BLOCK = 1 << 8  # draws made at once
 _MOST = 1 << 32  # occurrences of one atom
 _NEAREST_AMONG = 1 << 12  # draws searched for the one nearest to a cell that none has hit
-_LEAST_TRIES = 1 << 17
+_LEAST_TRIES = 1 << 17  # in a row that miss a cell, however few atoms
 _TRIES_PER_ATOM = 32  # in a row that miss a cell of average mass once in e^32
 
 

@@ -16,7 +16,7 @@ from proxflow.torch_support import in_full_precision
 __all__ = ["SOLVERS", "check_solver", "pair", "permutation"]
 
 SOLVERS = ("exact", "sinkhorn")
-EPSILON = 0.05
+EPSILON = 0.05  # of Sinkhorn, as a share of the mean squared distance
 
 
 def pair(

@@ -12,7 +12,7 @@ from proxflow.errors import optional_package
 
 __all__ = ["BUILT_IN"]
 
-_SYNTHETIC_POINTS = 2000
+_SYNTHETIC_POINTS = 2000  # unless told otherwise
 _Draw = Callable[[int, int], tuple[Array, Array | None]]
 
 

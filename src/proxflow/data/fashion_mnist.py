@@ -69,7 +69,7 @@ CLASSES = (
     "Ankle boot",
 )
 _IMAGES, _LABELS = "train-images-idx3-ubyte", "train-labels-idx1-ubyte"
-_SIDE = 28
+_SIDE = 28  # pixels
 
 
 def read_fashion_mnist(request: Request) -> Raw:

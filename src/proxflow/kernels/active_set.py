@@ -41,7 +41,7 @@ __all__ = ["affine_step", "atom_keys", "contact_basis", "contact_mask", "polyhed
 
 _ROUNDINGS = 8.0  # scores agree to this many roundings of their size
 _REGULARISATION = 1e-13  # relative to the mean of a diagonal
-_REFINEMENTS = 3
+_REFINEMENTS = 3  # corrections of a support that repeats before the row counts as stalled
 _BLOCK_BYTES = 1 << 21  # of atoms of supports held at once: they stay in a cache near the core
 _GRAM_COLUMNS = 4096  # coordinates of all atoms that are held in float64 at once
 

@@ -108,7 +108,7 @@ def _error_ratio(square: Array) -> Array:
     return ratio
 
 
-LARGEST_DIMENSION = 3
+LARGEST_DIMENSION = 3  # of the space in which cells have closed masses here
 
 Indices = NDArray[np.int64]
 

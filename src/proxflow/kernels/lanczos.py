@@ -16,7 +16,7 @@ from torch import Tensor
 
 __all__ = ["BLOCK", "Extremes", "extreme_eigenvalues"]
 
-BLOCK = 4
+BLOCK = 4  # directions multiplied at once: eigenvalues of this multiplicity are found together
 """Directions per operator that are multiplied at once."""
 
 _STEPS = 4  # products between two evaluations of the eigenvalues

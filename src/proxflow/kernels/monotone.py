@@ -17,8 +17,8 @@ __all__ = ["last_true", "monotone_root"]
 
 _LARGEST = torch.finfo(torch.float64).max
 _SMALLEST_INT = -(2**63)
-_INTERPOLATIONS = 12
-_ROUNDINGS = 4.0
+_INTERPOLATIONS = 12  # steps before bisection; a smooth map needs about 5
+_ROUNDINGS = 4.0  # of the terms, that a solution may miss its equation by
 
 
 def last_true(condition: Callable[[Tensor], Tensor], low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:

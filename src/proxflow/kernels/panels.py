@@ -17,10 +17,10 @@ from torch import Tensor
 
 __all__ = ["Panels", "partial_integral", "tabulate"]
 
-_NODES = 10
+_NODES = 10  # Gauss-Legendre nodes of a panel
 _MISSED_WIDTH = 0.02  # of a panel, between a node and an end or the middle
-_MAX_DEPTH = 60
-_MAX_OPEN_PANELS = 1 << 16
+_MAX_DEPTH = 60  # halvings of a panel: float64 has no finer ones
+_MAX_OPEN_PANELS = 1 << 16  # panels at work at once, which bounds memory
 
 
 @dataclass(frozen=True)

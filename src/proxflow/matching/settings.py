@@ -17,7 +17,7 @@ from proxflow.seeding import generator_of
 
 __all__ = ["Settings"]
 
-_PROBES = 64
+_PROBES = 64  # pairs that stand for a user's own coupling in the fingerprint
 _WHOLE = ("steps", "batch_size", "evaluate_every", "checkpoint_every")  # at least 1
 _POSITIVE = ("learning_rate", "gradient_clip")
 _SHARES = ("label_dropout", "ema_decay")  # in [0, 1)

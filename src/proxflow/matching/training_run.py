@@ -85,7 +85,7 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 
-_WARM_UP = 100
+_WARM_UP = 100  # steps over which the learning rate rises
 _HELD_OUT = (256, 1024)  # pairs, at least and at most; four batches in between
 _TIMES, _HELD_OUT_PAIRS, _HELD_OUT_TIMES = 1, 2, 3  # two numbers make a stream apart from the pairs' one
 

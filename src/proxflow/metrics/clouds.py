@@ -12,7 +12,7 @@ from proxflow.checks import Numbers, as_tensor, normalised_weights, whole_number
 
 __all__ = ["Clouds", "check_alike", "check_seed", "common_frame", "distances", "flat_rows", "listed"]
 
-_MOST_LISTED = 5
+_MOST_LISTED = 5  # rows named in a message
 
 
 @dataclass(frozen=True)

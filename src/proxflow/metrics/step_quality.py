@@ -17,7 +17,7 @@ from proxflow.seeding import generator_of
 
 __all__ = ["STEPS", "FewSteps", "few_steps"]
 
-STEPS = (1, 2, 4, 8, 100)
+STEPS = (1, 2, 4, 8, 100)  # numbers of Euler steps: one, few, and as many as leave no error of the integration
 
 _NEARER_THAN_NOISE = 0.5  # of the noise's energy distance: what samples must be within to be called near
 _STANDARD_ERRORS = 3.0  # by which samples must be nearer than the normal law, or within which they are the data's

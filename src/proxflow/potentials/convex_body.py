@@ -17,7 +17,7 @@ from proxflow.storage import storable
 
 __all__ = ["Ball", "Ellipsoid"]
 
-_NEWTON_STEPS = 60
+_NEWTON_STEPS = 60  # safeguarded; float64 is reached in fewer from anywhere
 _OTHERWISE = "for another source, fit samples of the target with semidiscrete.fit(points, source=...)"
 
 

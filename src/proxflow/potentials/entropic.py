@@ -20,8 +20,8 @@ from proxflow.torch_support import Derived
 
 __all__ = ["Entropic"]
 
-_RANK_ROUNDINGS = 4.0
-_HULL_ROUNDINGS = 4.0
+_RANK_ROUNDINGS = 4.0  # of the largest eigenvalue of a covariance, below which a direction counts as flat
+_HULL_ROUNDINGS = 4.0  # of a query, beyond which it is outside of the hull
 _POLISHING_STEPS = 2  # of Newton's method, which doubles the digits
 
 

@@ -10,7 +10,7 @@ from proxflow.semidiscrete import Fit
 
 __all__ = ["certificate", "origin"]
 
-_CLASSES_SHOWN = 30
+_CLASSES_SHOWN = 30  # classes whose sizes fit a cell of the table
 
 
 def certificate(fit: Fit, flow: ProximalFlow, dataset: Dataset) -> list[Row]:

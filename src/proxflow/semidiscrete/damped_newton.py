@@ -23,8 +23,8 @@ from proxflow.storage import storable
 
 __all__ = ["DampedNewton", "NewtonState", "missing_dual"]
 
-_MOST_STEPS = 200
-_MOST_HALVINGS = 20
+_MOST_STEPS = 200  # about ten are usual
+_MOST_HALVINGS = 20  # of a step, before the method gives up
 _ROUNDING = 1e-18  # chi2 of masses that are as good as exact
 _NEARLY = 1e-12  # chi2 below which a full step that does not help means that rounding is reached
 

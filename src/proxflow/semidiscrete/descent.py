@@ -21,9 +21,9 @@ from proxflow.storage import storable
 
 __all__ = ["Averages", "Iterate", "batch_size", "descend", "nested_groups"]
 
-_SHELLS = 64
+_SHELLS = 64  # around the mean: groups of equal radius
 _COARSENING = 4  # groups hold at least this many times as many atoms as those of the finer level
-_POWER_STEPS = 4
+_POWER_STEPS = 4  # of the power method, that find a direction to cut a group along
 
 
 def nested_groups(points: Tensor, weights: Tensor) -> list[Tensor]:

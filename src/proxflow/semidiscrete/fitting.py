@@ -31,7 +31,7 @@ __all__ = ["METHODS", "fit"]
 
 METHODS = ("one atom", "quantiles", "damped Newton", "averaged gradient")
 
-_DIRAC_DRAWS = 1 << 17
+_DIRAC_DRAWS = 1 << 17  # samples for the cost of a single atom under a source without a known mean
 
 
 @in_full_precision

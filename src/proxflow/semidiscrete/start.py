@@ -121,8 +121,8 @@ def _line_potential(values: Tensor, weights: Tensor, draws: Tensor | None) -> Te
     return heights
 
 
-_CLOUD = 1 << 12
-_BLOCK = 1 << 10
+_CLOUD = 1 << 12  # samples of the noise that a potential is carried over on
+_BLOCK = 1 << 10  # atoms at once
 
 
 def carried_heights(warm_start: Fit | Discrete | Entropic | Tensor, points: Tensor) -> Tensor:

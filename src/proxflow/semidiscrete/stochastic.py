@@ -33,7 +33,7 @@ from proxflow.storage import storable
 __all__ = ["StochasticState", "solve_stochastically"]
 
 _MOTION, _EVALUATION, _MOMENT = range(3)  # streams of a seed: move the heights, judge them, tell a second moment
-_COST_DRAWS = 1 << 17
+_COST_DRAWS = 1 << 17  # samples for W2^2: a standard error of a few thousandths of the spread of costs
 _LIGHT_SHARE = 0.05  # of the tolerance: what atoms too light for the draws may add to chi2 together
 _LEAST_DRAWS = 1 << 17  # of a fit: below this the bias of W2^2 would show beside its standard error
 _EXPECTED_EFFICIENCY = 1.6  # chi2 M / N of linearly weighted averaging, 4/3, over what two standard errors leave of tol

@@ -23,9 +23,9 @@ __all__ = ["HeightError", "TopTwo", "height_error", "top_two"]
 
 _BLOCK_NUMBERS = 1 << 18  # scores at once: about a core's cache
 _LEAST_ROWS = 128  # fewer leave the matrix product inefficient
-_FOLDS = 8
+_FOLDS = 8  # parts of the draws whose noise is independent
 _LINKS_PER_ATOM, _LEAST_SHARE = 8, 0.1  # draws near two atoms, in number and as a share of all
-_MOST_ITERATIONS = 5000
+_MOST_ITERATIONS = 5000  # of conjugate gradients
 _EXPANSION_ERROR = 0.2  # of the second order, where cells miss their weights by a few percent
 
 

@@ -13,11 +13,11 @@ from proxflow.storage import storable
 
 __all__ = ["Rate", "WantedSize", "fit_rate", "size_for"]
 
-_LEAST_SIZES = 4
+_LEAST_SIZES = 4  # of batches that a rate is fitted to
 _LEAST_SPAN = 8.0  # largest over smallest size, below which an exponent says little
 _WINDOW = 16.0  # the largest sizes, over this factor, speak for those beyond them
 _RESOLVED = 2.0  # standard errors above zero
-_MOST_DECADES = 12.0
+_MOST_DECADES = 12.0  # beyond which a wanted size is not told
 
 
 @storable

@@ -23,7 +23,7 @@ from proxflow.storage import storable
 
 __all__ = ["FieldError", "MinibatchConvergence", "VelocityError"]
 
-_NORMAL = 1.96
+_NORMAL = 1.96  # standard errors of a 95% interval
 _MOST_PARTNERS = 16  # of each x_t
 _PARTNERS = 0xF1E1D  # marks the stream of draws of field errors
 

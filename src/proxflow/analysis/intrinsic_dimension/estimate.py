@@ -32,14 +32,14 @@ from proxflow.results import brief_repr
 
 __all__ = ["DataDimension", "data_dimension"]
 
-_FEWEST_POINTS = 3
+_FEWEST_POINTS = 3  # distinct rows
 _FEWEST_ROWS = 30  # of a piece: fewer see no scale between their spacing and their size
 _FEWEST_NEIGHBOURS = 10  # to compare a neighbourhood with its patch
 _CHANCE = 3.0  # standard errors
 _STEEP = 0.08  # of the dimension, where density varies much: log-normal points in the plane (sigma 2) lack 17%
 _BOUNDARY = 0.03  # of the dimension: a cube in R^6 with 2,000 points lacks 8%, a ball less
 _FEWEST_PAIRS = 2000  # that a scale must see effectively to take part, if that is not more than
-_FEWEST_PER_POINT = 2
+_FEWEST_PER_POINT = 2  # pairs of a sum
 
 
 @brief_repr

@@ -10,11 +10,11 @@ from torch import Tensor
 __all__ = ["CANCELLED", "SCALES", "KernelSums", "kernel_sums", "squared_distances", "useful_scales"]
 
 CANCELLED = 1e-5  # of the largest coordinate: squared distances below lose half of their digits in a matrix product
-SCALES = 20
-_TRIAL_SCALES = 96
-_TRIAL_ROWS = 256
-_FEWEST_PAIRS = 30
-_MOST_PER_POINT = 300
+SCALES = 20  # at which sums are taken
+_TRIAL_SCALES = 96  # from which the useful range is found
+_TRIAL_ROWS = 256  # rows that it is found on
+_FEWEST_PAIRS = 30  # that a sum must count
+_MOST_PER_POINT = 300  # pairs for each point: beyond, a sum sees more than the neighbourhood
 _CACHE_BYTES = 1 << 22  # a block of kernels that stays in cache is several times faster
 
 

@@ -15,8 +15,8 @@ from torch import Tensor
 
 __all__ = ["UNEVEN", "Estimate", "Patch", "extrapolated", "homogeneous_patches"]
 
-_SMALLEST = 128
-_STANDARD_ERRORS = 4.0
+_SMALLEST = 128  # points of a patch
+_STANDARD_ERRORS = 4.0  # by which parts may differ and still agree
 _SAME = 0.5  # dimensions of manifolds are whole numbers
 UNEVEN = 0.6  # standard deviation of log spacing: sampling alone gives up to 0.3, a normal law in the plane 0.45
 

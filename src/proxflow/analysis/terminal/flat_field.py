@@ -22,7 +22,7 @@ __all__ = ["DENSE_LIMIT", "Field", "FlatField", "as_times", "clock"]
 
 Field = Callable[[Tensor, Tensor], Tensor]
 
-DENSE_LIMIT = 256
+DENSE_LIMIT = 256  # dimensions up to which whole Jacobians are formed
 """Largest dimension in which the Jacobian of a bare callable is written out."""
 
 _NUMBERS_PER_ENTRY = 64  # held by a field and its derivatives for each entry of a row: a guess for networks

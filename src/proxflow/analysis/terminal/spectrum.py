@@ -17,7 +17,7 @@ __all__ = ["Ends", "Spectrum", "Which", "ends", "point_spectrum"]
 Which = Literal["both", "lowest", "highest"]
 
 _PROBES = 16  # random directions that estimate the asymmetry of a large Jacobian
-_MOST_PRODUCTS = 600
+_MOST_PRODUCTS = 600  # with the Jacobian, before eigenvalues count as not found
 
 
 @dataclass(frozen=True)

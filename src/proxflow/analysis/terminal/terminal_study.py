@@ -20,10 +20,10 @@ from proxflow.storage import storable
 
 __all__ = ["TIMES", "TerminalStudy", "terminal_study"]
 
-TIMES = (0.5, 0.7, 0.9, 0.97, 0.99, 0.997, 0.999)
+TIMES = (0.5, 0.7, 0.9, 0.97, 0.99, 0.997, 0.999)  # evenly in rescaled time towards t = 1
 _EXTREME = 20  # rates taken where the dimension is large
 _PERTURBED = 6  # points, along two normal and two tangent directions each
-_PERTURBED_AT = 0.5
+_PERTURBED_AT = 0.5  # t
 
 
 @storable

@@ -32,8 +32,8 @@ BOUND_ACCEPTED = 1e-9  # of the atoms' radius: converged where the bound is no l
 _PATIENCE = 10  # steps without a better gap, at a residual of rounding
 _PATIENCE_NEAR = 3  # the same, at a small gap: steps that only move atoms of tiny mass gain a factor of 3 or so
 _BOUND_REFUSED = 1e-3  # where rounding itself moves the point by more, no row is called converged
-_ROUNDINGS = 64.0
-_SEARCH_TRIALS = 100
+_ROUNDINGS = 64.0  # of scores, added to the bound that a step must keep to
+_SEARCH_TRIALS = 100  # halvings of a step; after them a row has failed
 _SLOPE_LEFT = 0.3  # share of the slope that a line search may leave
 
 

@@ -18,10 +18,10 @@ __all__ = ["evaluate", "minimise", "project", "projection_temperature"]
 
 _START_STEPS = 50  # of the active-set method, for a start
 _DIRECT_STEPS = 40  # of Newton's method, before annealing
-_COOLING = 10.0
+_COOLING = 10.0  # factor from one temperature to the next; larger ones lose the start of Newton's method
 _STAGE_TARGET = 1e-4  # gap at which a stage of annealing hands over
-_FACE_STEPS = 1000
-_HEIGHT_ROUNDINGS = 16.0
+_FACE_STEPS = 1000  # of the active-set method, far more than it takes
+_HEIGHT_ROUNDINGS = 16.0  # of the dual value, by which it may seem to fall
 _PROXIMAL_TEMPERATURES = (1e-2, 1e-4, 1e-6, 1e-8, 1e-10, 1e-12)  # of the projection, relative to beta
 
 

@@ -22,9 +22,9 @@ from proxflow.potentials.base import check_rotation_invariant
 
 __all__ = ["Float64Module", "Levels", "coordinate_levels", "radius_levels"]
 
-_PANEL_WIDTH = 0.25
-_DEGREE = 11
-_SMALLEST_TAIL = 1e-304
+_PANEL_WIDTH = 0.25  # of the table of Gaussian radii, in standard deviations
+_DEGREE = 11  # of its Chebyshev polynomials: rounding in a panel of that width
+_SMALLEST_TAIL = 1e-304  # where the table ends
 
 
 class Float64Module(nn.Module):

@@ -25,11 +25,11 @@ __all__ = ["MonotoneMap", "MonotonePair"]
 
 _EPS = torch.finfo(torch.float64).eps
 _LARGEST = torch.finfo(torch.float64).max
-_HUGE = 1e300
-_TINY = 1e-300
-_FIRST_PANELS = 512
-_LAST_TAIL = 2.0**-1000
-_ROUNDED_TAIL = 2.0**-30
+_HUGE = 1e300  # slope that stands for infinity
+_TINY = 1e-300  # slope that stands for 0
+_FIRST_PANELS = 512  # of the table of phi, before they are split
+_LAST_TAIL = 2.0**-1000  # smallest level that is resolved
+_ROUNDED_TAIL = 2.0**-30  # smallest upper level where only 1 - p is known: float64 rounds p there
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,8 @@ __all__ = ["Formula", "QuantileFunction", "QuantileLike", "Table", "checked_tabl
 
 QuantileLike: TypeAlias = Callable[[Any], Any] | tuple[Any, Any]
 
-_GRID = 4096
-_NEAR = 2.0**-20
+_GRID = 4096  # levels at which a quantile function is checked
+_NEAR = 2.0**-20  # two levels so near with one value are taken for an atom
 _DEEPEST = 1000  # tails are asked for down to levels of 2^-1000,
 _SPACINGS = (5e-3, 5e-4, 5e-5)  # of levels for a numerical derivative, relative to the tail: to 1e-10 where smooth
 _SMALLEST = 2.0**-1070  # some of the smallest numbers
