@@ -8,6 +8,8 @@ import graphlib
 import re
 from pathlib import Path
 
+import proxflow
+
 ROOT = Path(__file__).parent.parent
 SOURCE = ROOT / "src" / "proxflow"
 TABLE = (ROOT / "docs" / "architecture.md").read_text().split("\n## ")[0]
@@ -78,3 +80,8 @@ def test_no_function_of_a_package_hides_a_module_of_it() -> None:
                       if isinstance(node, ast.ImportFrom) for alias in node.names}  # fmt: skip
             inside = {module.split(".")[-1] for module in MODULES if module.rpartition(".")[0] == name}
             assert not handed & inside
+
+
+def test_the_package_shows_its_public_names_alone() -> None:
+    assert dir(proxflow) == sorted(proxflow.__all__)
+    assert all(hasattr(proxflow, name) for name in dir(proxflow))
