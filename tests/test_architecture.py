@@ -39,12 +39,12 @@ def _imports(path: Path) -> set[str]:
 IMPORTS = {name: _imports(path) for name, path in MODULES.items() if name != "proxflow"}
 
 
-def _room(module: str) -> str:
+def _part(module: str) -> str:
     return module.split(".")[1] if "." in module else ""
 
 
 def test_the_table_names_every_module_and_folder() -> None:
-    assert sorted(ORDER) == sorted({_room(name) for name in MODULES} - {""})
+    assert sorted(ORDER) == sorted({_part(name) for name in MODULES} - {""})
 
 
 def test_no_import_runs_back_up() -> None:
@@ -52,14 +52,14 @@ def test_no_import_runs_back_up() -> None:
         f"{module} imports {imported}"
         for module, found in IMPORTS.items()
         for imported in found
-        if imported != "proxflow" and ORDER.index(_room(imported)) > ORDER.index(_room(module))
+        if imported != "proxflow" and ORDER.index(_part(imported)) > ORDER.index(_part(module))
     ]
     assert against == []
 
 
 def test_nothing_but_the_command_line_imports_the_package_itself() -> None:
-    """``import proxflow`` looks names up in all rooms."""
-    assert {_room(module) for module, found in IMPORTS.items() if "proxflow" in found} <= {"cli", "report"}
+    """``import proxflow`` looks names up in all parts."""
+    assert {_part(module) for module, found in IMPORTS.items() if "proxflow" in found} <= {"cli", "report"}
 
 
 def test_no_modules_import_each_other_in_a_circle() -> None:
