@@ -52,8 +52,8 @@ class Semidiscrete:
         self.rows = Rows("Semidiscrete", points, labels)
         if not has_atoms(potential):
             raise ValueError(
-                "Semidiscrete: the potential must have atoms, as that of semidiscrete.fit(points) or another "
-                f"potentials.AtomicPotential, got {type(potential).__name__}"
+                "Semidiscrete: the potential must have atoms (potentials.AtomicPotential), as in "
+                f"semidiscrete.fit(points).potential, got {type(potential).__name__}"
             )
         self.potential = potential
         self.source = self.rows.source_or_normal(potential.source)
