@@ -390,5 +390,5 @@ def test_what_is_no_fitted_potential_is_refused():
     points = rows()
     with pytest.raises(ValueError, match=r"fit\(points\).potential, got Fit"):
         Semidiscrete(fit(points), points)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match=r"must have atoms, .* got Ball"):
+    with pytest.raises(ValueError, match=r"must have atoms .* got Ball"):
         Semidiscrete(Ball(2), points)  # type: ignore[arg-type]
