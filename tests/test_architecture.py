@@ -6,6 +6,8 @@ import ast
 import collections
 import graphlib
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import proxflow
@@ -85,3 +87,10 @@ def test_no_function_of_a_package_hides_a_module_of_it() -> None:
 def test_the_package_shows_its_public_names_alone() -> None:
     assert dir(proxflow) == sorted(proxflow.__all__)
     assert all(hasattr(proxflow, name) for name in dir(proxflow))
+
+
+def test_the_command_line_starts_without_torch() -> None:
+    """Help and refusals should not wait for it."""
+    program = "import sys, proxflow.cli; print(sorted({'torch', 'numpy', 'scipy'} & sys.modules.keys()))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

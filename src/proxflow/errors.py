@@ -9,9 +9,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
-import torch
-
 __all__ = ["ConvergenceError", "ConvergenceWarning", "MissingExtraError", "global_generators_kept", "optional_package"]
 
 
@@ -50,6 +47,9 @@ def optional_package(module: str, extra: str, package: str | None = None) -> Any
 @contextmanager
 def global_generators_kept() -> Iterator[None]:
     """Python's, numpy's and torch's generators are afterwards as if nothing had been drawn."""
+    import numpy as np  # here, since the command line begins with this module and must not wait for torch
+    import torch
+
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
     try:
         yield

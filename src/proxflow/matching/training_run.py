@@ -23,7 +23,14 @@ from proxflow.matching.train_result import TrainRecord, TrainResult
 from proxflow.seeding import generator_of
 from proxflow.storage import load, save, storable
 
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
 __all__ = ["Run", "TrainingState", "random_state", "read_state", "set_random_state"]
+
+_WARM_UP = 100  # steps over which the learning rate rises
+_HELD_OUT = (256, 1024)  # pairs, at least and at most; four batches in between
+_TIMES, _HELD_OUT_PAIRS, _HELD_OUT_TIMES = 1, 2, 3  # two numbers make a stream apart from the pairs' one
 
 
 @storable
@@ -79,15 +86,6 @@ def set_random_state(states: dict[str, Tensor], device: torch.device) -> None:
     torch.set_rng_state(states["cpu"])
     if device.type in states and device.type != "cpu":
         torch.get_device_module(device).set_rng_state(states[device.type], device)
-
-
-if TYPE_CHECKING:
-    from accelerate import Accelerator
-
-
-_WARM_UP = 100  # steps over which the learning rate rises
-_HELD_OUT = (256, 1024)  # pairs, at least and at most; four batches in between
-_TIMES, _HELD_OUT_PAIRS, _HELD_OUT_TIMES = 1, 2, 3  # two numbers make a stream apart from the pairs' one
 
 
 class Run:

@@ -20,7 +20,7 @@ __all__ = ["STEPS", "FewSteps", "few_steps"]
 STEPS = (1, 2, 4, 8, 100)  # numbers of Euler steps: one, few, and as many as leave no error of the integration
 
 _NEARER_THAN_NOISE = 0.5  # of the noise's energy distance: what samples must be within to be called near
-_STANDARD_ERRORS = 3.0  # by which samples must be nearer than the normal law, or within which they are the data's
+_STANDARD_ERRORS = 3.0  # within which two figures are not told apart
 _NORMAL_SEED = 0  # of the draws of the normal law
 _NORMAL_DRAWS = 2  # times the number of samples: the level should scatter less than what is compared with it
 _SPREAD_WITHIN = 0.1  # of 1, or three standard errors if these are more
@@ -73,7 +73,7 @@ class FewSteps:
     def spreads_right(self) -> bool:
         """Whether the total variance of the nearest samples is the data's, within a tenth or three standard errors."""
         found = self.spread[self.best]
-        return abs(found.total - 1) <= max(_SPREAD_WITHIN, 3 * found.total_error)
+        return abs(found.total - 1) <= max(_SPREAD_WITHIN, _STANDARD_ERRORS * found.total_error)
 
 
 @torch.no_grad()

@@ -24,6 +24,7 @@ __all__ = [
 ]
 
 _PROBES = 64  # random directions: a standard error of 1/8 of the scatter of one
+_BLOCK_NUMBERS = 1 << 24  # entries of one block of distances
 
 
 @storable
@@ -125,9 +126,6 @@ def _below_spacing(flat: FlatField, t: Tensor, x: Tensor, points: Tensor | None)
         return None
     pair = flat.flow.solve(t, x)
     return flat.flow.potential.sees_one_atom(pair.point.detach(), pair.multiplier.detach())
-
-
-_BLOCK_NUMBERS = 1 << 24  # entries of one block of distances
 
 
 def largest_posterior_weight(x: Tensor, points: Tensor, alpha: Tensor, beta: Tensor) -> Tensor:
