@@ -56,7 +56,7 @@ def show(name: str, points: Tensor) -> None:
     began = time.perf_counter()
     choice = pf.couplings.choose_directions(points, progress=False)
     chosen = time.perf_counter()
-    coupling = pf.couplings.Subspace.fit(points, directions=choice.count, progress=False)
+    coupling = pf.couplings.Subspace.fit(points, dim=choice.count, progress=False)
     fitted = time.perf_counter()
     generator = torch.Generator().manual_seed(0)
     batch = medians({"batch": lambda: coupling.sample(BATCH, generator=generator)}, 20)["batch"]

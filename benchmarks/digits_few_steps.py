@@ -60,9 +60,7 @@ COUPLINGS: dict[str, Callable[[Tensor, int], pf.couplings.Coupling]] = {
     ),
     "subspace, proxflow": lambda points, seed: pf.couplings.Subspace.fit(points, seed=seed),
     **{
-        f"subspace, {k} directions": lambda points, seed, k=k: pf.couplings.Subspace.fit(
-            points, directions=k, seed=seed
-        )
+        f"subspace, {k} directions": lambda points, seed, k=k: pf.couplings.Subspace.fit(points, k, seed=seed)
         for k in (2, 4, 8, 12, 16, 24)
     },
 }

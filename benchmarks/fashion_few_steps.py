@@ -118,7 +118,7 @@ COUPLINGS: dict[str, Callable[[Tensor, argparse.Namespace], pf.couplings.Couplin
     ),
     "subspace": lambda rows, options: pf.couplings.Subspace.fit(rows, tol=options.tol),
     **{
-        f"subspace of {k}": lambda rows, options, k=k: pf.couplings.Subspace.fit(rows, directions=k, tol=options.tol)
+        f"subspace of {k}": lambda rows, options, k=k: pf.couplings.Subspace.fit(rows, dim=k, tol=options.tol)
         for k in (4, 8, 16, 40)
     },
 }

@@ -46,7 +46,7 @@ def joint_conditional(points: Tensor, labels: Tensor) -> JointConditional:
 
 
 def subspace(points: Tensor, labels: Tensor | None) -> Subspace:
-    fitted = once(lambda: Subspace.fit(points, directions=1, tol=1e-3), points, "subspace")
+    fitted = once(lambda: Subspace.fit(points, dim=1, tol=1e-3), points, "subspace")
     return Subspace.from_potential(fitted.potential, points, fitted.directions, labels)
 
 

@@ -43,7 +43,7 @@ def points() -> Tensor:
 
 @pytest.fixture(scope="module")
 def coupling(points: Tensor) -> Subspace:
-    return Subspace.fit(points, directions=2, tol=1e-3)
+    return Subspace.fit(points, dim=2, tol=1e-3)
 
 
 def test_in_the_directions_it_is_the_coupling_there_and_elsewhere_independent(points, coupling, generator) -> None:
@@ -58,12 +58,29 @@ def test_in_the_directions_it_is_the_coupling_there_and_elsewhere_independent(po
     assert (rest.T @ target / len(rest)).abs().max() < 5 * float(target.norm(dim=1).max()) / math.sqrt(len(rest))
 
 
+def test_without_a_dimension_it_is_chosen_and_the_choice_is_kept(points) -> None:
+    fitted = Subspace.fit(points, tol=0.1)
+    assert fitted.selection is not None
+    assert fitted.dim == fitted.selection.count == fitted.directions.shape[1]
+    assert torch.equal(fitted.directions, fitted.selection.directions)
+    assert Subspace.fit(points, 3, tol=0.1).selection is None
+
+
+def test_of_a_given_frame_the_first_directions_are_taken(points) -> None:
+    frame = principal_directions(points, 5).flip(1)[:, :4]  # the least first
+    fitted = Subspace.fit(points, 2, frame=frame, tol=0.1)
+    assert torch.equal(fitted.directions, frame[:, :2])
+    chosen = Subspace.fit(points, frame=frame, tol=0.1)
+    assert chosen.dim == 4  # all of them: the first are of little variance
+    assert torch.equal(chosen.directions, frame)
+
+
 def test_the_cost_lies_between_that_of_all_directions_and_of_none(points, coupling, generator) -> None:
     def cost(of) -> float:
         pairs = of.sample(20000, generator=generator)
         return float((pairs.source - pairs.target).square().sum(1).mean())
 
-    costs = [cost(Subspace.fit(points, directions=k, tol=1e-3)) for k in (1, 2, 5)]
+    costs = [cost(Subspace.fit(points, dim=k, tol=1e-3)) for k in (1, 2, 5)]
     assert cost(Independent(points)) > costs[0] + 0.5
     assert costs[0] > costs[1] + 0.5
     assert costs[1] > costs[2] + 0.5
@@ -133,7 +150,7 @@ def test_features_of_any_kind_may_decide(points, generator) -> None:
 
 def test_labels_come_with_their_rows_or_as_they_were_drawn(points, generator) -> None:
     labels = torch.arange(60) % 3
-    assert torch.equal((pairs := Subspace.fit(points, labels, directions=1).sample(9)).label, labels[pairs.index])
+    assert torch.equal((pairs := Subspace.fit(points, 1, labels=labels).sample(9)).label, labels[pairs.index])
     frame = principal_directions(points, 1)
     joint = JointConditional.fit(points @ frame, points[:, 0], 1.0, tol=0.05)
     pairs = Subspace(joint, points, frame).sample(500, generator=generator)
@@ -187,9 +204,12 @@ FRAME = torch.eye(5, dtype=f64)
             lambda x, c: Subspace(Minibatch(x[:, :1], 9), x, FRAME[:, :1]).noise_for(torch.arange(2)),
             "Minibatch pairs what it draws itself and has no noise for given rows",
         ),
-        (lambda x, c: Subspace.fit(x, directions=6), "between 1 and the 5 coordinates, got 6"),
-        (lambda x, c: Subspace.fit(x, directions=0), "between 1 and the 5 coordinates, got 0"),
-        (lambda x, c: Subspace.fit(x, directions="all"), "directions must be a number, a matrix .* got 'all'"),
+        (lambda x, c: Subspace.fit(x, dim=6), "between 1 and the 5 coordinates, got 6"),
+        (lambda x, c: Subspace.fit(x, dim=0), "between 1 and the 5 coordinates, got 0"),
+        (lambda x, c: Subspace.fit(x, dim="all"), "between 1 and the 5 coordinates, got 'all'"),
+        (lambda x, c: Subspace.fit(x, 3, frame=FRAME[:, :2]), "dim must be between 1 and the 2 of the frame, got 3"),
+        (lambda x, c: Subspace.fit(x, 1, frame=2 * FRAME[:, :2]), "must be orthonormal"),
+        (lambda x, c: Subspace.fit(x, frame=FRAME[:3]), r"must be \(d, k\) with d = 5"),
         (lambda x, c: Subspace.fit(x[:, 0]), r"Subspace: points must be a non-empty \(N, \*event\)"),
         (
             lambda x, c: Conditional(x, torch.zeros(60).long(), {0: c.potential}, directions={1: FRAME}),

@@ -336,10 +336,8 @@ IN_SPACE: dict[str, InSpace] = {
     "entropic": InSpace(
         lambda rows, _: Semidiscrete(fit(rows, epsilon=EPSILON, tol=TOLERANCE).potential, rows), TOLERANCE
     ),
-    "subspace": InSpace(lambda rows, _: Subspace.fit(rows, directions=2, tol=TOLERANCE), TOLERANCE, dims=(8, 64)),
-    "subspace, entropic": InSpace(
-        lambda rows, _: Subspace.fit(rows, directions=3, epsilon=EPSILON, tol=TOLERANCE), TOLERANCE
-    ),
+    "subspace": InSpace(lambda rows, _: Subspace.fit(rows, dim=2, tol=TOLERANCE), TOLERANCE, dims=(8, 64)),
+    "subspace, entropic": InSpace(lambda rows, _: Subspace.fit(rows, dim=3, epsilon=EPSILON, tol=TOLERANCE), TOLERANCE),
     "subspace of minibatches": InSpace(lambda rows, _: subspace_of_minibatches(rows), draws=9600),
     "conditional in subspaces": InSpace(
         lambda rows, labels: Conditional.fit(rows, labels, directions=2, tol=TOLERANCE), TOLERANCE

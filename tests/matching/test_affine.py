@@ -68,7 +68,7 @@ def test_it_is_the_velocity_of_a_normal_law(angle: float, schedule: pf.schedules
 def test_what_is_left_has_the_size_that_it_says(schedule: pf.schedules.Schedule) -> None:
     """Of digits, whose law is far from normal: a network that gives noise of size 1 adds as much as is left."""
     points = pf.data.load("digits").points
-    coupling = pf.couplings.Subspace.fit(points, directions=3)
+    coupling = pf.couplings.Subspace.fit(points, dim=3)
     network = AffineResidual.fit(Nothing(), coupling, schedule=schedule)
     pairs = coupling.sample(20_000, generator=torch.Generator().manual_seed(5))
     for t in (0.1, 0.5, 0.9):
@@ -118,7 +118,7 @@ def test_coordinates_that_never_vary(t: float) -> None:
         lambda points: pf.couplings.Independent(points),
         lambda points: pf.couplings.Minibatch(points, 64),
         lambda points: pf.couplings.Minibatch(points, 64, epsilon=0.5),
-        lambda points: pf.couplings.Subspace.fit(points, directions=2),
+        lambda points: pf.couplings.Subspace.fit(points, dim=2),
         lambda points: pf.couplings.Conditional.fit(points, torch.arange(300) % 3),
     ],
     ids=["independent", "minibatch", "entropic", "subspace", "conditional"],

@@ -415,8 +415,8 @@ def test_a_field_error_is_measured_where_the_noise_decides_the_point_and_nowhere
     decided = {
         cp.Semidiscrete(exact, points): True,
         cp.Semidiscrete(smooth, points): False,
-        cp.Subspace.fit(points, directions=3, tol=0.1): True,
-        cp.Subspace.fit(points, directions=2, tol=0.1): False,
+        cp.Subspace.fit(points, dim=3, tol=0.1): True,
+        cp.Subspace.fit(points, dim=2, tol=0.1): False,
         cp.Conditional.fit(points, labels, tol=0.1): True,
         cp.Conditional.fit(points, labels, directions=1, tol=0.1): False,
         cp.Independent(points): False,
@@ -436,3 +436,30 @@ class Unlabelled:
 
     def sample(self, n, *, generator=None):
         return dataclasses.replace(self.coupling.sample(n, generator=generator), label=None)
+
+
+class _ByLabel(torch.nn.Module):
+    """The exact velocity from N(0, I) to N(0, s_k^2 I) under label k, for s = (1, 3)."""
+
+    classes = 2
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scales = torch.nn.Parameter(torch.tensor([1.0, 3.0]))
+
+    def forward(self, t: torch.Tensor, x: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
+        scale = self.scales[label]
+        return ((scale - 1) / (1 - t + t * scale))[:, None] * x
+
+
+def test_the_spread_of_a_result_is_that_of_its_samples_under_the_labels_of_the_rows() -> None:
+    generator = torch.Generator().manual_seed(2)
+    labels = (torch.arange(20000) % 4 == 0).long()  # label 1, of scale 3, in a quarter of the rows
+    points = 2 * torch.randn(len(labels), 3, generator=generator)
+    coupling = pf.couplings.Independent(points, labels)
+    network = _ByLabel()
+    result = pf.matching.TrainResult(network, network, (), 1, True, 0.0, 0, coupling)
+    found, expected = result.spread, (0.75 * 1 + 0.25 * 9) / 4
+    assert found.total == pytest.approx(expected, abs=4 * found.total_error)
+    assert 0 < found.total_error < 0.05
+    assert result.spread is found

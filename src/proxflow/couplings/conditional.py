@@ -14,10 +14,11 @@ import torch
 from torch import Tensor
 
 from proxflow.checks import Numbers
+from proxflow.couplings.directions import choose_directions
 from proxflow.couplings.noise_pool import NoiseLaw
 from proxflow.couplings.pairs import Pairs, Rows, check_count
 from proxflow.couplings.semidiscrete_coupling import Semidiscrete
-from proxflow.couplings.subspace import Subspace, directions_of
+from proxflow.couplings.subspace import Subspace, first_directions
 from proxflow.measures import Gaussian, Source
 from proxflow.potentials import AtomicPotential
 from proxflow.seeding import own_generator
@@ -100,8 +101,7 @@ class Conditional:
         for label, rows in _members(data).items():
             features, own_weights = data.flat[rows], _weights_of(data, rows)
             if directions is not None:
-                own = Rows("Conditional", features, None, own_weights)
-                frames[label] = directions_of(own, directions, seed=seed, progress=progress)
+                frames[label] = _coupled_directions(features, own_weights, directions, seed, progress)
                 features = features @ frames[label]
             potentials[label] = fit(
                 features,
@@ -206,6 +206,15 @@ def _part(data: Rows, rows: Tensor, potential: AtomicPotential, directions: Numb
     if directions is None:
         return Semidiscrete(potential, points, weights=weights)
     return Subspace.from_potential(potential, points, directions, weights=weights)
+
+
+def _coupled_directions(
+    points: Tensor, weights: Tensor | None, directions: int | Literal["auto"], seed: int, progress: bool | None
+) -> Tensor:
+    """The directions of one class, (d, k)."""
+    if directions == "auto":
+        return choose_directions(points, weights, seed=seed, progress=progress).directions
+    return first_directions(Rows("Conditional", points, None, weights), directions)
 
 
 def _weights_of(data: Rows, rows: Tensor) -> Tensor | None:

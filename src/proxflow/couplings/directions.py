@@ -41,10 +41,11 @@ _BLOCK = 1 << 24  # entries of a block of rows
 @brief_repr
 @dataclass(frozen=True)
 class DirectionChoice:
-    """How many principal directions to couple, and why.
+    """How many directions to couple, and why.
 
     Attributes:
-        directions: (d, k), orthonormal: the k first principal directions of all rows, k the count of most agreement.
+        directions: (d, k), orthonormal: the first directions of the frame, or principal directions of all rows; k is
+            the count of most agreement.
         counts: the numbers of directions tried.
         agreement: (K,) for each of them, the share of the data's variance that the maps of two halves agree on; NaN
             where the rows are too few to be halved.
@@ -67,23 +68,25 @@ def choose_directions(
     points: Numbers,
     weights: Numbers | None = None,
     *,
+    frame: Numbers | None = None,
     counts: Sequence[int] = COUNTS,
     max_rows: int = 16384,
     seed: int = 0,
     progress: bool | None = None,
 ) -> DirectionChoice:
-    """The number of principal directions in which the rows tell most of the optimal map from normal noise.
+    """The number of directions in which the rows tell most of the optimal map from normal noise.
 
     Args:
         points: (N, *event), finite, float32 or float64.
         weights: (N,), not negative; equal if None.
-        counts: numbers of directions to try; those above d or a quarter of the rows are lowered to that.
+        frame: (d, m), orthonormal columns, the most important first; the principal directions if None.
+        counts: numbers of directions to try; those above m or a quarter of the rows are lowered to that.
         max_rows: rows used, drawn at random if there are more. Fewer rows can estimate fewer directions.
         seed: seed of the halves, the noise and the fits.
         progress: progress of the fits; None shows a status line on a terminal.
 
     Raises:
-        ValueError: bad points or weights, or counts that are not whole numbers of at least 1.
+        ValueError: bad points, weights or frame, or counts that are not whole numbers of at least 1.
     """
     name = "choose_directions"
     flat = flat_points(name, points)
@@ -94,12 +97,14 @@ def choose_directions(
             f"{name}: counts must be whole numbers of at least 1 and max_rows at least {_LEAST_ROWS}, "
             f"got {tuple(counts)!r} and {max_rows!r}"
         )
+    columns = None if frame is None else check_directions(name, frame, flat)
+    available = flat.shape[1] if columns is None else columns.shape[1]
     halves = _halves(flat, mass, int(max_rows), seed)
-    if halves is None or flat.shape[1] == 1:
+    if halves is None or available == 1:
         nothing = torch.full((1,), torch.nan, dtype=torch.float64)
-        return DirectionChoice(principal_directions(flat, 1, mass), (1,), nothing, nothing)
-    largest = min(flat.shape[1], max(1, sum(len(half.points) for half in halves) // 4))
-    leading = [principal_directions(half.points, min(largest, max(wanted)), half.weights) for half in halves]
+        return DirectionChoice(_leading(flat, mass, 1, columns), (1,), nothing, nothing)
+    largest = min(available, max(1, sum(len(half.points) for half in halves) // 4))
+    leading = [_leading(half.points, half.weights, min(largest, max(wanted)), columns) for half in halves]
     tried: list[int] = []
     found: list[tuple[float, float]] = []
     for count in sorted({min(count, largest) for count in wanted}):
@@ -109,7 +114,7 @@ def choose_directions(
         if len(found) - 1 - best >= _PATIENCE:
             break
     agreement, error = torch.tensor(found, dtype=torch.float64).T
-    return DirectionChoice(principal_directions(flat, tried[best], mass), tuple(tried), agreement, error)
+    return DirectionChoice(_leading(flat, mass, tried[best], columns), tuple(tried), agreement, error)
 
 
 def principal_directions(points: Numbers, count: int, weights: Numbers | None = None) -> Tensor:
@@ -131,6 +136,13 @@ def principal_directions(points: Numbers, count: int, weights: Numbers | None = 
         raise ValueError(f"{name}: the number of directions must be between 1 and the {dim} coordinates, got {count!r}")
     rows = (flat.double() - mass @ flat.double()) * mass.sqrt()[:, None]
     return principal_axes(rows, number).to(flat.dtype).contiguous()
+
+
+def _leading(points: Tensor, weights: Tensor, count: int, frame: Tensor | None) -> Tensor:
+    """The first directions of a frame, or else the principal ones of the points."""
+    if frame is None:
+        return principal_directions(points, count, weights)
+    return frame[:, :count].to(points.dtype).contiguous()
 
 
 def check_directions(caller: str, directions: Numbers, points: Tensor) -> Tensor:

@@ -9,14 +9,14 @@ is fixed, so that training on these pairs is exact in law whatever the direction
 
 from __future__ import annotations
 
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import torch
 from scipy.spatial import KDTree
 from torch import Tensor
 
 from proxflow.checks import Numbers, whole_number
-from proxflow.couplings.directions import check_directions, choose_directions, principal_directions
+from proxflow.couplings.directions import DirectionChoice, check_directions, choose_directions, principal_directions
 from proxflow.couplings.noise_pool import NoiseLaw
 from proxflow.couplings.pairs import Pairs, Rows, check_count
 from proxflow.couplings.semidiscrete_coupling import Semidiscrete
@@ -26,7 +26,7 @@ from proxflow.potentials import AtomicPotential
 from proxflow.seeding import generator_of, own_generator
 from proxflow.semidiscrete import fit
 
-__all__ = ["Subspace", "directions_of"]
+__all__ = ["Subspace", "first_directions"]
 
 _ROUNDINGS = 1024  # of the largest coordinate, that two products of the same numbers may differ by
 _OTHER_DIRECTIONS = (0, 0)  # number the generator of a batch's independent noise, apart from that of its pairs
@@ -46,9 +46,14 @@ class Subspace:
         points: (N, *event), the rows; finite, of the coupling's dtype, on its device.
         directions: (d, k), orthonormal columns in the flat space of the points.
 
+    Attributes:
+        selection: how ``fit`` chose the number of directions; None where it was given.
+
     Raises:
         ValueError: bad points or directions, or a coupling of other rows, another noise or another dimension.
     """
+
+    selection: DirectionChoice | None = None
 
     def __init__(self, coupling: Coupling, points: Numbers, directions: Numbers) -> None:
         inner = getattr(coupling, "rows", None)
@@ -73,22 +78,23 @@ class Subspace:
     def fit(
         cls,
         points: Numbers,
-        labels: Numbers | None = None,
+        dim: int | None = None,
         *,
-        directions: int | Numbers | Literal["auto"] = "auto",
+        labels: Numbers | None = None,
+        frame: Numbers | None = None,
         weights: Numbers | None = None,
         epsilon: float = 0.0,
         tol: float = 1e-2,
         seed: int = 0,
         progress: bool | None = None,
     ) -> Self:
-        """Fit a semidiscrete coupling in principal or given directions.
+        """Fit a semidiscrete coupling in the first directions of a frame.
 
         Args:
             points: (N, *event), finite, float32 or float64.
+            dim: number of directions, from 1 to those of the frame; if None, as many as ``choose_directions`` finds.
             labels: (N,) or (N, k), or None. For a network that is told a class, ``Conditional.fit(directions=...)``.
-            directions: their number, or (d, k) orthonormal columns; "auto" takes as many principal directions as
-                ``choose_directions`` finds.
+            frame: (d, m), orthonormal columns, of which the first ``dim`` are taken; the principal directions if None.
             weights: (N,), of the rows; equal if None.
             epsilon: epsilon of the fit, in units of the scores; see ``semidiscrete.fit``.
             tol: tolerance on chi2 of the fit.
@@ -99,11 +105,18 @@ class Subspace:
             ValueError: bad data or arguments.
         """
         rows = Rows("Subspace", points, labels, weights)
-        found = directions_of(rows, directions, seed=seed, progress=progress)
+        selection = None
+        if dim is not None:
+            found = first_directions(rows, dim, frame)
+        else:
+            selection = choose_directions(rows.flat, rows.weights, frame=frame, seed=seed, progress=progress)
+            found = selection.directions
         potential = fit(
             rows.flat @ found, rows.weights, epsilon=epsilon, tol=tol, seed=seed, progress=progress
         ).potential
-        return cls.from_potential(potential, points, found, labels, weights=rows.weights)
+        fitted = cls.from_potential(potential, points, found, labels, weights=rows.weights)
+        fitted.selection = selection
+        return fitted
 
     @classmethod
     def from_potential(
@@ -131,6 +144,11 @@ class Subspace:
         frame = check_directions("Subspace", directions, rows.flat)
         features = _rounded_alike(rows.flat @ frame, potential.points)
         return cls(Semidiscrete(potential, features, labels, weights=weights), points, frame)
+
+    @property
+    def dim(self) -> int:
+        """Number of coupled directions."""
+        return int(self.directions.shape[1])
 
     @property
     def potential(self) -> AtomicPotential:
@@ -197,22 +215,19 @@ class Subspace:
         return torch.addmm(g, z - g @ frame, frame.T)
 
 
-def directions_of(
-    rows: Rows, directions: int | Numbers | Literal["auto"], *, seed: int, progress: bool | None
-) -> Tensor:
-    """The directions (d, k) that an argument of this name asks for.
+def first_directions(rows: Rows, dim: int | None, frame: Numbers | None = None) -> Tensor:
+    """The first ``dim`` columns of a frame (d, m), all if None; of the principal directions without a frame.
 
     Raises:
-        ValueError: it is none of what ``Subspace.fit`` takes.
+        ValueError: a frame that is none, or a number out of its range.
     """
-    if isinstance(directions, str):
-        if directions != "auto":
-            raise ValueError(f'{rows.name}: directions must be a number, a matrix (d, k) or "auto", got {directions!r}')
-        return choose_directions(rows.flat, rows.weights, seed=seed, progress=progress).directions
-    count = whole_number(directions)
-    if count is not None:
-        return principal_directions(rows.flat, count, rows.weights)
-    return check_directions(rows.name, directions, rows.flat)
+    if frame is None:
+        return principal_directions(rows.flat, rows.dim if dim is None else dim, rows.weights)
+    columns = check_directions(rows.name, frame, rows.flat)
+    number = columns.shape[1] if dim is None else whole_number(dim)
+    if number is None or not 1 <= number <= columns.shape[1]:
+        raise ValueError(f"{rows.name}: dim must be between 1 and the {columns.shape[1]} of the frame, got {dim!r}")
+    return columns[:, :number].contiguous()
 
 
 def _rounded_alike(features: Tensor, atoms: Tensor) -> Tensor:

@@ -100,7 +100,7 @@ class Run:
         accelerator: Accelerator,
         checkpoint: str | os.PathLike[str] | None,
     ) -> None:
-        self.settings, self.accelerator, self.checkpoint = settings, accelerator, checkpoint
+        self.coupling, self.settings, self.accelerator, self.checkpoint = coupling, settings, accelerator, checkpoint
         self.step, self.history = 0, ()  # type: tuple[int, tuple[TrainRecord, ...]]
         self._began = time.perf_counter()
         self._fingerprint = settings.fingerprint(network, coupling) if checkpoint is not None else ""
@@ -189,6 +189,7 @@ class Run:
             finished=self.step == self.settings.steps,
             seconds=self.seconds,
             seed=self.settings.seed,
+            coupling=self.coupling,
         )
 
     # ---------------------------------------------------------------- inside
