@@ -117,10 +117,10 @@ def test_a_study_leaves_no_flow(data, tmp_path, capsys) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--solver", "quick"], "unknown solver 'quick'; known: exact, sinkhorn"),
+        (["--solver", "quick"], "'quick' is not one of 'exact', 'sinkhorn'"),
         (["--target-error", "0"], "--target-error must be a positive number, such as 0.05, got 0"),
         (["--target-error", "nan"], "--target-error must be a positive number"),
-        (["--schedule", "bent"], "unknown schedule 'bent'"),
+        (["--schedule", "bent"], "'bent' is not one of 'linear', 'cosine'"),
         (["--max-batch", "0"], "--max-batch"),
     ],
 )

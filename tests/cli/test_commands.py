@@ -191,7 +191,7 @@ def test_an_unknown_data_set_lists_the_known_ones(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--schedule", "cubic"], "unknown schedule 'cubic'; known: linear, cosine"),
+        (["--schedule", "cubic"], "'cubic' is not one of 'linear', 'cosine'"),
         (["--tol", "-1"], "tol must be a positive number"),
         (["--tol", "nan"], "tol must be a positive number"),
         (["--tol", "small"], "--tol"),

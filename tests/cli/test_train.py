@@ -130,8 +130,8 @@ def test_resume_after_interruption(data, tmp_path, monkeypatch) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--coupling", "best"], "unknown coupling 'best'; known: subspace, semidiscrete, minibatch, independent"),
-        (["--network", "transformer"], "unknown network"),
+        (["--coupling", "best"], "'best' is not one of 'subspace', 'semidiscrete', 'minibatch', 'independent'"),
+        (["--network", "transformer"], "'transformer' is not one of 'residual', 'mlp', 'unet'"),
         (["--conditional"], "has no labels to train on"),
         (["--coupling", "minibatch", "--ot-batch", "1000"], "--ot-batch 1000 is more than the 24 points"),
         (["--ot-batch", "8"], "--ot-batch is for --coupling minibatch"),

@@ -10,7 +10,7 @@ import torch
 
 import proxflow as pf
 from proxflow.metrics import step_quality
-from proxflow.report import compare_steps, render_training_page
+from proxflow.report import render_training_page
 from proxflow.report.training_page import complaint
 from proxflow.seeding import generator_of
 
@@ -32,7 +32,7 @@ def _run(data: str, n: int, coupling: str) -> tuple[pf.matching.TrainResult, pf.
 @pytest.mark.parametrize("coupling", ["semidiscrete", "independent"])
 def test_page_says_how_training_went(data, pictures, coupling) -> None:
     result, dataset = _run(data, 60, coupling)
-    comparison = compare_steps(result, dataset, pf.schedules.Linear(), 0)
+    comparison = result.few_steps(dataset.points)
     page = render_training_page(result, comparison, dataset, ARGUMENTS, f"proxflow train {data}")
     assert page.count("<img") == pictures
     assert f"proxflow train {data}" in page
@@ -43,7 +43,7 @@ def test_page_says_how_training_went(data, pictures, coupling) -> None:
 
 def test_samples_that_are_not_good_are_not_praised() -> None:
     result, dataset = _run("moons", 60, "independent")
-    comparison = compare_steps(result, dataset, pf.schedules.Linear(), 0)
+    comparison = result.few_steps(dataset.points)
     best = min(comparison.energy_distance)
     right = tuple(dataclasses.replace(found, total=1.05, total_error=0.01) for found in comparison.spread)
     wrong = tuple(dataclasses.replace(found, total=0.8, total_error=0.01) for found in comparison.spread)
@@ -72,7 +72,7 @@ def test_an_affine_field_is_not_praised() -> None:
     torch.manual_seed(0)
     network = pf.matching.AffineResidual.fit(pf.matching.MLP((2,), width=8, depth=1), coupling)
     result = pf.matching.train(network, coupling, steps=1, batch_size=8, progress=False)
-    comparison = compare_steps(result, dataset, pf.schedules.Linear(), 0)
+    comparison = result.few_steps(dataset.points)
     assert comparison.spreads_right
     assert comparison.beats_noise
     assert not comparison.beats_normal
@@ -81,7 +81,7 @@ def test_an_affine_field_is_not_praised() -> None:
 
 def test_ctrl_c_keeps_the_numbers_of_steps_that_are_done(monkeypatch) -> None:
     result, dataset = _run("moons", 60, "independent")
-    whole = compare_steps(result, dataset, pf.schedules.Linear(), 0)
+    whole = result.few_steps(dataset.points)
     integrate, calls = step_quality.integrate, []
 
     def interrupted(*arguments, **options):
@@ -92,18 +92,18 @@ def test_ctrl_c_keeps_the_numbers_of_steps_that_are_done(monkeypatch) -> None:
 
     monkeypatch.setattr(step_quality, "integrate", interrupted)
     stop = 4
-    part = compare_steps(result, dataset, pf.schedules.Linear(), 0)
+    part = result.few_steps(dataset.points)
     assert part.steps == whole.steps[:3]
     assert torch.equal(part.samples, whole.samples[:3])
     assert "at 4 steps" in render_training_page(result, part, dataset, ARGUMENTS)
     stop = len(calls) + 1
     with pytest.raises(KeyboardInterrupt):
-        compare_steps(result, dataset, pf.schedules.Linear(), 0)
+        result.few_steps(dataset.points)
 
 
 def test_comparison_is_of_the_same_noise() -> None:
     result, dataset = _run("moons", 60, "independent")
-    comparison = compare_steps(result, dataset, pf.schedules.Linear(), 3)
+    comparison = result.few_steps(dataset.points, seed=3)
     assert comparison.samples.shape == (len(comparison.steps), 1000, 2)
     noise = torch.randn(1000, 2, generator=generator_of(3))
     with torch.no_grad():

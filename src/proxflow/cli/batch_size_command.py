@@ -4,27 +4,21 @@ from __future__ import annotations
 
 import math
 import warnings
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from proxflow.cli.options import (
-    SCHEDULES,
     Data,
-    DataDir,
-    Label,
-    Out,
-    Overwrite,
-    Points,
-    Representation,
+    Destination,
+    Reading,
     ScheduleName,
     Seed,
-    check_choice,
-    claimed,
     command_line,
-    data_arguments,
+    record_of,
     schedule_named,
     suggest_a_subset,
+    with_groups,
 )
 
 if TYPE_CHECKING:
@@ -33,26 +27,21 @@ if TYPE_CHECKING:
 
 __all__ = ["batch_size"]
 
-_SOLVERS = ("exact", "sinkhorn")
 
-
+@with_groups
 def batch_size(
     data: Data,
-    out: Out = None,
-    points: Points = None,
-    label: Label = None,
-    representation: Representation = None,
-    data_dir: DataDir = None,
+    reading: Reading,
+    destination: Destination,
     max_batch: Annotated[
         int, typer.Option(min=1, help="Largest batch size; powers of two up to it, and up to the points, are tried.")
     ] = 1024,
     target_error: Annotated[
         float, typer.Option(help="Excess cost that you would accept, as a share of W2^2: what the advice aims at.")
     ] = 0.05,
-    solver: Annotated[str, typer.Option(help="exact or sinkhorn.")] = "exact",
+    solver: Annotated[Literal["exact", "sinkhorn"], typer.Option(help="How batches are assigned.")] = "exact",
     schedule: ScheduleName = "linear",
     seed: Seed = 0,
-    overwrite: Overwrite = False,
 ) -> None:
     """Measure how far minibatch OT-CFM is from the population flow at each batch size, and say what to do.
 
@@ -66,17 +55,13 @@ def batch_size(
     from proxflow.cli.run_folder import data_record
     from proxflow.report import render_batch_size_page
 
-    check_choice("solver", solver, _SOLVERS)
-    check_choice("schedule", schedule, SCHEDULES)
     if not (math.isfinite(target_error) and target_error > 0):
         raise ValueError(f"--target-error must be a positive number, such as 0.05, got {target_error:g}")
-    folder, dataset = claimed(
-        out, "-batch-size", data, points, seed, label, representation, data_dir, overwrite=overwrite, resume=False
-    )
-    suggest_a_subset(dataset, points)
+    folder, dataset = destination.claimed(data, reading, seed, "-batch-size")
+    suggest_a_subset(dataset, reading.points)
     arguments = {
         "data": data,
-        **data_arguments(points, label, representation, data_dir),
+        **record_of(reading),
         "max_batch": max_batch,
         "target_error": target_error,
         "solver": solver,

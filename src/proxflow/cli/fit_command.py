@@ -9,24 +9,17 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from proxflow.cli.options import (
-    SCHEDULES,
     Data,
-    DataDir,
-    Label,
-    Out,
-    Overwrite,
-    Points,
-    Representation,
-    Resume,
+    Reading,
+    ResumableDestination,
     ScheduleName,
     Seed,
-    check_choice,
-    claimed,
     command_line,
-    data_arguments,
     hint,
+    record_of,
     schedule_named,
     suggest_a_subset,
+    with_groups,
 )
 
 if TYPE_CHECKING:
@@ -36,13 +29,11 @@ if TYPE_CHECKING:
 __all__ = ["fit"]
 
 
+@with_groups
 def fit(
     data: Data,
-    out: Out = None,
-    points: Points = None,
-    label: Label = None,
-    representation: Representation = None,
-    data_dir: DataDir = None,
+    reading: Reading,
+    destination: ResumableDestination,
     tol: Annotated[float, typer.Option(help="Tolerance on chi2, the error of the atoms' weights.")] = 1e-2,
     epsilon: Annotated[
         float,
@@ -51,8 +42,6 @@ def fit(
     max_samples: Annotated[int | None, typer.Option(help="Largest number of samples of the noise.")] = None,
     schedule: ScheduleName = "linear",
     seed: Seed = 0,
-    overwrite: Overwrite = False,
-    resume: Resume = False,
 ) -> None:
     """Fit the exact OT-CFM flow of a data set and write a report.
 
@@ -67,14 +56,11 @@ def fit(
     import proxflow as pf
     from proxflow.report import render_page
 
-    check_choice("schedule", schedule, SCHEDULES)
-    folder, dataset = claimed(
-        out, "", data, points, seed, label, representation, data_dir, overwrite=overwrite, resume=resume
-    )
-    suggest_a_subset(dataset, points)
+    folder, dataset = destination.claimed(data, reading, seed)
+    suggest_a_subset(dataset, reading.points)
     arguments = {
         "data": data,
-        **data_arguments(points, label, representation, data_dir),
+        **record_of(reading),
         "tol": tol,
         "epsilon": epsilon,
         "max_samples": max_samples,
@@ -82,7 +68,7 @@ def fit(
         "seed": seed,
     }
     command = command_line("fit", arguments)
-    with folder.writing(resume=resume), hint(folder):
+    with folder.writing(resume=destination.resuming), hint(folder):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", pf.ConvergenceWarning)  # the verdict below says it
             result = pf.semidiscrete.fit(

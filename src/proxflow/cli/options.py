@@ -1,12 +1,18 @@
-"""What the commands share: options, the folder and data they claim, and the command line that repeats them."""
+"""What the commands share: groups of options, the folder and data they claim, and the command line that repeats them.
+
+A group is a frozen dataclass whose fields are options; ``with_groups`` gives a command an option for each field.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import inspect
 import shlex
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
 import typer
 
@@ -16,98 +22,155 @@ if TYPE_CHECKING:
     from proxflow.schedules import Schedule
 
 __all__ = [
-    "MANY_POINTS",
-    "SCHEDULES",
     "Data",
-    "DataDir",
-    "Label",
-    "Out",
-    "Overwrite",
-    "Points",
-    "Representation",
-    "Resume",
+    "Destination",
+    "Reading",
+    "ResumableDestination",
     "ScheduleName",
     "Seed",
-    "check_choice",
-    "claimed",
     "command_line",
-    "data_arguments",
     "hint",
+    "record_of",
     "schedule_named",
     "suggest_a_subset",
+    "with_groups",
 ]
 
-SCHEDULES = ("linear", "cosine")
 MANY_POINTS = 10_000  # above which a fit takes minutes and the command says so
 
 Data = Annotated[
     str, typer.Argument(help="A built-in data set (digits, fashion-mnist, moons, ...) or a file or folder.")
 ]
 Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of all randomness.")]
-Out = Annotated[Path | None, typer.Option(help="Run folder; in runs/ and named after the data if not given.")]
-Points = Annotated[
-    int | None,
-    typer.Option(min=1, help="How many points: a random subset of real data (all), or the size of a synthetic set."),
-]
-Label = Annotated[
-    str | None, typer.Option(metavar="COLUMN", help="Column of labels of .csv, .parquet and .h5ad; else 'label'.")
-]
-Representation = Annotated[
-    str | None, typer.Option(metavar="KEY", help="Entry of obsm of .h5ad, such as X_pca; else X.")
-]
-DataDir = Annotated[
-    Path | None, typer.Option(help="Folder of the files of fashion-mnist; else where Debian's package puts them.")
-]
-ScheduleName = Annotated[str, typer.Option(help="linear or cosine.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a run that is already there.")]
-Resume = Annotated[
-    bool, typer.Option("--resume", help="Go on with an interrupted run: the same command, with --resume.")
-]
+ScheduleName = Annotated[Literal["linear", "cosine"], typer.Option(help="Schedule of the path.")]
 
 
-def check_choice(name: str, value: str, known: tuple[str, ...]) -> None:
-    """Refuse what is not known."""
-    if value not in known:
-        raise ValueError(f"unknown {name} {value!r}; known: {', '.join(known)}")
+@dataclass(frozen=True)
+class Reading:
+    """How the data are read.
+
+    The options are the arguments of ``data.load`` of these names; ``points`` is its n.
+    """
+
+    points: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="How many points: a random subset of real data (all), or the size of a synthetic set."
+        ),
+    ] = None
+    label: Annotated[
+        str | None, typer.Option(metavar="COLUMN", help="Column of labels of .csv, .parquet and .h5ad; else 'label'.")
+    ] = None
+    representation: Annotated[
+        str | None, typer.Option(metavar="KEY", help="Entry of obsm of .h5ad, such as X_pca; else X.")
+    ] = None
+    data_dir: Annotated[
+        Path | None, typer.Option(help="Folder of the files of fashion-mnist; else where Debian's package puts them.")
+    ] = None
+
+    def load(self, data: str, seed: int) -> Dataset:
+        """The data set of a name or path."""
+        import proxflow as pf
+
+        arguments = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return pf.data.load(data, n=arguments.pop("points"), seed=seed, **arguments)
 
 
-def claimed(
-    out: Path | None,
-    suffix: str,
-    data: str,
-    points: int | None,
-    seed: int,
-    label: str | None,
-    representation: str | None,
-    data_dir: Path | None,
-    *,
-    overwrite: bool,
-    resume: bool,
-) -> tuple[RunFolder, Dataset]:
-    """The folder to write to, refused before the data are read where that can be known, and the data."""
-    import proxflow as pf
-    from proxflow.cli.run_folder import RunFolder
+@dataclass(frozen=True)
+class Destination:
+    """The run folder."""
 
-    if overwrite and resume:
-        raise ValueError("--overwrite begins again and --resume continues; give one of them")
-    if out is not None:
-        RunFolder(out).claim(overwrite=overwrite, resume=resume)
-    dataset = pf.data.load(data, n=points, seed=seed, label=label, representation=representation, data_dir=data_dir)
-    folder = RunFolder(out if out is not None else Path("runs") / f"{dataset.name}{suffix}")
-    folder.claim(overwrite=overwrite, resume=resume)
-    return folder, dataset
+    out: Annotated[Path | None, typer.Option(help="Run folder; in runs/ and named after the data if not given.")] = None
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a run that is already there.")] = False
+
+    @property
+    def resuming(self) -> bool:
+        """Whether an interrupted run is continued."""
+        return False
+
+    def folder(self, default: Path) -> RunFolder:
+        """The folder asked for, or else the default one, if it may be written to.
+
+        Raises:
+            ValueError: it may not.
+        """
+        from proxflow.cli.run_folder import RunFolder
+
+        if self.overwrite and self.resuming:
+            raise ValueError("--overwrite begins again and --resume continues; give one of them")
+        folder = RunFolder(default if self.out is None else self.out)
+        folder.claim(overwrite=self.overwrite, resume=self.resuming)
+        return folder
+
+    def claimed(self, data: str, reading: Reading, seed: int, suffix: str = "") -> tuple[RunFolder, Dataset]:
+        """The folder, refused before the data are read where that can be known, and the data.
+
+        Raises:
+            ValueError: the folder may not be written to, or the data cannot be read.
+        """
+        if self.out is not None:
+            self.folder(self.out)
+        dataset = reading.load(data, seed)
+        return self.folder(Path("runs") / f"{dataset.name}{suffix}"), dataset
 
 
-def data_arguments(
-    points: int | None, label: str | None, representation: str | None, data_dir: Path | None
-) -> dict[str, Any]:
-    """The options of the data, as a run's record keeps them."""
-    return {
-        "points": points,
-        "label": label,
-        "representation": representation,
-        "data_dir": None if data_dir is None else str(data_dir),
-    }
+@dataclass(frozen=True)
+class ResumableDestination(Destination):
+    """The run folder.
+
+    Of a command that can be interrupted and resumed.
+    """
+
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue an interrupted run: the same command, with --resume.")
+    ] = False
+
+    @property
+    def resuming(self) -> bool:
+        """Whether an interrupted run is continued."""
+        return self.resume
+
+
+def with_groups(command: Callable[..., None]) -> Callable[..., None]:
+    """The command with an option for each field of those of its parameters that are groups."""
+    hints = get_type_hints(command, include_extras=True)
+    parameters = inspect.signature(command).parameters
+    groups = {name: hints[name] for name in parameters if dataclasses.is_dataclass(hints[name])}
+    shown: list[inspect.Parameter] = []
+    for name, parameter in parameters.items():
+        if name not in groups:
+            shown.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=hints[name]))
+        else:
+            shown += _options(groups[name])
+
+    def run(**given: Any) -> None:
+        made = {
+            name: kind(**{f.name: given.pop(f.name) for f in dataclasses.fields(kind)}) for name, kind in groups.items()
+        }
+        command(**given, **made)
+
+    run.__name__, run.__doc__ = command.__name__, command.__doc__
+    run.__annotations__ = {parameter.name: parameter.annotation for parameter in shown}
+    setattr(run, "__signature__", inspect.Signature(shown))  # noqa: B010 - a function has no such attribute for mypy
+    return run
+
+
+def _options(group: type) -> list[inspect.Parameter]:
+    """The parameters that make a group, which --help shows under the first line of its docstring."""
+    hints = get_type_hints(group, include_extras=True)
+    for kind in hints.values():
+        for option in getattr(kind, "__metadata__", ()):
+            option.rich_help_panel = (group.__doc__ or "").splitlines()[0].rstrip(".")
+    return [
+        inspect.Parameter(f.name, inspect.Parameter.KEYWORD_ONLY, default=f.default, annotation=hints[f.name])
+        for f in dataclasses.fields(group)
+    ]
+
+
+def record_of(group: Any) -> dict[str, Any]:
+    """The options of a group by name, as a run's record keeps them."""
+    options = {field.name: getattr(group, field.name) for field in dataclasses.fields(group)}
+    return {name: str(value) if isinstance(value, Path) else value for name, value in options.items()}
 
 
 def suggest_a_subset(dataset: Dataset, points: int | None) -> None:
@@ -119,7 +182,7 @@ def suggest_a_subset(dataset: Dataset, points: int | None) -> None:
 
 
 def schedule_named(name: str) -> Schedule:
-    """One of ``SCHEDULES``."""
+    """The schedule of a ``ScheduleName``."""
     from proxflow.schedules import Cosine, Linear
 
     return Cosine() if name == "cosine" else Linear()
@@ -136,7 +199,7 @@ def command_line(name: str, arguments: dict[str, Any]) -> str:
 
 @contextlib.contextmanager
 def hint(folder: RunFolder) -> Iterator[None]:
-    """Say that a run can be gone on with where Ctrl-C strikes outside of it."""
+    """Say that a run can be resumed where Ctrl-C strikes outside of it."""
     try:
         yield
     except KeyboardInterrupt:

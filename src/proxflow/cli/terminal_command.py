@@ -12,18 +12,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from proxflow.cli.options import (
-    SCHEDULES,
-    DataDir,
-    Label,
-    Out,
-    Overwrite,
-    Points,
-    Representation,
+    Destination,
+    Reading,
+    ScheduleName,
     Seed,
-    check_choice,
-    claimed,
     command_line,
+    record_of,
     schedule_named,
+    with_groups,
 )
 
 if TYPE_CHECKING:
@@ -39,15 +35,13 @@ __all__ = ["terminal"]
 _UNCHECKED = "its run keeps no data, so whether the scale is below their spacing is not known"
 
 
+@with_groups
 def terminal(
     subject: Annotated[
         str, typer.Argument(metavar="RUN|DATA", help="A run folder of `proxflow fit` or `train`, or data as for `fit`.")
     ],
-    out: Out = None,
-    points: Points = None,
-    label: Label = None,
-    representation: Representation = None,
-    data_dir: DataDir = None,
+    reading: Reading,
+    destination: Destination,
     epsilon: Annotated[
         float | None, typer.Option(help="Smoothing of the flow that is fitted to data, 0.1 if not given; 0 memorises.")
     ] = None,
@@ -58,9 +52,8 @@ def terminal(
     times: Annotated[
         str | None, typer.Option(metavar="T,T,...", help="Times of the rates, increasing, inside (0, 1); from 0.5 on.")
     ] = None,
-    schedule: Annotated[str | None, typer.Option(help="linear or cosine, of the flow fitted to data.")] = None,
+    schedule: Annotated[ScheduleName | None, typer.Option(help="Schedule of the flow fitted to data.")] = None,
     seed: Seed = 0,
-    overwrite: Overwrite = False,
 ) -> None:
     """Measure how a flow or network arrives at its data: rates, scales, local dimension, perturbations.
 
@@ -74,14 +67,7 @@ def terminal(
     from proxflow.report import render_terminal_page
     from proxflow.report.terminal_page import study_warnings
 
-    own: dict[str, Any] = {
-        "points": points,
-        "label": label,
-        "representation": representation,
-        "data_dir": None if data_dir is None else str(data_dir),
-        "epsilon": epsilon,
-        "schedule": schedule,
-    }
+    own = {**record_of(reading), "epsilon": epsilon, "schedule": schedule}
     arguments: dict[str, Any] = {"subject": subject, "scale": scale, "count": count, "times": times, "seed": seed}
     moments = TIMES if times is None else _times(times)
     if (Path(subject) / "run.json").is_file():
@@ -90,17 +76,13 @@ def terminal(
             raise ValueError(f"{', '.join(given)}: for data only; the run in {subject} has its own")
         source = RunFolder(Path(subject))
         found = _arriving_run(source)
-        folder = RunFolder(out if out is not None else source.path.with_name(f"{source.path.name}-terminal"))
-        if folder.path.resolve() == source.path.resolve():
-            raise ValueError(f"--out {out} is the run that is studied; give another folder")
-        folder.claim(overwrite=overwrite, resume=False)
+        if destination.out is not None and destination.out.resolve() == source.path.resolve():
+            raise ValueError(f"--out {destination.out} is the run that is studied; give another folder")
+        folder = destination.folder(source.path.with_name(f"{source.path.name}-terminal"))
     else:
         own |= {"epsilon": 0.1 if epsilon is None else epsilon, "schedule": schedule or "linear"}
         arguments |= own
-        check_choice("schedule", own["schedule"], SCHEDULES)
-        folder, dataset = claimed(
-            out, "-terminal", subject, points, seed, label, representation, data_dir, overwrite=overwrite, resume=False
-        )
+        folder, dataset = destination.claimed(subject, reading, seed, "-terminal")
         found = _arriving_data(dataset, own["epsilon"], own["schedule"], seed)
     with folder.writing(resume=False):
         study = pf.analysis.terminal_study(

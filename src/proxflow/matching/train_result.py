@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from proxflow.couplings import Coupling
 from proxflow.matching.guidance import field_of
+from proxflow.matching.networks import UNet
 from proxflow.metrics.step_quality import STEPS, FewSteps, few_steps
 from proxflow.metrics.variances import Spread, spread
 from proxflow.results import brief_repr
@@ -21,7 +22,8 @@ from proxflow.storage import storable
 
 __all__ = ["TrainRecord", "TrainResult"]
 
-_SPREAD_SAMPLES = 1000  # a standard error of the total variance of 1 to 4%
+_SAMPLES = 1000  # a standard error of the total variance of 1 to 4%
+_FEW_OF_A_UNET = 200  # samples, which take a minute or two on a CPU
 _SPREAD_STEPS = 100  # of Euler, where the error of the steps is below that of the samples
 _SPREAD_NOISE, _SPREAD_DATA = 4, 5  # number the generators of the spread, apart from those of the run
 
@@ -78,8 +80,8 @@ class TrainResult:
         Measured when first asked for, under the labels of those rows where there are labels. It is of the rows that
         were trained on; for held-out rows see ``few_steps`` and ``metrics.spread``.
         """
-        noise = self.coupling.sample(_SPREAD_SAMPLES, generator=generator_of(self.seed, _SPREAD_NOISE, 0)).source
-        rows = self.coupling.sample(_SPREAD_SAMPLES, generator=generator_of(self.seed, _SPREAD_DATA, 0))
+        noise = self.coupling.sample(_SAMPLES, generator=generator_of(self.seed, _SPREAD_NOISE, 0)).source
+        rows = self.coupling.sample(_SAMPLES, generator=generator_of(self.seed, _SPREAD_DATA, 0))
         device = next(self.network.parameters()).device
         with torch.no_grad():
             end = integrate(field_of(self.network, rows.label), noise.to(device), _SPREAD_STEPS).end
@@ -89,7 +91,8 @@ class TrainResult:
         self,
         data: Tensor,
         *,
-        count: int = 1000,
+        count: int | None = None,
+        compared: int = 2000,
         steps: Sequence[int] = STEPS,
         schedule: Schedule | None = None,
         seed: int = 0,
@@ -98,15 +101,20 @@ class TrainResult:
 
         Args:
             data: (m, *event) points to compare with; best ones that were not trained on.
-            count: samples, of standard normal noise.
+            count: number of samples, of standard normal noise; 1,000 if None, and 200 of a ``UNet``.
+            compared: largest number of points that are compared with, drawn at random if there are more.
             steps: numbers of Euler steps.
             schedule: schedule of the path that was trained on; Linear if None.
-            seed: seed of the noise.
+            seed: seed of the noise and of the points drawn.
 
         Raises:
             ValueError: as of ``metrics.few_steps``, or the seed is no integer of at most 64 bits.
         """
         generator = seeded_generator("few_steps", seed)
+        if count is None:
+            count = _FEW_OF_A_UNET if isinstance(self.network, UNet) else _SAMPLES
         noise = torch.randn((count, *data.shape[1:]), generator=generator, dtype=data.dtype)
+        if len(data) > compared:
+            data = data[torch.randperm(len(data), generator=generator)[:compared].to(data.device)]
         device = next(self.network.parameters()).device
         return few_steps(field_of(self.network), noise.to(device), data, steps=steps, schedule=schedule)

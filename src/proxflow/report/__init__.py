@@ -13,10 +13,9 @@ from proxflow.report.fit_page import render_page
 if TYPE_CHECKING:
     from proxflow.report.batch_size_page import render_batch_size_page
     from proxflow.report.terminal_page import render_terminal_page
-    from proxflow.report.training_page import compare_steps, render_training_page
+    from proxflow.report.training_page import render_training_page
 
 __all__ = [
-    "compare_steps",
     "render_batch_size_page",
     "render_page",
     "render_terminal_page",
@@ -24,7 +23,6 @@ __all__ = [
 ]
 
 _HOME = {
-    "compare_steps": "training_page",
     "render_batch_size_page": "batch_size_page",
     "render_terminal_page": "terminal_page",
     "render_training_page": "training_page",

@@ -6,20 +6,18 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from proxflow.couplings import DirectionChoice
 from proxflow.data import Dataset
-from proxflow.matching import TrainResult, UNet
+from proxflow.matching import TrainResult
 from proxflow.metrics import FewSteps
 from proxflow.report import figures
 from proxflow.report.table_rows import origin
 from proxflow.report.template import Picture, Row, picture, render
 from proxflow.report.wording import counted
-from proxflow.schedules import Schedule
 
-__all__ = ["compare_steps", "complaint", "render_training_page"]
+__all__ = ["complaint", "render_training_page"]
 
 _NO_BETTER = (
     "The samples are hardly better than noise: train for longer, or take a larger network (for images, a U-Net)."
@@ -33,16 +31,8 @@ _WRONG_SPREAD = (
     "left. Train for longer, or take a larger network."
 )
 
-_GENERATED, _COMPARED, _SHOWN = 1000, 2000, 10
-_GENERATED_SLOWLY = 200  # by a U-Net
+_SHOWN = 10  # samples in a figure
 _MOST_COLUMNS = 12  # whose spread is listed one by one
-
-
-def compare_steps(result: TrainResult, dataset: Dataset, schedule: Schedule, seed: int) -> FewSteps:
-    """Samples of a trained network without labels at several numbers of Euler steps; Ctrl-C keeps those done."""
-    count = _GENERATED_SLOWLY if isinstance(result.network, UNet) else _GENERATED
-    order = torch.randperm(dataset.n, generator=torch.Generator().manual_seed(seed + 1))
-    return result.few_steps(dataset.points[order[:_COMPARED]], count=count, schedule=schedule, seed=seed)
 
 
 def render_training_page(

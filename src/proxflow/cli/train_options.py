@@ -1,0 +1,169 @@
+"""The options of ``proxflow train`` in groups, and the coupling and the network that they describe."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from proxflow.cli.run_folder import RunFolder
+    from proxflow.couplings import Coupling, DirectionChoice
+    from proxflow.data import Dataset
+    from proxflow.matching import AffineResidual, UNet
+    from proxflow.schedules import Schedule
+    from proxflow.semidiscrete import Fit
+
+__all__ = ["Coupled", "CouplingOptions", "NetworkOptions", "OptimiserOptions"]
+
+_WIDTHS = {"residual": 512, "mlp": 512, "unet": 64}  # of the networks, where none is given
+
+
+@dataclass(frozen=True)
+class Coupled:
+    """A coupling; what the run folder keeps of it, a fit in the space of the data or else the points; and the choice
+    of its directions.
+    """
+
+    coupling: Coupling
+    kept: Fit | Tensor | None = None
+    choice: DirectionChoice | None = None
+
+
+@dataclass(frozen=True)
+class CouplingOptions:
+    """How noise and data are paired."""
+
+    coupling: Annotated[
+        Literal["subspace", "semidiscrete", "minibatch", "independent"],
+        typer.Option(
+            help="The population coupling in the directions that the rows can estimate, or in all; or batch by batch."
+        ),
+    ] = "subspace"
+    directions: Annotated[
+        int | None,
+        typer.Option(min=1, help="Principal directions that subspace couples; chosen from the data if not given."),
+    ] = None
+    conditional: Annotated[
+        bool, typer.Option("--conditional", help="Tell the network the label; implied by --label.")
+    ] = False
+    ot_batch: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Pairs assigned at once by minibatch; the batch size, or all points if fewer, if not given."
+        ),
+    ] = None
+
+    def check(self, dataset: Dataset, conditional: bool) -> None:
+        """Refuse what does not go with the data or with one another.
+
+        Raises:
+            ValueError: says what and what to do.
+        """
+        if dataset.n < 2:
+            raise ValueError(f"{dataset.name} has one point; a network needs at least two")
+        if conditional and (dataset.labels is None or int(dataset.labels.min()) < 0):
+            raise ValueError(f"{dataset.name} has no labels to train on, numbered from 0; leave out --conditional")
+        if self.directions is not None and self.coupling != "subspace":
+            raise ValueError(f"--directions is for --coupling subspace; {self.coupling} has none to choose")
+        if self.directions is not None and self.directions > dataset.dim:
+            raise ValueError(f"--directions {self.directions} is more than the {dataset.dim} coordinates of a point")
+        if self.ot_batch is not None and self.coupling != "minibatch":
+            raise ValueError(f"--ot-batch is for --coupling minibatch; {self.coupling} assigns no batches")
+        if self.ot_batch is not None and self.ot_batch > dataset.n:
+            raise ValueError(
+                f"--ot-batch {self.ot_batch} is more than the {dataset.n} points; --coupling semidiscrete couples all "
+                "of them at any batch size"
+            )
+
+    def build(self, dataset: Dataset, conditional: bool, batch_size: int, folder: RunFolder, seed: int) -> Coupled:
+        """The coupling of a data set, class by class where ``conditional``."""
+        import proxflow as pf
+
+        labels = dataset.labels if conditional else None
+        if self.coupling == "independent":
+            return Coupled(pf.couplings.Independent(dataset.points, labels))
+        if self.coupling == "minibatch":
+            if conditional:
+                typer.echo(
+                    "minibatch with labels: within a class the noise is not normal in training but is in sampling; "
+                    "--coupling subspace and semidiscrete keep it normal",
+                    err=True,
+                )
+            batch = self.ot_batch or min(batch_size, dataset.n)
+            return Coupled(pf.couplings.Minibatch(dataset.points, batch, labels))
+        if labels is not None:
+            wanted: int | Literal["auto"] | None = (
+                None if self.coupling == "semidiscrete" else self.directions or "auto"
+            )
+            return Coupled(pf.couplings.Conditional.fit(dataset.points, labels, directions=wanted, seed=seed))
+        return self._population(dataset, folder, seed)
+
+    def _population(self, dataset: Dataset, folder: RunFolder, seed: int) -> Coupled:
+        """The population coupling of all data, in some directions or in all."""
+        import proxflow as pf
+
+        features, frame, choice = dataset.points.flatten(1), None, None
+        if self.coupling == "subspace" and self.directions is None:
+            choice = pf.couplings.choose_directions(features, seed=seed)
+            frame = choice.directions
+        elif self.coupling == "subspace" and self.directions is not None:
+            frame = pf.couplings.principal_directions(features, self.directions)
+        if frame is not None:
+            features = features @ frame
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", pf.ConvergenceWarning)  # any fit is an exact coupling of its own weights
+            fitted = pf.semidiscrete.fit(features, seed=seed, checkpoint=folder.checkpoint)
+        if frame is None:
+            return Coupled(pf.couplings.Semidiscrete(fitted.potential, dataset.points), fitted)
+        subspace = pf.couplings.Subspace.from_potential(fitted.potential, dataset.points, frame)
+        return Coupled(subspace, dataset.points, choice)
+
+
+@dataclass(frozen=True)
+class NetworkOptions:
+    """The network that is trained."""
+
+    network: Annotated[
+        Literal["residual", "mlp", "unet"], typer.Option(help="Kind of network; unet is for images.")
+    ] = "residual"
+    width: Annotated[
+        int | None, typer.Option(min=8, help="Hidden width of residual and mlp (512), or first channels of unet (64).")
+    ] = None
+    depth: Annotated[int, typer.Option(min=1, help="Blocks of residual, hidden layers of mlp, or levels of unet.")] = 3
+
+    @property
+    def size(self) -> int:
+        """The width asked for, or else that of the kind of network."""
+        return self.width or _WIDTHS[self.network]
+
+    def build(
+        self, dataset: Dataset, conditional: bool, coupling: Coupling, schedule: Schedule, seed: int
+    ) -> AffineResidual | UNet:
+        """A perceptron for what the affine part of the velocity leaves, or a U-Net for all of it."""
+        import torch
+
+        from proxflow.matching import MLP, AffineResidual, ResidualMLP, UNet
+
+        classes = int(dataset.labels.max()) + 1 if conditional and dataset.labels is not None else 0
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            if self.network == "unet":
+                channels = [self.size * min(2**level, 4) for level in range(self.depth)]
+                return UNet(dataset.event_shape, channels=channels, classes=classes)
+            kind = MLP if self.network == "mlp" else ResidualMLP
+            perceptron = kind(dataset.event_shape, width=self.size, depth=self.depth, classes=classes)
+            return AffineResidual.fit(perceptron, coupling, schedule=schedule, seed=seed)
+
+
+@dataclass(frozen=True)
+class OptimiserOptions:
+    """How long and how fast it is trained."""
+
+    steps: Annotated[int, typer.Option(min=1, help="Optimiser steps.")] = 6000
+    batch_size: Annotated[int, typer.Option(min=1, help="Pairs a step.")] = 256
+    learning_rate: Annotated[float, typer.Option(help="Of AdamW, at its largest.")] = 1e-3
