@@ -58,3 +58,20 @@ def test_columns_of_a_wider_table(generator):
     queries = integers(20, 7, generator=generator, dtype=torch.float64)
     best = argmax_affine(queries, table[:, :-2], table[:, -1])
     assert torch.equal(best, first_best(queries @ table[:, :-2].mT + table[:, -1]))
+
+
+def test_the_best_two_are_the_two_largest_scores_whatever_the_blocks(monkeypatch) -> None:
+    generator = torch.Generator().manual_seed(3)
+    queries, slopes = (torch.randn(n, 5, generator=generator, dtype=torch.float64) for n in (700, 90))
+    offsets = torch.randn(90, generator=generator, dtype=torch.float64)
+    scores = queries @ slopes.T + offsets
+    order = scores.sort(dim=1, descending=True)
+    monkeypatch.setattr(search, "_BLOCK_BYTES", 8 * 90 * 200)
+    found = search.top_two_affine(queries, slopes, offsets)
+    assert torch.equal(found.best, order.indices[:, 0])
+    assert torch.equal(found.second, order.indices[:, 1])
+    torch.testing.assert_close(found.gap, order.values[:, 0] - order.values[:, 1], rtol=0, atol=1e-13)
+    alone = search.top_two_affine(queries[:3], slopes[:1], offsets[:1])
+    assert torch.equal(alone.best, alone.second)
+    assert torch.isinf(alone.gap).all()
+    assert len(search.top_two_affine(queries[:0], slopes, offsets).best) == 0

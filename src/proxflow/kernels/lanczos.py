@@ -3,7 +3,14 @@
 All operators of the batch move together: one product per step for the whole batch. The basis is orthogonalised in full,
 the Rayleigh quotient is computed as it is (nothing is assumed tridiagonal), and residuals are measured, not estimated.
 A Krylov space holds at most one copy per block row of a repeated eigenvalue, so converged values are believed only
-after new random directions, orthogonal to the basis, have not changed them.
+after new random directions, orthogonal to the basis, have not changed them (Golub and Van Loan 2013, section 10.3).
+
+Invariant: the basis is orthonormal to rounding, so that Ritz values lie inside the spectrum and a residual bounds the
+distance to an eigenvalue. Stops when all wanted residuals are below the tolerance times the largest |Ritz value| and
+two rounds of new directions changed nothing, or at the cap on products.
+
+Cost: one product of the batch with 4 directions a step, O(d m) to orthogonalise against a basis of m, O(m^3) for the
+Ritz values every fourth step.
 """
 
 from __future__ import annotations

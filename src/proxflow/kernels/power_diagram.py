@@ -1,7 +1,14 @@
 """Power diagrams (Laguerre tessellations) of R^1, R^2 and R^3 through the lower convex hull of the lifted atoms.
 
 phi(u) = max_j <u, y_j> - h_j is affine on the cells of the diagram; its conjugate is the lower hull of the (y_j, h_j).
-A facet of that hull is a vertex of the diagram (its slope), a ridge shared by two facets is an edge.
+A facet of that hull is a vertex of the diagram (its slope), a ridge shared by two facets is an edge (Aurenhammer 1987).
+
+Method: Qhull (Barber, Dobkin and Huhdanpaa 1996) in R^2 and R^3, a monotone chain on the line. 2 d guard atoms far out,
+whose cells begin where the normal law has no mass that floating point sees, bound all others.
+
+Invariant: cells of atoms that are on no facet are empty, and the cells of the rest cover space once.
+
+Cost: O(N log N) on the line and in the plane; in space up to O(N^2) facets, for data near O(N log N).
 """
 
 from __future__ import annotations

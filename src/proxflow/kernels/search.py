@@ -1,4 +1,4 @@
-"""The maximum-affine search: argmax_j <a_i, b_j> + c_j over many rows, in bounded memory.
+"""The maximum-affine search: argmax_j <a_i, b_j> + c_j over many rows, or the best two, in bounded memory.
 
 One matrix product does all the work. The cost beyond it is kept small by a score block that stays in cache and is
 reused, and, on the CPU, by numpy's vectorised argmax.
@@ -6,13 +6,24 @@ reused, and, on the CPU, by numpy's vectorised argmax.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
-__all__ = ["argmax_affine", "row_argmax"]
+__all__ = ["TopTwo", "argmax_affine", "top_two_affine"]
 
 _BLOCK_BYTES = 1 << 21  # one score block: it stays in a cache near the core
 _MIN_ROWS = 128  # fewer rows than this leave the matrix product inefficient
+
+
+@dataclass(frozen=True)
+class TopTwo:
+    """Best and second-best slope of each query, (B,) int64 each, and how much their scores differ, (B,)."""
+
+    best: Tensor
+    second: Tensor
+    gap: Tensor
 
 
 def _block_shape(rows: int, columns: int, itemsize: int, device: torch.device) -> tuple[int, int]:
@@ -21,7 +32,7 @@ def _block_shape(rows: int, columns: int, itemsize: int, device: torch.device) -
     return block_rows, min(columns, max(1, 4 * budget // block_rows))
 
 
-def row_argmax(scores: Tensor) -> Tensor:
+def _row_argmax(scores: Tensor) -> Tensor:
     """Place of the largest entry of each row, (B,) int64; on the CPU numpy's search is the quick one."""
     if scores.device.type == "cpu":
         return torch.from_numpy(scores.numpy().argmax(axis=1))
@@ -54,6 +65,30 @@ def _argmax_affine(queries: Tensor, slopes: Tensor, offsets: Tensor | None) -> T
     return torch.cat([_block_argmax(block, slopes, offsets, buffer, width) for block in queries.split(height)])
 
 
+def top_two_affine(queries: Tensor, slopes: Tensor, offsets: Tensor) -> TopTwo:
+    """The two largest of <queries_i, slopes_j> + offsets_j; a single slope counts twice, with gap inf.
+
+    Args:
+        queries: (B, k).
+        slopes: (N, k), same dtype and device, N >= 1.
+        offsets: (N,).
+    """
+    height, _ = _block_shape(max(1, len(queries)), len(slopes), queries.element_size(), queries.device)
+    found = [_block_top_two(block, slopes, offsets) for block in queries.split(height)]
+    return TopTwo(*(torch.cat(parts) for parts in zip(*found, strict=True)))
+
+
+def _block_top_two(queries: Tensor, slopes: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    scores = torch.addmm(offsets, queries, slopes.mT)
+    best = _row_argmax(scores)
+    if len(slopes) == 1:
+        return best, best, torch.full_like(scores[:, 0], torch.inf)
+    value = _entries(scores, best)
+    scores.scatter_(1, best[:, None], -torch.inf)
+    second = _row_argmax(scores)
+    return best, second, value - _entries(scores, second)
+
+
 def _of_that_shape(queries: Tensor, slopes: Tensor, offsets: Tensor | None) -> Tensor:
     return torch.empty(len(queries), dtype=torch.int64, device=queries.device)
 
@@ -78,14 +113,14 @@ torch.library.register_vmap("proxflow::argmax_affine", _of_many, lib=_LIBRARY)
 def _block_argmax(queries: Tensor, slopes: Tensor, offsets: Tensor | None, buffer: Tensor, width: int) -> Tensor:
     """The search for one block of rows, ``width`` slopes at a time."""
     scores = _scores(queries, slopes[:width], None if offsets is None else offsets[:width], buffer)
-    index = row_argmax(scores)
+    index = _row_argmax(scores)
     if width >= len(slopes):
         return index
     value = _entries(scores, index)
     for left in range(width, len(slopes), width):
         chunk = slice(left, left + width)
         scores = _scores(queries, slopes[chunk], None if offsets is None else offsets[chunk], buffer)
-        found = row_argmax(scores)
+        found = _row_argmax(scores)
         found_value = _entries(scores, found)
         better = found_value > value
         value, index = torch.where(better, found_value, value), torch.where(better, found + left, index)

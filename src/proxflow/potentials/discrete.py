@@ -1,4 +1,10 @@
-"""Finitely many data points: the polyhedral potential of semidiscrete optimal transport."""
+"""Finitely many data points: the polyhedral potential of semidiscrete optimal transport.
+
+phi(u) = max_j <u, y_j> - h_j is a maximum of affine functions, and psi its conjugate: convex and piecewise affine on
+the hull of the atoms, infinite elsewhere. Queries go to two kernels: ``search`` for phi, the Brenier map and masses,
+one maximum over N scores each; ``active_set`` for the prox, whose gap certifies each row. Here atoms are checked, and
+moved into the frame that both compute in: centred and of radius 1, with scores in the dtype of the heights.
+"""
 
 from __future__ import annotations
 

@@ -3,6 +3,12 @@
 The masses fall in their own heights and grow in their neighbours': their derivative is minus a weighted graph
 Laplacian. Steps are halved until every cell keeps a share of mass and the residual falls as it should; such a method
 converges from any heights without empty cells, in the end quadratically.
+
+Problem: heights h with mass_j(h) = b_j for every cell. Invariant: no cell has less than half of the least mass at the
+start or of the least weight, which keeps the Laplacian non-singular, and a step of length s takes at least s / 2 of the
+residual. Stops at chi2 = 1e-18, the rounding of the masses; where near it a full step does not help; or after 20
+halvings or 200 steps, short of the goal. Cost of a step: a power diagram for each halving, and one sparse factorisation
+of a planar or near-planar graph, O(N^1.5) in the plane and O(N^2) in space.
 """
 
 from __future__ import annotations

@@ -5,6 +5,8 @@ that a whole region shares then fade slowly, for the region competes with others
 adds, for each scale, the step that the same rule would give to groups taken as single atoms (an additive multilevel
 method, as of Bramble, Pasciak and Xu 1990). Shells around the mean carry what regions share whatever their direction:
 the error of a start that is right in every marginal but not in its radial law.
+
+Invariant: a step depends on the state alone, its noise generator included. The caller stops it.
 """
 
 from __future__ import annotations

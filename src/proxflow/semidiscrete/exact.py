@@ -1,4 +1,10 @@
-"""Fits without noise: normal source, atoms spanning at most three dimensions, cells of known geometry."""
+"""Fits without noise: normal source, atoms spanning at most three dimensions, cells of known geometry.
+
+Damped Newton on the exact masses, from the potential of independent marginals, which on the line is the answer. The
+masses are then taken at the heights as they are returned, and believed only if counts of fresh draws that the returned
+potential assigns agree with them. Where the start has an empty cell, Newton stops short, or the counts disagree, the
+best heights are handed to the stochastic solver as its start.
+"""
 
 from __future__ import annotations
 

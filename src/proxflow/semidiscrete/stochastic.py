@@ -1,4 +1,17 @@
-"""Fits by averaged stochastic gradient: any source, dimension and smoothing, certified on fresh draws."""
+"""Fits by averaged stochastic gradient: any source, dimension and smoothing, certified on fresh draws.
+
+Problem: the heights h that minimise the semi-dual J(h) = E max_j (<X, y_j> - h_j) + <b, h>, whose gradient is
+b - mass(h); for epsilon > 0 the maximum is a softmax. Method: ``descend`` moves the heights on fresh noise and averages
+them (Polyak and Juditsky 1992, with weights that grow linearly). From time to time the potential that would be
+returned now is judged by draws of a stream of its own.
+
+Invariant: a run is a frozen state, generators included, that each step replaces; Ctrl-C finds the last complete one,
+and a checkpoint is that state in a file. Stops when chi2 + 2 standard errors of such a judgement is at most tol, at the
+cap on draws, or at Ctrl-C; the result says which.
+
+Cost: one search over the N atoms a draw; chi2 of M draws is 4/3 N / M for the averages, where independent draws could
+reach no less than N / M. Judging takes a fixed share of that, since it is done every 20% more draws.
+"""
 
 from __future__ import annotations
 

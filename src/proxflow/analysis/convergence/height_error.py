@@ -13,29 +13,18 @@ from scipy.sparse.csgraph import connected_components
 from scipy.sparse.linalg import LinearOperator, cg
 from torch import Tensor
 
-from proxflow.kernels.search import row_argmax
+from proxflow.kernels.search import TopTwo, top_two_affine
 from proxflow.potentials import Discrete
 from proxflow.potentials.atoms import centre_and_radius
 from proxflow.semidiscrete.certificate import MassError, mass_error
 from proxflow.semidiscrete.problem import Tally
 
-__all__ = ["HeightError", "TopTwo", "height_error", "top_two"]
+__all__ = ["HeightError", "height_error", "top_two"]
 
-_BLOCK_NUMBERS = 1 << 18  # scores at once: about a core's cache
-_LEAST_ROWS = 128  # fewer leave the matrix product inefficient
 _FOLDS = 8  # parts of the draws whose noise is independent
 _LINKS_PER_ATOM, _LEAST_SHARE = 8, 0.1  # draws near two atoms, in number and as a share of all
 _MOST_ITERATIONS = 5000  # of conjugate gradients
 _EXPANSION_ERROR = 0.2  # of the second order, where cells miss their weights by a few percent
-
-
-@dataclass(frozen=True)
-class TopTwo:
-    """Best and second-best atom of each source point, (B,) int64 each, and how much their scores differ, (B,)."""
-
-    best: Tensor
-    second: Tensor
-    gap: Tensor
 
 
 @dataclass(frozen=True)
@@ -48,25 +37,12 @@ class HeightError:
 
 
 def top_two(potential: Discrete, u: Tensor) -> TopTwo:
-    """The two largest of <u, y_j> - h_j for each row of ``u`` (B, d); N = 1 counts its atom twice, with gap inf."""
-    dtype = potential.heights.dtype  # that in which the potential takes its scores
+    """The two largest of <u, y_j> - h_j for each row of ``u`` (B, d), in the dtype of the potential's scores."""
+    dtype = potential.heights.dtype
     centre, _ = centre_and_radius(potential.points)
     points = (potential.points.double() - centre).to(dtype)  # a shift changes all scores alike, and keeps their digits
-    count = len(points)
-    best, second = (torch.empty(len(u), dtype=torch.int64, device=u.device) for _ in range(2))
-    gap = u.new_full((len(u),), torch.inf)
-    rows = max(_LEAST_ROWS, _BLOCK_NUMBERS // count)
-    for top in range(0, len(u), rows):
-        block = slice(top, top + rows)
-        scores = torch.addmm(-potential.heights, u[block].to(dtype), points.mT)
-        first = row_argmax(scores)
-        best[block] = first
-        value = scores.gather(1, first[:, None])
-        scores.scatter_(1, first[:, None], -torch.inf)
-        runner_up = row_argmax(scores) if count > 1 else first
-        second[block] = runner_up
-        gap[block] = (value - scores.gather(1, runner_up[:, None]))[:, 0].to(u.dtype)
-    return TopTwo(best, second, gap)
+    found = top_two_affine(u.to(dtype), points, -potential.heights)
+    return TopTwo(found.best, found.second, found.gap.to(u.dtype))
 
 
 def height_error(draws: TopTwo, weights: Tensor) -> HeightError:

@@ -20,7 +20,8 @@ import torch
 from torch import Tensor
 
 from proxflow.analysis.convergence.control_variates import MeanWithError, Regression, known_functions
-from proxflow.analysis.convergence.height_error import HeightError, TopTwo, height_error, top_two
+from proxflow.analysis.convergence.height_error import HeightError, height_error, top_two
+from proxflow.kernels.search import TopTwo
 from proxflow.measures import Gaussian, Source
 from proxflow.potentials import Discrete, Potential, Quadratic
 from proxflow.semidiscrete import Fit

@@ -4,11 +4,16 @@ Each row solves  x = tau v + beta m(v),  m(v) the mean of the softmax law p_j ~ 
 strongly convex  tau |v|^2 / 2 + beta log sum_j exp(<v, a_j> + b_j) - <x, v>.
 
 Plain Newton diverges when the law is sharp. Here every step is searched along its line, where a trial costs N
-exponentials and no matrix product, so the method converges from anywhere; ``kernels.softmax_prox`` starts it well.
+exponentials and no matrix product, so the method converges from anywhere; ``prox`` of this folder starts it well.
 
 A row ends when the full Newton step certifies itself. Let q = p(v + dv) and p1 = p (1 + <dv, a - m>), a law whose mean
 is the Newton point y. The Fenchel-Young gap of (y, v + dv) is KL(p1 | q) <= chi^2(p1 | q), which falls with the fourth
 power of the step: the last step is taken only once it is known to be good.
+
+Invariant: the objective falls in every row at every step. A row ends when that bound is below its tolerance, at the
+rounding of its objective, or at the cap on steps, where it is reported as not converged; no row waits for another's
+arithmetic. Cost of a step: two products with the N atoms, a d x d system from the covariance of the atoms whose
+probability can be felt, and N exponentials a trial of the search.
 
 Everything is in float64, with atoms normalised by the caller to |a_j| <= 1.
 """
