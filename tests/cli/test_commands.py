@@ -364,6 +364,35 @@ def test_no_arguments_show_the_commands(capsys):
     assert "sample" in output
 
 
+def test_the_version_is_told(capsys):
+    assert call("--version") == 0
+    assert capsys.readouterr().out == f"proxflow {pf.__version__}\n"
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["fit"],
+        ["train", "--steps", "2", "--width", "8", "--depth", "1"],
+        ["batch-size", "--max-batch", "2"],
+        ["terminal", "--count", "2"],
+    ],
+)
+def test_json_is_one_object_that_says_what_the_record_says(command, data, tmp_path, capsys):
+    assert call(command[0], data, *command[1:], "--out", tmp_path / "run", "--json") == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed.pop("run") == str(tmp_path / "run")
+    assert printed.pop("report") == str(tmp_path / "run" / "report.html")
+    assert printed == json.loads((tmp_path / "run" / "run.json").read_text())
+
+
+def test_json_of_samples(run, capsys):
+    assert call("sample", run, "--count", 3, "--json") == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["samples"] == str(run / "samples.npy")
+    assert printed["arguments"]["count"] == 3
+
+
 # -------------------------------------------------------------------- as a process
 
 

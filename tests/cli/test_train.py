@@ -13,7 +13,15 @@ from proxflow import report
 from tests.cli.commands import call, refusal
 
 QUICK = ["--steps", "20", "--width", "16", "--depth", "1", "--batch-size", "16"]
-TRAINED = ["history.csv", "network.safetensors", "report.html", "run.json", "standardisation.safetensors"]
+TRAINED = [
+    "history.csv",
+    "network.safetensors",
+    "report.html",
+    "run.json",
+    "standardisation.safetensors",
+    "training.safetensors",
+]
+FITTED = "checkpoint.safetensors"
 
 
 @pytest.fixture(autouse=True)
@@ -39,7 +47,7 @@ def test_a_run_of_each_coupling_can_be_sampled(data, tmp_path, coupling, capsys)
     folder = tmp_path / "run"
     assert call("train", data, "--out", folder, "--coupling", coupling, *QUICK) == 0
     assert "energy distance" in capsys.readouterr().out
-    kept = {"semidiscrete": ["fit.safetensors"], "subspace": ["points.safetensors"]}.get(coupling, [])
+    kept = {"semidiscrete": ["fit.safetensors", FITTED], "subspace": ["points.safetensors", FITTED]}.get(coupling, [])
     assert _files(folder) == sorted([*TRAINED, *kept])
     record = json.loads((folder / "run.json").read_text())
     assert record["command"] == "train"
@@ -124,7 +132,20 @@ def test_resume_after_interruption(data, tmp_path, monkeypatch) -> None:
     assert "run.json" not in _files(folder)
     assert call("train", data, "--out", folder, "--resume", *QUICK) == 0
     assert (folder / "network.safetensors").read_bytes() == (whole / "network.safetensors").read_bytes()
-    assert "training.safetensors" not in _files(folder)
+
+
+def test_a_finished_run_is_lengthened(data, tmp_path, capsys) -> None:
+    folder = tmp_path / "run"
+    assert call("train", data, "--out", folder, *QUICK) == 0
+    short = (folder / "network.safetensors").read_bytes()
+    capsys.readouterr()
+    assert "--resume to continue it" in refusal(capsys, "train", data, "--out", folder, *QUICK)
+    assert call("train", data, "--out", folder, "--resume", *QUICK, "--steps", 30) == 0
+    assert json.loads((folder / "run.json").read_text())["result"]["steps"] == 30
+    assert (folder / "network.safetensors").read_bytes() != short
+    capsys.readouterr()
+    message = refusal(capsys, "train", data, "--out", folder, "--resume", *QUICK, "--steps", 25)
+    assert "has made 30 steps; ask for steps of at least that" in message
 
 
 @pytest.mark.parametrize(

@@ -134,3 +134,21 @@ CASES: dict[str, Callable[[], Potential]] = STORED | {
     "scaled exponential radius": lambda: exponential_radius().scale(0.3),
     "product of functions": lambda: Product([uniform_ball(2), Quantile(lambda level: level.square())]),
 }
+
+# moved, scaled, weighted or joined, of potentials and by wrappers that stand above as well
+VARIANTS = {
+    "rotated ball",
+    "scaled gaussian",
+    "weighted entropic",
+    "entropic on a line",
+    "scaled entropic",
+    "rotated entropic",
+    "product with entropic",
+    "scaled line",
+    "moved line",
+    "rotated shells",
+    "product of line and shells",
+    "radial on the line",
+    "scaled exponential radius",
+    "product of functions",
+}

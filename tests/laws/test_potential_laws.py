@@ -7,13 +7,13 @@ import torch
 
 from proxflow.potentials import Potential
 from proxflow.results import Status
-from tests.laws.cases import CASES
+from tests.laws.cases import CASES, VARIANTS
 
 STEPS = [1e-3, 0.3, 1.0, 50.0]
 EPS = torch.finfo(torch.float64).eps
 
 
-@pytest.fixture(params=CASES, ids=str)
+@pytest.fixture(params=[pytest.param(name, marks=[pytest.mark.slow] * (name in VARIANTS)) for name in CASES], ids=str)
 def potential(request: pytest.FixtureRequest) -> Potential:
     return CASES[request.param]()
 

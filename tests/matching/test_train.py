@@ -142,6 +142,21 @@ def test_other_data_or_options_are_refused(tmp_path) -> None:
         runs.small_run(runs.network(), checkpoint=tmp_path / "other")
 
 
+def test_more_steps_lengthen_a_finished_run(tmp_path) -> None:
+    state = tmp_path / "state"
+    short = runs.small_run(runs.network(), checkpoint=state)
+    long = runs.small_run(runs.network(), checkpoint=state, steps=2 * runs.STEPS)
+    assert long.finished
+    assert long.steps == 2 * runs.STEPS
+    assert [(each.step, each.loss) for each in long.history[:4]] == [(each.step, each.loss) for each in short.history]
+    assert [each.step for each in long.history[4:]] == [50, 60, 70, 80]
+    assert not _same(short, long)
+    again = runs.small_run(runs.network(), checkpoint=state, steps=2 * runs.STEPS)
+    assert _same(again, long)
+    with pytest.raises(ValueError, match="has made 80 steps; ask for steps of at least that"):
+        runs.small_run(runs.network(), checkpoint=state)
+
+
 ROWS, TALL = runs.points(), 5 * runs.points()[:, :1]
 OTHERS = {
     "batch": (pf.couplings.Minibatch(ROWS, 60), pf.couplings.Minibatch(ROWS, 61)),

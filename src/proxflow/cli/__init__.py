@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from typing import Annotated
 
 import typer
 
@@ -11,6 +12,7 @@ from proxflow.cli.fit_command import fit
 from proxflow.cli.sample_command import sample
 from proxflow.cli.terminal_command import terminal
 from proxflow.cli.train_command import train
+from proxflow.version import __version__
 
 __all__ = ["app", "main"]
 
@@ -21,8 +23,18 @@ app = typer.Typer(
 )
 
 
+def _print_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"proxflow {__version__}")
+        raise typer.Exit
+
+
 @app.callback()
-def _root() -> None:
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", is_eager=True, callback=_print_version)
+    ] = False,
+) -> None:
     """Exact optimal-transport flow matching: fit, sample, measure."""
 
 

@@ -11,6 +11,7 @@ import typer
 from proxflow.cli.options import (
     Data,
     Destination,
+    Output,
     Reading,
     ScheduleName,
     Seed,
@@ -42,6 +43,8 @@ def batch_size(
     solver: Annotated[Literal["exact", "sinkhorn"], typer.Option(help="How batches are assigned.")] = "exact",
     schedule: ScheduleName = "linear",
     seed: Seed = 0,
+    *,
+    output: Output,
 ) -> None:
     """Measure how far minibatch OT-CFM is from the population flow at each batch size, and say what to do.
 
@@ -89,8 +92,9 @@ def batch_size(
         }
         folder.write_study("batch-size", study, data_record(dataset), page, arguments, result)
     _print_warnings(caught)
-    _print_study(study, dataset)
-    typer.echo(f"report: {folder.page}")
+    _print_study(output, study, dataset)
+    output.say(f"report: {folder.page}")
+    output.end(folder.path, report=str(folder.page), **folder.record)
 
 
 def _print_warnings(caught: list[warnings.WarningMessage]) -> None:
@@ -100,18 +104,18 @@ def _print_warnings(caught: list[warnings.WarningMessage]) -> None:
         typer.echo(f"proxflow: {message}", err=True)
 
 
-def _print_study(study: MinibatchConvergence, dataset: Dataset) -> None:
+def _print_study(output: Output, study: MinibatchConvergence, dataset: Dataset) -> None:
     from proxflow.report.batch_size_page import batch_table, draws_in_words, rate_in_words, routes_in_words
 
     low, high = study.transport_cost_interval
-    typer.echo(f"{dataset.name}: {dataset.n:,} points in dimension {dataset.dim}")
-    typer.echo(f"  transport cost W2^2  {study.transport_cost:.4g}, 95% interval [{low:.4g}, {high:.4g}]")
+    output.say(f"{dataset.name}: {dataset.n:,} points in dimension {dataset.dim}")
+    output.say(f"  transport cost W2^2  {study.transport_cost:.4g}, 95% interval [{low:.4g}, {high:.4g}]")
     table = batch_table(study, "+-")
     lines = [table.columns, *table.rows]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     for line in lines:
-        typer.echo("  ".join(["", *(cell.rjust(width) for cell, width in zip(line, widths, strict=True))]))
-    typer.echo(f"  targets of a batch   {draws_in_words(study)}")
-    typer.echo(f"  two routes           {routes_in_words(study)}")
-    typer.echo(f"  rate                 {rate_in_words(study)}")
-    typer.echo(study.advice)
+        output.say("  ".join(["", *(cell.rjust(width) for cell, width in zip(line, widths, strict=True))]))
+    output.say(f"  targets of a batch   {draws_in_words(study)}")
+    output.say(f"  two routes           {routes_in_words(study)}")
+    output.say(f"  rate                 {rate_in_words(study)}")
+    output.say(study.advice)

@@ -10,6 +10,7 @@ import typer
 
 from proxflow.cli.options import (
     Data,
+    Output,
     Reading,
     ResumableDestination,
     ScheduleName,
@@ -42,6 +43,8 @@ def fit(
     max_samples: Annotated[int | None, typer.Option(help="Largest number of samples of the noise.")] = None,
     schedule: ScheduleName = "linear",
     seed: Seed = 0,
+    *,
+    output: Output,
 ) -> None:
     """Fit the exact OT-CFM flow of a data set and write a report.
 
@@ -82,32 +85,33 @@ def fit(
         flow = pf.ProximalFlow(result.potential, schedule_named(schedule))
         page = render_page(result, flow, dataset, seed=seed, command=command)
         folder.write_fit(result, dataset, page, arguments)
-    _print_fit(result, dataset)
+    _print_fit(output, result, dataset)
     if not result.converged:
         used_up = max_samples is not None and result.samples_used >= max_samples
         continued = arguments | {"max_samples": 2 * result.samples_used} if used_up else arguments
         more = ", with twice the samples" if used_up else ""
-        typer.echo(f"  The flow is exact for its own weights. To continue{more}:")
-        typer.echo(f"    {command_line('fit', continued)} --out {shlex.quote(str(folder.path))} --resume")
-    typer.echo(f"report: {folder.page}")
+        output.say(f"  The flow is exact for its own weights. To continue{more}:")
+        output.say(f"    {command_line('fit', continued)} --out {shlex.quote(str(folder.path))} --resume")
+    output.say(f"report: {folder.page}")
+    output.end(folder.path, report=str(folder.page), **folder.record)
 
 
-def _print_fit(result: Fit, dataset: Dataset) -> None:
+def _print_fit(output: Output, result: Fit, dataset: Dataset) -> None:
     from proxflow.report import wording
 
     verdict = "converged" if result.converged else "NOT converged"
-    typer.echo(f"{dataset.name}: {dataset.n:,} points in dimension {dataset.dim}, {verdict} in {result.seconds:.1f} s")
+    output.say(f"{dataset.name}: {dataset.n:,} points in dimension {dataset.dim}, {verdict} in {result.seconds:.1f} s")
     if counts := dataset.class_counts:
-        typer.echo(f"  labels               {_classes(counts)}")
-    typer.echo(f"  method               {wording.method_in_words(result)}")
+        output.say(f"  labels               {_classes(counts)}")
+    output.say(f"  method               {wording.method_in_words(result)}")
     if result.epsilon > 0:
-        typer.echo(f"  smoothing epsilon    {result.epsilon:g}")
-    typer.echo(f"  chi2 of the weights  {wording.chi2_in_words(result, '+-')} (tolerance {result.tol:g})")
-    typer.echo(f"  transport cost W2^2  {wording.cost_in_words(result)}")
+        output.say(f"  smoothing epsilon    {result.epsilon:g}")
+    output.say(f"  chi2 of the weights  {wording.chi2_in_words(result, '+-')} (tolerance {result.tol:g})")
+    output.say(f"  transport cost W2^2  {wording.cost_in_words(result)}")
     if result.samples_used:
-        typer.echo(f"  noise samples        {result.samples_used:,} to fit, {result.evaluation_samples:,} to evaluate")
+        output.say(f"  noise samples        {result.samples_used:,} to fit, {result.evaluation_samples:,} to evaluate")
     elif result.evaluation_samples:
-        typer.echo(f"  noise samples        none to fit, {result.evaluation_samples:,} to check")
+        output.say(f"  noise samples        none to fit, {result.evaluation_samples:,} to check")
 
 
 def _classes(counts: dict[str, int]) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import inspect
+import json
 import shlex
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Data",
     "Destination",
+    "Output",
     "Reading",
     "ResumableDestination",
     "ScheduleName",
@@ -129,6 +131,25 @@ class ResumableDestination(Destination):
     def resuming(self) -> bool:
         """Whether an interrupted run is continued."""
         return self.resume
+
+
+@dataclass(frozen=True)
+class Output:
+    """What is printed."""
+
+    json: Annotated[
+        bool, typer.Option("--json", help="Print the run's record as one JSON object, and nothing else.")
+    ] = False
+
+    def say(self, text: str) -> None:
+        """Print a line for people."""
+        if not self.json:
+            typer.echo(text)
+
+    def end(self, run: Path, **record: Any) -> None:
+        """Print a record for programs, with the folder that it is about."""
+        if self.json:
+            typer.echo(json.dumps({"run": str(run), **record}))
 
 
 def with_groups(command: Callable[..., None]) -> Callable[..., None]:

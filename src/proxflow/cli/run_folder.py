@@ -22,6 +22,7 @@ from proxflow.semidiscrete import Fit
 
 if TYPE_CHECKING:
     from proxflow.matching import MLP, AffineResidual, ResidualMLP, TrainResult, UNet
+    from proxflow.metrics import FewSteps
 
 __all__ = ["RunFolder", "data_record"]
 
@@ -49,8 +50,8 @@ class _Record:
 class RunFolder:
     """One fit or training run, and what was made from it.
 
-    A folder holds a run if and only if it holds its record, ``run.json``. While a command runs, and after a fit that
-    did not converge or a training that was stopped, the folder holds its checkpoints.
+    A folder holds a run if and only if it holds its record, ``run.json``. While a command runs, after a fit that did
+    not converge and after any training, the folder holds its checkpoints.
     """
 
     def __init__(self, path: Path) -> None:
@@ -141,25 +142,29 @@ class RunFolder:
             self.checkpoint.unlink(missing_ok=True)
 
     def write_training(
-        self, result: TrainResult, kept: Fit | Tensor | None, dataset: Dataset, page: str, arguments: dict[str, Any]
+        self,
+        result: TrainResult,
+        quality: FewSteps,
+        kept: Fit | Tensor | None,
+        dataset: Dataset,
+        page: str,
+        arguments: dict[str, Any],
     ) -> None:
-        """Replace an earlier run, as ``write_fit`` does; the checkpoints stay unless training ended.
+        """Replace an earlier run, as ``write_fit`` does; the checkpoints stay, so that the run can be lengthened.
 
         Args:
             result: result of the training.
+            quality: of its samples.
             kept: the fit of the data that the network was coupled with, or the data itself; None keeps neither.
             dataset: trained on.
             page: the report.
             arguments: arguments of the command line.
         """
-        record = _record("train", arguments) | data_record(dataset) | _training_record(result)
+        record = _record("train", arguments) | data_record(dataset) | _training_record(result, quality)
         objects: dict[str, object] = {_NETWORK: result.network, _STANDARDISATION: dataset.standardisation}
         if kept is not None:
             objects |= {_POINTS: {"points": kept}} if isinstance(kept, Tensor) else {_FIT: kept}
         self._write(objects, page, record)
-        if result.finished:
-            self.checkpoint.unlink(missing_ok=True)
-            self.training_checkpoint.unlink(missing_ok=True)
 
     def write_study(
         self,
@@ -278,6 +283,17 @@ class RunFolder:
             written.append(self.path / _SAMPLE_PICTURE)
         return written
 
+    @property
+    def record(self) -> dict[str, Any]:
+        """The record of the run, as it is written.
+
+        Raises:
+            ValueError: there is no run, or its record is damaged.
+        """
+        self._read_record()
+        record: dict[str, Any] = json.loads((self.path / _RECORD).read_text())
+        return record
+
     def _read_record(self) -> _Record:
         path = self.path / _RECORD
         if not path.is_file():
@@ -324,7 +340,7 @@ def data_record(dataset: Dataset) -> dict[str, Any]:
     }
 
 
-def _training_record(result: TrainResult) -> dict[str, Any]:
+def _training_record(result: TrainResult, quality: FewSteps) -> dict[str, Any]:
     """How training went."""
     last = result.history[-1]
     return {
@@ -334,6 +350,15 @@ def _training_record(result: TrainResult) -> dict[str, Any]:
             "loss": last.loss,
             "field_error": last.field_error if math.isfinite(last.field_error) else None,
             "seconds": result.seconds,
+            "quality": {
+                "steps": list(quality.steps),
+                "energy_distance": list(quality.energy_distance),
+                "energy_distance_error": list(quality.energy_distance_error),
+                "energy_distance_of_noise": quality.of_noise,
+                "energy_distance_of_normal_law": quality.of_normal,
+                "total_variance_over_data": [found.total for found in quality.spread],
+                "total_variance_error": [found.total_error for found in quality.spread],
+            },
         }
     }
 

@@ -8,10 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from proxflow.cli.options import (
-    Seed,
-    schedule_named,
-)
+from proxflow.cli.options import Output, Seed, schedule_named, with_groups
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor
@@ -25,6 +22,7 @@ _NETWORK_STEPS = 8  # steps for a network unless told otherwise
 _MOST_IMAGES = 256  # in the grid of a picture
 
 
+@with_groups
 def sample(
     run: Annotated[Path, typer.Argument(help="A run folder written by `proxflow fit` or `proxflow train`.")],
     count: Annotated[int, typer.Option(min=1, help="How many points to generate.")] = 64,
@@ -33,6 +31,8 @@ def sample(
     label: Annotated[str | None, typer.Option(help="Class to generate, of a network that was told the labels.")] = None,
     guidance: Annotated[float, typer.Option(help="Weight of the label; 1 is the network's own.")] = 1.0,
     seed: Seed = 0,
+    *,
+    output: Output,
 ) -> None:
     """Generate with a fitted flow or a trained network: writes samples.npy, in the units of the data, into its folder.
 
@@ -76,9 +76,10 @@ def sample(
         "seed": seed,
     }
     written = folder.write_samples(buffer.getvalue(), picture, arguments)
-    typer.echo(f"{count} samples of shape {shape}: {written[0]}")
+    output.say(f"{count} samples of shape {shape}: {written[0]}")
     for path in written[1:]:
-        typer.echo(f"picture: {path}")
+        output.say(f"picture: {path}")
+    output.end(run, samples=str(written[0]), arguments=arguments)
 
 
 def _sampled_network(

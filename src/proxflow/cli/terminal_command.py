@@ -13,6 +13,7 @@ import typer
 
 from proxflow.cli.options import (
     Destination,
+    Output,
     Reading,
     ScheduleName,
     Seed,
@@ -54,6 +55,8 @@ def terminal(
     ] = None,
     schedule: Annotated[ScheduleName | None, typer.Option(help="Schedule of the flow fitted to data.")] = None,
     seed: Seed = 0,
+    *,
+    output: Output,
 ) -> None:
     """Measure how a flow or network arrives at its data: rates, scales, local dimension, perturbations.
 
@@ -103,12 +106,13 @@ def terminal(
         }
         complete = {**arguments, "schedule": found.schedule}
         folder.write_study("terminal", study, found.record, page, complete, result)
-    _print_arrival(study, found.name)
+    _print_arrival(output, study, found.name)
     for warning in warned:
-        typer.echo(f"  warning: {warning}")
+        output.say(f"  warning: {warning}")
     if study.dimension.below_spacing is None:
-        typer.echo(f"  {_UNCHECKED}")
-    typer.echo(f"report: {folder.page}")
+        output.say(f"  {_UNCHECKED}")
+    output.say(f"report: {folder.page}")
+    output.end(folder.path, report=str(folder.page), **folder.record)
 
 
 def _times(text: str) -> list[float]:
@@ -182,20 +186,20 @@ def _arriving_data(dataset: Dataset, epsilon: float, schedule: str, seed: int) -
     )  # fmt: skip
 
 
-def _print_arrival(study: TerminalStudy, name: str) -> None:
+def _print_arrival(output: Output, study: TerminalStudy, name: str) -> None:
     spectrum, dimension = study.spectrum, study.dimension.dimension
-    typer.echo(f"{name}: {spectrum.rates.shape[1]} initial points, {spectrum.rates.shape[2]} rates at each")
-    typer.echo(f"  {'t':>7s}{'lowest rate':>20s}{'highest rate':>20s}")
+    output.say(f"{name}: {spectrum.rates.shape[1]} initial points, {spectrum.rates.shape[2]} rates at each")
+    output.say(f"  {'t':>7s}{'lowest rate':>20s}{'highest rate':>20s}")
     for k, t in enumerate(spectrum.times.tolist()):
         ends = [spectrum.rates[k, :, i] for i in (0, -1)]
         cells = [f"{end.mean():z.3f} +- {end.std(correction=0):.3f}" for end in ends]
-        typer.echo(f"  {t:7.4g}{cells[0]:>20s}{cells[1]:>20s}")
-    typer.echo(
+        output.say(f"  {t:7.4g}{cells[0]:>20s}{cells[1]:>20s}")
+    output.say(
         f"  local dimension at scale {study.dimension.scale:.3g}: {dimension.mean():.3g}, "
         f"from {dimension.min():.3g} to {dimension.max():.3g}"
     )
     survival = study.perturbation.survival
     across, along = (f"{survival[:, k].mean():.0%}" for k in (0, -1))
-    typer.echo(
+    output.say(
         f"  of a perturbation at t = {study.perturbation.time:g}, {across} arrives across the data, {along} along them"
     )

@@ -11,6 +11,7 @@ import typer
 
 from proxflow.cli.options import (
     Data,
+    Output,
     Reading,
     ResumableDestination,
     ScheduleName,
@@ -43,10 +44,12 @@ def train(
     optimiser: OptimiserOptions,
     schedule: ScheduleName = "linear",
     seed: Seed = 0,
+    *,
+    output: Output,
 ) -> None:
     """Train a flow-matching network on a data set and write a report.
 
-    Ctrl-C keeps the state, and --resume continues from there.
+    Ctrl-C keeps the state, and --resume continues from there; with more --steps it lengthens a finished run.
 
     Example: `proxflow train digits --conditional --out runs/digits-network`
 
@@ -87,31 +90,32 @@ def train(
             typer.echo("measuring samples of few steps and of many; Ctrl-C keeps those that are done", err=True)
         comparison = result.few_steps(dataset.points, schedule=path, seed=seed)
         page = render_training_page(result, comparison, dataset, arguments, command, choice=coupled.choice)
-        folder.write_training(result, coupled.kept, dataset, page, arguments)
+        folder.write_training(result, comparison, coupled.kept, dataset, page, arguments)
     if coupled.choice is not None:
-        typer.echo(f"{coupled.choice.count} of {dataset.dim} principal directions coupled")
-    _print_training(result, comparison, dataset)
+        output.say(f"{coupled.choice.count} of {dataset.dim} principal directions coupled")
+    _print_training(output, result, comparison, dataset)
     if not result.finished:
-        typer.echo("  stopped early; to continue:")
-        typer.echo(f"    {command} --out {shlex.quote(str(folder.path))} --resume")
-    typer.echo(f"report: {folder.page}")
+        output.say("  stopped early; to continue:")
+        output.say(f"    {command} --out {shlex.quote(str(folder.path))} --resume")
+    output.say(f"report: {folder.page}")
+    output.end(folder.path, report=str(folder.page), **folder.record)
 
 
-def _print_training(result: TrainResult, comparison: FewSteps, dataset: Dataset) -> None:
+def _print_training(output: Output, result: TrainResult, comparison: FewSteps, dataset: Dataset) -> None:
     from proxflow.report.training_page import complaint
     from proxflow.report.wording import counted
 
     last = result.history[-1]
-    typer.echo(f"{dataset.name}: {result.steps:,} steps in {result.seconds:.1f} s, loss {last.loss:.4g}")
+    output.say(f"{dataset.name}: {result.steps:,} steps in {result.seconds:.1f} s, loss {last.loss:.4g}")
     if math.isfinite(last.field_error):
-        typer.echo(f"  field error          {last.field_error:.4g}, relative to the exact flow on held-out noise")
+        output.say(f"  field error          {last.field_error:.4g}, relative to the exact flow on held-out noise")
     columns = comparison.steps, comparison.energy_distance, comparison.energy_distance_error, comparison.spread
     for steps, distance, error, spread in zip(*columns, strict=True):
-        typer.echo(
+        output.say(
             f"  {counted(steps, 'Euler step'):20s} energy distance {distance:.4g} +- {error:.1g}, "
             f"total variance over the data's {spread.total:.3f} +- {spread.total_error:.3f}"
         )
-    typer.echo(f"  {'noise itself':20s} energy distance {comparison.of_noise:.4g}")
-    typer.echo(f"  {'normal law':20s} energy distance {comparison.of_normal:.4g}, of the data's mean and covariance")
+    output.say(f"  {'noise itself':20s} energy distance {comparison.of_noise:.4g}")
+    output.say(f"  {'normal law':20s} energy distance {comparison.of_normal:.4g}, of the data's mean and covariance")
     if found := complaint(comparison):
-        typer.echo(f"  {found}")
+        output.say(f"  {found}")

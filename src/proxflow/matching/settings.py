@@ -21,6 +21,7 @@ _PROBES = 64  # pairs that stand for a user's own coupling in the fingerprint
 _WHOLE = ("steps", "batch_size", "evaluate_every", "checkpoint_every")  # at least 1
 _POSITIVE = ("learning_rate", "gradient_clip")
 _SHARES = ("label_dropout", "ema_decay")  # in [0, 1)
+_CHANGEABLE = ("steps", "times", "evaluate_every", "checkpoint_every")  # when a run is resumed, or hashed apart
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,9 +53,9 @@ class Settings:
                 object.__setattr__(self, name, real)
 
     def fingerprint(self, network: nn.Module, coupling: Coupling) -> str:
-        """A hash of what the run's parameters depend on."""
+        """A hash of what the run's parameters depend on, but for its length."""
         layout = [(name, tuple(entry.shape), str(entry.dtype)) for name, entry in network.state_dict().items()]
-        numbers = {k: v for k, v in vars(self).items() if k not in ("times", "evaluate_every", "checkpoint_every")}
+        numbers = {k: v for k, v in vars(self).items() if k not in _CHANGEABLE}
         law = (type(self.times).__name__, vars(self.times))
         tensors = getattr(coupling, "tensors", None)
         if tensors is None:  # a user's own coupling is known by its first pairs

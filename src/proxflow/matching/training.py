@@ -74,7 +74,8 @@ def train(
             of these), else no field error is measured.
         evaluate_every: number of steps between evaluations of loss and field error.
         checkpoint: file of the run's state. A call with the same arguments resumes it and ends with the same
-            parameters, bit by bit on one machine, as an uninterrupted one.
+            parameters, bit by bit on one machine, as an uninterrupted one. With more ``steps`` the call lengthens the
+            run, finished or not, from the learning rate that the longer run has there.
         checkpoint_every: steps between writing it; it is also written at the end and at Ctrl-C.
         log_dir: folder for ``history.csv`` and TensorBoard's events.
         seed: seed of pairs, times and dropped labels. The network's first parameters are the caller's.

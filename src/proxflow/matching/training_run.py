@@ -210,6 +210,10 @@ class Run:
         )
 
     def _resume(self, state: TrainingState) -> None:
+        if state.step > self.settings.steps:
+            raise ValueError(
+                f"train: the checkpoint {self.checkpoint} has made {state.step:,} steps; ask for steps of at least that"
+            )
         self._plain_network().load_state_dict(state.network)
         self.average.load_state_dict(state.average)
         self.optimiser.load_state_dict(state.optimiser)
