@@ -24,10 +24,7 @@ from torch import Tensor
 from proxflow.errors import ConvergenceWarning
 from proxflow.sampling.solvers import CountedField
 
-__all__ = ["LONGEST_LAST_STEP", "depart", "refuse_without_density"]
-
-LONGEST_LAST_STEP = 1e-3
-"""In t: the error of the step is its square on a field that is regular at t = 1."""
+__all__ = ["depart", "refuse_without_density"]
 
 _MOST_DEPARTING_STEPS = 30  # alpha / s below .6 comes to 1e-6 in these
 _ROUNDINGS = 32.0  # of a point: no residual is asked to be smaller

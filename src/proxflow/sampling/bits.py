@@ -1,8 +1,8 @@
 """Bits per dimension of images, or other data on levels: a bound by uniform dequantisation.
 
 A density says nothing of discrete data until each level is given the bin around it. With e uniform on a bin of width
-w, log P(x) >= E log p(x + e) + d log w (Theis, van den Oord and Bethge 2016), so that minus this over d log 2 bounds the
-bits that a dimension costs. w is in the units that the field lives in: a level of the data over the scale that
+w, log P(x) >= E log p(x + e) + d log w (Theis, van den Oord and Bethge 2016): minus this over d log 2 bounds the bits
+that a dimension costs. w is in the units that the field lives in: a level of the data over the scale that
 standardised them, whose log-determinant is thereby counted.
 """
 
@@ -117,7 +117,8 @@ def _bin_width(owner: str, x: Tensor, levels: int, value_range: tuple[float, flo
     off = float((steps - steps.round()).abs().nan_to_num().max()) if x.numel() else 0.0
     if off > _OFF_THE_LEVELS:
         raise ValueError(
-            f"{owner}: differences of rows of x are {off:.2g} of a level away from whole levels, which levels={levels}, "
-            f"value_range={value_range} and scale={scale:g} make {width:.3g}; give those of the data, x without noise"
+            f"{owner}: differences of rows of x are {off:.2g} of a level away from whole levels, which "
+            f"levels={levels}, value_range={value_range} and scale={scale:g} make {width:.3g}; give those of the data, "
+            "and x without noise"
         )
     return width

@@ -8,6 +8,7 @@ each probe gives an unbiased estimate of the integral. Rows of the field must no
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 
@@ -38,7 +39,7 @@ class ExactDivergence(Divergence):
         """Velocity and divergence."""
         if field.flow is not None:
             return field(t, x), field.flow.divergence(t, x)[:, None]
-        size = x[0].numel() if len(x) else 0
+        size = math.prod(x.shape[1:])
         units = torch.eye(size, dtype=x.dtype, device=x.device).reshape(size, *x.shape[1:])
         velocity, products = _quadratic_forms(field, t, x, (unit.expand_as(x) for unit in units))
         return velocity, products.sum(1, keepdim=True)
@@ -61,20 +62,24 @@ class HutchinsonDivergence(Divergence):
 
 def _quadratic_forms(field: CountedField, t: Tensor, x: Tensor, directions: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
     """The velocity and z' (D v) z for each direction z (B, *event): (B, directions)."""
-    kept = torch.is_grad_enabled()
+    kept, size = torch.is_grad_enabled(), math.prod(x.shape[1:])
     with torch.inference_mode(False), torch.enable_grad():
         at = x if kept and x.requires_grad else x.clone().detach().requires_grad_()
         velocity = field(t.clone(), at)
-        if not velocity.requires_grad:
-            raise ValueError(
-                f"{field.owner}: autograd sees no dependence of the field on x; call the network without no_grad or "
-                "detach inside of the field (a field that is constant in x may add 0 * x)"
-            )
-        forms = [
-            (torch.autograd.grad(velocity, at, z, create_graph=kept, retain_graph=True)[0] * z)
-            .reshape(len(x), -1)
-            .sum(1)
-            for z in directions
-        ]
+        pulled = [(z, _pulled_back(field.owner, velocity, at, z, kept)) for z in directions]
+        forms = [(z * gradient).reshape(len(x), size).sum(1) for z, gradient in pulled]
     columns = torch.stack(forms, 1) if forms else x.new_zeros(len(x), 1)
     return (velocity, columns) if kept else (velocity.detach(), columns.detach())
+
+
+def _pulled_back(owner: str, velocity: Tensor, at: Tensor, z: Tensor, kept: bool) -> Tensor:
+    """(D v)' z, (B, *event)."""
+    gradient = None
+    if velocity.requires_grad:
+        (gradient,) = torch.autograd.grad(velocity, at, z, create_graph=kept, retain_graph=True, allow_unused=True)
+    if gradient is None:
+        raise ValueError(
+            f"{owner}: autograd sees no dependence of the field on x; call the network without no_grad or detach "
+            "inside of the field (a field that is constant in x may add 0 * x)"
+        )
+    return gradient

@@ -11,12 +11,14 @@ from torch import Tensor
 from proxflow.checks import Numbers, as_tensor, real_number, whole_number
 from proxflow.flow import ProximalFlow, schedule_of
 from proxflow.results import brief_repr
-from proxflow.sampling.arrival import LONGEST_LAST_STEP, depart, refuse_without_density
+from proxflow.sampling.arrival import depart, refuse_without_density
 from proxflow.sampling.solvers import METHODS, CountedField, Field, adaptive, fixed, proximal, worst_row
 from proxflow.schedules import Schedule
 
 __all__ = ["METHODS", "Trajectory", "check_points", "checked_tolerance", "encode", "integrate"]
 
+_LONGEST_LAST_STEP = 1e-3  # in t, of dopri5, which leaves a proximal last step: near t = 1 a field may be singular
+_LAST_STEP_OF_A_GRID = 1e-4  # that fixed steps invert: its error, the square, is below theirs up to 1,000 steps
 _DEFAULT_STEPS = {"euler": 100, "midpoint": 100, "heun": 100, "dopri5": 1, "proximal": 1}
 
 
@@ -153,10 +155,10 @@ def _follow(field: CountedField, times: Tensor, x: Tensor, method: str, rtol: fl
 
 def _last_time(grid: Tensor, x: Tensor, method: str, rtol: float, atol: float) -> Tensor:
     """The time (1,) that the last step starts from: on the grid, or as near to 1 as the error of that step asks."""
-    length = LONGEST_LAST_STEP
+    length = _LAST_STEP_OF_A_GRID
     if method == "dopri5":
         error = max(rtol, atol, torch.finfo(x.dtype).eps)  # of the step: length^2
-        length = min(length, math.sqrt(error))
+        length = min(_LONGEST_LAST_STEP, math.sqrt(error))
     return grid.new_tensor([1 - length]).maximum(grid[-2])
 
 

@@ -7,12 +7,12 @@ followed from the data to the noise by dopri5, dl/dt = div v, so that
 
 (Chen et al. 2018, Grathwohl et al. 2019). The field is never called at t = 1. At c = 1 - 1e-5 the point is that whose
 last step ends at x1 (``sampling.arrival``), and the integral from there on is (alpha / -alpha') div v at c, as if
-v / alpha' did not change. For the field of optimal pairs this leaves out about sum_i (alpha (1 - s_i) / s_i)^2 / 2 nats,
+v / alpha' did not change. On the field of optimal pairs this leaves out about sum_i (alpha (1 - s_i) / s_i)^2 / 2 nats,
 s_i the derivatives of the map from noise to data: 5e-7 for each direction with s = 1e-2, and without meaning for data
 without a density, whose likelihood has no limit.
 
-Stopping rule: every row keeps ``rtol`` and ``atol`` in x and in l, each by itself, at every step; the error of the value
-is then some ten times these. Cost: an evaluation and d, or as many as there are probes, backward passes a stage.
+Stopping rule: every row keeps ``rtol`` and ``atol`` in x and in l, each by itself, at every step; the error of the
+value is then some ten times these. Cost: an evaluation and d, or as many as there are probes, backward passes a stage.
 """
 
 from __future__ import annotations
@@ -96,8 +96,8 @@ def log_likelihood(
         atol: absolute tolerance of dopri5.
 
     Returns:
-        ``LogLikelihood``; in grad mode its value is differentiable in x and in the parameters of a callable, at the
-        memory of all evaluations (call it under ``torch.no_grad`` else). A row that is not finite is NaN.
+        ``LogLikelihood``; a row that is not finite is NaN. In grad mode the value of a callable is differentiable in x
+        and in its parameters, at the memory of all evaluations: call it under ``torch.no_grad`` where you need none.
 
     Raises:
         ValueError: points, options or a source that do not fit, a field that autograd cannot go through, or a
