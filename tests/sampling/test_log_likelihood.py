@@ -47,15 +47,14 @@ def test_in_single_precision(generator: torch.Generator) -> None:
     assert float((value - law.log_prob(1.0, x.double())).abs().max()) < 1e-3 * BIT
 
 
-@pytest.mark.parametrize("schedule", [Linear(), Cosine()], ids=str)
-@pytest.mark.parametrize("name", ["gaussian", "uniform on an interval", "gaussian and uniform"])
-@pytest.mark.parametrize("as_callable", [False, True])
+@pytest.mark.parametrize(("schedule", "as_callable"), [(Linear(), False), (Cosine(), True)], ids=str)
+@pytest.mark.parametrize("name", ["gaussian", "gaussian and uniform on an interval"])
 def test_of_an_exact_flow_it_is_its_log_prob(name: str, schedule: Schedule, as_callable: bool) -> None:
     factors = [STORED[part]() for part in name.split(" and ")]
     flow = pf.ProximalFlow(pf.potentials.Product(factors), schedule)
-    x = flow.transport(flow.potential.source.sample(10, generator=torch.Generator().manual_seed(1), dtype=f64))
+    x = flow.transport(flow.potential.source.sample(6, generator=torch.Generator().manual_seed(1), dtype=f64))
     field = flow.velocity if as_callable else flow
-    result = log_likelihood(field, x, schedule=schedule)
+    result = log_likelihood(field, x, schedule=schedule, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(result.value, flow.log_prob(x), rtol=0, atol=1e-3 * BIT)
 
 
