@@ -115,3 +115,9 @@ def test_local_dimension() -> None:
     assert "dimension against scale" in output
     assert "circle + 3-d ball" in output
     assert "within 3 standard errors" in output
+
+
+def test_likelihood() -> None:
+    output = printed_by("likelihood.py")
+    assert output.count("proxflow 0") == 2
+    assert "bits off" in output

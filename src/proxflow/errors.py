@@ -17,7 +17,8 @@ class ConvergenceError(RuntimeError):
 
 
 class ConvergenceWarning(UserWarning):
-    """A fit stopped before its tolerance; its result is valid for the weights that it reports."""
+    """An iteration stopped before its tolerance: a fit, whose result is valid for the weights that it reports; or the
+    inverse of the last step of a field, where the message says what it misses."""
 
 
 class MissingExtraError(ImportError):

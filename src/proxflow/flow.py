@@ -20,6 +20,7 @@ from proxflow.torch_support import require_converged
 
 __all__ = ["IndependentField", "ProximalFlow", "schedule_of"]
 
+_SPECTRUM_ROUNDINGS = 16.0  # of I - beta D recover_target per dimension: eigenvalues below them are zero
 _VELOCITY_ROUNDINGS = 4.0  # x - beta y, its quotient by alpha, the coefficients, and the sum of two products
 
 
@@ -164,6 +165,38 @@ class ProximalFlow(nn.Module):
         """
         _check_tensor(y)
         return self.potential.log_density(y.reshape(len(y), math.prod(y.shape[1:])))
+
+    def marginal_log_prob(self, t: Tensor | float, x: Tensor) -> Tensor:
+        """log p_t(x) = log p0(u) + logdet D recover_source(t, x), u = recover_source(t, x), (B,); refused at t = 1.
+
+        x0 -> x_t has an inverse of Lipschitz constant 1 / alpha, so that x_t has a density before t = 1 whatever the
+        target is; -inf where no trajectory passes (between the cells of atoms). At t = 1 it is ``log_prob``.
+        """
+        t = self._before_end(t, x, "marginal_log_prob")
+        times, flat = self._query(t, x)
+        alpha, beta = self.schedule.alpha(times), self.schedule.beta(times)
+        source = self.recover_source(t, x).reshape(flat.shape)
+        derivative = self.potential.decompose_jacobian(flat, alpha, beta)
+        identity = torch.eye(self.dim, dtype=x.dtype, device=x.device)
+        kept = torch.linalg.eigvalsh(identity - beta[:, None, None].to(x.dtype) * derivative)
+        least = _SPECTRUM_ROUNDINGS * self.dim * torch.finfo(x.dtype).eps
+        log_det = torch.where(kept < least, -torch.inf, kept.clamp(min=least).log()).sum(1) - self.dim * alpha.log()
+        return self.potential.source.log_prob(source) + log_det.to(x.dtype)
+
+    def score(self, t: Tensor | float, x: Tensor) -> Tensor:
+        """grad log p_t(x), (B, *event), without derivatives of its own; refused at t = 1.
+
+        It is (D u)' grad log p0(u) + grad logdet D u, u = recover_source(t, x) (docs/theory.md 2). The second term is
+        not a function of the velocity at x: Tweedie's -u / alpha (``predictions.score_from_velocity``) holds for
+        independent pairs, and here only inside the cells of atoms, where D u = I / alpha. NaN where no trajectory
+        passes.
+        """
+        with torch.enable_grad():
+            at = x.detach().requires_grad_()
+            density = self.marginal_log_prob(t, at)
+            (gradient,) = torch.autograd.grad(density.sum(), at)
+        somewhere = torch.isfinite(density.detach()).reshape(-1, *[1] * (x.ndim - 1))
+        return torch.where(somewhere, gradient, torch.nan)
 
     # ---------------------------------------------------------------- inside
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from proxflow.flow import ProximalFlow, schedule_of
+from proxflow.predictions import target_from_velocity
 from proxflow.sampling.integration import integrate
 from proxflow.schedules import Linear, Schedule
 
@@ -91,10 +92,7 @@ class FlatField:
 
     def recovered(self, t: Tensor, x: Tensor) -> Tensor:
         """recover_target = (alpha v - alpha' x) / W at flat points, (R, d)."""
-        schedule = self.schedule
-        velocity = self.velocity(t, x).detach()
-        target: Tensor = (schedule.alpha(t) * velocity - schedule.alpha_derivative(t) * x) / schedule.wronskian(t)
-        return target
+        return target_from_velocity(t, x, self.velocity(t, x).detach(), self.schedule)
 
     def trajectory(self, x0: Tensor, times: Tensor, rtol: float | None = None) -> Tensor:
         """The field's own trajectories from x0 (B, *event) at the times (T,): (T, B, d).

@@ -27,6 +27,7 @@ _EPS = torch.finfo(torch.float64).eps
 _LARGEST = torch.finfo(torch.float64).max
 _HUGE = 1e300  # slope that stands for infinity
 _TINY = 1e-300  # slope that stands for 0
+_BEND_SPACING = 1e-5  # of a difference of slopes, in quartile distances of the source: to 1e-6 where T is smooth
 _FIRST_PANELS = 512  # of the table of phi, before they are split
 _LAST_TAIL = 2.0**-1000  # smallest level that is resolved
 _ROUNDED_TAIL = 2.0**-30  # smallest upper level where only 1 - p is known: float64 rounds p there
@@ -38,7 +39,7 @@ class MonotonePair:
 
     Attributes:
         source, target: s and y; differentiable once in z, alpha and beta.
-        source_gain, target_gain: ds/dz and dy/dz, without derivatives.
+        source_gain, target_gain: ds/dz and dy/dz; differentiable once in z alone, in grad mode.
         magnitude: the number whose roundings bound the error of ``target``.
     """
 
@@ -124,7 +125,11 @@ class MonotoneMap(Float64Module):
             noise = a * spread * self._level_noise(s, slope)
             magnitude = y.abs() + gain * ((a * s).abs() + (b * y).abs()) + noise
         change = z - z0 - s * (alpha - a) - y * (beta - b)
-        return MonotonePair(s + spread * change, y + gain * change, spread, gain, magnitude)
+        source, target = s + spread * change, y + gain * change
+        if torch.is_grad_enabled():
+            bend = torch.where(torch.isinf(slope), 0.0, self._bend(s) * spread.pow(3)).nan_to_num(0.0, 0.0, 0.0)
+            spread, gain = spread - b * bend * (z - z0), gain + a * bend * (z - z0)
+        return MonotonePair(source, target, spread, gain, magnitude)
 
     # ---------------------------------------------------------------- behind the operators
 
@@ -192,6 +197,12 @@ class MonotoneMap(Float64Module):
         (_, before), (_, after) = self._lines
         slope = torch.where(s > self._end, after, torch.where(s < self._start, before, slope))
         return slope.nan_to_num(nan=0.0, posinf=_HUGE).clamp(min=0)
+
+    def _bend(self, s: Tensor) -> Tensor:
+        """T''(s) by a central difference of T', without derivatives."""
+        with torch.no_grad():
+            h = _BEND_SPACING * self._scale
+            return (self._smooth_slope(s + h) - self._smooth_slope(s - h)) / (2 * h)
 
     def _level_noise(self, s: Tensor, slope: Tensor) -> Tensor:
         """The change of T over the whole size of a level, dT / dlog(level): its roundings are those of T."""

@@ -1,0 +1,89 @@
+"""The last step into t = 1, where a field may be singular and is never called, and its inverse.
+
+Problem: forwards, the step from a time c just before 1 ends at the data point that the velocity there recovers,
+y(c, x); of a ``ProximalFlow`` that is its prox. Backwards, ``depart`` solves y(c, x) = x1 for x.
+
+Method: since x = alpha u(c, x) + beta y(c, x), the solution is a fixed point of x -> beta x1 + alpha u(c, x), whose
+derivative is I - beta D y. On the field of optimal pairs this is the gradient of a convex function with eigenvalues
+alpha / (alpha + beta s) in [0, 1], s the derivative of the map from noise to data: the iteration never expands, and
+where the data have a density a few steps are enough for alpha far below s. In a direction without spread, s = 0, every
+x is a fixed point: many noise points lead to x1, and the iteration keeps what it began with.
+
+Stopping rule: the root mean square of y(c, x) - x1 in each row is within its tolerance, or stops falling. Cost: one
+evaluation a step.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+
+import torch
+from torch import Tensor
+
+from proxflow.errors import ConvergenceWarning
+from proxflow.sampling.solvers import CountedField
+
+__all__ = ["depart", "refuse_without_density"]
+
+_MOST_DEPARTING_STEPS = 30  # alpha / s below .6 comes to 1e-6 in these
+_ROUNDINGS = 32.0  # of a point: no residual is asked to be smaller
+
+
+def depart(field: CountedField, start: Tensor, x1: Tensor, rtol: float, atol: float) -> Tensor:
+    """The point at the time ``start`` whose last step ends at x1, (B, *event); rows go on while they improve.
+
+    Warns:
+        ConvergenceWarning: the last step from the point returned misses x1 by more than rtol |x1| + atol, root mean
+            square over the entries of a row. Rows that are not finite come out as NaN.
+    """
+    alpha, beta = field.schedule.alpha(start), field.schedule.beta(start)
+    rtol = max(rtol, _ROUNDINGS * torch.finfo(x1.dtype).eps)
+    wanted = atol + rtol * _row_size(x1)
+    x, miss = x1, torch.full_like(wanted, torch.inf)
+    for _ in range(_MOST_DEPARTING_STEPS):
+        following = beta * x1 + alpha * field.recover_source(start, x)
+        missed = _row_size(x - following) / beta
+        better = ~(missed >= miss)  # a row that is not finite goes on, as NaN
+        x = torch.where(better.reshape(-1, *[1] * (x.ndim - 1)), following, x)
+        miss = torch.where(better, missed, miss)
+        if not bool((better & (miss > wanted)).any()):
+            break
+    _warn(field.owner, miss, wanted)
+    return x
+
+
+def refuse_without_density(field: CountedField, x: Tensor) -> None:
+    """Refuse a ``ProximalFlow`` that cannot be inverted at t = 1.
+
+    Raises:
+        ValueError: its target has no density.
+    """
+    if field.flow is None:
+        return
+    try:
+        field.flow.potential.log_density(x.detach().reshape(len(x), field.flow.dim)[:0])
+    except ValueError as error:
+        raise ValueError(
+            f"{field.owner}: the flow has no inverse at t = 1, where many noise points end at one data point "
+            f"({error}). For atoms, draw one of them by couplings.Semidiscrete(potential, points).noise_for(rows); or "
+            "start from points before t = 1 with recover_source(t, x)"
+        ) from error
+
+
+def _row_size(x: Tensor) -> Tensor:
+    """Root mean square of the entries of each row, (B,)."""
+    return x.detach().reshape(len(x), math.prod(x.shape[1:])).square().mean(1).sqrt()
+
+
+def _warn(owner: str, miss: Tensor, wanted: Tensor) -> None:
+    failed = miss > wanted
+    if bool(failed.any()):
+        row = int(torch.where(failed, miss / wanted, 0.0).argmax())
+        warnings.warn(
+            f"{owner}: from the points found for {int(failed.sum())} of {len(miss)} rows the last step misses the "
+            f"data by more than {float(wanted[row]):.1g}: row {row} by {float(miss[row]):.1g}. They may lie where this "
+            "field generates nothing; loosen rtol and atol if that is near enough",
+            ConvergenceWarning,
+            stacklevel=5,
+        )

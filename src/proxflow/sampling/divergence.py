@@ -1,0 +1,85 @@
+"""The divergence of a field along a trajectory: exact, or Hutchinson's estimate with fixed random signs.
+
+Exact: of a ``ProximalFlow`` in closed form; of a callable d vector-Jacobian products, which ask nothing of the field
+but that autograd can go back through it. Hutchinson (1990): z' (D v) z with random signs z has the divergence as its
+mean; the same signs serve a whole trajectory (Grathwohl et al. 2019, FFJORD), so that the integrand stays smooth and
+each probe gives an unbiased estimate of the integral. Rows of the field must not depend on each other.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from proxflow.sampling.solvers import CountedField
+
+__all__ = ["Divergence", "ExactDivergence", "HutchinsonDivergence"]
+
+
+class Divergence(ABC):
+    """Velocities with ``columns`` estimates of their divergence."""
+
+    columns: int
+
+    @abstractmethod
+    def along(self, field: CountedField, t: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The velocity (B, *event) and the divergences (B, columns) at (t, x); differentiable in grad mode."""
+
+
+class ExactDivergence(Divergence):
+    """The divergence itself, one column."""
+
+    columns = 1
+
+    def along(self, field: CountedField, t: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Velocity and divergence."""
+        if field.flow is not None:
+            return field(t, x), field.flow.divergence(t, x)[:, None]
+        size = math.prod(x.shape[1:])
+        units = torch.eye(size, dtype=x.dtype, device=x.device).reshape(size, *x.shape[1:])
+        velocity, products = _quadratic_forms(field, t, x, (unit.expand_as(x) for unit in units))
+        return velocity, products.sum(1, keepdim=True)
+
+
+class HutchinsonDivergence(Divergence):
+    """One estimate for each probe.
+
+    Args:
+        signs: the probes, (K, B, *event), entries 1 and -1.
+    """
+
+    def __init__(self, signs: Tensor) -> None:
+        self._signs, self.columns = signs, len(signs)
+
+    def along(self, field: CountedField, t: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Velocity and estimates."""
+        return _quadratic_forms(field, t, x, self._signs)
+
+
+def _quadratic_forms(field: CountedField, t: Tensor, x: Tensor, directions: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
+    """The velocity and z' (D v) z for each direction z (B, *event): (B, directions)."""
+    kept, size = torch.is_grad_enabled(), math.prod(x.shape[1:])
+    with torch.inference_mode(False), torch.enable_grad():
+        at = x if kept and x.requires_grad else x.clone().detach().requires_grad_()
+        velocity = field(t.clone(), at)
+        pulled = [(z, _pulled_back(field.owner, velocity, at, z, kept)) for z in directions]
+        forms = [(z * gradient).reshape(len(x), size).sum(1) for z, gradient in pulled]
+    columns = torch.stack(forms, 1) if forms else x.new_zeros(len(x), 1)
+    return (velocity, columns) if kept else (velocity.detach(), columns.detach())
+
+
+def _pulled_back(owner: str, velocity: Tensor, at: Tensor, z: Tensor, kept: bool) -> Tensor:
+    """(D v)' z, (B, *event)."""
+    gradient = None
+    if velocity.requires_grad:
+        (gradient,) = torch.autograd.grad(velocity, at, z, create_graph=kept, retain_graph=True, allow_unused=True)
+    if gradient is None:
+        raise ValueError(
+            f"{owner}: autograd sees no dependence of the field on x; call the network without no_grad or detach "
+            "inside of the field (a field that is constant in x may add 0 * x)"
+        )
+    return gradient

@@ -1,0 +1,233 @@
+"""Log-densities against closed forms, quadrature, and the scatter that the standard error states."""
+
+from __future__ import annotations
+
+import math
+import re
+
+import pytest
+import torch
+from scipy import stats
+from torch import Tensor
+
+import proxflow as pf
+from proxflow.sampling import bits_per_dimension, log_likelihood
+from proxflow.schedules import Cosine, Linear, Schedule
+from tests.laws.cases import STORED
+from tests.sampling.closed_forms import SCHEDULES, Mixture
+
+f64 = torch.float64
+BIT = math.log(2)
+
+
+@pytest.fixture(autouse=True)
+def _no_grad():
+    with torch.no_grad():
+        yield
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES, ids=str)
+def test_of_a_mixture(schedule: Schedule, generator: torch.Generator) -> None:
+    law = Mixture(schedule)
+    x = law.sample(20, generator)
+    result = log_likelihood(law.velocity, x, schedule=schedule)
+    assert float((result.value - law.log_prob(1.0, x)).abs().max()) < 1e-4 * BIT  # asked for: 1e-3
+    assert torch.equal(result.stderr, torch.zeros(20, dtype=f64))
+    assert (result.divergence, result.probes) == ("exact", 0)
+    torch.testing.assert_close(
+        pf.sampling.integrate(law.velocity, result.noise, method="dopri5").end, x, rtol=0, atol=1
+    )
+
+
+def test_in_single_precision(generator: torch.Generator) -> None:
+    law = Mixture(Linear())
+    x = law.sample(20, generator, torch.float32)
+    value = log_likelihood(law.velocity, x).value
+    assert value.dtype == torch.float32
+    assert float((value - law.log_prob(1.0, x.double())).abs().max()) < 1e-3 * BIT
+
+
+@pytest.mark.parametrize(("schedule", "as_callable"), [(Linear(), False), (Cosine(), True)], ids=str)
+@pytest.mark.parametrize("name", ["gaussian", "gaussian and uniform on an interval"])
+def test_of_an_exact_flow_it_is_its_log_prob(name: str, schedule: Schedule, as_callable: bool) -> None:
+    factors = [STORED[part]() for part in name.split(" and ")]
+    flow = pf.ProximalFlow(pf.potentials.Product(factors), schedule)
+    x = flow.transport(flow.potential.source.sample(6, generator=torch.Generator().manual_seed(1), dtype=f64))
+    field = flow.velocity if as_callable else flow
+    result = log_likelihood(field, x, schedule=schedule, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(result.value, flow.log_prob(x), rtol=0, atol=1e-3 * BIT)
+
+
+def test_of_a_flow_with_a_source_of_its_own() -> None:
+    line = pf.potentials.Quantile(([0.0, 1.0], [0.0, 1.0]), source=pf.measures.Uniform(1, -1, 1))
+    flow = pf.ProximalFlow(line)
+    x = torch.tensor([[0.2], [0.5], [0.9]], dtype=f64)
+    for result in (log_likelihood(flow, x), log_likelihood(flow.velocity, x, source=flow.potential.source)):
+        torch.testing.assert_close(result.value, flow.log_prob(x), rtol=0, atol=1e-5)
+        torch.testing.assert_close(result.noise, 2 * x - 1, rtol=0, atol=1e-5)
+
+
+def test_the_density_of_any_field_has_mass_one() -> None:
+    """A curved field without closed form: the change of variables is right if the mass is 1, by quadrature."""
+
+    def field(t: Tensor, x: Tensor) -> Tensor:
+        return torch.sin(2 * x + 3 * t) + t * torch.tanh(x)
+
+    grid = torch.linspace(-8, 8, 801, dtype=f64)
+    density = log_likelihood(field, grid[:, None]).value.exp()
+    assert float(torch.trapezoid(density, grid)) == pytest.approx(1, abs=1e-6)
+    assert float(density.max()) > 0.5  # not the normal law that it began as
+
+
+class Coupled:
+    """x' = A x in R^8: log p1 is that of N(0, e^A e^A'), and signs see what A has off its diagonal."""
+
+    def __init__(self, generator: torch.Generator) -> None:
+        self.matrix = 0.4 * torch.randn(8, 8, generator=generator, dtype=f64)
+
+    def __call__(self, t: Tensor, x: Tensor) -> Tensor:
+        return x @ self.matrix.T
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        carried = torch.linalg.matrix_exp(self.matrix)
+        return torch.distributions.MultivariateNormal(torch.zeros(8, dtype=f64), carried @ carried.T).log_prob(x)
+
+
+def test_the_standard_error_of_hutchinson_covers_the_truth(generator: torch.Generator) -> None:
+    """400 rows have independent probes: their errors over the stated ones follow Student's law with 15 degrees.
+
+    Uniform levels by a Kolmogorov-Smirnov test; errors stated too small or too large by half are seen by it.
+    """
+    field = Coupled(generator)
+    x = torch.randn(400, 8, generator=generator, dtype=f64)
+    result = log_likelihood(field, x, divergence="hutchinson", rtol=1e-5, atol=1e-5)
+    assert (result.divergence, result.probes) == ("hutchinson", 16)
+    score = ((result.value - field.log_prob(x)) / result.stderr).numpy()
+    law = stats.t(15)
+    assert stats.kstest(score, law.cdf).pvalue > 1e-3
+    assert stats.kstest(0.6 * score, law.cdf).pvalue < 1e-3
+    assert stats.kstest(1.6 * score, law.cdf).pvalue < 1e-3
+    assert abs(score.mean()) < 4 / math.sqrt(400)
+    assert float((log_likelihood(field, x[:5]).value - field.log_prob(x[:5])).abs().max()) < 1e-4
+
+
+def test_the_default_is_exact_up_to_64_dimensions_and_seeded_above() -> None:
+    def field(t: Tensor, x: Tensor) -> Tensor:
+        return 0.5 * x.roll(1, -1) - 0.1 * x
+
+    small, large = torch.ones(2, 4, 4, 4, dtype=f64), torch.ones(2, 5, 13, dtype=f64)
+    assert log_likelihood(field, small).divergence == "exact"
+    first, again, other = (log_likelihood(field, large, seed=seed, probes=2) for seed in (0, 0, 1))
+    assert (first.divergence, first.probes) == ("hutchinson", 2)
+    assert torch.equal(first.value, again.value)
+    assert not torch.equal(first.value, other.value)
+    assert first.noise.shape == large.shape
+
+
+def test_gradients_in_data_and_parameters(generator: torch.Generator) -> None:
+    """x' = a x + b: log p1 is that of N(b (e^a - 1) / a, e^(2a))."""
+    x = torch.randn(3, 2, generator=generator, dtype=f64).requires_grad_()
+    a, b = (torch.tensor(number, dtype=f64, requires_grad=True) for number in (0.4, -0.7))
+    with torch.enable_grad():
+        found = log_likelihood(lambda t, y: a * y + b, x).value
+        truth = torch.distributions.Normal(b * (a.exp() - 1) / a, a.exp()).log_prob(x).sum(1)
+        for ours, theirs in zip(
+            torch.autograd.grad(found.sum(), (x, a, b)), torch.autograd.grad(truth.sum(), (x, a, b)), strict=True
+        ):
+            torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
+def test_never_at_the_end_and_in_inference_mode(generator: torch.Generator) -> None:
+    times: list[float] = []
+
+    def field(t: Tensor, x: Tensor) -> Tensor:
+        times.append(float(t))
+        return -0.3 * x
+
+    with torch.inference_mode():
+        result = log_likelihood(field, torch.randn(3, 2, generator=generator), divergence="hutchinson")
+    assert max(times) < 1
+    assert result.evaluations == len(times)
+    assert torch.isfinite(result.value).all()
+    assert not result.value.requires_grad
+
+
+def test_a_row_that_is_not_finite_touches_no_other(generator: torch.Generator) -> None:
+    law = Mixture(Linear())
+    x = law.sample(4, generator)
+    spoiled = x.clone()
+    spoiled[1, 0] = torch.inf
+    value = log_likelihood(law.velocity, spoiled).value
+    assert value.isnan().tolist() == [False, True, False, False]
+    torch.testing.assert_close(value[[0, 2, 3]], law.log_prob(1.0, x)[[0, 2, 3]], rtol=0, atol=1e-4)
+    assert log_likelihood(law.velocity, x[:0]).value.shape == (0,)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"divergence": "hutch"}, "divergence must be 'exact' or 'hutchinson', got 'hutch'"),
+        ({"divergence": "hutchinson", "probes": 1}, "probes must be an integer of at least 2, got 1"),
+        ({"divergence": "exact", "probes": 4}, "probes are for divergence='hutchinson', got 4"),
+        ({"source": pf.measures.Gaussian(5)}, "the source has dimension 5, the points 2"),
+        ({"field": lambda t, x: x.detach()}, "autograd sees no dependence of the field on x"),
+        ({"field": pf.ProximalFlow(pf.potentials.Ball(2))}, "log_likelihood: the flow has no inverse at t = 1"),
+        ({"x": torch.zeros(3, 2, dtype=torch.int64)}, "got torch.int64"),
+        ({"atol": 0.0}, "atol must be a positive number"),
+    ],
+)
+def test_refuses(change: dict[str, object], message: str) -> None:
+    arguments = {"field": lambda t, x: x, "x": torch.zeros(3, 2, dtype=f64), **change}
+    with pytest.raises(ValueError, match=re.escape(message)):
+        log_likelihood(**arguments)  # type: ignore[arg-type]
+
+
+# ------------------------------------------------------------------ bits per dimension
+
+
+def shrink(t: Tensor, x: Tensor) -> Tensor:
+    """To N(0, .25 I)."""
+    return math.log(0.5) * x
+
+
+def test_bits_of_levels_against_the_probability_of_their_bins(generator: torch.Generator) -> None:
+    """Fine bins, where the bound by dequantisation is nearly an equality: P(bin) by scipy's cdf."""
+    low, high, levels, scale, mean = -3.0, 5.0, 256, 2.0, 1.0
+    width = (high - low) / (levels - 1)
+    pixels = low + width * torch.randint(80, 180, (30, 3), generator=generator).double()
+    x = (pixels - mean) / scale
+    law = stats.norm(0, 0.5)
+    probability = law.cdf((x + width / scale / 2).numpy()) - law.cdf((x - width / scale / 2).numpy())
+    truth = -torch.from_numpy(probability).log2().mean(1)
+    found = bits_per_dimension(shrink, x, levels=levels, value_range=(low, high), scale=scale, draws=15)
+    # a draw moves the value by at most |slope of log p| times half a bin: x / .25 * width / 4
+    torch.testing.assert_close(found.value, truth, rtol=0, atol=0.02)
+    score = (found.value - truth) / found.stderr
+    assert float(score.abs().max()) < 5
+    assert float(found.value.mean()) == pytest.approx(found.mean)
+
+
+def test_coarse_bins_cost_more_than_their_probability() -> None:
+    """Two levels: the bound is strict, by Jensen's inequality, in the mean over the dequantisation."""
+    x = torch.tensor([[0.0], [1.0]], dtype=f64)
+    found = bits_per_dimension(shrink, x, levels=2, draws=20)
+    law = stats.norm(0, 0.5)
+    edges = torch.linspace(-0.5, 0.5, 2001, dtype=f64)
+    for row, centre in enumerate((0.0, 1.0)):
+        truth = -float(torch.trapezoid(torch.from_numpy(law.logpdf((centre + edges).numpy())), edges)) / BIT
+        assert float(found.value[row]) == pytest.approx(truth, abs=5 * float(found.stderr[row]))
+        assert truth > -math.log2(law.cdf(centre + 0.5) - law.cdf(centre - 0.5))
+    assert bits_per_dimension(shrink, x, levels=2).stderr.isnan().all()
+
+
+def test_bits_know_data_on_other_levels() -> None:
+    x = torch.tensor([[0.0], [1 / 255]], dtype=f64)
+    assert bits_per_dimension(shrink, x).draws == 1
+    for change in ({"levels": 100}, {"scale": 3.3}, {"value_range": (0.0, 1.7)}):
+        with pytest.raises(ValueError, match="of a level away from whole levels"):
+            bits_per_dimension(shrink, x, **change)  # type: ignore[arg-type]
+    for change, message in (({"levels": 1}, "levels must"), ({"draws": 0}, "draws must"), ({"scale": 0}, "scale must")):
+        with pytest.raises(ValueError, match=message):
+            bits_per_dimension(shrink, x, **change)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="value_range must be two rising numbers"):
+        bits_per_dimension(shrink, x, value_range=(1.0, 0.0))
