@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -138,3 +140,13 @@ def test_what_cannot_be_checked_is_refused() -> None:
         check_convention(lambda t, x: x * torch.nan, points)
     with pytest.raises(ValueError, match="count must be an integer of at least 64"):
         check_convention(lambda t, x: x, points, count=3)
+
+
+def test_the_adapters_need_no_library_before_they_are_used() -> None:
+    peers = "{'torchcfm', 'flow_matching', 'diffusers', 'lightning', 'pytorch_lightning'}"
+    program = (
+        "import sys, proxflow as pf; pf.adapters.torchcfm, pf.adapters.flow_matching, pf.adapters.diffusers; "
+        f"print(sorted({peers} & sys.modules.keys()))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

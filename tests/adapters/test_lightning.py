@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import subprocess
-import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -139,12 +137,3 @@ def test_what_is_no_number_is_refused(library: Any) -> None:
         pf.adapters.lightning.PairDataModule(moons_coupling(), 16, steps_per_epoch=0)
     with pytest.raises(ValueError, match="count must be an integer of at least 1"):
         pf.adapters.lightning.FlowQuality(lambda module: module, moons_coupling().rows.flat, count=0)
-
-
-def test_the_adapters_need_no_library_before_they_are_used() -> None:
-    program = (
-        "import sys, proxflow as pf; pf.adapters.torchcfm, pf.adapters.flow_matching, pf.adapters.diffusers; "
-        "print(sorted({'torchcfm', 'flow_matching', 'diffusers', 'lightning', 'pytorch_lightning'} & sys.modules.keys()))"
-    )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
