@@ -81,7 +81,7 @@ class ConventionCheck:
             return (
                 f"cannot tell: read as {self.best} the model explains {max(self.explained, 0.0):.0%} of the variance, "
                 f"with {self.over_linear:.2f} times the error of a linear prediction and {self.margin:.1f} standard "
-                f"errors from {self.rival}; train longer, give the coupling that it was trained on, or state another unit"
+                f"errors from {self.rival}; train longer, give the coupling that it was trained on, or try another unit"
             )
         margin = f"{self.margin:.0f}" if self.margin < _MANY else f"over {_MANY}"
         figures = f"it explains {self.explained:.0%} of the variance, {margin} standard errors from {self.rival}"
