@@ -31,6 +31,13 @@ def test_couplings() -> None:
     assert "label accuracy" in output
 
 
+@pytest.mark.slow
+def test_adapters() -> None:
+    output = printed_by("adapters.py")
+    for library, shown in (("torchcfm", "rows used"), ("flow_matching", "midpoint"), ("diffusers", "pixels")):
+        assert f"{library} is not installed: left out" in output or shown in output
+
+
 def test_digits_few_steps() -> None:
     output = printed_by("digits_few_steps.py")
     assert output.count("energy distance") == output.count("  W2") == 7

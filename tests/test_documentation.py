@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 from functools import reduce
 from pathlib import Path
@@ -18,8 +19,25 @@ def blocks(page: Path) -> list[str]:
     return re.findall(r"```python\n(.*?)```", page.read_text(), flags=re.DOTALL)
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page)], ids=lambda page: page.name)
+def _marked(page: Path) -> object:
+    """The page that runs every peer is slow: it imports them all."""
+    return pytest.param(page, marks=pytest.mark.slow) if page.name == "migrating.md" else page
+
+
+def imported(page: Path) -> set[str]:
+    return set(re.findall(r"^(?:import|from) (\w+)", "".join(blocks(page)), flags=re.MULTILINE))
+
+
+@pytest.mark.filterwarnings("ignore:`isinstance\\(treespec, LeafSpec\\)` is deprecated:FutureWarning")  # Lightning's
+@pytest.mark.filterwarnings("ignore:.*does not have many workers")
+@pytest.mark.filterwarnings("ignore:Your `IterableDataset` has `__len__` defined")
+@pytest.mark.filterwarnings("ignore:The number of training batches")
+@pytest.mark.filterwarnings("ignore:JAXopt is no longer maintained")  # OTT's
+@pytest.mark.parametrize("page", [_marked(page) for page in PAGES if blocks(page)], ids=lambda page: page.name)
 def test_the_code_of_a_page_runs_from_top_to_bottom(page: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    missing = [name for name in imported(page) if importlib.util.find_spec(name) is None]
+    if missing:
+        pytest.skip(f"{', '.join(missing)} not installed")
     namespace: dict[str, object] = {}
     for block in blocks(page):
         exec(compile(block, page.name, "exec"), namespace)

@@ -13,6 +13,7 @@ from proxflow.version import __version__
 
 if TYPE_CHECKING:
     from proxflow import (
+        adapters,
         analysis,
         couplings,
         data,
@@ -40,6 +41,7 @@ __all__ = [
     "ProximalFlow",
     "Status",
     "__version__",
+    "adapters",
     "analysis",
     "couplings",
     "data",

@@ -1,0 +1,105 @@
+"""What a model of somebody else's is called with and what it gives, and the field that it then is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from proxflow.checks import real_number
+from proxflow.matching.path import for_each
+from proxflow.schedules import Linear, Schedule, check_schedule
+
+__all__ = ["DIRECTIONS", "PREDICTIONS", "Convention", "Field", "to_field"]
+
+Field = Callable[[Tensor | float, Tensor], Tensor]
+"""field(t, x) -> velocity (B, *event); t = 0 is noise, t = 1 is data, t one number or (B,)."""
+
+PREDICTIONS = ("velocity", "negative velocity", "noise", "data", "score")
+DIRECTIONS = ("forward", "reversed")
+
+_LEAST_TIME = 1e-3  # before it an error of the predicted noise, divided by beta, is more than 1,000 times as large
+
+
+@dataclass(frozen=True)
+class Convention:
+    """The convention of a model: proxflow's own unless stated otherwise.
+
+    Attributes:
+        prediction: what the model gives at x_t = alpha x0 + beta x1, x0 noise and x1 data. "velocity" is
+            alpha' x0 + beta' x1, for straight paths data - noise; "negative velocity" noise - data, as in diffusers;
+            "noise" E[x0 | x_t]; "data" E[x1 | x_t]; and "score" the gradient of the log-density of x_t, which for
+            standard normal noise is -E[x0 | x_t] / alpha.
+        time: "forward" from 0 at the noise to 1 at the data, or "reversed".
+        unit: what the model is called with where proxflow's time, or 1 minus it, is 1: 1000 in diffusers.
+
+    Raises:
+        ValueError: an unknown prediction or direction, or a unit that is not positive and finite.
+    """
+
+    prediction: str = "velocity"
+    time: str = "forward"
+    unit: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.prediction not in PREDICTIONS:
+            raise ValueError(f"Convention: prediction must be one of {', '.join(PREDICTIONS)}, got {self.prediction!r}")
+        if self.time not in DIRECTIONS:
+            raise ValueError(f"Convention: time must be one of {', '.join(DIRECTIONS)}, got {self.time!r}")
+        if not 0 < real_number(self.unit) < float("inf"):
+            raise ValueError(f"Convention: unit must be a positive finite number, got {self.unit!r}")
+
+    def __str__(self) -> str:
+        unit = "" if self.unit == 1 else f" in units of 1/{self.unit:g}"
+        return f"{self.prediction} at {self.time} time{unit}"
+
+    def model_time(self, t: Tensor) -> Tensor:
+        """What the model is called with at proxflow's time t."""
+        return self.unit * (t if self.time == "forward" else 1 - t)
+
+
+def to_field(
+    model: Callable[[Tensor, Tensor], Tensor], convention: Convention | None = None, *, schedule: Schedule | None = None
+) -> Field:
+    """The velocity field of any callable model(t, x) whose convention is stated.
+
+    ``check_convention`` tells whether what was stated is true. A prediction of noise or score leaves the velocity at
+    t = 0 open: before t = 0.001 the field is that of t = 0.001.
+
+    Args:
+        model: called with times (B,), of the dtype of x, and points (B, *event).
+        convention: of the model; proxflow's own if None.
+        schedule: alpha and beta of the path that it was trained on; Linear if None.
+
+    Returns:
+        field(t, x), t one number or (B,).
+
+    Raises:
+        ValueError: no convention, or no schedule.
+    """
+    stated = Convention() if convention is None else convention
+    if not isinstance(stated, Convention):
+        raise ValueError(f"to_field: convention must be an adapters.Convention, got {convention!r}")
+    check_schedule("to_field", schedule)
+    path = Linear() if schedule is None else schedule
+    least = _LEAST_TIME if stated.prediction in ("noise", "score") else 0.0
+
+    def field(t: Tensor | float, x: Tensor) -> Tensor:
+        times = for_each(t, x).clamp(min=least)
+        output = model(stated.model_time(times), x)
+        return _velocity(stated.prediction, output, times.reshape(-1, *[1] * (x.ndim - 1)), x, path)
+
+    return field
+
+
+def _velocity(prediction: str, output: Tensor, t: Tensor, x: Tensor, schedule: Schedule) -> Tensor:
+    """The velocity alpha' x0 + beta' x1 that a prediction means, from x = alpha x0 + beta x1; t (B, 1, ...)."""
+    if prediction == "velocity":
+        return output
+    if prediction == "negative velocity":
+        return -output
+    if prediction == "data":
+        return (schedule.alpha_derivative(t) * x + schedule.wronskian(t) * output) / schedule.alpha(t)
+    noise = output if prediction == "noise" else -schedule.alpha(t) * output
+    return (schedule.beta_derivative(t) * x - schedule.wronskian(t) * noise) / schedule.beta(t)

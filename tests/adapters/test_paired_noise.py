@@ -1,0 +1,92 @@
+"""Noise for the rows that a loader gave: its law, its cells, and rows that are not there."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+
+import proxflow as pf
+from proxflow.adapters import PairedNoise
+from proxflow.adapters.row_lookup import RowLookup
+from proxflow.couplings.pairs import Rows
+from tests.adapters.models import moons_coupling
+from tests.couplings.normality import ALPHA, REJECTED, normal_p_value
+
+
+def epochs(noise: PairedNoise, points: Tensor, count: int) -> Tensor:
+    """The noise of ``count`` epochs in batches of 20, rows in random order."""
+    generator = torch.Generator().manual_seed(5)
+    orders = [torch.randperm(len(points), generator=generator) for _ in range(count)]
+    return torch.cat([noise(points[rows]) for order in orders for rows in order.split(20)])
+
+
+def test_noise_of_a_coupling_lies_in_the_cells_of_its_rows_and_keeps_its_law() -> None:
+    coupling = moons_coupling()
+    points = coupling.rows.flat
+    noise = PairedNoise(coupling, generator=torch.Generator().manual_seed(0))
+    drawn = epochs(noise, points, 10)
+    assert normal_p_value(drawn) > ALPHA
+    batch = points[torch.tensor([3, 50, 3])]
+    assert torch.equal(coupling.potential.sample_atom(noise(batch), None), coupling.atom_of_row[[3, 50, 3]])
+
+
+def test_noise_paired_within_batches_keeps_its_law_and_costs_least() -> None:
+    points = moons_coupling().rows.flat
+    noise = PairedNoise(generator=torch.Generator().manual_seed(0))
+    assert normal_p_value(epochs(noise, points, 10)) > ALPHA
+    batch = points[:20]
+    given = noise(batch)
+    cost = torch.cdist(batch, given).square()
+    rows, columns = linear_sum_assignment(cost.numpy())
+    torch.testing.assert_close(cost.trace(), cost[rows, columns].sum())
+
+
+def test_the_nearest_of_several_draws_has_another_law() -> None:
+    """The rule that trainers have for single images; the same test sees it, so that it has power."""
+    points = moons_coupling().rows.flat.repeat(10, 1)
+    draws = torch.randn(4, *points.shape, dtype=points.dtype, generator=torch.Generator().manual_seed(0))
+    nearest = (draws - points).square().sum(2).argmin(0)
+    assert normal_p_value(draws[nearest, torch.arange(len(points))]) < REJECTED
+
+
+def test_noise_comes_in_the_dtype_of_the_batch_where_rows_are_named() -> None:
+    noise = PairedNoise(moons_coupling())
+    batch = moons_coupling().rows.flat[:3].to(torch.bfloat16)
+    assert noise(batch, index=torch.tensor([0, 1, 2])).dtype == torch.bfloat16
+    with pytest.raises(ValueError, match=r"no rows of the coupling, the first: .* give index="):
+        noise(batch + 1)
+    with pytest.raises(ValueError, match=r"the batch is .*, the noise of the 2 rows asked for"):
+        noise(batch, index=torch.tensor([0, 1]))
+
+
+def test_a_coupling_that_draws_pairs_itself_has_no_noise_for_rows() -> None:
+    with pytest.raises(ValueError, match="Minibatch has no noise for given rows"):
+        PairedNoise(pf.couplings.Minibatch(torch.randn(10, 2), 5))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_rows_are_found_by_their_bits(dtype: torch.dtype) -> None:
+    points = torch.randn(1000, 3, 4, dtype=dtype, generator=torch.Generator().manual_seed(0))
+    points[7, 0, 0], points[9] = 0.0, points[8]
+    lookup = RowLookup(Rows("Rows", points, None))
+    order = torch.randperm(1000, generator=torch.Generator().manual_seed(1))
+    found = lookup.index_of("test", points[order])
+    assert torch.equal(found, torch.where(order == 9, 8, order))
+    negative_zero = points[7:8].clone()
+    negative_zero[0, 0, 0] = -0.0
+    assert lookup.index_of("test", negative_zero).tolist() == [7]
+    nearly = points[:1] * (1 + 2 * torch.finfo(dtype).eps)
+    with pytest.raises(ValueError, match="1 points of the batch are no rows"):
+        lookup.index_of("test", nearly)
+    with pytest.raises(ValueError, match=r"points of shape \(12,\), the coupling of \(3, 4\)"):
+        lookup.index_of("test", points.flatten(1))
+
+
+def test_equal_rows_with_unlike_labels_must_be_named() -> None:
+    points = torch.tensor([[1.0], [2.0], [1.0], [3.0], [3.0]])
+    lookup = RowLookup(Rows("Rows", points, torch.tensor([0, 1, 1, 2, 2])))
+    assert lookup.index_of("test", points[[1, 3, 4]]).tolist() == [1, 3, 3]
+    with pytest.raises(ValueError, match="unlike labels"):
+        lookup.index_of("test", points[2:3])
