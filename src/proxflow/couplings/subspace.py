@@ -172,17 +172,14 @@ class Subspace:
         Raises:
             ValueError: as there, or the coupling in R^k has no rows for given noise, as a ``Minibatch`` has none.
         """
-        if not hasattr(self.coupling, "rows_for"):
-            raise ValueError(
-                f"Subspace: {_name(self.coupling)} pairs what it draws itself and has no rows for given "
-                "noise; Semidiscrete and Conditional have"
-            )
+        self._check_rows_for()
         rows: Tensor = self.coupling.rows_for(self.rows.checked_noise(noise) @ self.directions, generator=generator)
         return rows
 
     @property
     def row_weights(self) -> Tensor:
         """How often each row is to come, (N,) float64 of sum 1."""
+        self._check_rows_for()
         weights: Tensor = self.coupling.row_weights
         return weights
 
@@ -202,6 +199,13 @@ class Subspace:
         generator = own_generator(generator)
         z = self.coupling.noise_for(index, generator=generator)
         return self._noise(z.flatten(1), generator).reshape(len(z), *self.rows.event_shape)
+
+    def _check_rows_for(self) -> None:
+        if not hasattr(self.coupling, "rows_for"):
+            raise ValueError(
+                f"Subspace: {_name(self.coupling)} pairs what it draws itself and has no rows for given noise; "
+                "Semidiscrete and Conditional have"
+            )
 
     def _completed(self, pairs: Pairs, generator: torch.Generator | None) -> Pairs:
         """The same pairs in the space of the points."""

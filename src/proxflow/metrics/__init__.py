@@ -1,5 +1,4 @@
-"""Metrics of samples: distance to the data, spread, whether they are new and fit their labels, and their paths;
-and what paired noise tells of the label."""
+"""Metrics of samples (distance to the data, spread, labels, paths), and what paired noise tells of the label."""
 
 from proxflow.metrics.classifier import LabelAccuracy, label_accuracy
 from proxflow.metrics.energy import energy_distance, energy_distance_error
