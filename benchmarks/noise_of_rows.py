@@ -1,9 +1,9 @@
 """What noise for one given row costs a trainer: noise_for and a file of pairs, beside a training step.
 
-Rows of Fashion-MNIST are coupled in 8 directions, and asked for one by one in a random order, as a loop at batch size 1
-does. noise_for draws until noise falls into the row's cell and keeps the rest: most calls find theirs waiting, and a few,
-most of them in the first epoch, pause for the draws of many. A file of pairs has them in advance. The step is forward,
-backward and Adam of a perceptron of ten million parameters. Times are those of the processor, on one thread.
+Rows of Fashion-MNIST are coupled in 8 directions, and asked for one by one in a random order, as a loop at batch size
+1 does. noise_for draws until noise falls into the row's cell and keeps the rest: most calls find theirs waiting, and a
+few, most of them in the first epoch, pause for the draws of many. A file of pairs has them in advance. The step is
+forward, backward and Adam of a perceptron of ten million parameters. Times are the processor's, on one thread.
 
 python benchmarks/noise_of_rows.py
 """
@@ -52,10 +52,12 @@ def training_step(dim: int, width: int, batch: int) -> Callable[[int], None]:
 
 def show(name: str, seconds: Tensor, step: float) -> None:
     """Median, 99th percentile, largest and mean, and the first two as shares of a step."""
-    median, high = float(seconds.median()), float(seconds.quantile(0.99))
+    median, high, largest, mean = (
+        float(1e3 * each) for each in (seconds.median(), seconds.quantile(0.99), seconds.max(), seconds.mean())
+    )
     print(
-        f"  {name:34s} median {1e3 * median:8.3f} ms ({median / step:6.2%})   99% {1e3 * high:8.3f} ms "
-        f"({high / step:6.2%})   largest {1e3 * float(seconds.max()):9.1f} ms   mean {1e3 * float(seconds.mean()):8.3f} ms",
+        f"  {name:34s} median {median:8.3f} ms ({median / step / 1e3:6.2%})   99% {high:8.3f} ms "
+        f"({high / step / 1e3:6.2%})   largest {largest:9.1f} ms   mean {mean:8.3f} ms",
         flush=True,
     )
 

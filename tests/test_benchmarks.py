@@ -115,3 +115,9 @@ def test_local_dimension() -> None:
     assert "dimension against scale" in output
     assert "circle + 3-d ball" in output
     assert "within 3 standard errors" in output
+
+
+def test_noise_of_rows() -> None:
+    output = printed_by("noise_of_rows.py")
+    assert output.count(" median ") == 4
+    assert "bytes a pair" in output

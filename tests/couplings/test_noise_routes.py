@@ -73,11 +73,14 @@ def test_noise_is_standard_normal(built, name, route, tmp_path) -> None:
     assert energy_p_value(noise) > LEAST
 
 
-@pytest.mark.parametrize("choices", [4, 8])
+@pytest.mark.parametrize("choices", [2, 4])
 def test_the_nearest_of_several_noises_is_not(choices) -> None:
-    """What some trainers do at batch size 1: draw a few vectors and keep the one nearest to the row."""
+    """What some trainers do at batch size 1: draw a few vectors and keep the one nearest to the row.
+
+    Here of rows about the origin: the noise is too short.
+    """
     generator = torch.Generator().manual_seed(3)
-    row = points().repeat(PAIRS // ROWS, 1)
+    row = 0.2 * points().repeat(PAIRS // ROWS, 1)
     drawn = torch.randn(PAIRS, choices, 3, generator=generator, dtype=torch.float64)
     nearest = (drawn - row[:, None]).square().sum(2).argmin(1)
     noise = drawn[torch.arange(PAIRS), nearest]
