@@ -25,6 +25,7 @@ def test_prox() -> None:
     assert "two bare GEMMs" in output
 
 
+@pytest.mark.slow
 def test_couplings() -> None:
     output = printed_by("couplings.py")
     assert "proxflow, Semidiscrete" in output
@@ -38,6 +39,7 @@ def test_adapters() -> None:
         assert f"{library} is not installed: left out" in output or shown in output
 
 
+@pytest.mark.slow
 def test_digits_few_steps() -> None:
     output = printed_by("digits_few_steps.py")
     assert output.count("energy distance") == output.count("  W2") == 7
@@ -124,7 +126,15 @@ def test_local_dimension() -> None:
     assert "within 3 standard errors" in output
 
 
+@pytest.mark.slow
 def test_likelihood() -> None:
     output = printed_by("likelihood.py")
     assert output.count("proxflow 0") == 2
     assert "bits off" in output
+
+
+@pytest.mark.slow
+def test_noise_of_rows() -> None:
+    output = printed_by("noise_of_rows.py")
+    assert output.count(" median ") == 4
+    assert "bytes a pair" in output

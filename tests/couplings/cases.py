@@ -45,6 +45,10 @@ def joint_conditional(points: Tensor, labels: Tensor) -> JointConditional:
     return once(lambda: JointConditional.fit(points, conditions, weight=0.5, tol=1e-3), points, "joint")
 
 
+def conditional_at_a_cost(points: Tensor, labels: Tensor) -> Conditional:
+    return once(lambda: Conditional.fit(points, labels, strength=0.3, tol=1e-2), points, "at a cost")
+
+
 def subspace(points: Tensor, labels: Tensor | None) -> Subspace:
     fitted = once(lambda: Subspace.fit(points, dim=1, tol=1e-3), points, "subspace")
     return Subspace.from_potential(fitted.potential, points, fitted.directions, labels)
@@ -64,6 +68,7 @@ CASES: dict[str, Callable[[Tensor, Any], Any]] = {
     "entropic": lambda points, labels: semidiscrete(points, labels, epsilon=0.3),
     "conditional": Conditional.fit,
     "conditional in subspaces": lambda points, labels: Conditional.fit(points, labels, directions=1),
+    "conditional at a cost": conditional_at_a_cost,
     "subspace": subspace,
     "subspace of minibatches": subspace_of_minibatches,
     "joint conditional": joint_conditional,

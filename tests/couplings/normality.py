@@ -38,3 +38,24 @@ def frequency_p_value(index: Tensor, mass: Tensor) -> float:
     """Of independent draws ``index`` having the probabilities ``mass``, by chi-square."""
     counts = torch.bincount(index, minlength=len(mass)).double()
     return float(stats.chisquare(counts.numpy(), (len(index) * mass.double() / mass.double().sum()).numpy()).pvalue)
+
+
+def energy_p_value(noise: Tensor, permutations: int = 399) -> float:
+    """Of the rows (n, *event) being independent N(0, I): the energy test against as many normal rows, by permutation.
+
+    It sees every kind of difference, dependence of coordinates too. At the least it is 1 / (permutations + 1).
+    """
+    rows = noise.flatten(1).double()
+    generator = torch.Generator().manual_seed(2)
+    both = torch.cat([rows, torch.randn(rows.shape, generator=generator, dtype=torch.float64)])
+    distance = torch.cdist(both, both)
+    signs = torch.ones(len(both), dtype=torch.float64)
+    signs[len(rows) :] = -1
+    shuffled = torch.stack([signs[torch.randperm(len(both), generator=generator)] for _ in range(permutations)])
+
+    def energy(signs: Tensor) -> Tensor:
+        """n^2 times the distance, for each row of signs."""
+        return -((signs @ distance) * signs).sum(1)
+
+    as_large = int((energy(shuffled) >= energy(signs[None])).sum())
+    return (1 + as_large) / (permutations + 1)

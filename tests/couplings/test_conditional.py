@@ -166,7 +166,7 @@ def test_labels_and_potentials_that_do_not_go_together_are_refused(conditional):
         r"no potential for the classes \[1\]; fit one": (points, labels, {0: zero}),
         "no atoms of the potential|some atoms": (points, labels, {0: one, 1: zero}),
         r"whole numbers, got \(60,\) of torch.float64; .*JointConditional": (points, labels.double(), {}),
-        r"whole numbers, got \(60, 1\)": (points, labels[:, None], {}),
+        r"whole numbers, got \(60, 1, 1\)": (points, labels[:, None, None], {}),
         "whole numbers, got None": (points, None, {}),
     }
     for said, arguments in cases.items():

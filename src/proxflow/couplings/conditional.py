@@ -1,19 +1,23 @@
-"""Couplings that keep the law of the noise under every condition.
+"""Couplings for networks that are told a condition: from noise that keeps its law under each, to any in between.
 
 One optimal coupling of all noise and all data gives each class its own region of the noise: a network that is told the
 class then sees other noise in training than in sampling, and gets worse (a bias, not a variance). Here the condition is
-drawn first and the noise, independent of it, is coupled with the data of that condition only.
+drawn first and the noise, independent of it, is coupled with the data of that condition only; or, at a finite strength,
+with all data, at a cost on conditions that differ.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from typing import Literal, Self
 
 import torch
 from torch import Tensor
 
 from proxflow.checks import Numbers
+from proxflow.couplings.condition_cost import ConditionCost
+from proxflow.couplings.condition_groups import Group, checked_strength, groups_of, weights_of
 from proxflow.couplings.directions import choose_directions
 from proxflow.couplings.noise_pool import NoiseLaw
 from proxflow.couplings.pairs import Pairs, Rows, check_count
@@ -28,19 +32,39 @@ __all__ = ["Conditional"]
 
 
 class Conditional:
-    """A semidiscrete coupling of its own for each class; given the class, the noise has exactly the source's law.
+    """Semidiscrete couplings for a network that is told a condition.
+
+    ``strength`` goes from pairs that ignore the condition to pairs that keep to it. Noise and rows have exactly their
+    laws, and each pair the label of its row, at every strength; what changes is the noise given the label.
+
+    - ``math.inf``, the default: a coupling of its own for each class. Given the class the noise has **exactly** the
+      source's law, so that a network meets in sampling the noise that it was trained on.
+    - 0: one coupling of all rows, at the least cost. The noise tells the class: **it leaks**. Without guidance samples
+      are biased.
+    - between: noise and a condition c0 drawn apart are coupled with rows and theirs at |x0 - x1|^2 plus a cost on
+      conditions that differ; at strength 1 unrelated ones cost on average what all of optimal transport saves. The
+      noise leaks, the less the larger the strength; ``metrics.label_leakage`` measures it. (``JointConditional`` has
+      c0 itself for its label: nothing leaks, but the row is one of a near condition.)
+
+    Several conditions are columns of the labels, each with a strength of its own if wanted: those with ``math.inf`` are
+    kept apart, the others cost. Whole numbers are classes, floats are numbers, or an embedding whose columns share one
+    strength.
 
     Args:
         points: (N, *event), finite, float32 or float64.
-        labels: (N,) whole numbers.
-        potentials: potentials of each class, fitted to its rows alone; ``Conditional.fit`` makes them.
-        weights: (N,), of the rows, as given to ``fit``; equal if None. Classes are drawn by the sums of theirs.
-        directions: of each class, (d, k) orthonormal columns, if its potential is one of ``rows @ directions``: each
-            class is then a ``Subspace`` coupling.
+        labels: (N,) or (N, k): whole numbers, or finite floats at a finite strength. A column that is kept apart holds
+            whole numbers.
+        potentials: of each group of rows that is coupled together, fitted to its rows alone; ``Conditional.fit`` makes
+            them. Groups are the classes, by their label, where labels are (N,) whole numbers that are kept apart; else
+            they are numbered from 0, in the order of the columns that are kept apart (one group, 0, if none is).
+        strength: one number for all columns, or one for each, of at least 0.
+        weights: (N,), of the rows, as given to ``fit``; equal if None. Groups are drawn by the sums of theirs.
+        directions: of each group, (d, k) orthonormal columns, if its potential is one of ``rows @ directions``: each
+            group is then a ``Subspace`` coupling.
 
     Raises:
-        ValueError: bad points, labels, weights or directions, a class without potential or directions, or a potential
-            of other points or weights.
+        ValueError: bad points, labels, strength, weights or directions, a group without potential or directions, or a
+            potential of other points, strength or weights.
     """
 
     def __init__(
@@ -49,20 +73,22 @@ class Conditional:
         labels: Numbers,
         potentials: Mapping[int, AtomicPotential],
         *,
+        strength: float | Sequence[float] = math.inf,
         weights: Numbers | None = None,
         directions: Mapping[int, Numbers] | None = None,
     ) -> None:
         self.rows = Rows("Conditional", points, labels, weights)
-        members = _members(self.rows)
+        self.strength = checked_strength(self.rows, strength)
+        groups = groups_of(self.rows, self.strength)
         for what, given in (("potential", potentials), ("directions", directions)):
-            missing = [] if given is None else sorted(set(members) - set(given))
+            missing = [] if given is None else sorted(set(groups.members) - set(given))
             if missing:
                 raise ValueError(f"Conditional: no {what} for the classes {missing[:5]}; fit one to the rows of each")
-        self._members = members
-        self._parts: dict[int, Semidiscrete | Subspace] = {
-            label: _part(self.rows, rows, potentials[label], None if directions is None else directions[label])
-            for label, rows in members.items()
-        }
+        self._groups = groups
+        self._parts: dict[int, Semidiscrete | ConditionCost | Subspace] = {}
+        for group, rows in groups.members.items():
+            frame = None if directions is None else directions[group]
+            self._parts[group] = _part(Group.of(self.rows, rows, frame, self.strength), potentials[group])
         self.source = next(iter(self._parts.values())).source
 
     @classmethod
@@ -71,6 +97,7 @@ class Conditional:
         points: Numbers,
         labels: Numbers,
         *,
+        strength: float | Sequence[float] = math.inf,
         directions: int | Literal["auto"] | None = None,
         weights: Numbers | None = None,
         source: Source | None = None,
@@ -79,13 +106,14 @@ class Conditional:
         seed: int = 0,
         progress: bool | None = None,
     ) -> Self:
-        """Fit a potential to each class.
+        """Fit a potential to each group of rows that is coupled together: to each class, by default.
 
         Args:
             points: (N, *event), finite, float32 or float64.
-            labels: (N,) whole numbers.
-            directions: number of principal directions of each class that are coupled, as in ``Subspace.fit``; "auto"
-                chooses it for each class. None couples in all.
+            labels: (N,) or (N, k), see the class.
+            strength: of the cost on conditions that differ, from 0 to ``math.inf``, which keeps them apart.
+            directions: number of principal directions of each group that are coupled, as in ``Subspace.fit``; "auto"
+                chooses it for each. None couples in all.
             weights: (N,), of the rows; equal if None.
             source: law of the noise; standard normal if None, and wherever directions are given.
             epsilon: epsilon of the fits, in units of the scores; see ``semidiscrete.fit``.
@@ -94,34 +122,36 @@ class Conditional:
             progress: show a status line; None shows one on a terminal.
         """
         data = Rows("Conditional", points, labels, weights)
+        strength = checked_strength(data, strength)
         if directions is not None and source is not None and source != Gaussian(data.dim):
             raise ValueError("Conditional: directions need standard normal noise; leave out source= or directions=")
         potentials: dict[int, AtomicPotential] = {}
         frames: dict[int, Tensor] = {}
-        for label, rows in _members(data).items():
-            features, own_weights = data.flat[rows], _weights_of(data, rows)
+        for label, rows in groups_of(data, strength).members.items():
             if directions is not None:
-                frames[label] = _coupled_directions(features, own_weights, directions, seed, progress)
-                features = features @ frames[label]
+                own_weights = weights_of(data, rows)
+                frames[label] = _coupled_directions(data.flat[rows], own_weights, directions, seed, progress)
+            group = Group.of(data, rows, frames.get(label), strength)
             potentials[label] = fit(
-                features,
-                own_weights,
-                source=source if directions is None else None,
+                group.joined,
+                group.rows.weights,
+                source=group.joint_source(source),
                 epsilon=epsilon,
                 tol=tol,
                 seed=seed,
                 progress=progress,
             ).potential
-        return cls(points, labels, potentials, weights=weights, directions=frames if directions is not None else None)
+        chosen = frames if directions is not None else None
+        return cls(points, labels, potentials, strength=strength, weights=weights, directions=chosen)
 
     @property
     def potentials(self) -> dict[int, AtomicPotential]:
-        """The potential of each class."""
+        """The potential of each class, or other group of rows that is coupled together."""
         return {label: part.potential for label, part in self._parts.items()}
 
     @property
     def directions(self) -> dict[int, Tensor] | None:
-        """The coupled directions of each class, (d, k); None where all are."""
+        """The coupled directions of each group, (d, k); None where all are."""
         found = {label: part.directions for label, part in self._parts.items() if isinstance(part, Subspace)}
         return found or None
 
@@ -134,13 +164,14 @@ class Conditional:
     def tensors(self) -> list[Tensor | None]:
         """What the coupling depends on, for checkpoints."""
         classes = [self.rows.labels] if self.rows.weights is None else [self.rows.labels, self.rows.weights]
-        return [*classes, *(tensor for part in self._parts.values() for tensor in part.tensors)]
+        soft = [] if set(self.strength) == {math.inf} else [torch.tensor(self.strength, dtype=torch.float64)]
+        return [*classes, *soft, *(tensor for part in self._parts.values() for tensor in part.tensors)]
 
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> Pairs:
         """n pairs: classes by their weight in the data, noise of the source in each, coupled within the class."""
         check_count("Conditional", n)
         generator = own_generator(generator)
-        wanted = self.rows.labels_of(self.rows.draw_index(n, generator))
+        wanted = self._groups.of_row[self.rows.draw_index(n, generator)]
         noise = self.rows.flat.new_empty(n, self.rows.dim)
         index = torch.empty(n, dtype=torch.int64, device=noise.device)
         for label, part in self._parts.items():
@@ -148,8 +179,27 @@ class Conditional:
             if len(places):
                 pairs = part.sample(len(places), generator=generator)
                 noise[places] = pairs.source.flatten(1)
-                index[places] = self._members[label][pairs.index]
+                index[places] = self._groups.members[label][pairs.index]
         return self.rows.pairs(noise, index)
+
+    def rows_for(self, noise: Numbers, *, generator: torch.Generator | None = None) -> Tensor:
+        """A row for each source point (n, *event), (n,) int64: of a class that is drawn apart from the noise.
+
+        See ``Semidiscrete.rows_for``.
+        """
+        generator, given = own_generator(generator), self.rows.checked_noise(noise)
+        wanted = self._groups.of_row[self.rows.draw_index(len(given), generator)]
+        index = torch.empty(len(given), dtype=torch.int64, device=given.device)
+        for label, part in self._parts.items():
+            places = torch.nonzero(wanted == label)[:, 0]
+            if len(places):
+                index[places] = self._groups.members[label][part.rows_for(given[places], generator=generator)]
+        return index
+
+    @property
+    def row_weights(self) -> Tensor:
+        """How often each row is to come, (N,) float64 of sum 1."""
+        return self.rows.mass
 
     @property
     def noise_law(self) -> NoiseLaw:
@@ -168,44 +218,26 @@ class Conditional:
         See ``Semidiscrete.noise_for``.
         """
         asked = self.rows.checked_index(index)
-        labels = self.rows.labels_of(asked)
+        labels = self._groups.of_row[asked]
         noise = self.rows.flat.new_empty(len(asked), *self.rows.event_shape)
         for label, part in self._parts.items():
             places = torch.nonzero(labels == label)[:, 0]
             if len(places):
-                place_in_class = torch.searchsorted(self._members[label], asked[places])
+                place_in_class = torch.searchsorted(self._groups.members[label], asked[places])
                 given = part.noise_for(place_in_class, generator=generator)
                 noise[places] = given.reshape(len(places), *self.rows.event_shape)
         return noise
 
 
-def _members(data: Rows) -> dict[int, Tensor]:
-    """The rows of each class, ascending.
-
-    Raises:
-        ValueError: labels are not one whole number each, or no row of a class has a weight.
-    """
-    labels = data.labels
-    if labels is None or labels.ndim != 1 or labels.is_floating_point():
-        got = "None" if labels is None else f"{tuple(labels.shape)} of {labels.dtype}"
-        raise ValueError(
-            f"Conditional: labels must be (N,) whole numbers, got {got}; "
-            "for continuous conditions use couplings.JointConditional"
-        )
-    members = {int(label): torch.nonzero(labels == label)[:, 0] for label in torch.unique(labels)}
-    if data.weights is not None:
-        empty = [label for label, rows in members.items() if not bool(data.weights[rows].any())]
-        if empty:
-            raise ValueError(f"Conditional: all rows of the classes {empty[:5]} have weight zero; leave them out")
-    return members
-
-
-def _part(data: Rows, rows: Tensor, potential: AtomicPotential, directions: Numbers | None) -> Semidiscrete | Subspace:
-    """The coupling of one class."""
-    points, weights = data.flat[rows], _weights_of(data, rows)
-    if directions is None:
-        return Semidiscrete(potential, points, weights=weights)
-    return Subspace.from_potential(potential, points, directions, weights=weights)
+def _part(group: Group, potential: AtomicPotential) -> Semidiscrete | ConditionCost | Subspace:
+    """The coupling of one group."""
+    weights = group.rows.weights
+    if group.features is not None:
+        cost = ConditionCost(potential, group.rows.flat, group.features, weights=weights)
+        return cost if group.directions is None else Subspace(cost, group.flat, group.directions)
+    if group.directions is None:
+        return Semidiscrete(potential, group.flat, weights=weights)
+    return Subspace.from_potential(potential, group.flat, group.directions, weights=weights)
 
 
 def _coupled_directions(
@@ -215,7 +247,3 @@ def _coupled_directions(
     if directions == "auto":
         return choose_directions(points, weights, seed=seed, progress=progress).directions
     return first_directions(Rows("Conditional", points, None, weights), directions)
-
-
-def _weights_of(data: Rows, rows: Tensor) -> Tensor | None:
-    return None if data.weights is None else data.weights[rows]

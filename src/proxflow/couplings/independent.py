@@ -39,3 +39,12 @@ class Independent:
         check_count("Independent", n)
         generator = own_generator(generator)
         return self.rows.pairs(self.rows.draw_noise(self.source, n, generator), self.rows.draw_index(n, generator))
+
+    def rows_for(self, noise: Numbers, *, generator: torch.Generator | None = None) -> Tensor:
+        """A row for each source point (n, *event), (n,) int64: any, whatever the noise."""
+        return self.rows.draw_index(len(self.rows.checked_noise(noise)), own_generator(generator))
+
+    @property
+    def row_weights(self) -> Tensor:
+        """How often each row is to come, (N,) float64 of sum 1: equally."""
+        return self.rows.mass

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from proxflow.couplings.noise_stock import NoiseStock
 from proxflow.couplings.process_local import Reserve
 from proxflow.potentials import AtomicPotential
 from proxflow.results import brief_repr
@@ -16,7 +17,6 @@ __all__ = ["NoiseLaw", "NoisePool"]
 
 _LARGEST_BLOCK = 1 << 12  # draws made at once
 _SMALLEST_BLOCK = 1 << 8  # draws made at once
-_MOST = 1 << 32  # occurrences of one atom
 _NEAREST_AMONG = 1 << 12  # draws searched for the one nearest to a cell that none has hit
 _LEAST_TRIES = 1 << 17  # in a row that miss a cell, however few atoms
 _TRIES_PER_ATOM = 32  # in a row that miss a cell of average mass once in e^32
@@ -40,25 +40,11 @@ class NoiseLaw:
     draws: int = 0
 
 
-@dataclass(frozen=True)
-class _Draws:
-    """Source points (n, d) and their atoms (n,)."""
-
-    noise: Tensor
-    atom: Tensor
-
-    def __len__(self) -> int:
-        return len(self.atom)
-
-    def rows(self, rows: Tensor) -> _Draws:
-        return _Draws(self.noise[rows], self.atom[rows])
-
-
-@dataclass(frozen=True)
+@dataclass
 class _Stock:
     """What a pool has at the moment: draws that wait, draws in a row that missed each atom (N,), and its record."""
 
-    waiting: _Draws
+    waiting: NoiseStock
     missed: Tensor
     law: NoiseLaw
 
@@ -85,7 +71,7 @@ class NoisePool:
         self._draw, self._potential = draw, potential
         self._max_draws = max(_LEAST_TRIES, _TRIES_PER_ATOM * len(points)) if max_draws is None else max_draws
         self._block = min(_LARGEST_BLOCK, max(_SMALLEST_BLOCK, 4 * len(points)))
-        self._capacity = max(self._block, max_memory // (points.element_size() * points.shape[1]))
+        self._capacity = max(2 * self._block, max_memory // (points.element_size() * points.shape[1]))
         self._stock: Reserve[_Stock] = Reserve()
 
     @property
@@ -98,66 +84,43 @@ class NoisePool:
         """A draw for each atom asked for, (n, d), each draw given once."""
         noise = self._potential.points.new_empty(len(atoms), self._potential.points.shape[1])
         with self._stock.opened() as stock:
-            stock.kept = self._given(noise, atoms, generator, stock.kept or self._empty())
+            stock.kept = stock.kept or self._empty()
+            self._fill(noise, atoms, generator, stock.kept)
         return noise
 
     def _empty(self) -> _Stock:
         points = self._potential.points
-        none = torch.empty(0, dtype=torch.int64, device=points.device)
         missed = torch.zeros(len(points), dtype=torch.int64, device=points.device)
-        return _Stock(_Draws(points.new_empty(0, points.shape[1]), none), missed, NoiseLaw())
+        return _Stock(NoiseStock(points, self._capacity), missed, NoiseLaw())
 
-    def _given(self, noise: Tensor, atoms: Tensor, generator: torch.Generator | None, stock: _Stock) -> _Stock:
-        """Fill ``noise`` and return what the pool has then."""
-        missing = torch.arange(len(atoms), device=atoms.device)
-        missing, waiting = self._serve(noise, atoms, missing, stock.waiting)
-        missed, drawn, left = stock.missed.clone(), 0, [waiting]
-        while bool((missed[atoms[missing]] < self._max_draws).any()):
-            missing, unused = self._serve(noise, atoms, missing, self._fresh(self._block, missed, generator))
-            drawn += self._block
-            left.append(unused)
-            if sum(map(len, left)) > self._capacity:
-                left = [self._shrunk(_joined(left))]
+    def _fill(self, noise: Tensor, atoms: Tensor, generator: torch.Generator | None, stock: _Stock) -> None:
+        """Fill ``noise``, from what waits and then from new draws."""
+        asked = atoms.tolist()
+        missing, drawn = stock.waiting.take(noise, asked, list(range(len(asked)))), 0
+        while missing and bool((stock.missed[atoms[missing]] < self._max_draws).any()):
+            stock.waiting.add(*self._fresh(self._block, stock.missed, generator))
+            missing, drawn = stock.waiting.take(noise, asked, missing), drawn + self._block
         gap = 0.0
-        if len(missing):
+        if missing:
             among = max(_NEAREST_AMONG, 2 * len(missing))
-            missing, unused = self._serve(noise, atoms, missing, self._fresh(among, missed, generator))
-            gap = self._serve_nearest(noise, atoms, missing, unused.noise)  # the rest, now biased, is dropped
-            drawn += among
-        law = NoiseLaw(
-            stock.law.served + len(atoms),
-            stock.law.approximated + len(missing),
-            max(stock.law.largest_gap, gap),
-            stock.law.draws + drawn,
+            fresh = NoiseStock(self._potential.points, among)  # of its own: what is left, now biased, is dropped
+            fresh.add(*self._fresh(among, stock.missed, generator))
+            missing, drawn = fresh.take(noise, asked, missing), drawn + among
+            gap = self._serve_nearest(noise, atoms, torch.tensor(missing, dtype=torch.int64), fresh.rest)
+        law = stock.law
+        stock.law = NoiseLaw(
+            served=law.served + len(asked),
+            approximated=law.approximated + len(missing),
+            largest_gap=max(law.largest_gap, gap),
+            draws=law.draws + drawn,
         )
-        return _Stock(_joined(left), missed, law)
 
-    def _fresh(self, count: int, missed: Tensor, generator: torch.Generator | None) -> _Draws:
-        """New draws, counted in ``missed``."""
-        draws = _Draws(*self._draw(count, generator))
+    def _fresh(self, count: int, missed: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
+        """New draws and their atoms, counted in ``missed``."""
+        noise, atom = self._draw(count, generator)
         missed += count
-        missed[draws.atom] = 0
-        return draws
-
-    def _serve(self, noise: Tensor, atoms: Tensor, wanted: Tensor, draws: _Draws) -> tuple[Tensor, _Draws]:
-        """Give what is there to the requests ``wanted``; return those still open, and the draws not used."""
-        if not len(draws):
-            return wanted, draws
-        stock, stock_order = _occurrences(draws.atom, len(self._potential.points))
-        asked, asked_order = _occurrences(atoms[wanted], len(self._potential.points))
-        place = torch.searchsorted(stock, asked).clamp(max=len(stock) - 1)
-        found = stock[place] == asked
-        given = stock_order[place[found]]
-        noise[wanted[asked_order[found]]] = draws.noise[given]
-        kept = torch.ones_like(draws.atom, dtype=torch.bool)
-        kept[given] = False
-        return wanted[asked_order[~found]], draws.rows(kept)
-
-    def _shrunk(self, draws: _Draws) -> _Draws:
-        """Half of what memory holds, without the later draws of the atoms that have most."""
-        key, order = _occurrences(draws.atom, len(self._potential.points))
-        earliest = (key % _MOST).argsort(stable=True)[: self._capacity // 2]
-        return draws.rows(order[earliest].sort().values)
+        missed[atom] = 0
+        return noise, atom
 
     def _serve_nearest(self, noise: Tensor, atoms: Tensor, missing: Tensor, fresh: Tensor) -> float:
         """Give each open request the draw (m, d) that loses least, and return the largest loss."""
@@ -174,16 +137,3 @@ class NoisePool:
             noise[request] = fresh[choice]
             largest = max(largest, float(loss[choice]))
         return largest
-
-
-def _joined(parts: list[_Draws]) -> _Draws:
-    return _Draws(torch.cat([part.noise for part in parts]), torch.cat([part.atom for part in parts]))
-
-
-def _occurrences(atoms: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Sorted keys that pair each atom with the number of its earlier occurrences, and the order that sorts them."""
-    sorted_atoms, order = atoms.sort(stable=True)
-    sizes = torch.bincount(atoms, minlength=count)
-    first = sizes.cumsum(0) - sizes
-    rank = torch.arange(len(atoms), device=atoms.device) - first[sorted_atoms]
-    return sorted_atoms * _MOST + rank, order

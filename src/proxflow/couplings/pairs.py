@@ -87,6 +87,11 @@ class Rows:
         return [self.flat, self.labels, source_probes(source), torch.tensor(numbers, dtype=torch.float64)]
 
     @property
+    def mass(self) -> Tensor:
+        """The weight of each row, (N,) float64 of sum 1."""
+        return point_weights(self.name, None, self.flat) if self.weights is None else self.weights
+
+    @property
     def dim(self) -> int:
         """Number of coordinates of one row."""
         return math.prod(self.event_shape)
@@ -129,6 +134,25 @@ class Rows:
         if len(index) and not 0 <= int(index.min()) <= int(index.max()) < len(self):
             raise ValueError(f"noise_for: index must name rows 0 to {len(self) - 1}")
         return index.to(self.flat.device, torch.int64)
+
+    def checked_noise(self, noise: Numbers) -> Tensor:
+        """Source points that a caller gives, (n, *event), as (n, d).
+
+        Raises:
+            ValueError: another shape, dtype or device than that of the points.
+        """
+        given = as_tensor("rows_for", "noise", noise).detach()
+        if given.shape[1:] != self.event_shape or given.ndim != 1 + len(self.event_shape):
+            raise ValueError(
+                f"rows_for: noise must be (n, *event) = (n, {', '.join(map(str, self.event_shape))}), "
+                f"got {tuple(given.shape)}"
+            )
+        if given.dtype != self.flat.dtype or given.device != self.flat.device:
+            raise ValueError(
+                f"rows_for: noise is {given.dtype} on {given.device}, the points are {self.flat.dtype} on "
+                f"{self.flat.device}; convert it"
+            )
+        return given.reshape(len(given), -1)
 
     def labels_of(self, index: Tensor) -> Tensor:
         """Labels of given rows.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from scipy.spatial import KDTree
 from torch import Tensor
 
 from proxflow.checks import Numbers, point_weights
@@ -14,8 +15,9 @@ from proxflow.potentials import AtomicPotential
 from proxflow.potentials.atoms import has_atoms
 from proxflow.seeding import own_generator
 
-__all__ = ["Semidiscrete"]
+__all__ = ["Semidiscrete", "rounded_alike"]
 
+_ROUNDINGS = 1024  # of the largest coordinate, that two products of the same numbers may differ by
 _SAME_WEIGHT = 1e-5  # relative: float32 keeps weights to 1e-7, and to see 1e-5 takes 10^10 draws
 
 
@@ -85,6 +87,26 @@ class Semidiscrete:
         noise, atom = self._draw(n, generator)
         return self.rows.pairs(noise, self._shares.draw(atom, generator))
 
+    def rows_for(self, noise: Numbers, *, generator: torch.Generator | None = None) -> Tensor:
+        """The row that each source point (n, *event) is transported to, (n,) int64: ``sample`` with noise of one's own.
+
+        Args:
+            noise: (n, *event), of the points' dtype, on their device.
+            generator: of what the noise does not decide: which of equal rows, and the atom of a smoothed potential.
+
+        Raises:
+            ValueError: noise of another shape, dtype or device.
+        """
+        generator = own_generator(generator)
+        atom = self.potential.sample_atom(self.rows.checked_noise(noise), generator)
+        return self._shares.draw(atom, generator)
+
+    @property
+    def row_weights(self) -> Tensor:
+        """How often each row is to come, (N,) float64 of sum 1: its share of its atom's weight."""
+        weights = self.potential.weights.double()[self.atom_of_row] * self._shares.of_row
+        return weights / weights.sum()
+
     def noise_for(self, index: Numbers, *, generator: torch.Generator | None = None) -> Tensor:
         """Source points of given rows, (len(index), *event), for loops that visit the data in epochs.
 
@@ -121,12 +143,14 @@ class _Shares:
         until: atom + the shares of its rows up to this one, float64, ascending; None if each atom has one row.
         first: place in ``row`` of each atom's first.
         last: and of its last.
+        of_row: (N,), the share of each row in its atom.
     """
 
     row: Tensor
     until: Tensor | None
     first: Tensor
     last: Tensor
+    of_row: Tensor
 
     def draw(self, atom: Tensor, generator: torch.Generator | None) -> Tensor:
         """A row of each atom, at random where there are several."""
@@ -155,10 +179,11 @@ def _shares(rows: Tensor, atom_of_row: Tensor, potential: AtomicPotential, weigh
     last = torch.bincount(atom, minlength=atoms).cumsum(0) - 1
     first = last - torch.bincount(atom, minlength=atoms) + 1
     if not repeated:
-        return _Shares(row, None, first, last)
-    share = mass[row] / total[atom]
+        return _Shares(row, None, first, last, torch.ones_like(mass))
+    of_row = mass / total[atom_of_row]
+    share = of_row[row]
     summed = share.cumsum(0)
-    return _Shares(row, atom + (summed - (summed - share)[first[atom]]), first, last)
+    return _Shares(row, atom + (summed - (summed - share)[first[atom]]), first, last, of_row)
 
 
 def _check_weights(total: Tensor, expected: Tensor, atom_of_row: Tensor, *, given: bool) -> None:
@@ -203,3 +228,17 @@ def _atoms_of(rows: Tensor, atoms: Tensor) -> Tensor:
             "Semidiscrete: some atoms of the potential are no row of points; give all that it was fitted to"
         )
     return atom_of_row
+
+
+def rounded_alike(features: Tensor, atoms: Tensor) -> Tensor:
+    """Features (N, k), each replaced by the atom that it is but for rounding, if it is one.
+
+    A matrix product is rounded in another way on another machine or number of threads.
+    """
+    if features.shape[1:] != atoms.shape[1:] or features.dtype != atoms.dtype:
+        return features
+    known = atoms.detach().double().cpu().numpy()
+    distance, atom = KDTree(known).query(features.double().cpu().numpy())
+    close = torch.from_numpy(distance) <= _ROUNDINGS * torch.finfo(features.dtype).eps * float(atoms.abs().max())
+    nearest = atoms.detach()[torch.from_numpy(atom).to(atoms.device)].to(features.device)
+    return torch.where(close.to(features.device)[:, None], nearest, features)

@@ -12,14 +12,13 @@ from __future__ import annotations
 from typing import Any, Self
 
 import torch
-from scipy.spatial import KDTree
 from torch import Tensor
 
 from proxflow.checks import Numbers, whole_number
 from proxflow.couplings.directions import DirectionChoice, check_directions, choose_directions, principal_directions
 from proxflow.couplings.noise_pool import NoiseLaw
 from proxflow.couplings.pairs import Pairs, Rows, check_count
-from proxflow.couplings.semidiscrete_coupling import Semidiscrete
+from proxflow.couplings.semidiscrete_coupling import Semidiscrete, rounded_alike
 from proxflow.couplings.stream import Coupling, batch_of
 from proxflow.measures import Gaussian
 from proxflow.potentials import AtomicPotential
@@ -28,7 +27,6 @@ from proxflow.semidiscrete import fit
 
 __all__ = ["Subspace", "first_directions"]
 
-_ROUNDINGS = 1024  # of the largest coordinate, that two products of the same numbers may differ by
 _OTHER_DIRECTIONS = (0, 0)  # number the generator of a batch's independent noise, apart from that of its pairs
 
 
@@ -142,7 +140,7 @@ class Subspace:
         """
         rows = Rows("Subspace", points, labels)
         frame = check_directions("Subspace", directions, rows.flat)
-        features = _rounded_alike(rows.flat @ frame, potential.points)
+        features = rounded_alike(rows.flat @ frame, potential.points)
         return cls(Semidiscrete(potential, features, labels, weights=weights), points, frame)
 
     @property
@@ -184,6 +182,25 @@ class Subspace:
         pairs = batch_of(self.coupling, number, n, seed)
         return self._completed(pairs, generator_of(seed, number, *_OTHER_DIRECTIONS))
 
+    def rows_for(self, noise: Numbers, *, generator: torch.Generator | None = None) -> Tensor:
+        """The row for each source point (n, *event), (n,) int64: that of its k coordinates in the directions.
+
+        See ``Semidiscrete.rows_for``.
+
+        Raises:
+            ValueError: as there, or the coupling in R^k has no rows for given noise, as a ``Minibatch`` has none.
+        """
+        self._check_rows_for()
+        rows: Tensor = self.coupling.rows_for(self.rows.checked_noise(noise) @ self.directions, generator=generator)
+        return rows
+
+    @property
+    def row_weights(self) -> Tensor:
+        """How often each row is to come, (N,) float64 of sum 1."""
+        self._check_rows_for()
+        weights: Tensor = self.coupling.row_weights
+        return weights
+
     def noise_for(self, index: Numbers, *, generator: torch.Generator | None = None) -> Tensor:
         """Source points of given rows, (len(index), *event).
 
@@ -200,6 +217,13 @@ class Subspace:
         generator = own_generator(generator)
         z = self.coupling.noise_for(index, generator=generator)
         return self._noise(z.flatten(1), generator).reshape(len(z), *self.rows.event_shape)
+
+    def _check_rows_for(self) -> None:
+        if not hasattr(self.coupling, "rows_for"):
+            raise ValueError(
+                f"Subspace: {_name(self.coupling)} pairs what it draws itself and has no rows for given noise; "
+                "Semidiscrete and Conditional have"
+            )
 
     def _completed(self, pairs: Pairs, generator: torch.Generator | None) -> Pairs:
         """The same pairs in the space of the points."""
@@ -228,20 +252,6 @@ def first_directions(rows: Rows, dim: int | None, frame: Numbers | None = None) 
     if number is None or not 1 <= number <= columns.shape[1]:
         raise ValueError(f"{rows.name}: dim must be between 1 and the {columns.shape[1]} of the frame, got {dim!r}")
     return columns[:, :number].contiguous()
-
-
-def _rounded_alike(features: Tensor, atoms: Tensor) -> Tensor:
-    """Features (N, k), each replaced by the atom that it is but for rounding, if it is one.
-
-    A matrix product is rounded in another way on another machine or number of threads.
-    """
-    if features.shape[1:] != atoms.shape[1:] or features.dtype != atoms.dtype:
-        return features
-    known = atoms.detach().double().cpu().numpy()
-    distance, atom = KDTree(known).query(features.double().cpu().numpy())
-    close = torch.from_numpy(distance) <= _ROUNDINGS * torch.finfo(features.dtype).eps * float(atoms.abs().max())
-    nearest = atoms.detach()[torch.from_numpy(atom).to(atoms.device)].to(features.device)
-    return torch.where(close.to(features.device)[:, None], nearest, features)
 
 
 def _name(value: object) -> str:

@@ -1,0 +1,185 @@
+"""Which rows are coupled together under a condition, and what conditions cost that are not kept apart."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from proxflow.checks import Numbers, real_number
+from proxflow.couplings.joint_conditional import NoiseAndCondition
+from proxflow.couplings.pairs import Rows
+from proxflow.measures import Empirical, Source
+
+__all__ = ["Group", "Groups", "checked_strength", "groups_of", "weights_of"]
+
+_MOST_ROWS = 2048  # that say how far the points spread: two digits of a unit
+
+
+@dataclass(frozen=True)
+class Groups:
+    """Which rows are coupled together: of each row the name of its group, (N,) int64, and of each group its rows."""
+
+    of_row: Tensor
+    members: dict[int, Tensor]
+
+
+@dataclass(frozen=True)
+class Group:
+    """The rows of a group, in the coupled directions.
+
+    Attributes:
+        flat: (n, d) its points.
+        directions: (d, k), or None.
+        rows: the points (n, k) that are coupled, with their weights.
+        features: (n, m) of the conditions that cost, or None.
+    """
+
+    flat: Tensor
+    directions: Numbers | None
+    rows: Rows
+    features: Tensor | None
+
+    @classmethod
+    def of(cls, data: Rows, rows: Tensor, directions: Numbers | None, strength: tuple[float, ...]) -> Self:
+        """Those of some rows of the data."""
+        flat = data.flat[rows]
+        coupled = flat if directions is None else flat @ torch.as_tensor(directions).to(flat)
+        own = Rows("Conditional", coupled, None, weights_of(data, rows))
+        columns = [column[rows] for column in _columns(data)]
+        if len(strength) == 1:
+            costs = [(strength[0], columns)]
+        else:
+            costs = [(each, [column]) for each, column in zip(strength, columns, strict=True)]
+        soft = [cost for cost in costs if cost[0] < math.inf]
+        return cls(flat, directions, own, _condition_features(soft, own))
+
+    @property
+    def joined(self) -> Tensor:
+        """What is fitted: the points, and the conditions that cost."""
+        return self.rows.flat if self.features is None else torch.cat([self.rows.flat, self.features], dim=1)
+
+    def joint_source(self, noise: Source | None) -> Source | None:
+        """Its noise, and a condition drawn apart; None for normal noise alone."""
+        if self.directions is not None:
+            noise = None
+        if self.features is None:
+            return noise
+        return NoiseAndCondition(self.rows.source_or_normal(noise), Empirical(self.features, self.rows.weights))
+
+
+def groups_of(data: Rows, strength: tuple[float, ...]) -> Groups:
+    """The rows that agree in the conditions that are kept apart, ascending.
+
+    Raises:
+        ValueError: no row of a group has a weight.
+    """
+    columns = _columns(data)
+    kept_apart = (
+        columns
+        if strength == (math.inf,)
+        else [column for column, each in zip(columns, strength, strict=False) if each == math.inf]
+    )
+    if data.labels is not None and data.labels.ndim == 1 and kept_apart:
+        of_row = kept_apart[0].to(torch.int64)
+    elif kept_apart:
+        of_row = torch.unique(torch.stack(kept_apart, 1), dim=0, return_inverse=True)[1]
+    else:
+        of_row = torch.zeros(len(data), dtype=torch.int64, device=data.flat.device)
+    members = {int(label): torch.nonzero(of_row == label)[:, 0] for label in torch.unique(of_row)}
+    if data.weights is not None:
+        empty = [label for label, rows in members.items() if not bool(data.weights[rows].any())]
+        if empty:
+            raise ValueError(f"Conditional: all rows of the classes {empty[:5]} have weight zero; leave them out")
+    return Groups(of_row, members)
+
+
+def _columns(data: Rows) -> list[Tensor]:
+    """The conditions one by one: each column of labels (N, k), or (N,) by itself."""
+    labels = data.labels
+    if labels is None:
+        return []
+    return [labels] if labels.ndim == 1 else list(labels.flatten(1).unbind(1))
+
+
+def checked_strength(data: Rows, strength: float | Sequence[float]) -> tuple[float, ...]:
+    """One strength for all columns of the labels, or one for each.
+
+    Raises:
+        ValueError: a strength below 0 or none, another number of them than of columns, or labels that cannot be kept
+            apart or have no distance.
+    """
+    given = tuple(strength) if isinstance(strength, Sequence | Tensor) else (strength,)
+    found, columns = tuple(real_number(each) for each in given), _columns(data)
+    if not found or not min(found) >= 0 or any(map(math.isnan, found)):
+        raise ValueError(
+            f"Conditional: strength must be a number of at least 0, or one for each condition, got {strength!r}"
+        )
+    if len(found) > 1 and len(found) != len(columns):
+        raise ValueError(
+            f"Conditional: {len(found)} strengths for {len(columns)} conditions; give one for each, or one for all"
+        )
+    each = found * len(columns) if len(found) == 1 else found
+    if found == (math.inf,) and (data.labels is None or data.labels.ndim > 2 or data.labels.is_floating_point()):
+        got = "None" if data.labels is None else f"{tuple(data.labels.shape)} of {data.labels.dtype}"
+        raise ValueError(
+            f"Conditional: labels must be (N,) or (N, k) whole numbers, got {got}; "
+            "for continuous conditions give a finite strength=, or use couplings.JointConditional"
+        )
+    if not columns:
+        raise ValueError("Conditional: labels must be given, got None; couplings.Semidiscrete takes none")
+    for column, one in zip(columns, each, strict=True):
+        if not bool(torch.isfinite(column).all()):
+            raise ValueError("Conditional: labels must be finite; drop the rows that are not")
+        if one == math.inf and not bool((column == column.to(torch.int64)).all()):
+            raise ValueError("Conditional: labels that are kept apart (strength inf) must be whole numbers")
+    return found
+
+
+def weights_of(data: Rows, rows: Tensor) -> Tensor | None:
+    """The weights of some rows; None where all are equal."""
+    return None if data.weights is None else data.weights[rows]
+
+
+def _condition_features(groups: Sequence[tuple[float, Sequence[Tensor]]], rows: Rows) -> Tensor | None:
+    """Features (N, m) such that |f(c) - f(c')|^2 costs, for unrelated conditions, strength x the saving on average.
+
+    The saving is 2 tr(cov(x1)^(1/2)): what optimal pairs of N(0, I) and a normal law of the data's covariance cost less
+    than independent ones (Gelbrich, 1990). Whole numbers are classes, of which all that differ are equally far apart.
+
+    Args:
+        groups: a strength, and the conditions (N,) whose squared distances it weighs together.
+        rows: the points and their weights.
+
+    Returns:
+        None where nothing is left that costs: strengths of 0, conditions that are all the same.
+    """
+    found = []
+    for strength, columns in groups:
+        features = torch.cat([_plain_features(column, rows.flat) for column in columns], dim=1).double()
+        unrelated = 2 * float(rows.mass @ (features - rows.mass @ features).square().sum(1))
+        if strength > 0 and unrelated > 0:
+            found.append(features * (strength * _saving(rows) / unrelated) ** 0.5)
+    return torch.cat(found, dim=1).to(rows.flat.dtype) if found else None
+
+
+def _plain_features(column: Tensor, points: Tensor) -> Tensor:
+    """Numbers as they are, (N, 1); a class as a corner of a simplex of side 1, (N, classes)."""
+    if column.is_floating_point():
+        return column[:, None].to(points)
+    classes, place = torch.unique(column, return_inverse=True)
+    return torch.nn.functional.one_hot(place, len(classes)).to(points) / 2**0.5
+
+
+def _saving(rows: Rows) -> float:
+    """2 tr(cov^(1/2)) of the rows, of evenly chosen ones where they are many."""
+    step = -(-len(rows) // _MOST_ROWS)
+    points, mass = rows.flat[::step].double(), rows.mass[::step]
+    if not float(mass.sum()) > 0:
+        points, mass = rows.flat.double(), rows.mass
+    mass = mass / mass.sum()
+    return 2 * float(torch.linalg.svdvals((points - mass @ points) * mass.sqrt()[:, None]).sum())
