@@ -96,11 +96,23 @@ class Reading:
         return dataset
 
 
+def _folder(text: str) -> Path:
+    """A path as given, where no shell has put the home directory for its ~ (as in --out=~/run)."""
+    if not text.strip():
+        raise typer.BadParameter("it is empty; give a folder, or leave the option out")
+    return Path(text).expanduser()
+
+
 @dataclass(frozen=True)
 class Destination:
     """The run folder."""
 
-    out: Annotated[Path | None, typer.Option(help="Run folder; in runs/ and named after the data if not given.")] = None
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            parser=_folder, metavar="PATH", help="Run folder; in runs/ and named after the data if not given."
+        ),
+    ] = None
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a run that is already there.")] = False
 
     @property

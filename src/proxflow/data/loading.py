@@ -21,6 +21,7 @@ from proxflow.data.reading import Array, Raw, Request, reading
 from proxflow.data.single_cell import read_h5ad
 from proxflow.data.standardisation import Standardisation, standardisation_of
 from proxflow.data.tables import read_table
+from proxflow.errors import counted
 
 __all__ = ["READERS", "load", "read_file"]
 
@@ -140,7 +141,8 @@ def _checked_points(points: Array, rows: Array, origin: str) -> Tensor:
     checked = torch.from_numpy(np.ascontiguousarray(points, dtype=np.float64))
     bad = rows[~torch.isfinite(checked.flatten(1)).all(1).numpy()]
     if len(bad):
-        raise ValueError(f"{origin}: {len(bad)} rows hold NaN or inf, the first: {bad[:5].tolist()}; drop or fill them")
+        found = counted(len(bad), "row holds", "rows hold")
+        raise ValueError(f"{origin}: {found} NaN or inf, the first: {bad[:5].tolist()}; drop or fill them")
     return checked
 
 

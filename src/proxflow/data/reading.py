@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 
 from proxflow.checks import whole_number
-from proxflow.errors import MissingExtraError
+from proxflow.errors import MissingExtraError, counted
 
 __all__ = ["Array", "Raw", "Request", "fits_in_memory", "listed", "reading"]
 
@@ -45,6 +45,8 @@ class Raw:
             raise ValueError(f"expected a non-empty array (N, *event), got shape {points.shape}")
         return cls(len(points), lambda rows: points[rows], labels, notes=notes)
 
+
+_LONGEST = 500  # characters of a message: some libraries quote the bytes of a damaged file
 
 _MEANT_FOR = {
     "label": ".csv, .parquet, .h5ad, .npz and .pt files",
@@ -88,7 +90,8 @@ class Request:
             return np.arange(count)
         if self.n > count:
             raise ValueError(
-                f"{origin} has {count:,} points, {self.n:,} were asked for; ask for fewer, or leave n= (--points) out"
+                f"{origin} has {counted(count, 'point')}, {self.n:,} were asked for; ask for fewer, or leave n= "
+                "(--points) out"
             )
         # Rows are drawn because files are often sorted by class, and kept in order because series are sorted by time.
         return np.sort(np.random.default_rng(self.seed).choice(count, int(self.n), replace=False, shuffle=False))
@@ -144,4 +147,5 @@ def _one_line(error: Exception) -> str:
     kind = type(error).__name__
     if not lines:
         return kind
-    return lines[0] if kind == "ValueError" else f"{kind}: {lines[0]}"
+    said = lines[0] if kind == "ValueError" else f"{kind}: {lines[0]}"
+    return said if len(said) <= _LONGEST else f"{said[:_LONGEST]}..."
