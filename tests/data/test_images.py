@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -133,6 +134,20 @@ def test_links_are_followed_once(tmp_path):
     (tmp_path / "pets" / "cat" / "more").symlink_to(tmp_path / "elsewhere")
     (tmp_path / "elsewhere" / "back").symlink_to(tmp_path / "pets")
     assert raw(tmp_path / "pets").class_counts == {"cat": 1}
+
+
+def test_a_folder_that_may_not_be_entered_is_named(tmp_path, monkeypatch):
+    picture(tmp_path / "cat" / "a.png", pixels(3, 3))
+    picture(tmp_path / "dog" / "a.png", pixels(3, 3))
+    scan = os.scandir
+
+    def refuse(path):
+        if Path(path).name == "dog":
+            raise PermissionError(13, "Permission denied", str(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    assert f"{tmp_path / 'dog'} cannot be read (Permission denied)" in refusal(tmp_path)
 
 
 # ------------------------------------------------------------------ splits

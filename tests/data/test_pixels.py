@@ -300,6 +300,22 @@ def test_an_image_too_large_to_be_one_is_refused_at_its_header(tmp_path):
     assert "could be decompression bomb" in refusal(tmp_path)
 
 
+def test_an_image_with_more_pixels_than_its_file_can_hold_is_refused(tmp_path):
+    """Pillow allows 10,000 x 10,000 pixels, which as numbers need gigabytes."""
+    Image.fromarray(pixels(8, 8)).save(tmp_path / "a.gif")
+    content = (tmp_path / "a.gif").read_bytes()
+    (tmp_path / "a.gif").write_bytes(content[:6] + struct.pack("<HH", 10_000, 10_000) + content[10:])
+    assert "damaged: its header says 10000 x 10000 pixels" in refusal(tmp_path)
+
+
+def test_large_images_of_one_colour_are_no_damage(tmp_path):
+    for suffix in ("png", "gif", "tif"):
+        path = tmp_path / suffix / f"a.{suffix}"
+        path.parent.mkdir()
+        Image.new("1", (3000, 3000)).save(path)
+        assert raw(path.parent, size=2).n == 1
+
+
 def test_more_images_than_fit_in_memory_are_refused(tmp_path, monkeypatch):
     monkeypatch.setattr("os.sysconf", lambda name: 1)
     Image.fromarray(pixels(8, 8)).save(tmp_path / "a.png")

@@ -8,8 +8,8 @@ from __future__ import annotations
 import gzip
 import math
 import struct
+from collections.abc import Callable
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 
@@ -38,7 +38,7 @@ def read_idx(path: Path) -> Array:
         expected = math.prod(shape) * dtype.itemsize
         if zipped:  # which may unpack to any size
             fits_in_memory(math.prod(shape), "fetch it again")
-        content += _read_at_most(stream, start + expected + 1 - len(content))
+        content += _read_at_most(stream.read, start + expected + 1 - len(content))
     size = len(content) - start
     if size < expected:
         raise ValueError(f"truncated: its sizes {_times(shape)} need {expected:,} bytes of values, it has {size:,}")
@@ -47,10 +47,10 @@ def read_idx(path: Path) -> Array:
     return np.frombuffer(content, dtype, offset=start).reshape(shape).astype(dtype.newbyteorder("="), copy=False)
 
 
-def _read_at_most(stream: IO[bytes], size: int) -> bytes:
+def _read_at_most(read: Callable[[int], bytes], size: int) -> bytes:
     """Up to so many bytes; memory grows with what is there, not with what a header claims."""
     parts = []
-    while size > 0 and (part := stream.read(min(size, _PART))):
+    while size > 0 and (part := read(min(size, _PART))):
         parts.append(part)
         size -= len(part)
     return b"".join(parts)

@@ -76,11 +76,16 @@ def _refuse_splits(folder: Path, classes: list[str]) -> None:
 def _visible(folder: Path) -> Iterator[Path]:
     """Files below a folder; a folder that is reached twice, through a link, is read once."""
     seen = {os.path.realpath(folder)}
-    for parent, folders, names in os.walk(folder, followlinks=True):
+    for parent, folders, names in os.walk(folder, onerror=_unreadable, followlinks=True):
         new = {name: os.path.realpath(os.path.join(parent, name)) for name in sorted(folders) if not _hidden(name)}
         folders[:] = [name for name, place in new.items() if place not in seen]
         seen |= set(new.values())
         yield from (Path(parent, name) for name in names if not _hidden(name))
+
+
+def _unreadable(error: OSError) -> None:
+    """A folder that may not be entered would otherwise be a class that is missing without a word."""
+    raise ValueError(f"{error.filename} cannot be read ({error.strerror})") from error
 
 
 def _hidden(name: str) -> bool:

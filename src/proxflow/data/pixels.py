@@ -21,6 +21,8 @@ SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", 
 # What a file may hold, whatever it is called; Pillow would hand other kinds, such as PostScript, to other programs.
 _FORMATS = ("PNG", "JPEG", "BMP", "DIB", "GIF", "WEBP", "TIFF")
 _BITS_PER_SAMPLE, _PHOTOMETRIC, _ORIENTATION = 258, 262, 274  # tags of TIFF, the last one also of EXIF
+_SMALL = 1_000_000  # pixels of any image
+_MOST_PIXELS_A_BYTE = 10_000  # in a file; one of a single colour reaches 8,256 (one bit a pixel, deflated)
 _UPRIGHT: dict[int, Callable[[Array], Array]] = {
     2: lambda x: x[:, ::-1],
     3: lambda x: x[::-1, ::-1],
@@ -75,6 +77,7 @@ def _frames(image: Any) -> int:
 
 def _shades(image: Any, source: Path | bytes, frame: int, size: int | None) -> Array:
     image.seek(frame)
+    _refuse_absurd_size(image, source)
     pixels = _pixels(image, source, frame)
     orientation = image.getexif().get(_ORIENTATION, 1)  # after loading: Pillow turns a TIFF itself, and says so here
     if orientation in _UPRIGHT:
@@ -82,6 +85,14 @@ def _shades(image: Any, source: Path | bytes, frame: int, size: int | None) -> A
     if size is not None:
         pixels = _central_square(pixels, size)
     return pixels / 255 if pixels.dtype == np.uint8 else pixels
+
+
+def _refuse_absurd_size(image: Any, source: Path | bytes) -> None:
+    """A damaged header may claim any size, and memory would be asked for before the pixels are found missing."""
+    there = len(source) if isinstance(source, bytes) else source.stat().st_size
+    width, height = image.size
+    if width * height > max(_SMALL, _MOST_PIXELS_A_BYTE * there):
+        raise ValueError(f"damaged: its header says {width} x {height} pixels, and the file has {there:,} bytes")
 
 
 def _pixels(image: Any, source: Path | bytes, frame: int) -> Array:
