@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -63,11 +64,18 @@ def read_pixels(source: Path | bytes, frames: Sequence[int] | None = None, size:
 @contextmanager
 def _opened(source: Path | bytes) -> Iterator[Any]:
     pillow = optional_package("PIL.Image", "data", "pillow")
+    log = logging.getLogger("PIL")
+    level = log.level
     with warnings.catch_warnings():
-        # Pillow warns of odd metadata that change no pixel, and of sizes well below those that it refuses.
+        # Pillow warns of odd metadata that change no pixel, and of sizes well below those that it refuses; what it logs
+        # of damage it then raises.
         warnings.simplefilter("ignore")
-        with pillow.open(BytesIO(source) if isinstance(source, bytes) else source, formats=_FORMATS) as image:
-            yield image
+        log.setLevel(logging.CRITICAL)
+        try:
+            with pillow.open(BytesIO(source) if isinstance(source, bytes) else source, formats=_FORMATS) as image:
+                yield image
+        finally:
+            log.setLevel(level)
 
 
 def _frames(image: Any) -> int:
