@@ -177,7 +177,7 @@ def test_empty_batch() -> None:
         ({"points": torch.zeros(3)}, "points must be a non-empty"),
         ({"points": torch.zeros(0, 2)}, "points must be a non-empty"),
         ({"points": torch.zeros(3, 2, dtype=torch.int64)}, "points must be float32 or float64"),
-        ({"points": torch.tensor([[0.0], [torch.nan]])}, r"1 rows of points hold NaN or inf, the first: \[1\]"),
+        ({"points": torch.tensor([[0.0], [torch.nan]])}, r"1 row of points holds NaN or inf, the first: \[1\]"),
         ({"points": torch.zeros(3, 2), "weights": torch.ones(2)}, r"weights must have shape \(3,\)"),
         ({"points": torch.zeros(2, 2), "weights": torch.tensor([1.0, -1.0])}, "weights must be finite"),
         ({"points": torch.zeros(2, 2), "weights": torch.zeros(2)}, "weights are all zero"),

@@ -403,6 +403,17 @@ class Broken:
 FAILURES = [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt(), MemoryError()]
 
 
+@pytest.mark.parametrize("stage", ["open", "replace"])
+def test_an_error_of_writing_names_the_file_that_was_meant(stage, tmp_path, monkeypatch):
+    def refuse(path, *_more):
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(storage if stage == "open" else storage.os, stage, refuse, raising=False)
+    with pytest.raises(PermissionError) as caught:
+        pf.save(Polynomial(3), tmp_path / "x.safetensors")
+    assert str(caught.value) == f"[Errno 13] Permission denied: '{tmp_path / 'x.safetensors'}'"
+
+
 def fail(monkeypatch, stage: str, error: BaseException) -> None:
     def raising(*_args, **_options):
         raise error
@@ -572,7 +583,7 @@ def test_what_is_read_passes_the_checks_of_what_is_built(stored):
         metadata, tensors = file.metadata(), {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118
     tensors["root.points"][3] = math.nan
     save_file(tensors, stored, metadata=metadata)
-    with pytest.raises(ValueError, match="1 rows of points are not finite"):
+    with pytest.raises(ValueError, match="1 row of points is not finite"):
         pf.load(stored)
 
 

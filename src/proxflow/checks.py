@@ -12,6 +12,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from proxflow.errors import counted
+
 __all__ = ["Numbers", "as_tensor", "flat_points", "normalised_weights", "point_weights", "real_number", "whole_number"]
 
 
@@ -94,7 +96,8 @@ def flat_points(caller: str, points: Numbers, name: str = "points") -> Tensor:
     bad = torch.nonzero(~torch.isfinite(flat).all(1))[:, 0]
     if len(bad):
         raise ValueError(
-            f"{caller}: {len(bad)} rows of {name} hold NaN or inf, the first: {bad[:5].tolist()}; drop them"
+            f"{caller}: {counted(len(bad), f'row of {name} holds', f'rows of {name} hold')} NaN or inf, the first: "
+            f"{bad[:5].tolist()}; drop them"
         )
     return flat
 
@@ -176,7 +179,8 @@ def _unmasked(caller: str, name: str, array: np.ma.MaskedArray[Any, Any]) -> _Ar
     rows = np.unique(np.nonzero(np.atleast_1d(masked))[0])
     if len(rows):
         raise ValueError(
-            f"{caller}: {len(rows)} rows of {name} are masked, the first: {rows[:5].tolist()}; drop or fill them"
+            f"{caller}: {counted(len(rows), f'row of {name} is', f'rows of {name} are')} masked, the first: "
+            f"{rows[:5].tolist()}; drop or fill them"
         )
     return np.ma.getdata(array)
 

@@ -9,7 +9,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-__all__ = ["ConvergenceError", "ConvergenceWarning", "MissingExtraError", "global_generators_kept", "optional_package"]
+__all__ = [
+    "ConvergenceError",
+    "ConvergenceWarning",
+    "MissingExtraError",
+    "counted",
+    "global_generators_kept",
+    "optional_package",
+]
 
 
 class ConvergenceError(RuntimeError):
@@ -26,6 +33,11 @@ class MissingExtraError(ImportError):
 
     def __init__(self, module: str, extra: str) -> None:
         super().__init__(f'this needs the package {module!r}: pip install "proxflow[{extra}]"', name=module)
+
+
+def counted(number: int, noun: str, plural: str | None = None) -> str:
+    """A number and its noun, for messages: "1 row", "8 rows", "1,797 classes"."""
+    return f"{number:,} {noun if number == 1 else plural or f'{noun}s'}"
 
 
 def optional_package(module: str, extra: str, package: str | None = None) -> Any:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from proxflow.checks import Numbers, flat_points, point_weights, real_number, whole_number
+from proxflow.errors import counted
 from proxflow.storage import storable
 
 __all__ = ["Empirical", "Gaussian", "Source", "Uniform", "draw_rows"]
@@ -228,7 +229,7 @@ class Empirical:
         return torch.cat(parts)
 
     def __repr__(self) -> str:
-        return f"Empirical({len(self.points)} points in dimension {self.dim}, bandwidth={self.bandwidth:g})"
+        return f"Empirical({counted(len(self.points), 'point')} in dimension {self.dim}, bandwidth={self.bandwidth:g})"
 
 
 def draw_rows(weights: Tensor, n: int, generator: torch.Generator | None = None) -> Tensor:

@@ -145,8 +145,10 @@ def write_atomically(path: Path, content: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(partial, path)
-    except BaseException:
+    except BaseException as error:
         partial.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename is not None:  # a name that nobody gave
+            raise OSError(error.errno, error.strerror, str(path)) from error
         raise
 
 

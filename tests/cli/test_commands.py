@@ -148,6 +148,22 @@ def test_fashion_mnist_is_read_from_a_folder(tmp_path, capsys):
     assert np.load(tmp_path / "run" / "samples.npy").shape == (3, 28, 28)
 
 
+def test_what_was_read_of_a_folder_of_images_is_said_and_recorded(tmp_path, capsys):
+    for name, side in (("train/cat/a", 5), ("train/dog/b", 6), ("test/cat/c", 7)):
+        path = tmp_path / "pets" / f"{name}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((side, side), 10 * side, np.uint8)).save(path)
+    assert "choose one with split='test' (--split test)" in refusal(capsys, "fit", tmp_path / "pets")
+    assert call("fit", tmp_path / "pets", "--split", "train", "--size", 4, "--out", tmp_path / "run") == 0
+    assert capsys.readouterr().err == "pets: 2 classes by sub-folder: cat, dog\n"
+    arguments = json.loads((tmp_path / "run" / "run.json").read_text())["arguments"]
+    assert {name: arguments[name] for name in ("split", "size", "frames")} == {
+        "split": "train",
+        "size": 4,
+        "frames": None,
+    }
+
+
 def test_missing_fashion_mnist_is_one_line(tmp_path, capsys):
     message = refusal(capsys, "fit", "fashion-mnist", "--data-dir", tmp_path, "--out", tmp_path / "run")
     assert "Debian's package dataset-fashion-mnist" in message
@@ -346,6 +362,7 @@ def test_wrong_options_of_sample_are_one_line(options, words, run, capsys):
     ("command", "options"),
     [
         ("fit", ["--out", "--points", "--label", "--representation", "--data-dir"]),
+        ("fit", ["--array", "--split", "--size", "--frames"]),
         ("fit", ["--tol", "--epsilon", "--max-samples", "--schedule", "--seed", "--overwrite", "--resume"]),
         ("sample", ["--count", "--steps", "--method", "--seed"]),
     ],

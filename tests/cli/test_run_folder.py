@@ -32,6 +32,10 @@ def test_the_record_holds_what_repeats_the_run(finished):
         "label": None,
         "representation": None,
         "data_dir": None,
+        "array": None,
+        "split": None,
+        "size": None,
+        "frames": None,
         "tol": 0.01,
         "epsilon": 0.0,
         "max_samples": None,
@@ -121,6 +125,31 @@ def test_an_output_folder_that_cannot_be_is_one_line(data, capsys):
     assert "is a file" in refusal(capsys, "fit", data, "--out", data)
     assert "cannot be made (Not a directory); give another --out" in refusal(capsys, "fit", data, "--out", data / "run")
     refusal(capsys, "fit", data, "--out", data / "below")
+
+
+def test_an_empty_output_folder_is_one_line(data, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for empty in ("", " "):
+        assert "--out': it is empty; give a folder" in refusal(capsys, "fit", data, "--out", empty)
+    assert os.listdir(tmp_path) == ["points.npy"]
+
+
+def test_the_home_directory_is_known(data, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    assert call("fit", "~/points.npy", "--out=~/run") == 0
+    assert sorted(os.listdir(tmp_path)) == ["points.npy", "run"]
+
+
+@pytest.mark.parametrize("below", ["run", "run/deep/er"])
+def test_a_read_only_folder_is_refused_before_the_work(below, data, tmp_path, monkeypatch, capsys):
+    """Whoever runs the tests may write anywhere, so the system's answer is put in its place."""
+    monkeypatch.setattr(os, "access", lambda path, _mode: Path(path) != tmp_path / "run")
+    monkeypatch.setattr(pf.data, "load", None)
+    (tmp_path / "run").mkdir()
+    assert f"{tmp_path / 'run'} is read-only; give another --out" in refusal(
+        capsys, "fit", data, "--out", tmp_path / below
+    )
 
 
 def test_a_full_disk_is_one_line_and_leaves_no_run(data, tmp_path, monkeypatch, capsys):

@@ -140,7 +140,7 @@ def test_fewer_than_one_pair_is_refused(built, name, n):
 
 
 BAD_DATA = {
-    "nan": (lambda x, y: (torch.where(torch.arange(ROWS)[:, None, None] == 3, torch.nan, x), y), r"1 rows .*\[3\]"),
+    "nan": (lambda x, y: (torch.where(torch.arange(ROWS)[:, None, None] == 3, torch.nan, x), y), r"1 row .*\[3\]"),
     "inf": (lambda x, y: (x / 0, y), "24 rows"),
     "flat": (lambda x, y: (x[:, 0, 0], y), r"points must be a non-empty \(N, \*event\)"),
     "empty": (lambda x, y: (x[:0], y[:0]), r"points must be a non-empty \(N, \*event\)"),

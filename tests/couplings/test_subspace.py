@@ -198,7 +198,7 @@ FRAME = torch.eye(5, dtype=f64)
         (lambda x, c: Subspace("pairs", x, FRAME[:, :2]), "must be one of proxflow's, .* got str"),
         (
             lambda x, c: Subspace(Minibatch(x[:, :1], 9, source=pf.measures.Uniform(1)), x, FRAME[:, :1]),
-            "the noise of the coupling must be standard normal in 1 dimensions",
+            "the noise of the coupling must be standard normal in 1 dimension",
         ),
         (
             lambda x, c: Subspace(Minibatch(x[:, :1], 9), x, FRAME[:, :1]).noise_for(torch.arange(2)),

@@ -52,7 +52,7 @@ def test_a_missing_file_is_named(name, tmp_path):
         (IMAGES[:, :20], IMAGE_LABELS, "expected images of 28 x 28 pixels, got an array of (12, 20, 28)"),
         (IMAGES[:0], IMAGE_LABELS[:0], "expected images of 28 x 28 pixels, got an array of (0, 28, 28)"),
         (IMAGES[:, 0], IMAGE_LABELS, "expected bytes in 3 dimensions, got uint8 in 2"),
-        (IMAGES, IMAGE_LABELS[:, None], "expected bytes in 1 dimensions, got uint8 in 2"),
+        (IMAGES, IMAGE_LABELS[:, None], "expected bytes in 1 dimension, got uint8 in 2"),
         (IMAGES, IMAGE_LABELS[:7], "has 7 labels for 12 images"),
         (IMAGES, IMAGE_LABELS + 1, "has the label 10; the classes are 0 to 9"),
     ],

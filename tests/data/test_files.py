@@ -41,7 +41,9 @@ def test_the_only_array_of_an_archive_may_have_any_name(tmp_path):
     np.savez(tmp_path / "a.npz", whatever=POINTS)
     assert np.array_equal(raw(tmp_path / "a.npz").points.numpy(), POINTS)
     np.savez(tmp_path / "b.npz", first=POINTS, second=POINTS)
-    assert "expected an entry 'points', found first, second" in refusal(tmp_path / "b.npz")
+    assert "it holds first (6, 2), second (6, 2); choose the points with array= (--array)" in refusal(
+        tmp_path / "b.npz"
+    )
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.int64, torch.uint8, torch.bool])

@@ -55,12 +55,12 @@ def test_every_number_of_dimensions_is_read(shape, tmp_path):
         (BYTES[:11], "truncated: 2 dimensions need a header of 12 bytes, it has 11"),
         (BYTES[:12], "truncated: its sizes 2 x 3 need 6 bytes of values, it has 0"),
         (BYTES[:-1], "truncated: its sizes 2 x 3 need 6 bytes of values, it has 5"),
-        (BYTES + b"\0", "too long: its sizes 2 x 3 need 6 bytes of values, it has 7"),
+        (BYTES + b"\0", "too long: its sizes 2 x 3 need 6 bytes of values, it has more"),
         (b"\x89PNG" + BYTES, "not an IDX file: it starts with 89 50 4e 47"),
         (b"\0\1" + BYTES[2:], "not an IDX file"),
         (b"\0\0\x0a" + BYTES[3:], "not an IDX file"),
         (b"\0\0\x08\0", "not an IDX file"),
-        (b"\0\0\x08\x03" + b"\xff" * 12, "truncated"),
+        (b"\0\0\x08\x03" + b"\xff" * 12, "truncated|this machine has"),
     ],
 )
 @pytest.mark.parametrize("compressed", [False, True])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -69,7 +70,7 @@ def test_images_of_two_sizes_are_named(tmp_path):
     picture(tmp_path / "b.png", pixels(4, 4))
     message = refusal(tmp_path)
     assert "b.png has 4 x 4 pixels" in message
-    assert "resize" in message
+    assert "size=32 (--size 32)" in message
 
 
 @pytest.mark.parametrize("kept", [0, 60])
@@ -86,10 +87,100 @@ def test_a_folder_without_images_is_refused(tmp_path):
     assert "holds no images" in refusal(tmp_path)
 
 
-def test_nested_folders_and_the_folder_itself_are_classes(tmp_path):
-    for name in ("a", "cat/b", "cat/old/c"):
+def test_files_far_below_belong_to_the_class_at_the_top(tmp_path):
+    for name in ("cat/b", "cat/old/c", "dog/old/a"):
         picture(tmp_path / f"{name}.png", pixels(3, 3))
-    assert raw(tmp_path).label_names == (".", "cat", "cat/old")
+    dataset = raw(tmp_path)
+    assert dataset.label_names == ("cat", "dog")
+    assert dataset.labels.tolist() == [0, 0, 1]
+    assert dataset.notes == ("2 classes by sub-folder: cat, dog",)
+
+
+def test_a_single_sub_folder_is_a_class(tmp_path):
+    picture(tmp_path / "faces" / "a.png", pixels(3, 3))
+    assert raw(tmp_path).class_counts == {"faces": 1}
+    assert raw(tmp_path).notes == ("1 class by sub-folder: faces",)
+
+
+def test_an_image_beside_the_classes_is_refused(tmp_path):
+    for name in ("cat/b", "dog/c", "a"):
+        picture(tmp_path / f"{name}.png", pixels(3, 3))
+    message = refusal(tmp_path)
+    assert "a.png lies beside sub-folders of images (cat, dog), which are classes; move images" in message
+
+
+@pytest.mark.parametrize(
+    "hidden", [".ipynb_checkpoints/b", "cat/.ipynb_checkpoints/b", "cat/._b", "__MACOSX/cat/b", "cat/@eaDir/b/c"]
+)
+def test_hidden_files_are_no_data(hidden, tmp_path):
+    picture(tmp_path / "cat" / "b.png", pixels(3, 3))
+    picture(tmp_path / f"{hidden}.png", pixels(4, 4))
+    (tmp_path / "cat" / "Thumbs.db").write_bytes(b"")
+    dataset = raw(tmp_path)
+    assert dataset.class_counts == {"cat": 1}
+    assert dataset.notes == ("1 class by sub-folder: cat",)
+
+
+def test_other_files_are_left_out_and_said(tmp_path):
+    picture(tmp_path / "cat" / "b.png", pixels(3, 3))
+    for name in ("cat/b.txt", "cat/c.HEIC", "labels.txt", "README"):
+        (tmp_path / name).write_text("")
+    assert raw(tmp_path).notes[1] == "left out 4 other files: no suffix, .heic, .txt"
+
+
+def test_links_are_followed_once(tmp_path):
+    picture(tmp_path / "elsewhere" / "a.png", pixels(3, 3))
+    (tmp_path / "pets" / "cat").mkdir(parents=True)
+    (tmp_path / "pets" / "cat" / "more").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "back").symlink_to(tmp_path / "pets")
+    assert raw(tmp_path / "pets").class_counts == {"cat": 1}
+
+
+def test_a_folder_that_may_not_be_entered_is_named(tmp_path, monkeypatch):
+    picture(tmp_path / "cat" / "a.png", pixels(3, 3))
+    picture(tmp_path / "dog" / "a.png", pixels(3, 3))
+    scan = os.scandir
+
+    def refuse(path):
+        if Path(path).name == "dog":
+            raise PermissionError(13, "Permission denied", str(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    assert f"{tmp_path / 'dog'} cannot be read (Permission denied)" in refusal(tmp_path)
+
+
+# ------------------------------------------------------------------ splits
+
+
+def split_pets(folder: Path, *splits: str) -> Path:
+    for number, name in enumerate(splits):
+        for kind in ("cat", "dog"):
+            picture(folder / name / kind / "a.png", pixels(3, 3, seed=number))
+    return folder
+
+
+def test_splits_are_no_classes(tmp_path):
+    message = refusal(split_pets(tmp_path, "train", "test", "sample"))
+    assert "test, train are splits of the data rather than classes; choose one with split='test'" in message
+    dataset = raw(tmp_path, split="train")
+    assert dataset.label_names == ("cat", "dog")
+    assert np.array_equal(dataset.points[0].numpy(), pixels(3, 3, seed=0) / 255)
+    assert dataset.name == tmp_path.name
+
+
+def test_one_split_alone_is_a_split(tmp_path):
+    assert "split='Train' (--split Train)" in refusal(split_pets(tmp_path, "Train"))
+
+
+def test_train_may_be_a_class_among_others(tmp_path):
+    assert raw(split_pets(tmp_path, "bus", "train")).label_names == ("bus", "train")
+
+
+@pytest.mark.parametrize("split", ["val", "", ".", "..", "train/.."])
+def test_a_split_that_is_not_there_lists_those_that_are(split, tmp_path):
+    message = refusal(split_pets(tmp_path, "train", "test"), split=split)
+    assert f"has no sub-folder {split!r}; it has test, train" in message
 
 
 def test_a_subset_reads_its_own_images_only(tmp_path):

@@ -44,7 +44,7 @@ def test_a_missing_label_is_refused(tmp_path):
     assert "labels must be whole numbers or text; row 1" in refusal(csv_file(tmp_path, "x,label\n1,4\n2,\n3,1\n"))
 
 
-@pytest.mark.parametrize("labels", [LABELS[:5], LABELS[:, None], np.array(3)])
+@pytest.mark.parametrize("labels", [LABELS[:5], LABELS[:, None][:5], np.stack([LABELS] * 2, axis=1), np.array(3)])
 def test_labels_of_the_wrong_shape_are_refused(labels, tmp_path):
     np.savez(tmp_path / "x.npz", points=POINTS, labels=labels)
     assert "6 points need as many labels" in refusal(tmp_path / "x.npz")

@@ -120,12 +120,16 @@ def test_rows_that_are_not_finite_have_their_number_in_the_file(tmp_path):
         ("fashion-mnist", "label"),
         ("fashion-mnist", "representation"),
         (".npy", "label"),
-        (".npz", "label"),
-        (".pt", "label"),
+        (".npy", "array"),
+        (".npz", "representation"),
+        (".pt", "split"),
         (".csv", "representation"),
         (".parquet", "data_dir"),
         (".h5ad", "data_dir"),
+        (".csv", "array"),
+        ("digits", "split"),
         ("folder", "label"),
+        ("folder", "array"),
     ],
 )
 def test_an_argument_that_would_change_nothing_is_refused(source, option, tmp_path):

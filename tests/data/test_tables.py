@@ -29,7 +29,7 @@ def test_columns_that_are_not_numeric_are_named(cell, tmp_path):
 
 
 def test_an_empty_cell_is_a_row_that_is_not_finite(tmp_path):
-    assert "1 rows hold NaN or inf, the first: [1]" in refusal(csv_file(tmp_path, "x,y\n1,2\n3,\n5,6\n"))
+    assert "1 row holds NaN or inf, the first: [1]" in refusal(csv_file(tmp_path, "x,y\n1,2\n3,\n5,6\n"))
 
 
 def test_integer_and_boolean_columns_are_numbers(tmp_path):

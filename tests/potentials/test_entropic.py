@@ -296,7 +296,7 @@ def test_draws_do_not_depend_on_the_memory_allowed() -> None:
 def test_a_row_that_is_not_finite_cannot_be_drawn_from() -> None:
     u = normal(4, 3)
     u[2, 0] = torch.nan
-    with pytest.raises(ValueError, match=r"1 rows of u are not finite, the first: \[2\]"):
+    with pytest.raises(ValueError, match=r"1 row of u is not finite, the first: \[2\]"):
         cloud(0.1).sample_atom(u)
 
 

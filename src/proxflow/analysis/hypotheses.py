@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from proxflow.analysis.epiderivative import EpiCheck, check_second_epi_derivative
+from proxflow.errors import counted
 from proxflow.potentials import Potential
 from proxflow.results import Verdict, brief_repr
 from proxflow.seeding import seeded_generator
@@ -106,7 +107,7 @@ def check_terminal_hypotheses(
     if bool(outside.any()):
         rows = torch.nonzero(outside)[:, 0]
         raise ValueError(
-            f"check_terminal_hypotheses: u is not in dpsi(y) in {len(rows)} rows, first {rows[:5].tolist()}"
+            f"check_terminal_hypotheses: u is not in dpsi(y) in {counted(len(rows), 'row')}, first {rows[:5].tolist()}"
         )
     steps = _explored(potential, y, u, reach, seed)
     sizes = torch.linalg.svdvals(steps)

@@ -21,6 +21,7 @@ from proxflow.cli.options import (
     suggest_a_subset,
     with_groups,
 )
+from proxflow.errors import counted
 
 if TYPE_CHECKING:
     from proxflow.analysis import MinibatchConvergence
@@ -108,7 +109,7 @@ def _print_study(output: Output, study: MinibatchConvergence, dataset: Dataset) 
     from proxflow.report.batch_size_page import batch_table, draws_in_words, rate_in_words, routes_in_words
 
     low, high = study.transport_cost_interval
-    output.say(f"{dataset.name}: {dataset.n:,} points in dimension {dataset.dim}")
+    output.say(f"{dataset.name}: {counted(dataset.n, 'point')} in dimension {dataset.dim}")
     output.say(f"  transport cost W2^2  {study.transport_cost:.4g}, 95% interval [{low:.4g}, {high:.4g}]")
     table = batch_table(study, "+-")
     lines = [table.columns, *table.rows]

@@ -22,6 +22,7 @@ from proxflow.cli.options import (
     suggest_a_subset,
     with_groups,
 )
+from proxflow.errors import counted
 
 if TYPE_CHECKING:
     from proxflow.data import Dataset
@@ -100,7 +101,9 @@ def _print_fit(output: Output, result: Fit, dataset: Dataset) -> None:
     from proxflow.report import wording
 
     verdict = "converged" if result.converged else "NOT converged"
-    output.say(f"{dataset.name}: {dataset.n:,} points in dimension {dataset.dim}, {verdict} in {result.seconds:.1f} s")
+    output.say(
+        f"{dataset.name}: {counted(dataset.n, 'point')} in dimension {dataset.dim}, {verdict} in {result.seconds:.1f} s"
+    )
     if counts := dataset.class_counts:
         output.say(f"  labels               {_classes(counts)}")
     output.say(f"  method               {wording.method_in_words(result)}")
@@ -117,4 +120,4 @@ def _print_fit(output: Output, result: Fit, dataset: Dataset) -> None:
 def _classes(counts: dict[str, int]) -> str:
     fewest, most = min(counts.values()), max(counts.values())
     each = f"{fewest:,}" if fewest == most else f"{fewest:,} to {most:,}"
-    return f"{len(counts):,} {'class' if len(counts) == 1 else 'classes'} of {each} points"
+    return f"{counted(len(counts), 'class', 'classes')} of {each} {'point' if most == 1 else 'points'}"

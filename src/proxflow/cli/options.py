@@ -61,7 +61,10 @@ class Reading:
         ),
     ] = None
     label: Annotated[
-        str | None, typer.Option(metavar="COLUMN", help="Column of labels of .csv, .parquet and .h5ad; else 'label'.")
+        str | None,
+        typer.Option(
+            metavar="COLUMN", help="Column of labels of .csv, .parquet and .h5ad, entry of .npz and .pt; else 'label'."
+        ),
     ] = None
     representation: Annotated[
         str | None, typer.Option(metavar="KEY", help="Entry of obsm of .h5ad, such as X_pca; else X.")
@@ -69,20 +72,47 @@ class Reading:
     data_dir: Annotated[
         Path | None, typer.Option(help="Folder of the files of fashion-mnist; else where Debian's package puts them.")
     ] = None
+    array: Annotated[
+        str | None, typer.Option(metavar="ENTRY", help="Entry of points of .npz and .pt, such as x_train.")
+    ] = None
+    split: Annotated[
+        str | None, typer.Option(metavar="FOLDER", help="Which of train, test, ... in a folder of images.")
+    ] = None
+    size: Annotated[
+        int | None, typer.Option(min=1, help="Pixels a side: images are cut to the central square and resized.")
+    ] = None
+    frames: Annotated[
+        Literal["first", "all"] | None, typer.Option(help="Images of TIFF stacks and animations; else refused.")
+    ] = None
 
     def load(self, data: str, seed: int) -> Dataset:
         """The data set of a name or path."""
         import proxflow as pf
 
         arguments = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        return pf.data.load(data, n=arguments.pop("points"), seed=seed, **arguments)
+        dataset = pf.data.load(data, n=arguments.pop("points"), seed=seed, **arguments)
+        for note in dataset.notes:
+            typer.echo(f"{dataset.name}: {note}", err=True)
+        return dataset
+
+
+def _folder(text: str) -> Path:
+    """A path as given, where no shell has put the home directory for its ~ (as in --out=~/run)."""
+    if not text.strip():
+        raise typer.BadParameter("it is empty; give a folder, or leave the option out")
+    return Path(text).expanduser()
 
 
 @dataclass(frozen=True)
 class Destination:
     """The run folder."""
 
-    out: Annotated[Path | None, typer.Option(help="Run folder; in runs/ and named after the data if not given.")] = None
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            parser=_folder, metavar="PATH", help="Run folder; in runs/ and named after the data if not given."
+        ),
+    ] = None
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a run that is already there.")] = False
 
     @property

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import os
 import platform
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -81,10 +82,12 @@ class RunFolder:
         """Refuse to write over what is there unless asked to, and to resume nothing.
 
         Raises:
-            ValueError: the folder is a file, holds a run or a checkpoint, or lacks the checkpoint to resume.
+            ValueError: the folder is a file or read-only, holds a run or a checkpoint, or lacks the checkpoint to
+                resume.
         """
         if self.path.exists() and not self.path.is_dir():
             raise ValueError(f"{self.path} is a file; give another --out")
+        self._require_writable()
         kept = self.kept
         if resume:
             if not kept:
@@ -105,6 +108,12 @@ class RunFolder:
                 f"{self.path} holds an unfinished run; give another --out, --resume to continue it, or --overwrite "
                 "to begin again"
             )
+
+    def _require_writable(self) -> None:
+        """Known before the work and not after it, and of the folder that exists or would be made in."""
+        there = next(folder for folder in (self.path, *self.path.absolute().parents) if folder.exists())
+        if there.is_dir() and not os.access(there, os.W_OK | os.X_OK):
+            raise ValueError(f"{there} is read-only; give another --out")
 
     @contextlib.contextmanager
     def writing(self, *, resume: bool) -> Iterator[None]:

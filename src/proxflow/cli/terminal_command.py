@@ -22,6 +22,7 @@ from proxflow.cli.options import (
     schedule_named,
     with_groups,
 )
+from proxflow.errors import counted
 
 if TYPE_CHECKING:
     import torch
@@ -188,7 +189,8 @@ def _arriving_data(dataset: Dataset, epsilon: float, schedule: str, seed: int) -
 
 def _print_arrival(output: Output, study: TerminalStudy, name: str) -> None:
     spectrum, dimension = study.spectrum, study.dimension.dimension
-    output.say(f"{name}: {spectrum.rates.shape[1]} initial points, {spectrum.rates.shape[2]} rates at each")
+    _, points, rates = spectrum.rates.shape
+    output.say(f"{name}: {counted(points, 'initial point')}, {counted(rates, 'rate')} at each")
     output.say(f"  {'t':>7s}{'lowest rate':>20s}{'highest rate':>20s}")
     for k, t in enumerate(spectrum.times.tolist()):
         ends = [spectrum.rates[k, :, i] for i in (0, -1)]

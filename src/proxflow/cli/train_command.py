@@ -23,6 +23,7 @@ from proxflow.cli.options import (
     with_groups,
 )
 from proxflow.cli.train_options import CouplingOptions, NetworkOptions, OptimiserOptions
+from proxflow.errors import counted
 
 if TYPE_CHECKING:
     from proxflow.data import Dataset
@@ -103,10 +104,9 @@ def train(
 
 def _print_training(output: Output, result: TrainResult, comparison: FewSteps, dataset: Dataset) -> None:
     from proxflow.report.training_page import complaint
-    from proxflow.report.wording import counted
 
     last = result.history[-1]
-    output.say(f"{dataset.name}: {result.steps:,} steps in {result.seconds:.1f} s, loss {last.loss:.4g}")
+    output.say(f"{dataset.name}: {counted(result.steps, 'step')} in {result.seconds:.1f} s, loss {last.loss:.4g}")
     if math.isfinite(last.field_error):
         output.say(f"  field error          {last.field_error:.4g}, relative to the exact flow on held-out noise")
     columns = comparison.steps, comparison.energy_distance, comparison.energy_distance_error, comparison.spread

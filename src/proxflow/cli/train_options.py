@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from proxflow.errors import counted
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -71,13 +73,15 @@ class CouplingOptions:
         if self.directions is not None and self.coupling != "subspace":
             raise ValueError(f"--directions is for --coupling subspace; {self.coupling} has none to choose")
         if self.directions is not None and self.directions > dataset.dim:
-            raise ValueError(f"--directions {self.directions} is more than the {dataset.dim} coordinates of a point")
+            raise ValueError(
+                f"--directions {self.directions} is more than the {counted(dataset.dim, 'coordinate')} of a point"
+            )
         if self.ot_batch is not None and self.coupling != "minibatch":
             raise ValueError(f"--ot-batch is for --coupling minibatch; {self.coupling} assigns no batches")
         if self.ot_batch is not None and self.ot_batch > dataset.n:
             raise ValueError(
-                f"--ot-batch {self.ot_batch} is more than the {dataset.n} points; --coupling semidiscrete couples all "
-                "of them at any batch size"
+                f"--ot-batch {self.ot_batch} is more than the {counted(dataset.n, 'point')}; --coupling semidiscrete "
+                "couples all of them at any batch size"
             )
 
     def build(self, dataset: Dataset, conditional: bool, batch_size: int, folder: RunFolder, seed: int) -> Coupled:

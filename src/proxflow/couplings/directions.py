@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from proxflow.checks import Numbers, as_tensor, flat_points, point_weights, whole_number
-from proxflow.errors import ConvergenceWarning
+from proxflow.errors import ConvergenceWarning, counted
 from proxflow.kernels.geometry import principal_axes
 from proxflow.measures import Gaussian
 from proxflow.potentials import Discrete
@@ -133,7 +133,9 @@ def principal_directions(points: Numbers, count: int, weights: Numbers | None = 
     mass = point_weights(name, weights, flat)
     dim, number = flat.shape[1], whole_number(count)
     if number is None or not 1 <= number <= dim:
-        raise ValueError(f"{name}: the number of directions must be between 1 and the {dim} coordinates, got {count!r}")
+        raise ValueError(
+            f"{name}: the number of directions must be between 1 and the {counted(dim, 'coordinate')}, got {count!r}"
+        )
     rows = (flat.double() - mass @ flat.double()) * mass.sqrt()[:, None]
     return principal_axes(rows, number).to(flat.dtype).contiguous()
 

@@ -9,6 +9,7 @@ from proxflow.checks import Numbers, whole_number
 from proxflow.couplings.pairing import EPSILON, SOLVERS, check_solver, permutation
 from proxflow.couplings.pairs import Pairs, Rows, check_count, joined, rows_of
 from proxflow.couplings.process_local import Reserve
+from proxflow.errors import counted
 from proxflow.measures import Source
 from proxflow.seeding import generator_of, own_generator
 
@@ -48,8 +49,8 @@ class Minibatch:
         self.rows = Rows("Minibatch", points, labels)
         if not 1 <= (whole_number(batch_size) or 0) <= len(self.rows):
             raise ValueError(
-                f"Minibatch: batch_size must be between 1 and the {len(self.rows)} points, got {batch_size}; "
-                "couplings.Semidiscrete couples the whole data set at any batch size"
+                f"Minibatch: batch_size must be between 1 and the {counted(len(self.rows), 'point')}, got "
+                f"{batch_size}; couplings.Semidiscrete couples the whole data set at any batch size"
             )
         check_solver("Minibatch", solver, epsilon)
         self.batch_size = int(batch_size)

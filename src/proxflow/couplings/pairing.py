@@ -9,6 +9,7 @@ from torch import Tensor
 
 from proxflow.checks import Numbers, as_tensor, real_number
 from proxflow.couplings.pairs import Pairs, checked_labels
+from proxflow.errors import counted
 from proxflow.kernels.assignment import least_cost_permutation, sinkhorn_permutation
 from proxflow.seeding import own_generator
 from proxflow.torch_support import in_full_precision
@@ -85,4 +86,5 @@ def _check_batches(x0: Tensor, x1: Tensor) -> None:
     for name, points in (("x0", x0), ("x1", x1)):
         bad = torch.nonzero(~torch.isfinite(points.detach().flatten(1)).all(1))[:, 0]
         if len(bad):
-            raise ValueError(f"pair: {len(bad)} rows of {name} hold NaN or inf, the first: {bad[:5].tolist()}")
+            found = counted(len(bad), f"row of {name} holds", f"rows of {name} hold")
+            raise ValueError(f"pair: {found} NaN or inf, the first: {bad[:5].tolist()}")

@@ -11,6 +11,7 @@ from torch import Tensor
 from proxflow.checks import Numbers, point_weights
 from proxflow.couplings.noise_pool import NoiseLaw, NoisePool
 from proxflow.couplings.pairs import Pairs, Rows, check_count
+from proxflow.errors import counted
 from proxflow.potentials import AtomicPotential
 from proxflow.potentials.atoms import has_atoms
 from proxflow.seeding import own_generator
@@ -220,8 +221,8 @@ def _atoms_of(rows: Tensor, atoms: Tensor) -> Tensor:
     strangers = torch.nonzero(atom_of_row < 0)[:, 0]
     if len(strangers):
         raise ValueError(
-            f"Semidiscrete: {len(strangers)} points are no atoms of the potential, the first: rows "
-            f"{strangers[:5].tolist()}; give the points that it was fitted to, or fit again"
+            f"Semidiscrete: {counted(len(strangers), 'point is no atom', 'points are no atoms')} of the potential, the "
+            f"first: rows {strangers[:5].tolist()}; give the points that it was fitted to, or fit again"
         )
     if len(torch.unique(atom_of_row)) < len(atoms):
         raise ValueError(

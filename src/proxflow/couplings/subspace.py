@@ -20,6 +20,7 @@ from proxflow.couplings.noise_pool import NoiseLaw
 from proxflow.couplings.pairs import Pairs, Rows, check_count
 from proxflow.couplings.semidiscrete_coupling import Semidiscrete, rounded_alike
 from proxflow.couplings.stream import Coupling, batch_of
+from proxflow.errors import counted
 from proxflow.measures import Gaussian
 from proxflow.potentials import AtomicPotential
 from proxflow.seeding import generator_of, own_generator
@@ -68,7 +69,9 @@ class Subspace:
                 f"{len(self.rows)} rows of {self.rows.flat.dtype} and {k} directions; couple points @ directions"
             )
         if getattr(coupling, "source", None) != Gaussian(k):
-            raise ValueError(f"Subspace: the noise of the coupling must be standard normal in {k} dimensions")
+            raise ValueError(
+                f"Subspace: the noise of the coupling must be standard normal in {counted(k, 'dimension')}"
+            )
         self.coupling: Any = coupling
         self.source = Gaussian(self.rows.dim)
 

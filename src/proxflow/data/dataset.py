@@ -20,7 +20,8 @@ class Dataset:
     """Standardised points (N, *event), labels (N,) or None, and where they came from.
 
     ``content_hash`` is the SHA-256 of the data before standardisation. ``label_names[k]`` is the name of class k, or
-    None where the labels are numbers of the data's own.
+    None where the labels are numbers of the data's own. ``notes`` are lines on what was taken, changed or left out
+    when the data were read.
     """
 
     points: Tensor
@@ -29,6 +30,7 @@ class Dataset:
     standardisation: Standardisation
     content_hash: str
     label_names: tuple[str, ...] | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def n(self) -> int:

@@ -8,16 +8,20 @@ from __future__ import annotations
 import gzip
 import math
 import struct
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
-from proxflow.data.reading import Array, Raw, Request, reading
+from proxflow.data.reading import Array, Raw, Request, fits_in_memory, reading
+from proxflow.errors import counted
 
 __all__ = ["CLASSES", "INSTALLED", "read_fashion_mnist", "read_idx"]
 
 _TYPES = {0x08: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 _GZIP = b"\x1f\x8b"
+_LONGEST_HEADER = 4 + 4 * 255  # bytes, of as many dimensions as its byte for them can say
+_PART = 1 << 24  # bytes read at a time
 
 
 def read_idx(path: Path) -> Array:
@@ -26,16 +30,30 @@ def read_idx(path: Path) -> Array:
     Raises:
         ValueError: no IDX file, a truncated one, or one with bytes left over.
     """
-    content = path.read_bytes()
-    if content.startswith(_GZIP):
-        content = gzip.decompress(content)
-    dtype, shape, start = _header(content)
+    with path.open("rb") as file:
+        zipped = file.read(len(_GZIP)) == _GZIP
+    with gzip.open(path) if zipped else path.open("rb") as stream:
+        content = stream.read(_LONGEST_HEADER)
+        dtype, shape, start = _header(content)
+        expected = math.prod(shape) * dtype.itemsize
+        if zipped:  # which may unpack to any size
+            fits_in_memory(math.prod(shape), "fetch it again")
+        content += _read_at_most(stream.read, start + expected + 1 - len(content))
     size = len(content) - start
-    expected = math.prod(shape) * dtype.itemsize
-    if size != expected:
-        what = "truncated" if size < expected else "too long"
-        raise ValueError(f"{what}: its sizes {_times(shape)} need {expected:,} bytes of values, it has {size:,}")
+    if size < expected:
+        raise ValueError(f"truncated: its sizes {_times(shape)} need {expected:,} bytes of values, it has {size:,}")
+    if size > expected:
+        raise ValueError(f"too long: its sizes {_times(shape)} need {expected:,} bytes of values, it has more")
     return np.frombuffer(content, dtype, offset=start).reshape(shape).astype(dtype.newbyteorder("="), copy=False)
+
+
+def _read_at_most(read: Callable[[int], bytes], size: int) -> bytes:
+    """Up to so many bytes; memory grows with what is there, not with what a header claims."""
+    parts = []
+    while size > 0 and (part := read(min(size, _PART))):
+        parts.append(part)
+        size -= len(part)
+    return b"".join(parts)
 
 
 def _header(content: bytes) -> tuple[np.dtype[np.generic], tuple[int, ...], int]:
@@ -47,7 +65,8 @@ def _header(content: bytes) -> tuple[np.dtype[np.generic], tuple[int, ...], int]
         raise ValueError(f"not an IDX file: it starts with {content[:4].hex(' ')}")
     start = 4 + 4 * dimensions
     if len(content) < start:
-        raise ValueError(f"truncated: {dimensions} dimensions need a header of {start} bytes, it has {len(content)}")
+        needed = counted(dimensions, "dimension needs", "dimensions need")
+        raise ValueError(f"truncated: {needed} a header of {start} bytes, it has {len(content)}")
     return np.dtype(_TYPES[code]), struct.unpack(f">{dimensions}I", content[4:start]), start
 
 
@@ -94,7 +113,7 @@ def _read(path: Path, ndim: int) -> Array:
     with reading(path):
         array = read_idx(path)
         if array.ndim != ndim or array.dtype != "u1":
-            raise ValueError(f"expected bytes in {ndim} dimensions, got {array.dtype} in {array.ndim}")
+            raise ValueError(f"expected bytes in {counted(ndim, 'dimension')}, got {array.dtype} in {array.ndim}")
         return array
 
 

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import os
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from proxflow.checks import whole_number
-from proxflow.errors import MissingExtraError
+from proxflow.errors import MissingExtraError, counted
 
-__all__ = ["Array", "Raw", "Request", "reading"]
+__all__ = ["Array", "Raw", "Request", "fits_in_memory", "listed", "reading"]
 
 Array = np.ndarray[Any, Any]
 
@@ -23,16 +24,18 @@ class Raw:
     """``count`` points, of which ``take(rows)`` gives some as (len(rows), *event), and a label for each or None.
 
     Points are taken and not given, so that a subset of a large set is all that is decoded or made dense.
-    ``label_names`` name the labels 0, 1, ...; labels of text name themselves.
+    ``label_names`` name the labels 0, 1, ...; labels of text name themselves. ``notes`` are lines that tell the user
+    what was taken, changed or left out.
     """
 
     count: int
     take: Callable[[Array], Array]
     labels: Array | None = None
     label_names: tuple[str, ...] | None = None
+    notes: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, points: Array, labels: Array | None = None) -> Raw:
+    def of(cls, points: Array, labels: Array | None = None, notes: tuple[str, ...] = ()) -> Raw:
         """All points (N, *event) in memory.
 
         Raises:
@@ -40,13 +43,19 @@ class Raw:
         """
         if points.ndim < 2 or points.size == 0:
             raise ValueError(f"expected a non-empty array (N, *event), got shape {points.shape}")
-        return cls(len(points), lambda rows: points[rows], labels)
+        return cls(len(points), lambda rows: points[rows], labels, notes=notes)
 
+
+_LONGEST = 500  # characters of a message: some libraries quote the bytes of a damaged file
 
 _MEANT_FOR = {
-    "label": ".csv, .parquet and .h5ad files",
+    "label": ".csv, .parquet, .h5ad, .npz and .pt files",
     "representation": ".h5ad files",
     "data_dir": "fashion-mnist",
+    "array": ".npz and .pt files",
+    "split": "folders of images",
+    "size": "folders of images",
+    "frames": "folders of images",
 }
 
 
@@ -59,6 +68,10 @@ class Request:
     label: str | None = None
     representation: str | None = None
     data_dir: Path | None = None
+    array: str | None = None
+    split: str | None = None
+    size: int | None = None
+    frames: Literal["first", "all"] | None = None
 
     def __post_init__(self) -> None:
         if self.n is not None and (whole_number(self.n) or 0) < 1:
@@ -66,6 +79,10 @@ class Request:
         seed = whole_number(self.seed)
         if seed is None or not 0 <= seed < 2**32:
             raise ValueError(f"data.load: seed must be from 0 to 2^32 - 1, got {self.seed!r}")
+        if self.size is not None and (whole_number(self.size) or 0) < 1:
+            raise ValueError(f"data.load: size must be a positive integer, in pixels, got {self.size!r}")
+        if self.frames not in (None, "first", "all"):
+            raise ValueError(f"data.load: frames must be 'first' or 'all', got {self.frames!r}")
 
     def rows(self, count: int, origin: str) -> Array:
         """The rows asked for out of ``count``, ascending: all of them, or ``n`` drawn without replacement."""
@@ -73,7 +90,8 @@ class Request:
             return np.arange(count)
         if self.n > count:
             raise ValueError(
-                f"{origin} has {count:,} points, {self.n:,} were asked for; ask for fewer, or leave n= (--points) out"
+                f"{origin} has {counted(count, 'point')}, {self.n:,} were asked for; ask for fewer, or leave n= "
+                "(--points) out"
             )
         # Rows are drawn because files are often sorted by class, and kept in order because series are sorted by time.
         return np.sort(np.random.default_rng(self.seed).choice(count, int(self.n), replace=False, shuffle=False))
@@ -86,6 +104,28 @@ class Request:
                     f"{origin}: {name}= (--{name.replace('_', '-')}) is for {purpose} and changes nothing here; "
                     "leave it out"
                 )
+
+
+def listed(names: Sequence[str], most: int = 12) -> str:
+    """Names for a message, of many the first ones: "cat, dog, eel and 7 more"."""
+    more = f" and {len(names) - most:,} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
+def fits_in_memory(numbers: int, otherwise: str) -> None:
+    """Refuse what cannot be held as float64, before memory is asked for: a damaged header may claim any size.
+
+    Raises:
+        ValueError: more than this machine has.
+    """
+    if not hasattr(os, "sysconf"):  # Windows does not say
+        return
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if 8 * numbers > memory:
+        raise ValueError(
+            f"{numbers:,} numbers of 8 bytes need {8e-9 * numbers:,.0f} GB, and this machine has {1e-9 * memory:,.0f} "
+            f"GB of memory; {otherwise}"
+        )
 
 
 @contextmanager
@@ -107,4 +147,5 @@ def _one_line(error: Exception) -> str:
     kind = type(error).__name__
     if not lines:
         return kind
-    return lines[0] if kind == "ValueError" else f"{kind}: {lines[0]}"
+    said = lines[0] if kind == "ValueError" else f"{kind}: {lines[0]}"
+    return said if len(said) <= _LONGEST else f"{said[:_LONGEST]}..."

@@ -7,6 +7,7 @@ from typing import Protocol, TypeGuard
 import torch
 from torch import Tensor
 
+from proxflow.errors import counted
 from proxflow.kernels.geometry import row_norm
 from proxflow.measures import Source
 
@@ -74,7 +75,8 @@ def check_atoms(owner: str, points: Tensor, heights: Tensor, weights: Tensor | N
             _check_per_atom(owner, name, values, points)
     bad = torch.nonzero(~torch.isfinite(points).all(1))[:, 0]
     if len(bad):
-        raise ValueError(f"{owner}: {len(bad)} rows of points are not finite, the first: {bad[:5].tolist()}")
+        found = counted(len(bad), "row of points is", "rows of points are")
+        raise ValueError(f"{owner}: {found} not finite, the first: {bad[:5].tolist()}")
     if weights is not None and not bool((weights > 0).all()):
         raise ValueError(f"{owner}: weights must be positive; leave out atoms of weight zero")
     if len(torch.unique(points.detach(), dim=0)) < len(points):

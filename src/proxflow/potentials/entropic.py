@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from proxflow.errors import counted
 from proxflow.kernels.softmax.derivatives import log_normaliser, moreau_pair
 from proxflow.kernels.softmax.law import covariance, draw, probabilities, row_blocks, solve_shifted
 from proxflow.kernels.softmax.prox import projection_temperature
@@ -290,7 +291,8 @@ class Entropic(Potential):
         self._check_query(u, "u")
         bad = torch.nonzero(~torch.isfinite(u).all(1))[:, 0]
         if len(bad):
-            raise ValueError(f"sample_atom: {len(bad)} rows of u are not finite, the first: {bad[:5].tolist()}")
+            found = counted(len(bad), "row of u is", "rows of u are")
+            raise ValueError(f"sample_atom: {found} not finite, the first: {bad[:5].tolist()}")
         drawn_on = u.device if generator is None else generator.device
         uniform = torch.rand(len(u), generator=generator, dtype=torch.float64, device=drawn_on).to(u.device)
         scaled = self._scaled()

@@ -70,7 +70,7 @@ def render_training_page(
         name=dataset.name,
         title=f"A network trained on {dataset.name}",
         good=result.finished and not complaint(comparison),
-        verdict=f"{done} after {result.steps:,} steps. Energy distance of its samples to the data: {quality}; "
+        verdict=f"{done} after {counted(result.steps, 'step')}. Energy distance of its samples to the data: {quality}; "
         f"of the noise itself {comparison.of_noise:.3g}, of a normal law with the data's mean and covariance "
         f"{comparison.of_normal:.3g}. Their total variance over that of the data: {spreads}. {complaint(comparison)}",
         summary=(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from proxflow.data import Dataset
+from proxflow.errors import counted
 from proxflow.flow import ProximalFlow
 from proxflow.schedules import Linear
 from proxflow.semidiscrete import Fit
@@ -30,11 +31,6 @@ _METHODS = {
     "damped Newton": "damped Newton; the cell masses are computed exactly",
     "averaged gradient": "averaged stochastic gradient; the cell masses are measured on random draws",
 }
-
-
-def counted(number: int, noun: str) -> str:
-    """A number and a noun, in the plural unless it is one: "1 step", "8 steps"."""
-    return f"{number} {noun}{'s' if number > 1 else ''}"
 
 
 def is_exact(fit: Fit) -> bool:

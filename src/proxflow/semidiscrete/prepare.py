@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from proxflow.checks import Numbers, flat_points, point_weights
+from proxflow.errors import counted
 from proxflow.kernels.geometry import row_norm
 from proxflow.measures import Gaussian, Source
 from proxflow.potentials.atoms import centre_and_radius
@@ -38,7 +39,8 @@ def gather_atoms(points: Numbers, weights: Numbers | None) -> Atoms:
     empty = torch.nonzero(total == 0)[:, 0]
     if len(empty):
         rows = torch.nonzero(torch.isin(atom_of_row, empty))[:, 0]
-        raise ValueError(f"fit: {len(rows)} rows have weight zero, the first: {rows[:5].tolist()}; leave them out")
+        found = counted(len(rows), "row has", "rows have")
+        raise ValueError(f"fit: {found} weight zero, the first: {rows[:5].tolist()}; leave them out")
     return Atoms(distinct, total / total.sum(), atom_of_row)
 
 

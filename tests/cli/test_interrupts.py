@@ -1,0 +1,73 @@
+"""Ctrl-C in every command and at every stage: it leaves nothing, or what --resume continues."""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+import pytest
+
+import proxflow as pf
+from proxflow import report, storage
+from tests.cli.commands import call
+
+TRAIN = ["train", "--steps", "8", "--width", "8", "--depth", "1", "--batch-size", "8"]
+COMMANDS = {
+    "fit": ["fit", "--max-samples", "3000", "--tol", "0.5"],
+    "train": TRAIN,
+    "train on a fit": [*TRAIN, "--coupling", "semidiscrete"],
+    "batch-size": ["batch-size", "--max-batch", "2"],
+    "terminal": ["terminal", "--count", "3"],
+}
+WORK = {
+    "fit": (pf.semidiscrete, "fit"),
+    "train": (pf.matching, "train"),
+    "batch-size": (pf.analysis, "minibatch_convergence"),
+    "terminal": (pf.analysis, "terminal_study"),
+}
+PAGES = {"fit": "page", "train": "training_page", "batch-size": "batch_size_page", "terminal": "terminal_page"}
+STAGES = dict.fromkeys(COMMANDS, ("load", "work", "render", "write"))
+STAGES |= {"fit": ("read", "work", "render", "write"), "train on a fit": ("fit", "work", "write")}
+
+
+def interrupt(*_args, **_options):
+    raise KeyboardInterrupt
+
+
+def target(command: str, stage: str) -> tuple[object, str]:
+    """What is interrupted when it is called."""
+    return {
+        "load": (pf.data, "load"),
+        "read": (np.lib.format, "read_array"),
+        "fit": (pf.semidiscrete, "fit"),
+        "work": WORK[command],
+        "render": (report, f"render_{PAGES[command]}"),
+        "write": (storage, "write_atomically"),
+    }[stage]
+
+
+@pytest.fixture(autouse=True)
+def blank_pages(monkeypatch):
+    for page in PAGES.values():
+        monkeypatch.setattr(report, f"render_{page}", lambda *_args, **_options: "<!doctype html>")
+
+
+@pytest.mark.parametrize(("name", "stage"), [(name, stage) for name in COMMANDS for stage in STAGES[name]])
+def test_ctrl_c_leaves_nothing_or_what_resume_continues(name, stage, data, tmp_path, monkeypatch, capsys):
+    command, *options = COMMANDS[name]
+    given = [command, data, *options, "--out", tmp_path / "runs" / "mine"]
+    with monkeypatch.context() as patched:
+        patched.setattr(*target(command, stage), interrupt)
+        assert call(*given) == 130
+    error = capsys.readouterr().err
+    assert error.splitlines()[-1] == "proxflow: interrupted"
+    assert "Traceback" not in error
+    kept = sorted(os.listdir(given[-1])) if given[-1].exists() else []
+    assert "run.json" not in kept
+    assert not given[-1].exists() or kept
+    resumable = "checkpoint.safetensors" in kept or "training.safetensors" in kept
+    assert resumable == ("--resume continues it" in error)
+    assert resumable or not kept
+    assert call(*given, *(["--resume"] if resumable else [])) == 0
+    assert (given[-1] / "run.json").is_file()
+    assert not any("checkpoint" in file or "training" in file for file in os.listdir(given[-1]))
