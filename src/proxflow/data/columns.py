@@ -72,21 +72,25 @@ def points_of_table(table: Any, request: Request, decimal: str = ".") -> Raw:
 
 def _chosen(table: Any, request: Request, names: list[str], decimal: str) -> _Chosen:
     """The columns asked for, or else those of ``names`` that are meant."""
-    chosen = _Chosen()
+    chosen, counters = _Chosen(), dict[str, Array]()
     for name in request.columns or names:
         index = None if request.columns else _row_index(table, name)
         why = "dropped" if name in (request.drop or ()) else index
         values = why or numbers_of(table.column(name), name, decimal, mistakes_are_missing=request.drop_missing)
         if isinstance(values, str) and request.columns:
             raise ValueError(f"the column {name!r} cannot be a coordinate: it is {values}")
-        if not isinstance(values, str) and not request.columns:
-            values = _counter(values, name) or values
+        if not isinstance(values, str) and not request.columns and (counts := _counter(values, name)):
+            counters[name], values = values, counts
         if isinstance(values, str):
             chosen.left_out[name] = values
         else:
             chosen.add(name, values)
             if not request.columns and (doubt := _identity(values, name) or _target(name, table, request.label)):
                 chosen.doubts.append(doubt)
+    if not chosen.names:
+        for name, values in counters.items():  # which are all there is
+            chosen.add(name, values)
+            del chosen.left_out[name]
     if request.columns:
         chosen.left_out |= {name: "not asked for" for name in names if name not in request.columns}
     return chosen
