@@ -80,7 +80,7 @@ def test_cells_that_are_not_finite_are_named(form, tmp_path):
     points = POINTS.copy()
     points[4, 1] = np.nan
     cells(form(points)).write_h5ad(tmp_path / "x.h5ad")
-    assert "1 rows hold NaN or inf, the first: [4]" in refusal(tmp_path / "x.h5ad")
+    assert "1 row holds NaN or inf, the first: [4]" in refusal(tmp_path / "x.h5ad")
 
 
 def test_another_hdf5_file_is_named(tmp_path):

@@ -36,7 +36,7 @@ def numbers_of(column: Any, name: str, decimal: str, *, mistakes_are_missing: bo
     if types.is_struct(kind):
         images = ", encoded images: write them to a folder" if "bytes" in [part.name for part in kind] else ""
         return f"{kind}{images}"
-    return str(kind)
+    return "dates or times" if types.is_temporal(kind) else str(kind)
 
 
 def _decoded(column: Any) -> Any:

@@ -67,12 +67,12 @@ def read_delimited(path: Path, request: Request) -> tuple[Any, str]:
             kept.append(number)
     if not kept:
         raise ValueError("it is empty")
-    head = [lines[number] for number in kept[:_HEAD] if lines[number].strip()]
+    begun = [number for number in kept[:_HEAD] if lines[number].strip()]
+    head = [lines[number] for number in begun]
     form = _form(head, request)
-    names = _names(head, form, _commented_names(lines[: kept[0]], form), kept)
-    body = "\n".join(lines[number] for number in kept)
-    if form.separator == _SPACES:
-        body = re.sub(r"[ \t]+", "\t", re.sub(r"^[ \t]+|[ \t]+$", "", body, flags=re.MULTILINE))
+    names = _names(head, form, _commented_names(lines[: kept[0]], form), begun)
+    written = (lines[number] for number in kept)
+    body = "\n".join(map(_tabbed, written) if form.separator == _SPACES else written)
     return _parsed(body, names.names, names.in_first_line, form), form.decimal
 
 
@@ -98,8 +98,13 @@ def _decoded(content: bytes, encoding: str | None) -> str:
 
 def _cells(line: str, separator: str) -> list[str]:
     if separator == _SPACES:
-        return line.split()
+        line, separator = _tabbed(line), "\t"
     return [cell.strip() for cell in next(csv.reader([line], delimiter=separator))]
+
+
+def _tabbed(line: str) -> str:
+    """A line with a tab for each run of spaces outside of double quotes."""
+    return re.sub(r'("[^"]*")|[ \t]+', lambda run: run[1] or "\t", line.strip())
 
 
 def _is_number(cell: str, decimal: str = ".") -> bool:
@@ -122,22 +127,24 @@ def _form(head: list[str], request: Request) -> _Form:
     known = _FORMS if asked is None else [(asked, decimal) for decimal in ".,"]
     forms = [(sep, decimal) for sep, decimal in known if request.decimal in (None, decimal)]
     rows = head[1:] or head
-    scores = [_score([_cells(line, sep) for line in rows], decimal) for sep, decimal in forms]
+    scores = [_score([_cells(line, sep) for line in rows], _cells(head[0], sep), decimal) for sep, decimal in forms]
     if asked is None and all(width < 2 for width, _ in scores):
         forms, scores = [(",", forms[0][1])], scores[:1]  # a single column
     best = max(range(len(forms)), key=lambda i: (scores[i][0] > 1, scores[i][1]))
     return _Form(*forms[best], scores[best][0])
 
 
-def _score(rows: list[list[str]], decimal: str) -> tuple[int, float]:
+def _score(rows: list[list[str]], first: list[str], decimal: str) -> tuple[int, float]:
     """The usual number of cells of a row, and the share of cells that are numbers, rows of other lengths not counted.
 
-    A table without numbers counts a little, so that among those its rows decide.
+    A table without numbers counts a little, so that among those its rows decide, and one that the first line does not
+    fit counts half.
     """
     width, count = Counter(map(len, rows)).most_common(1)[0]
     cells = [cell for row in rows if len(row) == width for cell in row if cell]
     numbers = sum(_is_number(cell, decimal) for cell in cells)
-    return width, (numbers + 1e-3) / (len(cells) + 1) * count / len(rows)
+    fit = 1.0 if abs(len(first) - width) <= 1 else 0.5
+    return width, fit * (numbers + 1e-3) / (len(cells) + 1) * count / len(rows)
 
 
 @dataclass(frozen=True)
@@ -166,10 +173,15 @@ def _names(head: list[str], form: _Form, commented: list[str] | None, numbers: l
     if len(first) == form.width - 1 and not form.all_numbers(first):
         trailing = all(not form.cells(line)[-1] for line in head[1:])
         return _Names([*first, ""] if trailing else ["", *first], in_first_line=True)  # R leaves out the rows' own name
-    usual = next(i for i, line in enumerate(head[1:], 1) if len(form.cells(line)) == form.width)
+    if len(first) == form.width + 1 and not first[-1]:
+        return _Names(first[:-1], in_first_line=True)
+    widths = [len(form.cells(line)) for line in head]
+    start = widths.index(form.width)
+    if start > 1 and abs(widths[start - 1] - form.width) == 1:
+        start -= 1  # a line of names that ends in a separator, or without a name for those of the rows
     raise ValueError(
         f"its first line has {_counted(len(first))} where the table has {form.width}: {head[0][:_SHOWN]!r}; if what "
-        f"comes before the table is not a part of it, skip_lines={numbers[usual]} (--skip-lines {numbers[usual]})"
+        f"comes before the table is not a part of it, skip_lines={numbers[start]} (--skip-lines {numbers[start]})"
     )
 
 
