@@ -32,9 +32,7 @@ WRITERS = {
     "R's row names": lambda path: path.write_text('"width" "height"\n"a" 1.5 -2.25\n"b" 3.125 40\n"c" -0.5 7.75\n'),
     "trailing commas": lambda path: path.write_text("width,height,\n1.5,-2.25,\n3.125,40,\n-0.5,7.75,\n"),
     "trailing commas of rows": lambda path: path.write_text("width,height\n1.5,-2.25,\n3.125,40,\n-0.5,7.75,\n"),
-    "comments": lambda path: path.write_text(
-        "# made by hand\nwidth,height\n1.5,-2.25\n# a pause\n3.125,40\n-0.5,7.75\n"
-    ),
+    "comments": lambda path: path.write_text("# by hand\nwidth,height\n1.5,-2.25\n# a pause\n3.125,40\n-0.5,7.75\n"),
     "names in a comment": lambda path: np.savetxt(path, ROWS, header="width,height", delimiter=","),
     "quoted": lambda path: FRAME.to_csv(path, index=False, quoting=1),
     "gzipped": lambda path: path.write_bytes(gzip.compress(FRAME.to_csv(index=False).encode())),

@@ -123,7 +123,7 @@ def test_every_standardisation_is_undone_and_saved(kind, form, tmp_path):
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_directions_without_variance_are_not_blown_up(dtype):
-    """A sum and a copy of other columns, in another unit and a constant: of rank two, up to the rounding of the data."""
+    """A sum, a copy in another unit and a constant: of rank two, up to the rounding of the data."""
     two = UNITS[:, :2]
     data = np.stack([two[:, 0], two[:, 1], two.sum(1), 1000 * two[:, 0], 0 * two[:, 0] + 7], axis=1).astype(dtype)
     dataset = pf.data.from_array(data, standardise="whiten", dtype=f64)
