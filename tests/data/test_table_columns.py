@@ -43,7 +43,7 @@ def test_a_counter_that_is_all_there_is_is_data(tmp_path):
 @pytest.mark.parametrize("name", ["patient_id", "CustomerId", "ID", "row number"])
 def test_numbers_that_only_tell_rows_apart_are_doubted(name, tmp_path):
     FRAME.assign(**{name: np.arange(30) * 7 + 1000}).to_csv(tmp_path / "x.csv", index=False)
-    with pytest.warns(pf.DataWarning, match=rf"the column '{name}' .* --drop {name}"):
+    with pytest.warns(pf.DataWarning, match=rf"the column '{name}' .*\(--drop '?{name}"):
         assert raw(tmp_path / "x.csv").columns == ("width", "height", name)
 
 
@@ -86,7 +86,7 @@ def test_the_index_of_a_pandas_frame_is_no_column(named, tmp_path):
     frame.to_parquet(tmp_path / "x.parquet")
     dataset = raw(tmp_path / "x.parquet")
     assert dataset.columns == ("width", "height")
-    assert dataset.left_out in ({"who": "row index"}, {})  # a range is not written as a column
+    assert dataset.left_out == ({"who": "row index"} if named else {})  # a range is not written as a column
     assert pf.data.from_frame(frame).columns == ("width", "height")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from typing import Any
 
 import numpy as np
@@ -80,7 +81,7 @@ def _numbers_in_text(column: Any, name: str, decimal: str, mistakes_are_missing:
     raise ValueError(
         f"the column {name!r} holds {text[int(bad[0])].as_py()!r} in row {bad[0]}, and numbers elsewhere ({len(bad)} "
         f"such rows of {len(text)}); drop_missing=True (--drop-missing) leaves such rows out, drop={name!r} "
-        f"(--drop {name}) the column"
+        f"(--drop {shlex.quote(name)}) the column"
     )
 
 
@@ -98,7 +99,7 @@ def _vectors(column: Any, name: str) -> Array | str:
     if len(odd):
         raise ValueError(
             f"the column {name!r} has lists of {lengths[0]} numbers and in row {known[odd[0]]} of {lengths[odd[0]]}; "
-            f"vectors need one length: drop={name!r} (--drop {name}) leaves the column out"
+            f"vectors need one length: drop={name!r} (--drop {shlex.quote(name)}) leaves the column out"
         )
     values = np.full((len(column), int(lengths[0])), np.nan)
     values[known] = _floats(compute.list_flatten(column)).reshape(len(known), -1)

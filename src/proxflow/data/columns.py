@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,6 +16,7 @@ from proxflow.data.reading import Array, Raw, Request
 __all__ = ["columns_given", "label_column", "points_of_table"]
 
 _NO_ACCIDENT = 20  # rows in which whole numbers do not count up by chance
+# what pandas and R call the index of a data frame that they write
 _ROW_NAMES = re.compile(r"|unnamed: \d+(_level_\d+)?|__index_level_\d+__|level_\d+", re.IGNORECASE)
 _IDENTITY = re.compile(
     r"(?i:(.*[ _.-])?(id|idx|index|no|nr|number|obs|row)|row[ _.-]?(id|names?|numbers?)|case|observation)|.*[a-z]I[dD]"
@@ -49,20 +51,21 @@ def points_of_table(table: Any, request: Request, decimal: str = ".") -> Raw:
     Raises:
         ValueError: no such column, no column of numbers, or one with a cell that is no number.
     """
+    index = {str(name) for name in (table.schema.pandas_metadata or {}).get("index_columns", [])}
     table = table.rename_columns(_unique(table.column_names))
     label = label_column(table.column_names, request.label)
     _check_names(table.column_names, request)
-    chosen = _chosen(table, request, [name for name in table.column_names if name != label], decimal)
+    chosen = _chosen(table, request, [name for name in table.column_names if name != label], index, decimal)
     if not chosen.names:
         raise ValueError(f"there are no columns of numbers{_reasons(chosen.left_out)}")
     points = np.concatenate(chosen.values, axis=1)
     if len(points) == 0:
-        raise ValueError(f"it has no rows, only the columns {_some(chosen.names)}")
+        raise ValueError(f"it has no rows, only the columns {_some([*map(_quoted, chosen.names)])}")
     return Raw(
         len(points),
         lambda rows: points[rows],
         None if label is None else plain_values(table.column(label)),
-        notes=(f"columns {_some(chosen.names)}{_reasons(chosen.left_out)}",),
+        notes=(f"columns {_some([*map(_quoted, chosen.names)])}{_reasons(chosen.left_out)}",),
         columns=tuple(chosen.names),
         left_out=chosen.left_out,
         doubts=tuple(chosen.doubts),
@@ -70,12 +73,12 @@ def points_of_table(table: Any, request: Request, decimal: str = ".") -> Raw:
     )
 
 
-def _chosen(table: Any, request: Request, names: list[str], decimal: str) -> _Chosen:
-    """The columns asked for, or else those of ``names`` that are meant."""
+def _chosen(table: Any, request: Request, names: list[str], index: set[str], decimal: str) -> _Chosen:
+    """The columns asked for, or else those of ``names`` that are meant; ``index`` is what pandas wrote as index."""
     chosen, counters = _Chosen(), dict[str, Array]()
     for name in request.columns or names:
-        index = None if request.columns else _row_index(table, name)
-        why = "dropped" if name in (request.drop or ()) else index
+        is_index = not request.columns and (name in index or _ROW_NAMES.fullmatch(name))
+        why = "dropped" if name in (request.drop or ()) else "row index" if is_index else None
         values = why or numbers_of(table.column(name), name, decimal, mistakes_are_missing=request.drop_missing)
         if isinstance(values, str) and request.columns:
             raise ValueError(f"the column {name!r} cannot be a coordinate: it is {values}")
@@ -127,18 +130,17 @@ def _unique(names: Sequence[str]) -> list[str]:
 
 def _some(names: Sequence[str]) -> str:
     more = f" and {len(names) - _SHOWN:,} more" if len(names) > _SHOWN else ""
-    return ", ".join(name or "''" for name in names[:_SHOWN]) + more
+    return ", ".join(names[:_SHOWN]) + more
+
+
+def _quoted(name: str) -> str:
+    """As --columns takes it: in double quotes where there is a comma, or nothing."""
+    return f'"{name}"' if "," in name or not name else name
 
 
 def _reasons(left_out: dict[str, str]) -> str:
-    listed = _some([f"{name or repr('')} ({why})" for name, why in left_out.items()])
+    listed = _some([f"{_quoted(name)} ({why})" for name, why in left_out.items()])
     return f"; left out: {listed}" if left_out else ""
-
-
-def _row_index(table: Any, name: str) -> str | None:
-    """That a column is the index of a data frame, by what pandas and R call it or by what pandas wrote beside it."""
-    written = (table.schema.pandas_metadata or {}).get("index_columns", [])
-    return "row index" if name in written or _ROW_NAMES.fullmatch(name) else None
 
 
 def _counter(values: Array, name: str) -> str | None:
@@ -161,12 +163,13 @@ def _target(name: str, table: Any, label: str | None) -> str | None:
     """A doubt about a column that is called like what the others are to tell; y is none where there is an x."""
     if name.lower() not in _TARGETS or (name.lower() == "y" and "x" in map(str.lower, table.column_names)):
         return None
-    classes = "" if label is not None else f"; label={name!r} (--label {name}) makes it the classes"
+    classes = "" if label is not None else f"; label={name!r} (--label {shlex.quote(name)}) makes it the classes"
     return _doubt(name, "is called like what the others tell", classes)
 
 
 def _doubt(name: str, what: str, more: str = "") -> str:
-    return f"the column {name!r} is a coordinate but {what}; drop={name!r} (--drop {name}) leaves it out{more}"
+    advice = f"drop={name!r} (--drop {shlex.quote(name)}) leaves it out{more}"
+    return f"the column {name!r} is a coordinate but {what}; {advice}"
 
 
 def columns_given(columns: str | Sequence[str] | None) -> tuple[str, ...] | None:

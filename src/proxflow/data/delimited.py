@@ -138,12 +138,12 @@ def _score(rows: list[list[str]], first: list[str], decimal: str) -> tuple[int, 
     """The usual number of cells of a row, and the share of cells that are numbers, rows of other lengths not counted.
 
     A table without numbers counts a little, so that among those its rows decide, and one that the first line does not
-    fit counts half.
+    fit counts less.
     """
     width, count = Counter(map(len, rows)).most_common(1)[0]
     cells = [cell for row in rows if len(row) == width for cell in row if cell]
     numbers = sum(_is_number(cell, decimal) for cell in cells)
-    fit = 1.0 if abs(len(first) - width) <= 1 else 0.5
+    fit = {0: 1.0, 1: 0.6}.get(abs(len(first) - width), 0.3)  # names of the rows, or a last separator, are one cell
     return width, fit * (numbers + 1e-3) / (len(cells) + 1) * count / len(rows)
 
 
