@@ -58,7 +58,11 @@ def assembled(raw: Raw, request: Request, name: str, origin: str, kind: Kind | N
 def _own_dtype(taken: Array, points: Tensor) -> Tensor:
     """The rows as they were read, where torch can index their dtype; else in float64, which holds them."""
     plain = {"f2", "f4", "i1", "i2", "i4", "i8", "u1", "b1"}
-    return torch.from_numpy(np.array(taken)) if taken.dtype.str[1:] in plain and taken.dtype.isnative else points
+    return (
+        torch.from_numpy(np.ascontiguousarray(taken))
+        if taken.dtype.str[1:] in plain and taken.dtype.isnative
+        else points
+    )
 
 
 def _complete(raw: Raw, origin: str) -> Raw:
