@@ -175,14 +175,21 @@ def _names(head: list[str], form: _Form, commented: list[str] | None, numbers: l
         return _Names([*first, ""] if trailing else ["", *first], in_first_line=True)  # R leaves out the rows' own name
     if len(first) == form.width + 1 and not first[-1]:
         return _Names(first[:-1], in_first_line=True)
-    widths = [len(form.cells(line)) for line in head]
-    start = widths.index(form.width)
-    if start > 1 and abs(widths[start - 1] - form.width) == 1:
-        start -= 1  # a line of names that ends in a separator, or without a name for those of the rows
+    start = _start(head, form)
     raise ValueError(
         f"its first line has {_counted(len(first))} where the table has {form.width}: {head[0][:_SHOWN]!r}; if what "
         f"comes before the table is not a part of it, skip_lines={numbers[start]} (--skip-lines {numbers[start]})"
     )
+
+
+def _start(head: list[str], form: _Form) -> int:
+    """The line that the table seems to start with: the first of the usual length, or names before it of another one."""
+    cells = [form.cells(line) for line in head]
+    start = next(i for i, row in enumerate(cells) if len(row) == form.width)
+    before = cells[start - 1]
+    ends_in_separator = len(before) == form.width + 1 and not before[-1]
+    lacks_one = len(before) == form.width - 1 and form.all_numbers(cells[start][1:])  # that of the names of the rows
+    return start - 1 if start > 1 and (ends_in_separator or lacks_one) else start
 
 
 def _counted(cells: int) -> str:
