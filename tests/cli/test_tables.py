@@ -36,7 +36,12 @@ def table(tmp_path) -> Path:
 
 
 def rows_of(path: Path) -> set[tuple[float, ...]]:
-    return set(map(tuple, pd.read_csv(path, sep=";").dropna()[["mass, g", "bill"]].to_numpy().tolist()))
+    return set(
+        map(
+            tuple,
+            pd.read_csv(path, sep=";", float_precision="round_trip").dropna()[["mass, g", "bill"]].to_numpy().tolist(),
+        )
+    )
 
 
 def test_what_is_read_is_said_recorded_and_sampled(table, tmp_path, capsys, monkeypatch):
