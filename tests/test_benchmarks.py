@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -23,6 +24,14 @@ def test_prox() -> None:
     assert "ms per query" in output
     assert "points agree to" in output
     assert "two bare GEMMs" in output
+
+
+def test_real_tables() -> None:
+    output = printed_by("real_tables.py")
+    assert "REFUSED" not in output
+    assert "loaded   wine_data.csv --skip-lines 1: 178 rows; 14 of its columns: x0, x1, x2" in output
+    assert "loaded   linnerud_exercise.csv: 20 rows; 3 of its columns: Chins, Situps, Jumps" in output
+    assert re.search(r"^(\d+) of \1 tables loaded, with at most one option each$", output, re.MULTILINE)
 
 
 @pytest.mark.slow

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
         schedules,
         semidiscrete,
     )
-    from proxflow.errors import ConvergenceError, ConvergenceWarning
+    from proxflow.errors import ConvergenceError, ConvergenceWarning, DataWarning
     from proxflow.flow import ProximalFlow
     from proxflow.independent_field import IndependentField
     from proxflow.results import ProxResult, Status
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ConvergenceError",
     "ConvergenceWarning",
+    "DataWarning",
     "IndependentField",
     "ProxResult",
     "ProximalFlow",
@@ -62,6 +63,7 @@ __all__ = [
 _HOME = {
     "ConvergenceError": "errors",
     "ConvergenceWarning": "errors",
+    "DataWarning": "errors",
     "IndependentField": "independent_field",
     "ProxResult": "results",
     "ProximalFlow": "flow",

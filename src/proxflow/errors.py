@@ -12,6 +12,7 @@ from typing import Any
 __all__ = [
     "ConvergenceError",
     "ConvergenceWarning",
+    "DataWarning",
     "MissingExtraError",
     "counted",
     "global_generators_kept",
@@ -26,6 +27,10 @@ class ConvergenceError(RuntimeError):
 class ConvergenceWarning(UserWarning):
     """An iteration stopped before its tolerance: a fit, whose result is valid for the weights that it reports; or the
     inverse of the last step of a field, where the message says what it misses."""
+
+
+class DataWarning(UserWarning):
+    """Data were read, but something about them is hardly meant; the message says what to do."""
 
 
 class MissingExtraError(ImportError):

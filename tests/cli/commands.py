@@ -11,7 +11,7 @@ from proxflow import cli
 
 POINTS = np.random.default_rng(0).normal(size=(24, 2)) * [30.0, 5.0] + [1000.0, -200.0]  # fitted exactly
 SPACE = np.random.default_rng(1).normal(size=(24, 4))  # fitted by noise
-RUN_FILES = ["fit.safetensors", "report.html", "run.json", "standardisation.safetensors"]
+RUN_FILES = ["fit.safetensors", "report.html", "rows.safetensors", "run.json", "standardisation.safetensors"]
 UNFINISHED_FILES = ["checkpoint.safetensors", *RUN_FILES]
 SAMPLE_FILES = ["samples.json", "samples.npy"]
 QUICK = ["--max-samples", "3000", "--tol", "0.5"]

@@ -24,7 +24,7 @@ f64 = torch.float64
 
 
 def raw(source, **options) -> pf.data.Dataset:
-    return pf.data.load(source, standardise=False, dtype=f64, **options)
+    return pf.data.load(source, standardise="none", dtype=f64, **options)
 
 
 def table(points=POINTS, **more) -> pa.Table:

@@ -6,10 +6,12 @@ A group is a frozen dataclass whose fields are options; ``with_groups`` gives a 
 from __future__ import annotations
 
 import contextlib
+import csv
 import dataclasses
 import inspect
 import json
 import shlex
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,7 +65,7 @@ class Reading:
     label: Annotated[
         str | None,
         typer.Option(
-            metavar="COLUMN", help="Column of labels of .csv, .parquet and .h5ad, entry of .npz and .pt; else 'label'."
+            metavar="COLUMN", help="Column of labels of tables and .h5ad, entry of .npz and .pt; else 'label'."
         ),
     ] = None
     representation: Annotated[
@@ -84,16 +86,44 @@ class Reading:
     frames: Annotated[
         Literal["first", "all"] | None, typer.Option(help="Images of TIFF stacks and animations; else refused.")
     ] = None
+    standardise: Annotated[
+        Literal["global", "columns", "whiten", "none"] | None,
+        typer.Option(help="One scale, one for each column, or no correlations; columns for tables, else global."),
+    ] = None
+    columns: Annotated[
+        str | None, typer.Option(metavar="A,B", help="Columns of a table that are coordinates; else all of numbers.")
+    ] = None
+    drop: Annotated[str | None, typer.Option(metavar="C,D", help="Columns of a table to leave out.")] = None
+    drop_missing: Annotated[
+        bool, typer.Option("--drop-missing", help="Leave out rows of a table or .h5ad with missing values.")
+    ] = False
+    layer: Annotated[str | None, typer.Option(metavar="KEY", help="Entry of layers of .h5ad; else X.")] = None
+    sep: Annotated[
+        str | None, typer.Option(help="Separator of .csv and .tsv: a character, tab or space; else found.")
+    ] = None
+    decimal: Annotated[str | None, typer.Option(help="Decimal mark of .csv and .tsv: . or , (found).")] = None
+    encoding: Annotated[str | None, typer.Option(help="Encoding of .csv and .tsv, such as latin-1; else UTF-8.")] = None
+    skip_lines: Annotated[int | None, typer.Option(min=0, help="Lines of .csv and .tsv before the table.")] = None
 
     def load(self, data: str, seed: int) -> Dataset:
         """The data set of a name or path."""
         import proxflow as pf
 
         arguments = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        dataset = pf.data.load(data, n=arguments.pop("points"), seed=seed, **arguments)
+        arguments |= {name: _listed(arguments[name]) for name in ("columns", "drop")}
+        with warnings.catch_warnings(record=True) as doubts:
+            warnings.simplefilter("always", pf.DataWarning)
+            dataset = pf.data.load(data, n=arguments.pop("points"), seed=seed, **arguments)
         for note in dataset.notes:
             typer.echo(f"{dataset.name}: {note}", err=True)
+        for doubt in doubts:
+            typer.echo(f"warning: {doubt.message}", err=True)
         return dataset
+
+
+def _listed(names: str | None) -> list[str] | None:
+    """Names between commas; one that holds a comma is in double quotes."""
+    return None if names is None else next(csv.reader([names], skipinitialspace=True))
 
 
 def _folder(text: str) -> Path:

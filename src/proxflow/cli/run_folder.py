@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = ["RunFolder", "data_record"]
 
-_POINTS = "points.safetensors"
+_POINTS, _ROWS = "points.safetensors", "rows.safetensors"
 _RECORD, _FIT, _STANDARDISATION, _PAGE = "run.json", "fit.safetensors", "standardisation.safetensors", "report.html"
 _SAMPLES, _SAMPLE_RECORD, _SAMPLE_PICTURE = "samples.npy", "samples.json", "samples.png"
 _CHECKPOINT, _TRAINING = "checkpoint.safetensors", "training.safetensors"
@@ -44,6 +44,7 @@ class _Record:
     event_shape: tuple[int, ...]
     schedule: str
     classes: tuple[str, ...]
+    columns: tuple[str, ...] | None
     value_range: tuple[float, float] | None
     data: dict[str, Any]
 
@@ -146,7 +147,10 @@ class RunFolder:
         What an interruption leaves thus never passes for a run. The checkpoint stays unless the fit converged.
         """
         record = _record("fit", arguments) | data_record(dataset) | _fit_record(fit)
-        self._write({_FIT: fit, _STANDARDISATION: dataset.standardisation}, page, record)
+        objects: dict[str, object] = {_FIT: fit, _STANDARDISATION: dataset.standardisation}
+        if dataset.rows is not None:
+            objects[_ROWS] = {"rows": dataset.rows[_first_row_of_each_atom(fit)]}
+        self._write(objects, page, record)
         if fit.converged:
             self.checkpoint.unlink(missing_ok=True)
 
@@ -196,6 +200,24 @@ class RunFolder:
             ValueError: there is no run, or its record is damaged.
         """
         return self._read_record().value_range
+
+    @property
+    def event_shape(self) -> tuple[int, ...]:
+        """Shape of one point.
+
+        Raises:
+            ValueError: there is no run, or its record is damaged.
+        """
+        return self._read_record().event_shape
+
+    @property
+    def columns(self) -> tuple[str, ...] | None:
+        """The names of the coordinates, where the data were a table.
+
+        Raises:
+            ValueError: there is no run, or its record is damaged.
+        """
+        return self._read_record().columns
 
     @property
     def data(self) -> dict[str, Any]:
@@ -261,7 +283,18 @@ class RunFolder:
         return int(label) if numbered else names.index(label)
 
     def _write(self, objects: dict[str, object], page: str, record: dict[str, Any]) -> None:
-        made = (_RECORD, _FIT, _POINTS, _NETWORK, _STANDARDISATION, _PAGE, _SAMPLES, _SAMPLE_RECORD, _SAMPLE_PICTURE)
+        made = (
+            _RECORD,
+            _FIT,
+            _POINTS,
+            _ROWS,
+            _NETWORK,
+            _STANDARDISATION,
+            _PAGE,
+            _SAMPLES,
+            _SAMPLE_RECORD,
+            _SAMPLE_PICTURE,
+        )
         logs = () if _NETWORK in objects else (self.path / _HISTORY, *self.path.glob(_EVENTS))
         for old in (*(self.path / name for name in (*made, *_STUDIES.values())), *logs):
             old.unlink(missing_ok=True)
@@ -281,6 +314,13 @@ class RunFolder:
         if not isinstance(fit, Fit) or math.prod(record.event_shape) != fit.potential.dim:
             raise ValueError(f"{self.path / _FIT} does not belong to {self.path / _RECORD}; fit again with --overwrite")
         return fit, standardisation, record.event_shape, record.schedule
+
+    def read_rows(self) -> Tensor | None:
+        """The data as they were read, one row for each atom of the fit, where the run keeps them."""
+        if not (self.path / _ROWS).is_file():
+            return None
+        rows: Tensor = storage.load(self.path / _ROWS)["rows"]
+        return rows
 
     def write_samples(self, samples: bytes, picture: bytes | None, arguments: dict[str, Any]) -> list[Path]:
         """Write samples, their record, and their picture if there is one; returns where samples and picture are."""
@@ -317,6 +357,7 @@ class RunFolder:
                 event_shape=tuple(int(size) for size in record["data"]["event_shape"]),
                 schedule=str(record["arguments"]["schedule"]),
                 classes=tuple(record["data"].get("labels") or ()),
+                columns=None if record["data"].get("columns") is None else tuple(map(str, record["data"]["columns"])),
                 value_range=None if span is None else (float(span[0]), float(span[1])),
                 data=record["data"],
             )
@@ -345,8 +386,18 @@ def data_record(dataset: Dataset) -> dict[str, Any]:
             "sha256": dataset.content_hash,
             "labels": dataset.class_counts,
             "range": list(dataset.value_range),
+            "standardise": dataset.standardisation.kind,
+            "columns": None if dataset.columns is None else list(dataset.columns),
+            "left_out": dict(dataset.left_out),
+            "notes": list(dataset.notes),
         }
     }
+
+
+def _first_row_of_each_atom(fit: Fit) -> Tensor:
+    first = torch.full((len(fit.potential.points),), len(fit.atom_of_row))
+    rows = torch.arange(len(fit.atom_of_row))
+    return first.scatter_reduce(0, fit.atom_of_row.cpu(), rows, "amin")
 
 
 def _training_record(result: TrainResult, quality: FewSteps) -> dict[str, Any]:

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from proxflow.cli.options import Output, Seed, schedule_named, with_groups
+from proxflow.cli.sample_file import SampleFile, npy
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor
 
     from proxflow.cli.run_folder import RunFolder
-    from proxflow.data import Standardisation
 
 __all__ = ["sample"]
 
@@ -30,21 +30,25 @@ def sample(
     method: Annotated[str, typer.Option(help="proximal, euler, midpoint, heun or dopri5.")] = "proximal",
     label: Annotated[str | None, typer.Option(help="Class to generate, of a network that was told the labels.")] = None,
     guidance: Annotated[float, typer.Option(help="Weight of the label; 1 is the network's own.")] = 1.0,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write this .npy, .csv or .parquet, and nothing else.")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file of --out.")] = False,
     seed: Seed = 0,
     *,
     output: Output,
 ) -> None:
     """Generate with a fitted flow or a trained network: writes samples.npy, in the units of the data, into its folder.
 
-    With it come samples.json, the arguments, and for images samples.png.
+    With it come samples.json, the arguments, and for images samples.png. Samples of an exact flow are rows of the data,
+    bit for bit.
 
     Example: `proxflow sample runs/digits --count 64`
 
     Example: `proxflow sample runs/digits-network --steps 4 --label 3 --guidance 2`
-    """
-    import io
 
-    import numpy as np
+    Example: `proxflow sample runs/penguins-network --count 1000 --out penguins-drawn.csv`
+    """
     import torch
 
     from proxflow.cli.run_folder import RunFolder
@@ -52,17 +56,21 @@ def sample(
     from proxflow.seeding import generator_of
 
     folder = RunFolder(run)
+    file = None if out is None else SampleFile.claimed(out, folder.event_shape, overwrite=overwrite)
     generator = generator_of(seed)
     with torch.no_grad():
         if folder.is_trained:
-            end, standardisation, shape = _sampled_network(folder, count, steps, method, label, guidance, generator)
+            samples = _sampled_network(folder, count, steps, method, label, guidance, generator)
         elif label is not None or guidance != 1:
             raise ValueError(f"{run} holds a fitted flow, which takes no --label or --guidance")
         else:
-            end, standardisation, shape = _sampled_flow(folder, count, steps, method, generator)
-    samples = standardisation.undo(end.reshape((count, *shape)))
-    buffer = io.BytesIO()
-    np.save(buffer, samples.numpy())
+            samples = _sampled_flow(folder, count, steps, method, generator)
+    shape = tuple(samples.shape[1:])
+    if file is not None:
+        file.write(samples, folder.columns)
+        output.say(f"{count} samples of shape {shape}: {file.path}")
+        output.end(run, samples=str(file.path))
+        return
     columns = math.ceil(math.sqrt(min(count, _MOST_IMAGES)))
     picture = None
     if figures.is_image(shape):
@@ -75,7 +83,7 @@ def sample(
         "guidance": guidance,
         "seed": seed,
     }
-    written = folder.write_samples(buffer.getvalue(), picture, arguments)
+    written = folder.write_samples(npy(samples), picture, arguments)
     output.say(f"{count} samples of shape {shape}: {written[0]}")
     for path in written[1:]:
         output.say(f"picture: {path}")
@@ -90,7 +98,7 @@ def _sampled_network(
     label: str | None,
     guidance: float,
     generator: Generator,
-) -> tuple[Tensor, Standardisation, tuple[int, ...]]:
+) -> Tensor:
     import torch
 
     import proxflow as pf
@@ -102,15 +110,16 @@ def _sampled_network(
     path = pf.sampling.integrate(
         field, noise, steps=steps or _NETWORK_STEPS, method=method, schedule=schedule_named(schedule)
     )
-    return path.end, standardisation, shape
+    return standardisation.undo(path.end)
 
 
-def _sampled_flow(
-    folder: RunFolder, count: int, steps: int | None, method: str, generator: Generator
-) -> tuple[Tensor, Standardisation, tuple[int, ...]]:
+def _sampled_flow(folder: RunFolder, count: int, steps: int | None, method: str, generator: Generator) -> Tensor:
     import proxflow as pf
+    from proxflow.data.dataset import in_units
 
     fitted, standardisation, shape, schedule = folder.read_fit()
     flow = pf.ProximalFlow(fitted.potential, schedule_named(schedule))
     noise = flow.potential.source.sample(count, generator=generator, dtype=fitted.potential.points.dtype)
-    return pf.sampling.integrate(flow, noise, steps=steps, method=method).end, standardisation, shape
+    end = pf.sampling.integrate(flow, noise, steps=steps, method=method).end.reshape((count, *shape))
+    rows = folder.read_rows()  # missing in runs of earlier versions
+    return standardisation.undo(end) if rows is None else in_units(end, fitted.potential.points, rows, standardisation)

@@ -70,6 +70,12 @@ class CouplingOptions:
             raise ValueError(f"{dataset.name} has one point; a network needs at least two")
         if conditional and (dataset.labels is None or int(dataset.labels.min()) < 0):
             raise ValueError(f"{dataset.name} has no labels to train on, numbered from 0; leave out --conditional")
+        if conditional and dataset.labels is not None and dataset.labels.is_floating_point():
+            fraction = next(label for label in dataset.labels.tolist() if label != round(label))
+            raise ValueError(
+                f"{dataset.name} has labels such as {fraction:g}, and a network is told classes: make them whole "
+                "numbers or text, or couple by couplings.JointConditional in a program of your own"
+            )
         if self.directions is not None and self.coupling != "subspace":
             raise ValueError(f"--directions is for --coupling subspace; {self.coupling} has none to choose")
         if self.directions is not None and self.directions > dataset.dim:

@@ -2,7 +2,8 @@
 
 from proxflow.data.built_in import BUILT_IN
 from proxflow.data.dataset import Dataset
+from proxflow.data.in_memory import from_array, from_frame
 from proxflow.data.loading import load
 from proxflow.data.standardisation import Standardisation
 
-__all__ = ["BUILT_IN", "Dataset", "Standardisation", "load"]
+__all__ = ["BUILT_IN", "Dataset", "Standardisation", "from_array", "from_frame", "load"]

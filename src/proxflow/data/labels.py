@@ -1,4 +1,4 @@
-"""Labels of any kind as whole numbers, with the names of the classes."""
+"""Labels of any kind as numbers, with the names of the classes."""
 
 from __future__ import annotations
 
@@ -10,14 +10,29 @@ from torch import Tensor
 
 from proxflow.data.reading import Array
 
-__all__ = ["numbered"]
+__all__ = ["missing", "numbered"]
+
+_MISSING = {"", "nan", "na", "n/a", "<na>", "nat", "null", "?"}
+
+
+def missing(labels: Array) -> Array:
+    """Which labels are missing, (N,): none at all, NaN, blank text or such as says so."""
+    if labels.dtype.kind in "UO":
+        return np.array([label is None or _is_blank(label) for label in labels], dtype=bool)
+    return ~np.isfinite(labels) if labels.dtype.kind == "f" else np.zeros(len(labels), dtype=bool)
+
+
+def _is_blank(label: object) -> bool:
+    return str(label).strip().lower() in _MISSING
 
 
 def numbered(labels: Array, count: int, origin: str) -> tuple[Tensor, tuple[str, ...] | None]:
-    """Labels (count,) as int64, and for text, which is numbered in alphabetical order, the names of the classes.
+    """Labels (count,) as numbers, and for text, which is numbered in alphabetical order, the names of the classes.
+
+    Numbers are int64 if all of them are whole, else float64, such as times or doses.
 
     Raises:
-        ValueError: another shape, a missing label, or labels that are neither whole numbers nor text.
+        ValueError: another shape, a missing label, or labels that are neither numbers nor text.
     """
     if labels.shape != (count,):
         raise ValueError(f"{origin}: {count} points need as many labels, got an array of shape {labels.shape}")
@@ -26,19 +41,21 @@ def numbered(labels: Array, count: int, origin: str) -> tuple[Tensor, tuple[str,
     if labels.dtype.kind in "UO":
         return _numbered_text(labels, origin)
     if labels.dtype.kind not in "fiub":
-        raise ValueError(f"{origin}: labels must be whole numbers or text, got {labels.dtype}")
+        raise ValueError(f"{origin}: labels must be numbers or text, got {labels.dtype}")
     numbers = labels.astype(np.float64)
-    bad = np.flatnonzero(~(np.isfinite(numbers) & (numbers == np.rint(numbers))))
+    bad = np.flatnonzero(~np.isfinite(numbers))
     if len(bad):
-        raise ValueError(f"{origin}: labels must be whole numbers or text; row {bad[0]} holds {numbers[bad[0]]}")
-    return torch.from_numpy(labels.astype(np.int64)), None
+        raise ValueError(f"{origin}: labels must be numbers or text; row {bad[0]} holds {numbers[bad[0]]}")
+    whole = bool((numbers == np.rint(numbers)).all())
+    return torch.from_numpy(labels.astype(np.int64) if whole else numbers), None
 
 
 def _numbered_text(labels: Array, origin: str) -> tuple[Tensor, tuple[str, ...]]:
     for row, label in enumerate(labels):
         if not isinstance(label, str):
-            raise ValueError(f"{origin}: labels must be whole numbers or text; row {row} holds {label!r}")
-        if not label.strip():
-            raise ValueError(f"{origin}: row {row} has an empty label; every point needs one")
+            raise ValueError(f"{origin}: labels must be numbers or text; row {row} holds {label!r}")
+        if _is_blank(label):
+            what = f"the label {label!r}" if label.strip() else "an empty label"
+            raise ValueError(f"{origin}: row {row} has {what}; every point needs one")
     names, numbers = np.unique(labels.astype(str), return_inverse=True)
     return torch.from_numpy(numbers.astype(np.int64)), tuple(names.tolist())

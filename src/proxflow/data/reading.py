@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
 from proxflow.checks import whole_number
+from proxflow.data.standardisation import Kind
 from proxflow.errors import MissingExtraError, counted
 
 __all__ = ["Array", "Raw", "Request", "fits_in_memory", "listed", "reading"]
@@ -25,7 +26,9 @@ class Raw:
 
     Points are taken and not given, so that a subset of a large set is all that is decoded or made dense.
     ``label_names`` name the labels 0, 1, ...; labels of text name themselves. ``notes`` are lines that tell the user
-    what was taken, changed or left out.
+    what was taken, changed or left out. ``columns`` are the names of the coordinates, ``left_out`` says why others are
+    none, ``doubts`` are warnings about them, ``standardise`` is the standardisation for data of this kind, and
+    ``own_units`` says that coordinates may have a unit each.
     """
 
     count: int
@@ -33,6 +36,11 @@ class Raw:
     labels: Array | None = None
     label_names: tuple[str, ...] | None = None
     notes: tuple[str, ...] = ()
+    columns: tuple[str, ...] | None = None
+    left_out: Mapping[str, str] = field(default_factory=dict)
+    doubts: tuple[str, ...] = ()
+    standardise: Kind = "global"
+    own_units: bool = True
 
     @classmethod
     def of(cls, points: Array, labels: Array | None = None, notes: tuple[str, ...] = ()) -> Raw:
@@ -49,9 +57,17 @@ class Raw:
 _LONGEST = 500  # characters of a message: some libraries quote the bytes of a damaged file
 
 _MEANT_FOR = {
-    "label": ".csv, .parquet, .h5ad, .npz and .pt files",
+    "label": "tables, .h5ad, .npz and .pt files",
     "representation": ".h5ad files",
     "data_dir": "fashion-mnist",
+    "layer": ".h5ad files",
+    "columns": "tables",
+    "drop": "tables",
+    "drop_missing": "tables and .h5ad files",
+    "sep": ".csv and .tsv files",
+    "decimal": ".csv and .tsv files",
+    "encoding": ".csv and .tsv files",
+    "skip_lines": ".csv and .tsv files",
     "array": ".npz and .pt files",
     "split": "folders of images",
     "size": "folders of images",
@@ -68,6 +84,14 @@ class Request:
     label: str | None = None
     representation: str | None = None
     data_dir: Path | None = None
+    layer: str | None = None
+    columns: tuple[str, ...] | None = None
+    drop: tuple[str, ...] | None = None
+    drop_missing: bool = False
+    sep: str | None = None
+    decimal: str | None = None
+    encoding: str | None = None
+    skip_lines: int | None = None
     array: str | None = None
     split: str | None = None
     size: int | None = None
@@ -83,6 +107,11 @@ class Request:
             raise ValueError(f"data.load: size must be a positive integer, in pixels, got {self.size!r}")
         if self.frames not in (None, "first", "all"):
             raise ValueError(f"data.load: frames must be 'first' or 'all', got {self.frames!r}")
+        if self.decimal not in (None, ".", ","):
+            raise ValueError(f"data.load: decimal must be '.' or ',', got {self.decimal!r}")
+        skipped = 0 if self.skip_lines is None else whole_number(self.skip_lines)
+        if skipped is None or skipped < 0:
+            raise ValueError(f"data.load: skip_lines must be an integer of at least 0, got {self.skip_lines!r}")
 
     def rows(self, count: int, origin: str) -> Array:
         """The rows asked for out of ``count``, ascending: all of them, or ``n`` drawn without replacement."""
@@ -99,7 +128,7 @@ class Request:
     def refuse_unused(self, origin: str, used: frozenset[str]) -> None:
         """Arguments that would change nothing are mistakes."""
         for name, purpose in _MEANT_FOR.items():
-            if name not in used and getattr(self, name) is not None:
+            if name not in used and getattr(self, name) not in (None, False):
                 raise ValueError(
                     f"{origin}: {name}= (--{name.replace('_', '-')}) is for {purpose} and changes nothing here; "
                     "leave it out"

@@ -7,32 +7,58 @@ from typing import Any
 
 import numpy as np
 
+from proxflow.data.columns import label_column
 from proxflow.data.reading import Array, Raw, Request
-from proxflow.data.tables import label_column
 from proxflow.errors import optional_package
 
 __all__ = ["read_h5ad"]
 
 
 def read_h5ad(path: Path, request: Request) -> Raw:
-    """``X`` or the entry of ``obsm`` asked for, dense or sparse, and a column of ``obs`` as labels."""
+    """``X``, or the layer or entry of ``obsm`` asked for, dense or sparse, and a column of ``obs`` as labels."""
+    _require_anndata(path)
     cells = optional_package("anndata", "data").read_h5ad(path)
-    matrix = _matrix(cells, request.representation)
+    matrix = _matrix(cells, request)
     if 0 in matrix.shape:
         raise ValueError(f"its matrix of {matrix.shape[0]} cells and {matrix.shape[1]} variables is empty")
     name = label_column(list(cells.obs.columns), request.label)
     labels = None if name is None else cells.obs[name].to_numpy()
-    return Raw(len(cells), lambda rows: _dense(matrix[rows]), labels)
+    columns = None if request.representation is not None else tuple(map(str, cells.var_names))
+    # genes and components have unlike variances by nature: one scale keeps the distances that single-cell methods use
+    return Raw(len(cells), lambda rows: _dense(matrix[rows]), labels, columns=columns, own_units=False)
 
 
-def _matrix(cells: Any, representation: str | None) -> Any:
+def _require_anndata(path: Path) -> None:
+    """Refuse other HDF5 files, of which anndata would say which key it misses."""
+    with optional_package("h5py", "data").File(path, "r") as file:
+        entries = sorted(file)
+    if "obs" not in entries or "var" not in entries:
+        raise ValueError(
+            f"it is an HDF5 file, but not one that anndata wrote: it holds {', '.join(entries[:8]) or 'nothing'} and "
+            "no obs and var; write it with AnnData.write_h5ad, or its array with numpy.save"
+        )
+
+
+def _matrix(cells: Any, request: Request) -> Any:
     """A numpy array, or a sparse matrix whose rows are quickly taken."""
+    representation, layer = request.representation, request.layer
+    if representation is not None and layer is not None:
+        raise ValueError("representation= (--representation) and layer= (--layer) each name the data; give one of them")
     known = f"those of obsm: {', '.join(cells.obsm) or 'none'}"
+    layers = ", ".join(cells.layers) or "none"
     if representation is not None and representation not in cells.obsm:
         raise ValueError(f"there is no representation {representation!r}; {known}")
-    matrix = cells.X if representation is None else cells.obsm[representation]
+    if layer is not None and layer not in cells.layers:
+        raise ValueError(f"there is no layer {layer!r}; those of the file: {layers}")
+    if representation is not None:
+        matrix = cells.obsm[representation]
+    else:
+        matrix = cells.X if layer is None else cells.layers[layer]
     if matrix is None:
-        raise ValueError(f"it has no matrix X; choose with representation= (--representation) among {known}")
+        raise ValueError(
+            f"it has no matrix X; choose with representation= (--representation) among {known}; or with layer= "
+            f"(--layer) among: {layers}"
+        )
     return matrix.tocsr() if hasattr(matrix, "tocsr") else np.asarray(matrix)
 
 

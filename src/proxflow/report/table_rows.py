@@ -11,6 +11,12 @@ from proxflow.semidiscrete import Fit
 __all__ = ["certificate", "origin"]
 
 _CLASSES_SHOWN = 30  # classes whose sizes fit a cell of the table
+_UNITS = {
+    "global": "standardised: the mean subtracted, and one scale for all coordinates, their root-mean-square deviation",
+    "columns": "standardised: from each column its mean subtracted, and divided by its own standard deviation",
+    "whiten": "whitened: means subtracted, each column divided by its standard deviation, and correlations removed",
+    "none": "those of the data",
+}
 
 
 def certificate(fit: Fit, flow: ProximalFlow, dataset: Dataset) -> list[Row]:
@@ -52,7 +58,11 @@ def certificate(fit: Fit, flow: ProximalFlow, dataset: Dataset) -> list[Row]:
 
 def origin(dataset: Dataset, command: str | None) -> list[Row]:
     """What the fit was made from, and the command that makes it again."""
-    rows = [Row("data, SHA-256", "before standardisation", dataset.content_hash)]
+    rows = [
+        Row("units", "of points, distances and W₂²", _UNITS[dataset.standardisation.kind]),
+        Row("data, SHA-256", "before standardisation", dataset.content_hash),
+    ]
+    rows += [Row("reading", "what was used and what was not", note) for note in dataset.notes]
     counts = dataset.class_counts
     if counts is not None:
         shown = [f"{name}:\N{NO-BREAK SPACE}{count:,}" for name, count in list(counts.items())[:_CLASSES_SHOWN]]

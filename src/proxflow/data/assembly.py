@@ -1,0 +1,141 @@
+"""From what a reader gave to a data set: complete and finite rows, a subset of them, standardised, and their labels."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import warnings
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from proxflow.data.dataset import Dataset
+from proxflow.data.labels import missing, numbered
+from proxflow.data.reading import Array, Raw, Request
+from proxflow.data.standardisation import Kind, deviation_ratio, standardisation_of
+from proxflow.errors import DataWarning, counted
+
+__all__ = ["assembled"]
+
+_AT_ONCE = 4096  # rows that are looked through for missing values
+_UNLIKE = 10.0  # ratio of the columns' standard deviations from which one scale hides some of them
+
+
+def assembled(raw: Raw, request: Request, name: str, origin: str, kind: Kind | None, dtype: torch.dtype) -> Dataset:
+    """The data set of what a reader gave."""
+    if request.drop_missing:
+        raw = _complete(raw, origin)
+    rows = request.rows(raw.count, origin)
+    taken = raw.take(rows)
+    points = _checked_points(taken, rows, origin, raw.columns)
+    kind = kind or raw.standardise
+    precision = np.finfo(taken.dtype).eps if taken.dtype.kind == "f" else 0.0
+    standardisation = standardisation_of(points, kind, float(precision))
+    final = standardisation.apply(points).to(dtype)
+    if not bool(torch.isfinite(final).all()):
+        raise ValueError(
+            f"{origin}: the values are too large for {dtype} (up to {points.abs().max():.3g}); rescale them"
+        )
+    labels, label_names = _labels(raw, rows, origin)
+    for doubt in (*raw.doubts, *_unlike(points, raw, kind)):
+        warnings.warn(f"{name}: {doubt}", DataWarning, stacklevel=3)
+    return Dataset(
+        final,
+        labels,
+        name,
+        standardisation,
+        _content_hash(points),
+        label_names,
+        raw.notes,
+        columns=raw.columns,
+        left_out=raw.left_out,
+        rows=_own_dtype(taken, points),
+    )
+
+
+def _own_dtype(taken: Array, points: Tensor) -> Tensor:
+    """The rows as they were read, where torch can index their dtype; else in float64, which holds them."""
+    plain = {"f2", "f4", "i1", "i2", "i4", "i8", "u1", "b1"}
+    return (
+        torch.from_numpy(np.ascontiguousarray(taken))
+        if taken.dtype.str[1:] in plain and taken.dtype.isnative
+        else points
+    )
+
+
+def _complete(raw: Raw, origin: str) -> Raw:
+    """Without the points in which a coordinate or the label is missing."""
+    if raw.labels is not None and raw.labels.shape != (raw.count,):
+        return raw  # which is an error of its own
+    parts = np.array_split(np.arange(raw.count), math.ceil(raw.count / _AT_ONCE))
+    finite = [np.isfinite(raw.take(part).reshape(len(part), -1).astype(np.float64)) for part in parts]
+    known = np.concatenate([part.all(1) for part in finite])
+    if raw.labels is not None:
+        known &= ~missing(raw.labels)
+    kept = np.flatnonzero(known)
+    if len(kept) == 0:
+        share = 1 - sum(part.sum(0) for part in finite) / raw.count
+        worst = int(share.argmax())
+        named = worst if raw.columns is None else repr(raw.columns[worst])
+        raise ValueError(
+            f"{origin}: no row is complete; most is missing in column {named} ({share[worst]:.0%}): leave it out with "
+            "drop= (--drop)"
+        )
+    without = raw.count - len(kept)
+    return replace(
+        raw,
+        count=len(kept),
+        take=lambda rows: raw.take(kept[rows]),
+        labels=None if raw.labels is None else raw.labels[kept],
+        notes=(*raw.notes, f"{counted(without, 'row')} of {raw.count:,} left out, with missing values"),
+    )
+
+
+def _unlike(points: Tensor, raw: Raw, kind: Kind) -> list[str]:
+    """A warning where one scale serves columns of unlike deviations; those of genes and components are so by nature."""
+    if kind != "global" or points.ndim != 2 or not raw.own_units:
+        return []
+    ratio, widest, narrowest = deviation_ratio(points)
+    if ratio <= _UNLIKE:
+        return []
+    names = raw.columns or range(points.shape[1])
+    return [
+        f"one scale for all columns, but {names[widest]} varies {ratio:,.0f} times as much as {names[narrowest]}, "
+        "which will hardly count; standardise='columns' (--standardise columns) gives each its own"
+    ]
+
+
+def _checked_points(points: Array, rows: Array, origin: str, columns: tuple[str, ...] | None = None) -> Tensor:
+    if points.dtype.kind not in "fiub":
+        raise ValueError(f"{origin}: expected numbers, got an array of {points.dtype}")
+    checked = torch.from_numpy(np.ascontiguousarray(points, dtype=np.float64))
+    finite = torch.isfinite(checked.flatten(1))
+    bad = torch.nonzero(~finite.all(1))[:, 0].tolist()
+    if not bad:
+        return checked
+    found = f"{counted(len(bad), 'row holds', 'rows hold')} NaN or inf, the first: "
+    found += f"{rows[bad[:5]].tolist()}"
+    if columns is None:
+        raise ValueError(f"{origin}: {found}; drop or fill them")
+    place = int((~finite[bad[0]]).nonzero()[0])
+    value = float(checked.flatten(1)[bad[0], place])
+    raise ValueError(
+        f"{origin}: {found} ({'no value' if math.isnan(value) else value} in the column {columns[place]!r}); "
+        "drop_missing=True (--drop-missing) leaves such rows out"
+    )
+
+
+def _labels(raw: Raw, rows: Array, origin: str) -> tuple[Tensor | None, tuple[str, ...] | None]:
+    """Labels of the chosen rows; numbered before they are chosen, so that a class keeps its number."""
+    if raw.labels is None:
+        return None, None
+    numbers, names = numbered(raw.labels, raw.count, origin)
+    return numbers[torch.from_numpy(rows)], raw.label_names or names
+
+
+def _content_hash(points: Tensor) -> str:
+    content = hashlib.sha256(repr(tuple(points.shape)).encode())
+    content.update(points.numpy().data)
+    return content.hexdigest()

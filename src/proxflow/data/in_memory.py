@@ -1,0 +1,104 @@
+"""Data sets of arrays, tensors and data frames in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from proxflow.data.assembly import assembled
+from proxflow.data.columns import columns_given
+from proxflow.data.dataset import Dataset
+from proxflow.data.reading import Array, Raw, Request
+from proxflow.data.standardisation import Kind, checked_kind
+from proxflow.data.tables import read_frame
+
+__all__ = ["from_array", "from_frame"]
+
+
+def from_array(
+    x: Any,
+    labels: Any = None,
+    standardise: Kind = "global",
+    *,
+    n: int | None = None,
+    seed: int = 0,
+    dtype: torch.dtype = torch.float32,
+    name: str = "array",
+) -> Dataset:
+    """A data set of an array or tensor in memory, as ``load`` makes it of a file.
+
+    Args:
+        x: (N, *event), numpy array, torch tensor or what numpy can make one of; images with channels first.
+        labels: (N,), numbers or text, or None.
+        standardise: as for ``load``; one scale, which keeps distances, unless told otherwise.
+        n: how many points, drawn without replacement as ``load`` draws them; all if None.
+        seed: seed of the subset.
+        dtype: dtype of the points.
+        name: what commands and pages call it.
+
+    Raises:
+        ValueError: no numbers, another shape, rows that are not finite, or bad labels.
+    """
+    kind = checked_kind("data.from_array", standardise) or "global"
+    points = _in_memory(x)
+    if points.dtype.kind not in "fiub":
+        raise ValueError(f"data.from_array: x must hold numbers, got {type(x).__name__} of {points.dtype}")
+    try:
+        raw = Raw.of(points, None if labels is None else _in_memory(labels))
+    except ValueError as error:
+        raise ValueError(f"data.from_array: {error}") from error
+    return assembled(raw, Request(n, seed), name, "data.from_array", kind, dtype)
+
+
+def from_frame(
+    frame: Any,
+    label: str | None = None,
+    columns: str | Sequence[str] | None = None,
+    *,
+    drop: str | Sequence[str] | None = None,
+    drop_missing: bool = False,
+    standardise: Kind = "columns",
+    n: int | None = None,
+    seed: int = 0,
+    dtype: torch.dtype = torch.float32,
+    name: str = "frame",
+) -> Dataset:
+    """A data set of a data frame in memory (pandas, polars, arrow), as ``load`` makes it of a table in a file.
+
+    The index of a pandas frame is no column.
+
+    Args:
+        frame: the table.
+        label: the column of labels; if None, the one called "label" if there is one.
+        columns: the columns that are coordinates; if None, all of numbers, as ``load`` chooses them.
+        drop: columns to leave out.
+        drop_missing: leave out rows in which a coordinate or the label is missing or infinite.
+        standardise: as for ``load``.
+        n: how many points, drawn without replacement as ``load`` draws them; all if None.
+        seed: seed of the subset.
+        dtype: dtype of the points.
+        name: what commands and pages call it.
+
+    Raises:
+        ValueError: no data frame, no such column, or data that ``load`` would refuse.
+    """
+    kind = checked_kind("data.from_frame", standardise) or "columns"
+    request = Request(
+        n, seed, label, columns=columns_given(columns), drop=columns_given(drop), drop_missing=drop_missing
+    )
+    try:
+        raw = read_frame(frame, request)
+    except ValueError as error:
+        raise ValueError(f"data.from_frame: {error}") from error
+    return assembled(raw, request, name, "data.from_frame", kind, dtype)
+
+
+def _in_memory(x: Any) -> Array:
+    if isinstance(x, Tensor):
+        x = x.detach().cpu().to_dense()
+        x = x.float() if x.dtype == torch.bfloat16 else x  # which numpy does not have
+    return np.asarray(x)

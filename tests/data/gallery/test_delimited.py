@@ -1,0 +1,127 @@
+"""Text tables as other programs write them."""
+
+from __future__ import annotations
+
+import gzip
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import proxflow as pf
+from tests.data.sources import raw, refusal
+
+ROWS = [[1.5, -2.25], [3.125, 40.0], [-0.5, 7.75]]
+FRAME = pd.DataFrame(ROWS, columns=["width", "height"])
+NAMES = ("width", "height")
+
+WRITERS = {
+    "comma": lambda path: FRAME.to_csv(path, index=False),
+    "semicolon": lambda path: FRAME.to_csv(path, index=False, sep=";"),
+    "tab": lambda path: FRAME.to_csv(path, index=False, sep="\t"),
+    "bar": lambda path: FRAME.to_csv(path, index=False, sep="|"),
+    "decimal comma": lambda path: FRAME.to_csv(path, index=False, sep=";", decimal=","),
+    "decimal comma, tab": lambda path: FRAME.to_csv(path, index=False, sep="\t", decimal=","),
+    "spaces": lambda path: path.write_text(FRAME.to_string(index=False)),
+    "Excel's Unicode": lambda path: FRAME.to_csv(path, index=False, sep="\t", encoding="utf-16"),
+    "Excel's UTF-8": lambda path: FRAME.to_csv(path, index=False, encoding="utf-8-sig"),
+    "old Mac": lambda path: path.write_bytes(FRAME.to_csv(index=False).replace("\n", "\r").encode()),
+    "Windows": lambda path: FRAME.to_csv(path, index=False, lineterminator="\r\n"),
+    "with an index": lambda path: FRAME.to_csv(path),
+    "R's row names": lambda path: path.write_text('"width" "height"\n"a" 1.5 -2.25\n"b" 3.125 40\n"c" -0.5 7.75\n'),
+    "trailing commas": lambda path: path.write_text("width,height,\n1.5,-2.25,\n3.125,40,\n-0.5,7.75,\n"),
+    "trailing commas of rows": lambda path: path.write_text("width,height\n1.5,-2.25,\n3.125,40,\n-0.5,7.75,\n"),
+    "comments": lambda path: path.write_text("# by hand\nwidth,height\n1.5,-2.25\n# a pause\n3.125,40\n-0.5,7.75\n"),
+    "names in a comment": lambda path: np.savetxt(path, ROWS, header="width,height", delimiter=","),
+    "quoted": lambda path: FRAME.to_csv(path, index=False, quoting=1),
+    "gzipped": lambda path: path.write_bytes(gzip.compress(FRAME.to_csv(index=False).encode())),
+}
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+def test_every_common_form_is_found(kind, tmp_path):
+    WRITERS[kind](tmp_path / "table.csv")
+    dataset = raw(tmp_path / "table.csv")
+    assert dataset.points.tolist() == ROWS
+    assert dataset.columns == NAMES
+
+
+@pytest.mark.parametrize("suffix", [".tsv", ".csv.gz", ".tsv.gz", ".CSV.GZ"])
+def test_suffixes_of_tables(suffix, tmp_path):
+    text = FRAME.to_csv(index=False, sep="\t" if "tsv" in suffix else ",").encode()
+    (tmp_path / f"a.b{suffix}").write_bytes(gzip.compress(text) if "gz" in suffix.lower() else text)
+    dataset = raw(tmp_path / f"a.b{suffix}")
+    assert dataset.points.tolist() == ROWS
+    assert dataset.name == "a.b"
+
+
+@pytest.mark.parametrize("text", ["1,5;2,5\n3,5;4,25\n", "x;y\n1,5;2,5\n3,5;4,25\n"])
+def test_a_decimal_comma_is_not_a_separator(text, tmp_path):
+    (tmp_path / "x.csv").write_text(text)
+    assert raw(tmp_path / "x.csv").points.tolist() == [[1.5, 2.5], [3.5, 4.25]]
+
+
+def test_a_mistake_beside_decimal_commas_is_named(tmp_path):
+    (tmp_path / "x.csv").write_text("x;y\n1,5;2,5\n3,5;?\n1,25;4,5\n2,5;1,5\n")
+    assert "the column 'y' holds '?' in row 1" in refusal(tmp_path / "x.csv")
+    assert raw(tmp_path / "x.csv", drop_missing=True).points.tolist() == [[1.5, 2.5], [1.25, 4.5], [2.5, 1.5]]
+
+
+def test_the_form_can_be_said(tmp_path):
+    (tmp_path / "x.csv").write_text("x:y\n1,5:2\n3,5:4\n")
+    assert raw(tmp_path / "x.csv", sep=":", decimal=",").points.tolist() == [[1.5, 2], [3.5, 4]]
+    assert "sep must be one character" in refusal(tmp_path / "x.csv", sep="ab")
+    assert "decimal must be '.' or ','" in refusal(tmp_path / "x.csv", decimal=";")
+
+
+def test_latin_1_is_named_by_its_line(tmp_path):
+    (tmp_path / "x.csv").write_bytes("größe,x\n1,2\n3,4\n".encode("latin-1"))
+    message = refusal(tmp_path / "x.csv")
+    assert "line 1 is not utf-8: byte 0xf6" in message
+    assert "--encoding latin-1" in message
+    assert raw(tmp_path / "x.csv", encoding="latin-1").columns == ("größe", "x")
+    assert "there is no encoding 'martian'" in refusal(tmp_path / "x.csv", encoding="martian")
+
+
+def test_lines_before_the_table_are_named_and_skipped(tmp_path):
+    (tmp_path / "x.csv").write_text("Report of today\n\nby me,and you\n\nx,y,z\n1,2,3\n4,5,7\n2,2,2\n")
+    assert "skip_lines=4 (--skip-lines 4)" in refusal(tmp_path / "x.csv")
+    assert raw(tmp_path / "x.csv", skip_lines=4).columns == ("x", "y", "z")
+
+
+def test_a_broken_line_is_shown(tmp_path):
+    (tmp_path / "x.csv").write_text("x,y\n1,2\n3,4\n5,6,7\n8,9\n")
+    assert "1 of its lines do not have 2 cells, the first of them 3: '5,6,7'" in refusal(tmp_path / "x.csv")
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "it is empty"),
+        (b"# nothing\n\n", "it is empty"),
+        (b"\x00\x01\x02\x03", "zero bytes"),
+        (b"\x1f\x8b\x08\x00", "EOFError"),
+        ("x,y\n1,2\n".encode("utf-16-le"), "encoding='utf-16-le'"),
+    ],
+)
+def test_what_is_no_table_is_one_line(content, words, tmp_path):
+    (tmp_path / "x.csv").write_bytes(content)
+    assert words in refusal(tmp_path / "x.csv")
+
+
+def test_a_cell_of_many_lines_keeps_them(tmp_path):
+    (tmp_path / "x.csv").write_text('x,label\n1,"a\n# b"\n2,"a\n\nc"\n3,d\n')
+    assert raw(tmp_path / "x.csv").label_names == ("a\n\nc", "a\n# b", "d")
+
+
+def test_numbers_keep_all_their_digits(tmp_path):
+    values = np.random.default_rng(0).normal(size=(50, 3)) * 10.0 ** np.arange(-3, 6, 3)
+    np.savetxt(tmp_path / "x.csv", values, fmt="%.17g", delimiter=";")
+    assert np.array_equal(raw(tmp_path / "x.csv").points.numpy(), values)
+
+
+def test_another_kind_of_file_takes_no_separator(tmp_path):
+    FRAME.to_parquet(tmp_path / "x.parquet")
+    assert "sep= (--sep) is for .csv and .tsv files" in refusal(tmp_path / "x.parquet", sep=";")
+    assert isinstance(pf.data.load(Path(tmp_path / "x.parquet")), pf.data.Dataset)
