@@ -20,7 +20,7 @@ class Dataset:
     """Standardised points (N, *event), labels (N,) or None, and where they came from.
 
     ``content_hash`` is the SHA-256 of the data before standardisation. ``label_names[k]`` is the name of class k, or
-    None where the labels are numbers of the data's own.
+    None where the labels are numbers of the data's own. ``columns`` are the names of the coordinates of a table.
     """
 
     points: Tensor
@@ -29,6 +29,7 @@ class Dataset:
     standardisation: Standardisation
     content_hash: str
     label_names: tuple[str, ...] | None = None
+    columns: tuple[str, ...] | None = None
 
     @property
     def n(self) -> int:
