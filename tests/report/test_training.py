@@ -79,7 +79,7 @@ def test_a_column_that_does_not_vary_is_named() -> None:
         changes = {"of_normal": 2 * best, "of_noise": 3 * best, "energy_distance_error": (0.1 * best,) * 5}
         complained = complaint(dataclasses.replace(comparison, spread=spread, **changes))
         assert ("1 of 2 columns" in complained) == said
-        assert ("column 2 with 0.5 times" in complained) == said
+        assert ("column 2, with 0.5 times" in complained) == said
 
 
 def test_an_affine_field_is_not_praised() -> None:

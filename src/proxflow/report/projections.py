@@ -30,6 +30,7 @@ __all__ = ["RowsShown", "few_rows", "plane_axes", "plane_in_words", "projection"
 _MOST_ROWS, _MOST_SAMPLES = 1500, 600  # points of a panel: a point takes about 200 bytes of the page
 _MOST_IMAGES = 500  # of each, where every point has its picture
 _WIDTH, _HEIGHT = 4.1, 3.9  # inches of a panel
+_ROWS_OF_A_PLANE = 5000  # about: its directions are then known to a hundredth or so
 _ROWS_OF_UMAP = 1000  # it takes seconds for these
 _Array = npt.NDArray[Any]
 
@@ -42,7 +43,7 @@ def plane_axes(points: Tensor, columns: tuple[str, ...] | None = None) -> tuple[
     if points.shape[1] == 2:
         names = ("first coordinate", "second coordinate") if columns is None else (columns[0], columns[1])
         return torch.eye(2).to(points), names
-    centred = points.double() - points.double().mean(0)
+    centred = _centred(points)
     _, axes = torch.linalg.eigh(centred.mT @ centred)
     return axes[:, -2:].flip(1).to(points), ("first principal direction", "second principal direction")
 
@@ -51,9 +52,15 @@ def plane_in_words(points: Tensor, plane: Tensor) -> str:
     """What plane it is, and how much of the variance of points (N, d) it holds."""
     if points.shape[1] == 2:
         return "the plane of the two coordinates"
-    centred = points.double() - points.double().mean(0)
+    centred = _centred(points)
     share = float((centred @ plane.double()).square().sum() / centred.square().sum().clamp(min=1e-300))
     return f"the plane of the two directions of largest variance, which hold {share:.0%} of it"
+
+
+def _centred(points: Tensor) -> Tensor:
+    """Enough of the rows for a plane, in float64 and about their mean."""
+    some = points[:: max(1, len(points) // _ROWS_OF_A_PLANE)].double()
+    return some - some.mean(0)
 
 
 @dataclass(frozen=True)
