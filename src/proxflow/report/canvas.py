@@ -60,12 +60,10 @@ def plain_ticks(axis: Axis, show: Callable[[float], str]) -> None:
     axis.set_minor_formatter(NullFormatter())
 
 
-def name_level(axes: Axes, level: float, name: str) -> None:
-    """A horizontal line with its name on it."""
+def name_level(axes: Axes, level: float, name: str, at: float = 0.01) -> None:
+    """A horizontal line with its name on it; ``at`` is how far to the right, as a share of the axis."""
     axes.axhline(level, color=INK, ls=":", lw=1)
-    axes.annotate(
-        name, (0.01, level), (0, 3), xycoords=("axes fraction", "data"), textcoords="offset points", fontsize=8
-    )
+    axes.annotate(name, (at, level), (0, 3), xycoords=("axes fraction", "data"), textcoords="offset points", fontsize=8)
 
 
 def mark_points(name: str) -> str:

@@ -49,8 +49,8 @@ def _distances(comparison: FewSteps) -> str:
     errors = comparison.energy_distance_error
     axes.errorbar(comparison.steps, comparison.energy_distance, errors, color=ACCENT, marker="o", capsize=2)
     name_level(axes, comparison.of_noise, "noise")
-    name_level(axes, comparison.of_normal, "normal law")
-    name_level(axes, 0, "exact flow")
+    name_level(axes, comparison.of_normal, "normal law", at=0.32)
+    name_level(axes, 0, "exact flow", at=0.7)
     axes.set(ylabel="energy distance to the data")
     _name_steps(axes, comparison.steps)
     return svg(figure, "distance")
