@@ -64,7 +64,7 @@ def test_the_accuracy_of_labels_is_that_of_each_class(digits) -> None:
     labels = digits.labels.clone()
     labels[digits.labels == 3] = 4  # asked for a four, given a three
     accuracy = accuracy_of(digits, drawn_as(digits.points, labels), 0)
-    fours, threes = (digits.labels == 4).sum(), (digits.labels == 3).sum()
+    fours, threes = (int((digits.labels == label).sum()) for label in (4, 3))
     assert accuracy.by_class[4] == pytest.approx(fours / (fours + threes), abs=0.05)
     assert min(right for label, right in accuracy.by_class.items() if label != 4) > 0.8
     picture = data_beside_samples(digits, drawn_as(digits.points, labels), accuracy, 0)

@@ -85,7 +85,7 @@ def render_training_page(
         name=dataset.name,
         title=f"A network trained on {dataset.name}",
         good=result.finished and not complaint(comparison),
-        verdict=f"{done} after {result.steps:,} steps. {_quality(comparison)} {complaint(comparison)}",
+        verdict=f"{done} after {counted(result.steps, 'step')}. {_quality(comparison)} {complaint(comparison)}",
         summary=(
             "The network is a velocity field from normal noise (t = 0) to the data (t = 1), learned from pairs of the "
             f"{arguments['coupling']} coupling. Samples come from the average of its parameters. Those shown are "
