@@ -61,10 +61,10 @@ def test_the_page_shows_the_study_and_its_command_repeats_it(data, tmp_path, mon
     assert call("batch-size", data, "--out", folder, "--max-batch", 2, "--schedule", "cosine") == 0
     page = (folder / "report.html").read_text()
     study = pf.load(folder / STUDY)
-    assert page.count("<img") == 1
+    assert page.count("<figure") == 1
     assert study.advice.replace("W2^2", "W₂²") in page
     assert f"{study.cost[1]:.4g}" in page
-    (command,) = re.findall(r"<td>(proxflow batch-size .*)</td>", page)
+    (command,) = [re.sub("<.*?>", "", found) for found in re.findall(r'<div class="command">(.*?)</div>', page)]
     assert call(*shlex.split(command)[1:], "--out", tmp_path / "again") == 0
     again = pf.load(tmp_path / "again" / STUDY)
     assert torch.equal(again.gap, study.gap)

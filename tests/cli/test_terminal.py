@@ -50,7 +50,7 @@ def test_a_network_is_studied(data, tmp_path, capsys, monkeypatch) -> None:
     monkeypatch.setattr(report, "render_terminal_page", render)
     assert call("terminal", tmp_path / "run", "--count", 3) == 0
     page = (tmp_path / "run-terminal" / "report.html").read_text()
-    assert page.count("<img") == 5
+    assert page.count("<figure") == 5
     assert "the network of" in page
 
 
@@ -105,7 +105,7 @@ def test_images_are_shown(tmp_path, monkeypatch) -> None:
     options = ["--points", 40, "--epsilon", 20, "--scale", 1, "--count", 4]
     assert call("terminal", "digits", "--out", tmp_path / "out", *options) == 0
     page = (tmp_path / "out" / "report.html").read_text()
-    assert page.count("<img") == 6
+    assert page.count("<figure") == 6
     assert "Samples moved" in page
 
 
@@ -141,3 +141,26 @@ def test_bad_input(data, run, tmp_path, capsys) -> None:
     capsys.readouterr()
     assert "study by proxflow terminal" in refusal(capsys, "terminal", tmp_path / "out")
     assert "study by proxflow terminal" in refusal(capsys, "sample", tmp_path / "out")
+
+
+def test_a_conditional_network_is_told_a_label_or_none(tmp_path, capsys, monkeypatch) -> None:
+    monkeypatch.setattr(report, "render_training_page", lambda *_args, **_options: "<!doctype html>", raising=False)
+    monkeypatch.setattr(report, "render_terminal_page", render)
+    rows = [f"{k / 20},{k % 5},{'ab'[k % 2]}" for k in range(40)]
+    (tmp_path / "table.csv").write_text("x,y,kind\n" + "\n".join(rows) + "\n")
+    quick = ("--steps", 5, "--width", 8, "--depth", 1)
+    call("train", tmp_path / "table.csv", "--label", "kind", "--out", tmp_path / "run", *quick)
+    studies = []
+    for options, said in (([], "told no label: the mixture of its classes"), (["--label", "b"], "told the label b")):
+        assert call("terminal", tmp_path / "run", "--count", 3, "--out", tmp_path / "out", "--overwrite", *options) == 0
+        assert said in (tmp_path / "out" / "report.html").read_text()
+        studies.append(pf.load(tmp_path / "out" / "terminal.safetensors").spectrum.points)
+    assert not torch.equal(*studies)
+    record = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert record["arguments"]["label"] == "b"
+    capsys.readouterr()
+    assert "no class 'c'" in refusal(capsys, "terminal", tmp_path / "run", "--label", "c")
+
+
+def test_a_fitted_flow_is_told_no_label(run, capsys) -> None:
+    assert "takes no --label" in refusal(capsys, "terminal", run, "--label", "1")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+from sklearn.neighbors import NearestNeighbors
 
-from proxflow.metrics import nearest_row_ratio, spread
+from proxflow.metrics import nearest_row_ratio, nearest_rows, spread
 from tests.metrics.clouds import BAD_PAIRS, check_refusals, f64, normal
 
 
@@ -79,3 +80,33 @@ def test_the_nearest_row_is_that_of_all_distances() -> None:
     rows, held_out, samples = (normal(n, 3, seed=n) for n in (70, 31, 53))
     expected = [torch.cdist(cloud, rows).amin(1).quantile(0.5) for cloud in (samples, held_out)]
     assert nearest_row_ratio(samples, rows, held_out) == pytest.approx(float(expected[0] / expected[1]))
+
+
+def test_a_row_left_out_is_compared_with_the_others() -> None:
+    """By scikit-learn's search: the second neighbour of a row is the nearest of the others."""
+    rows = normal(70, 3, seed=1) + 100
+    rows[5] = rows[9]  # equal rows are at distance 0 of one another
+    chosen = torch.tensor([3, 5, 9, 60])
+    search = NearestNeighbors(n_neighbors=2, algorithm="brute").fit(rows.numpy())
+    distances, index = search.kneighbors(rows[chosen].numpy())
+    found = nearest_rows(rows[chosen], rows, left_out=chosen)
+    assert found.distance.numpy() == pytest.approx(distances[:, 1], abs=1e-12)
+    assert found.index.tolist() == [int(index[0, 1]), 9, 5, int(index[3, 1])]
+    some = nearest_rows(rows[chosen], rows, left_out=torch.tensor([3, -1, -1, 60]))
+    assert some.distance[1:3].tolist() == [0, 0]
+    assert torch.equal(some.distance[[0, 3]], found.distance[[0, 3]])
+    assert nearest_rows(rows[chosen], rows).distance.abs().max() == 0
+
+
+def test_rows_left_out_are_rows() -> None:
+    rows = normal(5, 2)
+    for left_out, message in (
+        ([0, 1], r"left_out must be \(5,\) integers"),
+        ([0.0] * 5, "left_out must be"),
+        ([0, 1, 2, 3, 5], "rows from 0 to 4, or -1 for none, got 0 to 5"),
+        ([-2, 1, 2, 3, 4], "rows from 0 to 4"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            nearest_rows(rows, rows, left_out=torch.tensor(left_out))
+    with pytest.raises(ValueError, match="leaves no row"):
+        nearest_rows(rows[:1], rows[:1], left_out=torch.tensor([0]))

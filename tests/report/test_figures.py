@@ -9,7 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
-from proxflow.report import figures
+from proxflow.report import figures, projections
+from proxflow.report.fit_figures import _aligned_bins
 
 
 def pixels(png: bytes) -> np.ndarray:
@@ -58,7 +59,7 @@ def test_what_counts_as_an_image(shape, expected):
 
 
 def test_a_picture_in_the_plane_shows_the_coordinates_themselves():
-    axes, names = figures.plane_axes(torch.randn(9, 2, generator=torch.Generator().manual_seed(0)))
+    axes, names = projections.plane_axes(torch.randn(9, 2, generator=torch.Generator().manual_seed(0)))
     assert torch.equal(axes, torch.eye(2))
     assert names == ("first coordinate", "second coordinate")
 
@@ -66,14 +67,14 @@ def test_a_picture_in_the_plane_shows_the_coordinates_themselves():
 def test_a_picture_of_space_shows_the_two_largest_variances():
     points = torch.randn(500, 4, generator=torch.Generator().manual_seed(0)).double()
     points = points @ torch.diag(torch.tensor([0.1, 3.0, 0.2, 1.0]).double())
-    axes, _ = figures.plane_axes(points)
+    axes, _ = projections.plane_axes(points)
     _, _, rows = np.linalg.svd((points - points.mean(0)).numpy(), full_matrices=False)
     assert np.abs(np.abs(axes.T.numpy()) - np.abs(rows[:2])).max() < 1e-10
 
 
 @pytest.mark.parametrize("values", [[1.0] * 5, [0.5, 1.5], list(np.arange(3, 40) / 20), list(np.arange(500) / 100)])
 def test_bins_hold_all_values_and_equally_many_levels(values):
-    edges = figures._aligned_bins(torch.tensor(values, dtype=torch.float64))
+    edges = _aligned_bins(torch.tensor(values, dtype=torch.float64))
     counts, _ = np.histogram(values, bins=edges)
     assert counts.sum() == len(values)
     assert len(counts) <= 42

@@ -5,8 +5,11 @@ from __future__ import annotations
 import base64
 import dataclasses
 import io
+import json
 import re
 from html.parser import HTMLParser
+from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 from PIL import Image
@@ -26,6 +29,7 @@ class Page(HTMLParser):
         self.tags: list[tuple[str, dict[str, str | None]]] = []
         self.rows: list[list[str]] = []
         self.text = ""
+        self.source = text
         self.feed(text)
         self.close()
         assert self.open == []
@@ -43,7 +47,7 @@ class Page(HTMLParser):
         assert self.open.pop() == tag
 
     def handle_data(self, data):
-        if "style" in self.open:
+        if {"style", "script"} & set(self.open):
             return
         self.text += data
         if {"th", "td"} & set(self.open) and "small" not in self.open:
@@ -62,9 +66,32 @@ class Page(HTMLParser):
         return re.findall(r"[-+]?\d+(?:\.\d+)?(?:e[-+]?\d+)?", text)
 
     def pictures(self) -> list[Image.Image]:
-        sources = [attributes["src"] for tag, attributes in self.tags if tag == "img"]
+        """Those that are pixels."""
+        sources = [a.get("src", a.get("href")) for tag, a in self.tags if tag in ("img", "image")]
         assert all(source.startswith("data:image/png;base64,") for source in sources)
         return [Image.open(io.BytesIO(base64.b64decode(s.partition(",")[2], validate=True))) for s in sources]
+
+    @property
+    def alts(self) -> list[str]:
+        """What is said to those who do not see the figures."""
+        return [attributes["aria-label"] for _, attributes in self.tags if attributes.get("role") == "img"]
+
+    @property
+    def headings(self) -> list[str]:
+        return re.findall(r"<h2>([^<]*)</h2>", self.source)
+
+    @staticmethod
+    def drawings(text: str) -> list[ElementTree.Element]:
+        """The drawings in a text, each well-formed by itself."""
+        return [ElementTree.fromstring(part) for part in re.findall(r"<svg.*?</svg>", text, re.DOTALL)]
+
+    def panels(self) -> list[ElementTree.Element]:
+        return self.drawings(self.source)
+
+    def live(self) -> list[dict[str, Any]]:
+        """What the script is told of figures."""
+        found = re.findall(r'<script type="application/json">(.*?)</script>', self.source, re.DOTALL)
+        return [json.loads(part) for part in found]
 
 
 def same_number(shown: str, value: float) -> bool:

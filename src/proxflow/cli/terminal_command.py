@@ -61,6 +61,8 @@ def terminal(
 ) -> None:
     """Measure how a flow or network arrives at its data: rates, scales, local dimension, perturbations.
 
+    Of a run of a conditional network, --label is the class that it is told, none if not given.
+
     Example: `proxflow terminal moons --epsilon 0.02`
 
     Example: `proxflow terminal runs/digits-network --scale 0.5`
@@ -75,11 +77,12 @@ def terminal(
     arguments: dict[str, Any] = {"subject": subject, "scale": scale, "count": count, "times": times, "seed": seed}
     moments = TIMES if times is None else _times(times)
     if (Path(subject) / "run.json").is_file():
-        given = [f"--{name.replace('_', '-')}" for name, value in own.items() if value is not None]
+        given = [f"--{name.replace('_', '-')}" for name, value in own.items() if value is not None and name != "label"]
         if given:
             raise ValueError(f"{', '.join(given)}: for data only; the run in {subject} has its own")
         source = RunFolder(Path(subject))
-        found = _arriving_run(source)
+        found = _arriving_run(source, reading.label)
+        arguments["label"] = reading.label
         if destination.out is not None and destination.out.resolve() == source.path.resolve():
             raise ValueError(f"--out {destination.out} is the run that is studied; give another folder")
         folder = destination.folder(source.path.with_name(f"{source.path.name}-terminal"))
@@ -149,7 +152,7 @@ class _Arriving:
         return torch.randn((count, *self.event_shape), generator=generator_of(seed), dtype=self.dtype)
 
 
-def _arriving_run(folder: RunFolder) -> _Arriving:
+def _arriving_run(folder: RunFolder, label: str | None) -> _Arriving:
     import torch
 
     import proxflow as pf
@@ -158,16 +161,27 @@ def _arriving_run(folder: RunFolder) -> _Arriving:
     name = str(record["data"]["name"])
     if folder.is_trained:
         network, standardisation, shape, schedule = folder.read_network()
-        field = pf.matching.field_of(network)
+        number = None if label is None else folder.class_number(label, network.classes)
+        field = pf.matching.field_of(network, number)
         atoms = folder.read_atoms()
         unchecked = "" if atoms is not None else f"; {_UNCHECKED}"
-        words = f"the network of {folder.path}{unchecked}"
+        words = f"the network of {folder.path}{_told(network.classes, label)}{unchecked}"
         points = None if atoms is None else atoms.reshape(-1, *shape)
+        name = name if label is None else f"{name}, class {label}"
         return _Arriving(field, shape, torch.float32, standardisation, schedule, name, words, record, points)
+    if label is not None:
+        raise ValueError(f"{folder.path} holds a fitted flow, which takes no --label")
     fitted, standardisation, shape, schedule = folder.read_fit()
     words = f"the exact flow of {folder.path}, smoothed by epsilon = {fitted.epsilon:g}"
     flow = pf.ProximalFlow(fitted.potential.double(), schedule_named(schedule))
     return _Arriving(flow, shape, torch.float64, standardisation, schedule, name, words, record)
+
+
+def _told(classes: int, label: str | None) -> str:
+    """Which label a network is told."""
+    if classes == 0:
+        return ""
+    return ", told no label: the mixture of its classes" if label is None else f", told the label {label}"
 
 
 def _arriving_data(dataset: Dataset, epsilon: float, schedule: str, seed: int) -> _Arriving:

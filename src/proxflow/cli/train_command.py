@@ -90,7 +90,9 @@ def train(
         if sys.stderr.isatty():
             typer.echo("measuring samples of few steps and of many; Ctrl-C keeps those that are done", err=True)
         comparison = result.few_steps(dataset.points, schedule=path, seed=seed)
-        page = render_training_page(result, comparison, dataset, arguments, command, choice=coupled.choice)
+        page = render_training_page(
+            result, comparison, dataset, arguments, command, choice=coupled.choice, schedule=path
+        )
         folder.write_training(result, comparison, coupled.kept, dataset, page, arguments)
     if coupled.choice is not None:
         output.say(f"{coupled.choice.count} of {dataset.dim} principal directions coupled")

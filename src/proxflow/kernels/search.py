@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["TopTwo", "argmax_affine", "top_two_affine"]
+__all__ = ["TopTwo", "argmax_affine", "row_argmax", "top_two_affine"]
 
 _BLOCK_BYTES = 1 << 21  # one score block: it stays in a cache near the core
 _MIN_ROWS = 128  # fewer rows than this leave the matrix product inefficient
@@ -32,7 +32,7 @@ def _block_shape(rows: int, columns: int, itemsize: int, device: torch.device) -
     return block_rows, min(columns, max(1, 4 * budget // block_rows))
 
 
-def _row_argmax(scores: Tensor) -> Tensor:
+def row_argmax(scores: Tensor) -> Tensor:
     """Place of the largest entry of each row, (B,) int64; on the CPU numpy's search is the quick one."""
     if scores.device.type == "cpu":
         return torch.from_numpy(scores.numpy().argmax(axis=1))
@@ -80,12 +80,12 @@ def top_two_affine(queries: Tensor, slopes: Tensor, offsets: Tensor) -> TopTwo:
 
 def _block_top_two(queries: Tensor, slopes: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     scores = torch.addmm(offsets, queries, slopes.mT)
-    best = _row_argmax(scores)
+    best = row_argmax(scores)
     if len(slopes) == 1:
         return best, best, torch.full_like(scores[:, 0], torch.inf)
     value = _entries(scores, best)
     scores.scatter_(1, best[:, None], -torch.inf)
-    second = _row_argmax(scores)
+    second = row_argmax(scores)
     return best, second, value - _entries(scores, second)
 
 
@@ -113,14 +113,14 @@ torch.library.register_vmap("proxflow::argmax_affine", _of_many, lib=_LIBRARY)
 def _block_argmax(queries: Tensor, slopes: Tensor, offsets: Tensor | None, buffer: Tensor, width: int) -> Tensor:
     """The search for one block of rows, ``width`` slopes at a time."""
     scores = _scores(queries, slopes[:width], None if offsets is None else offsets[:width], buffer)
-    index = _row_argmax(scores)
+    index = row_argmax(scores)
     if width >= len(slopes):
         return index
     value = _entries(scores, index)
     for left in range(width, len(slopes), width):
         chunk = slice(left, left + width)
         scores = _scores(queries, slopes[chunk], None if offsets is None else offsets[chunk], buffer)
-        found = _row_argmax(scores)
+        found = row_argmax(scores)
         found_value = _entries(scores, found)
         better = found_value > value
         value, index = torch.where(better, found_value, value), torch.where(better, found + left, index)

@@ -3,7 +3,7 @@
 from proxflow.metrics.classifier import LabelAccuracy, label_accuracy
 from proxflow.metrics.energy import energy_distance, energy_distance_error
 from proxflow.metrics.leakage import LabelLeakage, label_leakage
-from proxflow.metrics.memorisation import nearest_row_ratio
+from proxflow.metrics.memorisation import NearestRows, nearest_row_ratio, nearest_rows
 from proxflow.metrics.step_quality import FewSteps, few_steps
 from proxflow.metrics.trajectories import normalised_path_energy, path_energy, straightness
 from proxflow.metrics.transport import Wasserstein, wasserstein
@@ -13,6 +13,7 @@ __all__ = [
     "FewSteps",
     "LabelAccuracy",
     "LabelLeakage",
+    "NearestRows",
     "Spread",
     "Wasserstein",
     "energy_distance",
@@ -21,6 +22,7 @@ __all__ = [
     "label_accuracy",
     "label_leakage",
     "nearest_row_ratio",
+    "nearest_rows",
     "normalised_path_energy",
     "path_energy",
     "spread",

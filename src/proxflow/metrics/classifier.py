@@ -33,11 +33,13 @@ class LabelAccuracy:
         stderr: standard error of ``value`` over the samples, sqrt(p (1 - p) / n), for this classifier.
         classifier_accuracy: the same share among points of the data that the classifier has not seen: what
             ``value`` would be for samples as good as the data. Above it, samples are more typical than the data.
+        by_class: the share among the samples of each class that was asked for.
     """
 
     value: float
     stderr: float
     classifier_accuracy: float
+    by_class: dict[int, float]
 
 
 def label_accuracy(
@@ -72,9 +74,11 @@ def label_accuracy(
     _check_classes(asked, known)
     training, judging = _split(known, np.random.default_rng(seed))
     classifier = _Classifier(known_points[training], known[training])
-    value = classifier.accuracy(points, asked)
+    right = classifier.right(points, asked)
+    value = float(right.mean())
     stderr = math.sqrt(value * (1 - value) / len(points))
-    return LabelAccuracy(value, stderr, classifier.accuracy(known_points[judging], known[judging]))
+    by_class = {int(label): float(right[asked == label].mean()) for label in np.unique(asked)}
+    return LabelAccuracy(value, stderr, float(classifier.right(known_points[judging], known[judging]).mean()), by_class)
 
 
 class _Classifier:
@@ -86,9 +90,10 @@ class _Classifier:
         model = optional_package("sklearn.svm", "data").SVC(C=_PENALTY, gamma=1 / points.shape[1], random_state=0)
         self._model = model.fit(self._framed(points), labels)
 
-    def accuracy(self, points: _Array, labels: _Array) -> float:
-        """The share of points whose label it gives."""
-        return float(np.mean(self._model.predict(self._framed(points)) == labels))
+    def right(self, points: _Array, labels: _Array) -> _Array:
+        """Whether it gives each point its label."""
+        agreed: _Array = self._model.predict(self._framed(points)) == labels
+        return agreed
 
     def _framed(self, points: _Array) -> _Array:
         framed: _Array = (points - self._centre) / self._spread

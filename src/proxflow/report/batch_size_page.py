@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from proxflow.analysis import MinibatchConvergence
 from proxflow.data import Dataset
-from proxflow.report import figures
+from proxflow.report.batch_size_figures import batch_convergence
 from proxflow.report.table_rows import origin
-from proxflow.report.template import Row, Table, picture, render
+from proxflow.report.template import Facts, Picture, Row, Table, render
 
 __all__ = ["batch_table", "draws_in_words", "rate_in_words", "render_batch_size_page", "routes_in_words"]
 
@@ -19,7 +19,6 @@ def render_batch_size_page(study: MinibatchConvergence, dataset: Dataset, comman
     Raises:
         MissingExtraError: matplotlib or jinja2 is not installed.
     """
-    low, high = study.transport_cost_interval
     return render(
         name=dataset.name,
         title=f"How large must the batch be? {dataset.name}",
@@ -30,34 +29,45 @@ def render_batch_size_page(study: MinibatchConvergence, dataset: Dataset, comman
             "least possible one, W₂², by the excess. It bounds how far the field that they teach is from that of the "
             "population coupling: E|v(n) - v|² is at most excess / (2 t (1 - t)) for the linear schedule."
         ),
-        heading="The study",
-        rows=[
-            Row("points", "", f"{dataset.n:,}"),
-            Row("dimension", "", " x ".join(str(size) for size in dataset.event_shape)),
-            Row(
-                "W₂²",
-                "95% interval, by a route without the dual value",
-                f"{study.transport_cost:.4g} [{low:.4g}, {high:.4g}]",
-            ),
-            Row("targets of a batch", "", draws_in_words(study)),
-            Row("rate", "near the largest batch sizes", rate_in_words(study)),
-            Row("two routes to the excess", "share the pairs, not the formula", routes_in_words(study)),
-            Row("solver", "of the assignments", study.solver),
-            Row("seed", "", str(study.seed)),
-            Row("schedule", "", repr(study.schedule)),
-            *origin(dataset, command),
-        ],
-        table=batch_table(study),
-        pictures=[
-            picture(
+        sections=[
+            Picture(
                 "Excess against batch size",
+                _alt(study),
                 "Two routes to one number: mean costs less W₂², and twice the mean Fenchel-Young gap, of the same "
                 "pairs. Bars are 95% intervals of each; their difference is known far better. The semidiscrete "
                 "coupling has no batch size; its line is what its fit misses.",
-                figures.batch_convergence(study),
-            )
+                (batch_convergence(study),),
+            ),
+            batch_table(study),
+            Facts("The study", tuple(_rows(study, dataset))),
+            Facts("Origin", tuple(origin(dataset, command))),
         ],
     )
+
+
+def _rows(study: MinibatchConvergence, dataset: Dataset) -> list[Row]:
+    low, high = study.transport_cost_interval
+    return [
+        Row("points", "", f"{dataset.n:,}"),
+        Row("dimension", "", " x ".join(str(size) for size in dataset.event_shape)),
+        Row(
+            "W₂²",
+            "95% interval, by a route without the dual value",
+            f"{study.transport_cost:.4g} [{low:.4g}, {high:.4g}]",
+        ),
+        Row("targets of a batch", "", draws_in_words(study)),
+        Row("rate", "near the largest batch sizes", rate_in_words(study)),
+        Row("two routes to the excess", "share the pairs, not the formula", routes_in_words(study)),
+        Row("solver", "of the assignments", study.solver),
+        Row("seed", "", str(study.seed)),
+        Row("schedule", "", repr(study.schedule)),
+    ]
+
+
+def _alt(study: MinibatchConvergence) -> str:
+    sizes, shares = study.batch_sizes.tolist(), (2 * study.gap / study.transport_cost).tolist()
+    points = ", ".join(f"{share:.1%} at {size:,}" for size, share in zip(sizes, shares, strict=True))
+    return f"Excess of the mean cost over W₂² = {study.transport_cost:.4g} at each batch size: {points}."
 
 
 def batch_table(study: MinibatchConvergence, plus_minus: str = "±") -> Table:

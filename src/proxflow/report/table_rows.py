@@ -71,7 +71,7 @@ def origin(dataset: Dataset, command: str | None) -> list[Row]:
             Row("labels", "points of each class", ", ".join(shown) + (f", and {hidden:,} more" if hidden else ""))
         )
     if command is not None:
-        rows.append(Row("command", "repeats this run", command))
+        rows.append(Row("command", "repeats this run", command, is_command=True))
     return rows
 
 

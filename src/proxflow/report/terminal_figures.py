@@ -1,4 +1,4 @@
-"""The figures of a terminal study: each takes results and returns the bytes of a PNG."""
+"""The figures of a terminal study: each takes results and returns an SVG."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ import torch
 from torch import Tensor
 
 from proxflow.analysis import LocalDimension, Perturbation, TerminalSpectrum, local_scale
-from proxflow.report.canvas import ACCENT, INK, PALE, new_figure, png
-from proxflow.report.figures import image_grid, plane_axes
+from proxflow.report.canvas import ACCENT, INK, PALE, new_figure, svg
+from proxflow.report.projections import plane_axes
 
-__all__ = ["dimensions", "moved_images", "perturbations", "rates", "regularity", "scales"]
+__all__ = ["dimensions", "perturbations", "rates", "regularity", "scales"]
 
 _FEW = 6  # curves that are all shaded; of more, the two outermost
 
 
-def rates(spectrum: TerminalSpectrum) -> bytes:
+def rates(spectrum: TerminalSpectrum) -> str:
     """Each rate against rescaled time: mean over the initial points, and standard deviation where it can be seen."""
-    figure = new_figure(6.4, 4.0)
+    figure = new_figure(5.4, 4.0)
     axes = figure.add_subplot()
     tau = -torch.log(spectrum.schedule.alpha(spectrum.times.double())).cpu()
     mean, spread = spectrum.rates.double().cpu().mean(1), spectrum.rates.double().cpu().std(1, correction=0)
@@ -28,16 +28,16 @@ def rates(spectrum: TerminalSpectrum) -> bytes:
             axes.fill_between(tau, mean[:, k] - spread[:, k], mean[:, k] + spread[:, k], color=color, alpha=0.15, lw=0)
     axes.axhline(-1, color=PALE, ls=":")
     axes.axhline(0, color=PALE, ls=":")
-    axes.set(xlabel=r"rescaled time $-\log \alpha(t)$", ylabel="rate")
-    return png(figure)
+    axes.set(xlabel="rescaled time -log alpha(t)", ylabel="rate")
+    return svg(figure, "rates")
 
 
-def scales(spectrum: TerminalSpectrum) -> bytes:
+def scales(spectrum: TerminalSpectrum) -> str:
     """Local standard deviations 1 / eta that the rates mean at each time: an exact flow has the same at all."""
     from matplotlib import colormaps
     from matplotlib.ticker import MaxNLocator
 
-    figure = new_figure(6.4, 3.8)
+    figure = new_figure(5.4, 3.8)
     axes = figure.add_subplot()
     shades = colormaps["cividis"].resampled(len(spectrum.times) + 1)
     for k, t in enumerate(spectrum.times):
@@ -46,29 +46,29 @@ def scales(spectrum: TerminalSpectrum) -> bytes:
         rank = torch.arange(1, len(width) + 1)
         seen = width > 0
         axes.plot(rank[seen], width[seen], color=shades(k), marker=".", lw=0.8, ms=4, label=f"t = {float(t):g}")
-    axes.set(yscale="log", xlabel="direction, widest first", ylabel=r"local width $1 / \eta$")
+    axes.set(yscale="log", xlabel="direction, widest first", ylabel="local width 1 / η")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.legend(frameon=False, fontsize=8)
-    return png(figure)
+    return svg(figure, "scales")
 
 
-def dimensions(dimension: LocalDimension) -> bytes:
+def dimensions(dimension: LocalDimension) -> str:
     """Histogram of the local dimensions."""
     from matplotlib.ticker import MaxNLocator
 
-    figure = new_figure(6.4, 3.2)
+    figure = new_figure(5.4, 3.2)
     axes = figure.add_subplot()
     axes.hist(dimension.dimension.double().cpu().numpy(), bins=30, color=PALE)
     axes.axvline(float(dimension.dimension.mean()), color=ACCENT, label="mean")
     axes.set(xlabel=f"local dimension at scale {dimension.scale:.3g}", ylabel="number of points")
     axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     axes.legend(frameon=False, fontsize=9)
-    return png(figure)
+    return svg(figure, "dimensions")
 
 
-def regularity(dimension: LocalDimension, ends: Tensor) -> bytes:
+def regularity(dimension: LocalDimension, ends: Tensor) -> str:
     """The ends (B, d) of the trajectories in the plane that holds most of them, coloured by local dimension."""
-    figure = new_figure(6.4, 4.4)
+    figure = new_figure(5.4, 4.4)
     axes = figure.add_subplot()
     flat = ends.flatten(1)
     plane, names = plane_axes(flat)
@@ -77,12 +77,12 @@ def regularity(dimension: LocalDimension, ends: Tensor) -> bytes:
     axes.set(xlabel=names[0], ylabel=names[1])
     axes.set_aspect("equal", adjustable="datalim")
     figure.colorbar(dots, label="local dimension")
-    return png(figure)
+    return svg(figure, "regularity")
 
 
-def perturbations(perturbation: Perturbation) -> bytes:
+def perturbations(perturbation: Perturbation) -> str:
     """Share of each perturbation that arrives against what the linearised flow says."""
-    figure = new_figure(6.4, 3.8)
+    figure = new_figure(5.4, 3.8)
     axes = figure.add_subplot()
     predicted, survival = perturbation.predicted.double().cpu(), perturbation.survival.double().cpu()
     low = predicted.shape[1] // 2
@@ -92,12 +92,4 @@ def perturbations(perturbation: Perturbation) -> bytes:
     axes.plot([0, most], [0, most], color=PALE, label="small perturbations of an exact flow")
     axes.set(xlabel="share that arrives, by the rate", ylabel="share that arrived")
     axes.legend(frameon=False, fontsize=9)
-    return png(figure)
-
-
-def moved_images(images: Tensor) -> bytes:
-    """One row for each point: where it arrives by itself, then after each perturbation; (B, 1 + k, *event)."""
-    low = (images.shape[1] - 1) // 2
-    high = images.shape[1] - 1 - low
-    titles = ["as it is", *["normal"] * low, *["tangent"] * high]
-    return image_grid(images.flatten(0, 1), images.shape[1], titles)
+    return svg(figure, "perturbations")

@@ -8,8 +8,8 @@ from torch import Tensor
 from proxflow.analysis import TerminalSpectrum, TerminalStudy
 from proxflow.data import Standardisation
 from proxflow.report import terminal_figures as drawn
-from proxflow.report.figures import image_grid, is_image
-from proxflow.report.template import Picture, Row, Table, picture, render
+from proxflow.report.figures import image_panel, is_image
+from proxflow.report.template import Facts, Picture, Row, Table, render
 
 __all__ = ["render_terminal_page", "study_warnings"]
 
@@ -42,10 +42,12 @@ def render_terminal_page(
             "at rate -1 and is neutral along it, at rate 0. Rates are the eigenvalues of the symmetric part of the "
             f"linearised field, along its own trajectories. The field is {subject}."
         ),
-        heading="The study",
-        rows=_rows(study, command),
-        table=_rates_table(study.spectrum),
-        pictures=[*_curves(study), *_samples(study, standardisation)],
+        sections=[
+            *_curves(study),
+            *_samples(study, standardisation),
+            _rates_table(study.spectrum),
+            Facts("The study", tuple(_rows(study, command))),
+        ],
     )
 
 
@@ -97,7 +99,7 @@ def _rows(study: TerminalStudy, command: str | None) -> list[Row]:
         Row("seed", "", str(spectrum.seed)),
         Row("schedule", "", repr(spectrum.schedule)),
     ]
-    return rows if command is None else [*rows, Row("command", "repeats this run", command)]
+    return rows if command is None else [*rows, Row("command", "repeats this run", command, is_command=True)]
 
 
 def _rates_table(spectrum: TerminalSpectrum) -> Table:
@@ -107,27 +109,50 @@ def _rates_table(spectrum: TerminalSpectrum) -> Table:
 
 
 def _curves(study: TerminalStudy) -> list[Picture]:
-    scales = picture(
-        "Scales",
-        "Widths of the data along the directions of the spectrum, as each time sees them: medians over the points. "
-        "For an exact flow the curves agree; a network sees no width below what it resolves.",
-        drawn.scales(study.spectrum),
+    spectrum, perturbation = study.spectrum, study.perturbation
+    survival = perturbation.survival.double().cpu()
+    normal, tangent = (f"{float(survival[:, k].mean()):.2g}" for k in (0, -1))
+    rates = Picture(
+        "Rates",
+        f"Lines of {spectrum.rates.shape[2]} rates over rescaled time. {_ends(spectrum, 0)}; {_ends(spectrum, -1)}.",
+        "Each line is one rank of the spectrum, averaged over the initial points; shades: one standard deviation, "
+        "of the outermost where there are many. A network has bounded derivatives: its rates fade to 0 at last.",
+        (drawn.rates(spectrum),),
     )
+    dimensions = Picture(
+        "Local dimension",
+        f"Histogram of {len(study.dimension.dimension):,} local dimensions, {_spread(study.dimension.dimension)}.",
+        "Trace of the derivative of the proximal step.",
+        (drawn.dimensions(study.dimension),),
+    )
+    perturbations = Picture(
+        "Perturbations",
+        f"Dots: of the most normal perturbations {normal} arrives on average, of the most tangent ones {tangent}.",
+        "Each dot is one point moved along one direction and carried on to t = 1. Dots off the line: the "
+        "perturbation was not small, or the field is no exact flow.",
+        (drawn.perturbations(perturbation),),
+    )
+    return [rates, *_widths(spectrum), dimensions, perturbations]
+
+
+def _ends(spectrum: TerminalSpectrum, rank: int) -> str:
+    first, last = spectrum.times[[0, -1]].tolist()
+    values = spectrum.rates[[0, -1], :, rank].mean(1).tolist()
+    name = "lowest" if rank == 0 else "highest"
+    return f"The {name} goes from {values[0]:.2f} at t = {first:g} to {values[1]:.2f} at t = {last:g}"
+
+
+def _widths(spectrum: TerminalSpectrum) -> list[Picture]:
+    if not _has_widths(spectrum):
+        return []
     return [
-        picture(
-            "Rates",
-            "Each line is one rank of the spectrum, averaged over the initial points; shades: one standard deviation, "
-            "of the outermost where there are many. A network has bounded derivatives: its rates fade to 0 at last.",
-            drawn.rates(study.spectrum),
-        ),
-        *([scales] if _has_widths(study.spectrum) else []),
-        picture("Local dimension", "Trace of the derivative of the proximal step.", drawn.dimensions(study.dimension)),
-        picture(
-            "Perturbations",
-            "Each dot is one point moved along one direction and carried on to t = 1. Dots off the line: the "
-            "perturbation was not small, or the field is no exact flow.",
-            drawn.perturbations(study.perturbation),
-        ),
+        Picture(
+            "Scales",
+            f"Lines of local widths by direction, the widest first, one line for each of {len(spectrum.times)} times.",
+            "Widths of the data along the directions of the spectrum, as each time sees them: medians over the points. "
+            "For an exact flow the curves agree; a network sees no width below what it resolves.",
+            (drawn.scales(spectrum),),
+        )
     ]
 
 
@@ -138,24 +163,46 @@ def _has_widths(spectrum: TerminalSpectrum) -> bool:
 
 def _samples(study: TerminalStudy, standardisation: Standardisation) -> list[Picture]:
     ends, order = study.spectrum.points[-1], study.dimension.dimension.argsort()
-    if not is_image(tuple(ends.shape[1:])):
-        if ends.flatten(1).shape[1] < 2:
-            return []
-        caption = "Where trajectories end, coloured by local dimension."
-        return [picture("Regularity", caption, drawn.regularity(study.dimension, ends))]
+    if is_image(tuple(ends.shape[1:])):
+        return [_extremes(study, ends, order, standardisation), _moved(study, standardisation)]
+    if ends.flatten(1).shape[1] < 2:
+        return []
+    alt = f"{len(ends):,} dots, coloured from {float(study.dimension.dimension.min()):.3g} to "
+    alt += f"{float(study.dimension.dimension.max()):.3g} dimensions."
+    caption = "Where trajectories end, coloured by local dimension."
+    return [Picture("Regularity", alt, caption, (drawn.regularity(study.dimension, ends),))]
+
+
+def _extremes(study: TerminalStudy, ends: Tensor, order: Tensor, standardisation: Standardisation) -> Picture:
     chosen = torch.cat([order[:_SHOWN], order.flip(0)[:_SHOWN]])
+    images = standardisation.undo(_finite(ends[chosen]))
+    values = study.dimension.dimension[chosen].tolist()
+    count = min(_SHOWN, len(order))
+    return Picture(
+        "Least and most dimensional samples",
+        f"{count} samples of local dimension {values[0]:.3g} to {values[count - 1]:.3g} above {count} of "
+        f"{values[count]:.3g} to {values[-1]:.3g}.",
+        "First row: the samples of least local dimension; second row: of the largest.",
+        (image_panel("extremes", images, count, limits=_limits(images), row_names=("least", "most")),),
+    )
+
+
+def _moved(study: TerminalStudy, standardisation: Standardisation) -> Picture:
     perturbation = study.perturbation
     moved = torch.cat([perturbation.unperturbed[:, None], perturbation.ends], 1)
-    images = standardisation.undo(moved.flatten(0, 1)).reshape(moved.shape)
-    caption = "First row: the samples of least local dimension; second row: of the largest."
-    moved_caption = (
-        "Each row: a sample as it is, then after a perturbation along the most normal and the most tangent directions."
+    images = standardisation.undo(_finite(moved.flatten(0, 1)))
+    low = (moved.shape[1] - 1) // 2
+    titles = ["as it is", *["normal"] * low, *["tangent"] * (moved.shape[1] - 1 - low)]
+    return Picture(
+        "Samples moved",
+        f"{len(moved)} rows: a sample, then after {low} normal and {len(titles) - 1 - low} tangent perturbations.",
+        "Each row: a sample as it is, then after a perturbation along the most normal and the most tangent directions.",
+        (image_panel("moved", images, len(titles), limits=_limits(images), titles=titles),),
     )
-    shown = standardisation.undo(_finite(ends[chosen]))
-    return [
-        picture("Least and most dimensional samples", caption, image_grid(shown, min(_SHOWN, len(order)))),
-        picture("Samples moved", moved_caption, drawn.moved_images(_finite(images))),
-    ]
+
+
+def _limits(images: Tensor) -> tuple[float, float]:
+    return float(images.min()), float(images.max())
 
 
 def _finite(values: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The page of a trained network: how training went, and what its samples are worth at few steps and at many."""
+"""The page of a trained network: its samples beside the data, how training went, and what it was."""
 
 from __future__ import annotations
 
@@ -6,16 +6,31 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from proxflow.couplings import DirectionChoice
 from proxflow.data import Dataset
 from proxflow.matching import TrainResult
-from proxflow.metrics import FewSteps
-from proxflow.report import figures
+from proxflow.metrics import FewSteps, LabelAccuracy
+from proxflow.report import training_figures
+from proxflow.report.column_comparison import column_table, marginals
+from proxflow.report.descriptions import is_table
+from proxflow.report.drawn_samples import DrawnSamples, draw_samples
+from proxflow.report.figures import image_panel, is_image
+from proxflow.report.image_comparison import accuracy_fact, accuracy_of, data_beside_samples
+from proxflow.report.neighbours import (
+    Neighbours,
+    distance_picture,
+    nearest_row_fact,
+    nearest_row_pairs,
+    neighbours_of,
+)
+from proxflow.report.projections import projection, umap_projection
 from proxflow.report.table_rows import origin
-from proxflow.report.template import Picture, Row, picture, render
+from proxflow.report.template import Facts, Picture, Row, Table, render
 from proxflow.report.wording import counted
+from proxflow.schedules import Schedule
 
 __all__ = ["complaint", "render_training_page"]
 
@@ -31,7 +46,10 @@ _WRONG_SPREAD = (
     "left. Train for longer, or take a larger network."
 )
 
-_SHOWN = 10  # samples in a figure
+_COLUMN_WITHIN = 0.2  # of 1, or three standard errors if these are more: variance of a column over the data's
+_STANDARD_ERRORS = 3.0
+
+_SHOWN = 8  # noise points whose images are shown at each number of steps
 _MOST_COLUMNS = 12  # whose spread is listed one by one
 
 
@@ -43,6 +61,7 @@ def render_training_page(
     command: str | None = None,
     *,
     choice: DirectionChoice | None = None,
+    schedule: Schedule | None = None,
 ) -> str:
     """One self-contained HTML page about a training run.
 
@@ -53,37 +72,44 @@ def render_training_page(
         arguments: arguments of the command line.
         command: that repeats the run.
         choice: choice of the coupled directions, where they were chosen from the data.
+        schedule: schedule of the path; Linear if None.
 
     Raises:
         MissingExtraError: matplotlib or jinja2 is not installed.
     """
     done = "Training finished" if result.finished else "Training was stopped"
-    quality = ", ".join(
-        f"{value:.3g} at {counted(k, 'step')}"
-        for k, value in zip(comparison.steps, comparison.energy_distance, strict=True)
-    )
-    spreads = ", ".join(
-        f"{found.total:.2f} at {counted(k, 'step')}"
-        for k, found in zip(comparison.steps, comparison.spread, strict=True)
-    )
+    drawn = draw_samples(result, dataset, schedule)
+    near = neighbours_of(dataset, drawn, result.seed)
+    accuracy = accuracy_of(dataset, drawn, result.seed)
     return render(
         name=dataset.name,
         title=f"A network trained on {dataset.name}",
         good=result.finished and not complaint(comparison),
-        verdict=f"{done} after {counted(result.steps, 'step')}. Energy distance of its samples to the data: {quality}; "
-        f"of the noise itself {comparison.of_noise:.3g}, of a normal law with the data's mean and covariance "
-        f"{comparison.of_normal:.3g}. Their total variance over that of the data: {spreads}. {complaint(comparison)}",
+        verdict=f"{done} after {counted(result.steps, 'step')}. {_quality(comparison)} {complaint(comparison)}",
         summary=(
             "The network is a velocity field from normal noise (t = 0) to the data (t = 1), learned from pairs of the "
-            f"{arguments['coupling']} coupling. Samples come from the average of its parameters, by Euler's method."
+            f"{arguments['coupling']} coupling. Samples come from the average of its parameters. Those shown are "
+            f"{drawn.in_words}, as proxflow sample draws them; those that are measured, without labels, are by Euler's "
+            "method."
         ),
-        heading="The run",
-        rows=[
-            *_rows(result, dataset, arguments, choice),
-            *_spread_rows(comparison, dataset),
-            *origin(dataset, command),
+        sections=[
+            *_samples(dataset, drawn, accuracy, near, result.seed),
+            _step_picture(comparison),
+            _step_table(comparison),
+            *_same_noise(comparison, dataset),
+            _training_picture(result),
+            *_direction_pictures(choice),
+            Facts(
+                "The run",
+                (
+                    *_rows(result, dataset, arguments, choice),
+                    *([] if accuracy is None else [accuracy_fact(accuracy)]),
+                    nearest_row_fact(near),
+                    *_spread_rows(comparison, dataset),
+                ),
+            ),
+            Facts("Origin", tuple(origin(dataset, command))),
         ],
-        pictures=_pictures(result, comparison, dataset, choice),
     )
 
 
@@ -93,7 +119,126 @@ def complaint(comparison: FewSteps) -> str:
         return _NO_BETTER
     if not comparison.spreads_right:
         return _WRONG_SPREAD
-    return "" if comparison.beats_normal else _NO_BETTER_THAN_NORMAL
+    return _columns_off(comparison) if comparison.beats_normal else _NO_BETTER_THAN_NORMAL
+
+
+def _columns_off(comparison: FewSteps) -> str:
+    """Which columns of a table do not vary as the data's do: those of small scale count little in all distances."""
+    if comparison.samples.ndim != 3:
+        return ""
+    found = comparison.spread[comparison.best]
+    off = (found.column - 1).abs()
+    wrong = off > (_STANDARD_ERRORS * found.column_error).clamp(min=_COLUMN_WITHIN)  # not where NaN: no variance
+    if not bool(wrong.any()):
+        return ""
+    worst = int(torch.where(wrong, found.column.log().abs(), -1.0).argmax())
+    return (
+        f"{int(wrong.sum())} of {len(wrong)} columns do not vary as the data's do; the worst is column {worst + 1}, "
+        f"with {float(found.column[worst]):.3g} times its variance. Train for longer, or bring columns to one scale."
+    )
+
+
+def _samples(
+    dataset: Dataset, drawn: DrawnSamples, accuracy: LabelAccuracy | None, near: Neighbours, seed: int
+) -> list[Picture | Table]:
+    """Data beside samples: as images, in a plane, by column; and whether they are copies."""
+    sections: list[Picture | Table] = []
+    if is_image(dataset.event_shape):
+        sections.append(data_beside_samples(dataset, drawn, accuracy, seed))
+    if dataset.dim > 1:
+        sections.append(projection(dataset, drawn, seed))
+    sections += [embedded] if (embedded := umap_projection(dataset, drawn, seed)) is not None else []
+    if is_table(dataset):
+        sections.append(marginals(dataset, drawn.end, drawn.in_words))
+        sections.append(column_table(dataset, drawn.end, drawn.labels, drawn.in_words))
+    return [*sections, nearest_row_pairs(near, dataset, drawn), distance_picture(near, dataset)]
+
+
+def _step_picture(comparison: FewSteps) -> Picture:
+    return Picture(
+        "Few steps",
+        f"Two charts. {_quality(comparison)} The table below has their numbers.",
+        "Left: energy distance between samples and data against Euler steps. It is unbiased: samples as good as "
+        "the data themselves, as those of the exact flow are, scatter around zero. A normal law with the mean and "
+        "covariance of the data is what an affine field makes. The straighter the flow, the less it falls. It "
+        "forgives samples that are too smooth. Right: what it forgives, their total variance over the data's. "
+        "Bars are one standard error.",
+        training_figures.step_quality(comparison),
+    )
+
+
+def _same_noise(comparison: FewSteps, dataset: Dataset) -> list[Picture]:
+    """Of images, what the same noise becomes in more and more steps."""
+    if not is_image(dataset.event_shape):
+        return []
+    steps = [counted(k, "step") for k in comparison.steps]
+    rows = comparison.samples[:, :_SHOWN].transpose(0, 1).reshape(-1, *dataset.event_shape)
+    images = dataset.standardisation.undo(rows.cpu())
+    return [
+        Picture(
+            "The same noise at few steps and at many",
+            f"{_SHOWN} rows of images, at {', '.join(steps)}.",
+            "A row is one noise point: from left to right, the image that it becomes in more and more steps.",
+            (image_panel("steps", images, len(steps), limits=dataset.value_range, titles=steps),),
+        )
+    ]
+
+
+def _training_picture(result: TrainResult) -> Picture:
+    first, last = result.history[0], result.history[-1]
+    alt = f"Loss {first.loss:.3g} at step {first.step:,}, {last.loss:.3g} at step {last.step:,}."
+    if not math.isnan(last.field_error):
+        alt += f" Field error {first.field_error:.3g} and {last.field_error:.3g}."
+    return Picture(
+        "Training",
+        alt,
+        "Loss of the training batches, and error of the field on held-out pairs where an exact flow is known.",
+        (training_figures.training_curves(result),),
+    )
+
+
+def _direction_pictures(choice: DirectionChoice | None) -> list[Picture]:
+    if choice is None or len(choice.counts) < 2:
+        return []
+    agreed = ", ".join(f"{a:.2f} in {k}" for k, a in zip(choice.counts, choice.agreement.tolist(), strict=True))
+    return [
+        Picture(
+            "Directions",
+            f"Share of the variance that two halves of the rows agree on, by the number of directions: {agreed}.",
+            "Noise is coupled with the data in as many of the data's principal directions as two halves of the rows "
+            "agree on: the share of the variance that the noise fixes in rows that the map was not fitted to. The "
+            f"most is at {choice.count}; beyond it, the rows cannot tell the map from chance.",
+            (training_figures.direction_choice(choice),),
+        )
+    ]
+
+
+def _quality(comparison: FewSteps) -> str:
+    """Of the nearest samples."""
+    k = comparison.best
+    distance, off, found = comparison.energy_distance[k], comparison.energy_distance_error[k], comparison.spread[k]
+    return (
+        f"Samples at {counted(comparison.steps[k], 'step')} are at energy distance {distance:.3g} ± {off:.1g} from "
+        f"the data, the noise itself at {comparison.of_noise:.3g}, a normal law with the data's mean and covariance at "
+        f"{comparison.of_normal:.3g}. Their total variance is {found.total:.3f} ± {found.total_error:.3f} times the "
+        "data's."
+    )
+
+
+def _step_table(comparison: FewSteps) -> Table:
+    columns = comparison.steps, comparison.energy_distance, comparison.energy_distance_error, comparison.spread
+    rows = [
+        (counted(steps, "step"), f"{distance:.3g} ± {off:.1g}", f"{found.total:.3f} ± {found.total_error:.3f}")
+        for steps, distance, off, found in zip(*columns, strict=True)
+    ]
+    rows += [("noise itself", f"{comparison.of_noise:.3g}", ""), ("normal law", f"{comparison.of_normal:.3g}", "")]
+    return Table(
+        "Step by step",
+        ("", "energy distance", "total variance over the data's"),
+        (*rows, ("exact flow", "0", "1")),
+        f"{len(comparison.samples[0]):,} samples of each; one standard error.",
+        names=1,
+    )
 
 
 def _spread_rows(comparison: FewSteps, dataset: Dataset) -> list[Row]:
@@ -146,45 +291,3 @@ def _rows(
         Row("seed", "", str(result.seed)),
         Row("schedule", "", str(arguments["schedule"])),
     ]
-
-
-def _pictures(
-    result: TrainResult, comparison: FewSteps, dataset: Dataset, choice: DirectionChoice | None
-) -> list[Picture]:
-    pictures = [
-        picture(
-            "Training",
-            "Loss of the training batches, and error of the field on held-out pairs where an exact flow is known.",
-            figures.training_curves(result),
-        ),
-        picture(
-            "Few steps",
-            "Left: energy distance between samples and data against Euler steps. It is unbiased: samples as good as "
-            "the data themselves, as those of the exact flow are, scatter around zero. A normal law with the mean and "
-            "covariance of the data is what an affine field makes. The straighter the flow, the less it falls. It "
-            "forgives samples that are too smooth. Right: what it forgives, their total variance over the data's. "
-            "Bars are one standard error.",
-            figures.step_quality(comparison),
-        ),
-    ]
-    if choice is not None and len(choice.counts) > 1:
-        caption = (
-            "Noise is coupled with the data in as many of the data's principal directions as two halves of the rows "
-            "agree on: the share of the variance that the noise fixes in rows that the map was not fitted to. The "
-            f"most is at {choice.count}; beyond it, the rows cannot tell the map from chance."
-        )
-        pictures.append(picture("Directions", caption, figures.direction_choice(choice)))
-    if figures.is_image(dataset.event_shape):
-        rows = comparison.samples[:, :_SHOWN].transpose(0, 1).reshape(-1, *dataset.event_shape)
-        grid = figures.image_grid(
-            dataset.standardisation.undo(rows),
-            len(comparison.steps),
-            [counted(k, "step") for k in comparison.steps],
-            limits=dataset.value_range,
-        )
-        caption = "A row is one noise point: from left to right, the image that it becomes in more and more steps."
-        pictures.append(picture("Samples", caption, grid))
-    elif dataset.dim >= 2:
-        scatter = figures.sample_clouds(comparison.steps, comparison.samples.flatten(2), dataset)
-        pictures.append(picture("Samples", "Samples over the data, at each number of steps.", scatter))
-    return pictures
