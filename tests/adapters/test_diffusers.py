@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+import proxflow as pf
 from proxflow.adapters import Convention, check_convention
 from proxflow.adapters.diffusers import FieldModel, SchedulerTimes, convention_of, to_field
 from proxflow.results import Verdict
@@ -38,10 +38,7 @@ def scheduler_samples(model: Any, scheduler: FlowMatchEulerDiscreteScheduler, x:
 
 def euler(field: Any, scheduler: FlowMatchEulerDiscreteScheduler, x: Tensor) -> Tensor:
     """Euler's method on the scheduler's grid, from noise to data."""
-    times = 1 - scheduler.sigmas
-    for now, following in itertools.pairwise(times):
-        x = x + (following - now) * field(float(now), x)
-    return x
+    return pf.sampling.integrate(field, x, times=1 - scheduler.sigmas).end
 
 
 def unet(classes: int | None = None) -> UNet2DModel:

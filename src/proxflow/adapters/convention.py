@@ -9,6 +9,7 @@ from torch import Tensor
 
 from proxflow.checks import real_number
 from proxflow.matching.path import for_each
+from proxflow.predictions import velocity_from_score, velocity_from_source, velocity_from_target
 from proxflow.schedules import Linear, Schedule, check_schedule
 
 __all__ = ["DIRECTIONS", "PREDICTIONS", "Convention", "Field", "to_field"]
@@ -29,8 +30,8 @@ class Convention:
     Attributes:
         prediction: what the model gives at x_t = alpha x0 + beta x1, x0 noise and x1 data. "velocity" is
             alpha' x0 + beta' x1, for straight paths data - noise; "negative velocity" noise - data, as in diffusers;
-            "noise" E[x0 | x_t]; "data" E[x1 | x_t]; and "score" the gradient of the log-density of x_t, which for
-            standard normal noise is -E[x0 | x_t] / alpha.
+            "noise" E[x0 | x_t]; "data" E[x1 | x_t]; and "score" -E[x0 | x_t] / alpha, which is the
+            gradient of the log-density of x_t for standard normal noise that is independent of the data, and not else.
         time: "forward" from 0 at the noise to 1 at the data, or "reversed".
         unit: what the model is called with where proxflow's time, or 1 minus it, is 1: 1000 in diffusers.
 
@@ -88,18 +89,16 @@ def to_field(
     def field(t: Tensor | float, x: Tensor) -> Tensor:
         times = for_each(t, x).clamp(min=least)
         output = model(stated.model_time(times), x)
-        return _velocity(stated.prediction, output, times.reshape(-1, *[1] * (x.ndim - 1)), x, path)
+        return _velocity(stated.prediction, output, times, x, path)
 
     return field
 
 
 def _velocity(prediction: str, output: Tensor, t: Tensor, x: Tensor, schedule: Schedule) -> Tensor:
-    """The velocity alpha' x0 + beta' x1 that a prediction means, from x = alpha x0 + beta x1; t (B, 1, ...)."""
+    """The velocity that a prediction means at times (B,)."""
     if prediction == "velocity":
         return output
     if prediction == "negative velocity":
         return -output
-    if prediction == "data":
-        return (schedule.alpha_derivative(t) * x + schedule.wronskian(t) * output) / schedule.alpha(t)
-    noise = output if prediction == "noise" else -schedule.alpha(t) * output
-    return (schedule.beta_derivative(t) * x - schedule.wronskian(t) * noise) / schedule.beta(t)
+    convert = {"noise": velocity_from_source, "data": velocity_from_target, "score": velocity_from_score}[prediction]
+    return convert(t, x, output, schedule)
