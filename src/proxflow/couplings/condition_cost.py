@@ -47,8 +47,8 @@ class ConditionCost:
         law = potential.source
         if not isinstance(law, NoiseAndCondition):
             raise ValueError(
-                "Conditional: the potential was fitted without a cost on the condition; fit it with Conditional.fit and "
-                "the same strength"
+                "Conditional: the potential was fitted without a cost on the condition; fit it with Conditional.fit "
+                "and the same strength"
             )
         joined = rounded_alike(torch.cat([self.rows.flat, features], dim=1), potential.points)
         self._joint = Semidiscrete(potential, joined, weights=self.rows.weights)
