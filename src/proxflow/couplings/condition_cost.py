@@ -44,14 +44,14 @@ class ConditionCost:
     ) -> None:
         self.rows = Rows("Conditional", points, None, weights)
         self.potential = potential
-        joined = rounded_alike(torch.cat([self.rows.flat, features], dim=1), potential.points)
-        self._joint = Semidiscrete(potential, joined, weights=self.rows.weights)
         law = potential.source
         if not isinstance(law, NoiseAndCondition):
             raise ValueError(
-                "Conditional: the potential was fitted without a cost on the condition; fit it with "
-                "Conditional.fit and the same strength"
+                "Conditional: the potential was fitted without a cost on the condition; fit it with Conditional.fit "
+                "and the same strength"
             )
+        joined = rounded_alike(torch.cat([self.rows.flat, features], dim=1), potential.points)
+        self._joint = Semidiscrete(potential, joined, weights=self.rows.weights)
         self._law = law
         self.source: Source = law.noise
 
