@@ -8,9 +8,9 @@ from proxflow.report import fit_figures, wording
 from proxflow.report.column_comparison import column_table, marginals
 from proxflow.report.descriptions import is_table
 from proxflow.report.figures import is_image
+from proxflow.report.noise_to_data import trajectory_images, trajectory_picture, ways_of
 from proxflow.report.table_rows import certificate, origin
 from proxflow.report.template import Facts, Picture, Table, render
-from proxflow.report.trajectories import trajectory_images, trajectory_picture, ways_of
 from proxflow.seeding import generator_of
 from proxflow.semidiscrete import Fit
 
