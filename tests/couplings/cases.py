@@ -46,7 +46,8 @@ def joint_conditional(points: Tensor, labels: Tensor) -> JointConditional:
 
 
 def conditional_at_a_cost(points: Tensor, labels: Tensor) -> Conditional:
-    return once(lambda: Conditional.fit(points, labels, strength=0.3, tol=1e-2), points, "at a cost")
+    fitted = once(lambda: Conditional.fit(points, labels, strength=0.3, tol=1e-2), points, "at a cost")
+    return Conditional(points, labels, fitted.potentials, strength=0.3)
 
 
 def subspace(points: Tensor, labels: Tensor | None) -> Subspace:
