@@ -18,7 +18,7 @@ from tests.report.written import Page, dataset, page_of, random_points, same_num
 @pytest.fixture(autouse=True)
 def undrawn(monkeypatch):
     """Pictures are the business of others."""
-    for module in (fit_figures, trajectories, column_comparison):
+    for module in (fit_figures, noise_to_data, column_comparison):
         monkeypatch.setattr(module, "svg", lambda _figure, _name: "")
 
 
