@@ -95,7 +95,7 @@ def birds(tmp_path) -> pf.data.Dataset:
 def test_columns_are_compared_in_their_own_units_by_class(birds) -> None:
     own = birds.standardisation.undo(birds.points.double()).numpy()
     wrong = birds.points.clone()
-    wrong[birds.labels == 1, 1] += 0.02  # of the one scale: several depths
+    wrong[birds.labels == 1, 1] += 2 * wrong[:, 1].std()
     table = column_table(birds, wrong, birds.labels, "samples")
     assert table.columns == ("column", "class", "", "mean", "sd", "5%", "50%", "95%")
     names = [("mass", "all"), ("", "small"), ("", "large"), ("depth", "all"), ("", "small"), ("", "large")]

@@ -9,13 +9,11 @@ from torch import Tensor
 
 from proxflow.checks import Numbers, as_tensor
 from proxflow.kernels.geometry import row_norm
-from proxflow.kernels.search import row_argmax
+from proxflow.kernels.search import argmax_affine, top_two_affine
 from proxflow.metrics.clouds import common_frame
 from proxflow.results import brief_repr
 
 __all__ = ["NearestRows", "nearest_row_ratio", "nearest_rows"]
-
-_BLOCK_NUMBERS = 1 << 22  # scores at once: 32 MB
 
 
 @brief_repr
@@ -77,16 +75,13 @@ def nearest_row_ratio(samples: Numbers, rows: Numbers, held_out: Numbers) -> flo
 def _nearest(metric: str, samples: Numbers, rows: Numbers, left_out: Numbers | None) -> NearestRows:
     clouds = common_frame(metric, samples, rows)
     x, y = clouds.x, clouds.y
-    own = torch.full((len(x),), -1) if left_out is None else _rows_left_out(left_out, len(x), len(y))
     offsets = -0.5 * y.square().sum(1)  # |x - y|^2 = |x|^2 - 2 score
-    size = max(1, _BLOCK_NUMBERS // len(y))
-    found = []
-    for block, excluded in zip(x.split(size), own.to(x.device).split(size), strict=True):
-        scores = torch.addmm(offsets, block, y.T)
-        some = (excluded >= 0).nonzero().squeeze(1)
-        scores[some, excluded[some]] = -torch.inf
-        found.append(row_argmax(scores))
-    index = torch.cat(found)
+    if left_out is None:
+        index = argmax_affine(x, y, offsets)
+    else:
+        own = _rows_left_out(left_out, len(x), len(y)).to(x.device)
+        found = top_two_affine(x, y, offsets)
+        index = torch.where(found.best == own, found.second, found.best)
     return NearestRows(index, clouds.unit * row_norm(x - y[index]))
 
 

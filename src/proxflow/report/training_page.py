@@ -134,7 +134,7 @@ def _columns_off(comparison: FewSteps) -> str:
     worst = int(torch.where(wrong, found.column.log().abs(), -1.0).argmax())
     return (
         f"{int(wrong.sum())} of {len(wrong)} columns do not vary as the data's do; the worst is column {worst + 1}, "
-        f"with {float(found.column[worst]):.3g} times its variance. Train for longer, or bring columns to one scale."
+        f"with {float(found.column[worst]):.3g} times its variance. Train for longer, or take --standardise columns."
     )
 
 
