@@ -100,8 +100,9 @@ def test_exact_flows_obey_all_laws_to_rounding(schedule: pf.schedules.Schedule) 
     points = normal(9, 3, seed=3)
     flow = pf.ProximalFlow(pf.potentials.Discrete(points, 0.4 * points.square().sum(1)), schedule)
     found = audit(lambda t, x: flow(t, x), flow, schedule=schedule, count=100, steps=8, marks=False).figures
-    for name in ("jacobian_asymmetry", "recovered_drift", "cycle_violations", "repairing_gain", "cost_excess",
-                 "velocity_error", "spectrum_above", "spectrum_below", "one_step_error", "four_step_error"):  # fmt: skip
+    for name in ("jacobian_asymmetry", "recovered_drift", "cycle_violations", "repairing_gain",
+                 "cost_excess", "velocity_error", "spectrum_above", "spectrum_below", "one_step_error",
+                 "four_step_error"):  # fmt: skip
         assert abs(found[name].value) < 1e-9, name
     assert found["variance_ratio"].value == pytest.approx(1, abs=1e-9)
 
