@@ -76,7 +76,7 @@ def groups_of(data: Tensor, labels: Tensor | None, seed: int) -> Groups:
     if count < 2:
         return Groups(("all",), torch.ones(1, dtype=torch.float64), data[:1], torch.zeros(1, dtype=torch.int64))
     random = np.random.default_rng(seed)
-    centres = kmeans2(data.double().cpu().numpy(), count, minit="++", rng=random, missing="warn")[0]
+    centres = kmeans2(data.double().cpu().numpy(), count, minit="++", seed=random, missing="warn")[0]
     prototypes = torch.from_numpy(centres).to(data)
     counts = torch.bincount(_nearest(data, prototypes), minlength=count)
     kept = counts > 0

@@ -4,23 +4,20 @@ from __future__ import annotations
 
 import math
 import time
-import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TypeAlias
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from proxflow.analysis.auditing.audit_record import Audit, figures_of
+from proxflow.analysis.auditing.audit_subject import Given, Reference, Subject, subject_of
 from proxflow.analysis.auditing.generated_pairs import FieldCall, GeneratedPairs
 from proxflow.analysis.auditing.generation import (
-    Groups,
+    Shares,
     copies,
     energy_share,
     generation_figures,
     group_shares,
-    groups_of,
     paired_variances,
 )
 from proxflow.analysis.auditing.intervals import Estimate, root_ratio
@@ -29,29 +26,24 @@ from proxflow.analysis.auditing.proximality import Jacobians, jacobian_figures, 
 from proxflow.analysis.auditing.readings import Reading, attempt, better_reading
 from proxflow.analysis.auditing.verdict import FAR, advise, faults, verdict_of
 from proxflow.analysis.terminal.flat_field import DENSE_LIMIT, Field
-from proxflow.checks import Numbers, as_tensor, flat_points, whole_number
-from proxflow.errors import ConvergenceWarning
-from proxflow.flow import ProximalFlow, schedule_of
+from proxflow.checks import Numbers, whole_number
+from proxflow.flow import ProximalFlow
 from proxflow.independent_field import IndependentField
-from proxflow.measures import Gaussian, Source
+from proxflow.measures import Source
 from proxflow.progress import reporter
 from proxflow.sampling.integration import integrate
 from proxflow.schedules import Schedule
-from proxflow.seeding import generator_of, seeded_generator
-from proxflow.semidiscrete.fit_result import Fit
-from proxflow.semidiscrete.fitting import fit
+from proxflow.seeding import seeded_generator
 
-__all__ = ["Reference", "audit"]
-
-Reference: TypeAlias = ProximalFlow | Fit | Numbers
+__all__ = ["STEPS", "audit"]
 
 _LEAST_COUNT = 64  # of noise points, for intervals to mean something
-_MOST_ROWS = 2048  # of the data that samples are compared with, and that independent pairs are made of
+_LEAST_STEPS = 8  # so that the moments at which Jacobians are taken differ
 _JACOBIAN_ROWS, _FEW_JACOBIAN_ROWS = 24, 6  # trajectories with Jacobians, written out or by products
 _MOST_ASSIGNED = 1024  # pairs of one assignment: a second
-_FIT_SAMPLES = 1 << 18  # of the fit of a reference given as points
-_STEPS = (1, 2, 4, 8)  # of the curve of few steps
-_SHUFFLE, _REFERENCE = 1, 2  # streams of random numbers besides the noise
+
+STEPS = (1, 2, 4, 8)
+"""Numbers of steps of the curve of few steps."""
 
 
 def audit(
@@ -106,196 +98,54 @@ def audit(
     """
     started = time.perf_counter()
     seeded_generator("audit", seed)
-    for name, value, least in (("count", count, _LEAST_COUNT), ("steps", steps, 8)):
+    for name, value, least in (("count", count, _LEAST_COUNT), ("steps", steps, _LEAST_STEPS)):
         if (whole_number(value) or 0) < least:
             raise ValueError(f"audit: {name} must be an integer of at least {least}, got {value!r}")
     say = reporter("audit", progress)
-    subject = _subject(field, reference, source, data, labels, held_out, schedule, int(seed), say)
+    given = Given(reference, source, data, labels, held_out, schedule, int(seed))
+    subject = subject_of(field, given, say)
     say(f"following {count:,} noise points in {steps} steps")
-    noise = subject.source.sample(int(count), generator=generator_of(seed), dtype=subject.dtype, device=subject.device)
-    call, pairs = attempt(field, noise, subject.event, subject.schedule, int(steps))
-    call, pairs, reading = _read_rightly(subject, field, call, pairs, noise, int(steps), say)
+    call, pairs, reading = _followed(subject, field, int(count), int(steps), say)
     if pairs is None:
-        return _broken(seed, time.perf_counter() - started)
-    measured = _Measured(subject, call, pairs, noise, say)
+        return _broken(subject.seed, time.perf_counter() - started)
+    measured = _Measured(subject, call, pairs, say)
     found = measured.figures()
-    exact, independent = measured.of_reference(), measured.of_independent(int(steps)) if marks else {}
-    figures = figures_of(found, exact, independent)
+    independent = measured.of_independent(int(steps)) if marks else {}
+    figures = figures_of(found, measured.of_reference(), independent)
     shares = None if subject.groups is None else group_shares(pairs.target, subject.groups)
     warned = faults(figures, reading, shares)
     advice = advise(figures, warned, reading)
+    verdict = verdict_of(figures, warned, advice)
     times, error, bound = measured.velocity_curve(found)
     curve = tuple(root_ratio(squares, pairs.variances).value for squares in measured.step_errors)
+    names, compared = _compared(shares)
+    seconds = time.perf_counter() - started
     return Audit(
-        figures=figures,
-        verdict=verdict_of(figures, warned, advice),
-        warnings=warned,
-        advice=advice,
-        times=times,
-        velocity_error=error,
-        velocity_bound=bound,
-        steps=_STEPS,
-        step_error=curve,
-        group_names=() if shares is None else shares.groups.names,
-        group_shares=torch.empty(0, 2)
-        if shares is None
-        else torch.stack([shares.found.cpu(), shares.groups.shares.cpu()], 1),
-        seed=int(seed),
-        seconds=time.perf_counter() - started,
+        figures, verdict, warned, advice, times, error, bound, STEPS, curve, names, compared, subject.seed, seconds
     )
 
 
-@dataclass(frozen=True)
-class _Subject:
-    """What a field is compared with, all flat and on its dtype and device."""
-
-    event: tuple[int, ...]
-    dtype: torch.dtype
-    device: torch.device
-    schedule: Schedule
-    source: Source
-    flow: ProximalFlow | None
-    data: Tensor | None
-    groups: Groups | None
-    rows: Tensor | None
-    held_out: Tensor | None
-    seed: int
-
-    def exact(self, noise: Tensor) -> Tensor | None:
-        """Where the exact flow carries flat noise, (n, d); None without a reference."""
-        if self.flow is None:
-            return None
-        own = next(self.flow.potential.buffers(), noise)
-        return self.flow.transport(noise.to(own)).detach().to(noise)
+def _compared(shares: Shares | None) -> tuple[tuple[str, ...], Tensor]:
+    """Names of groups, and their shares (G, 2) of samples and data."""
+    if shares is None:
+        return (), torch.empty(0, 2)
+    return shares.groups.names, torch.stack([shares.found.cpu(), shares.groups.shares.cpu()], 1)
 
 
-def _subject(
-    field: Field | ProximalFlow,
-    reference: Reference | None,
-    source: Source | None,
-    data: Numbers | None,
-    labels: Numbers | None,
-    held_out: Numbers | None,
-    schedule: Schedule | None,
-    seed: int,
-    say: Callable[[str], None],
-) -> _Subject:
-    path = schedule_of("audit", field, schedule)
-    rows = None if data is None else as_tensor("audit", "data", data)
-    if rows is None and labels is not None:
-        raise ValueError("audit: labels are those of data, which were not given; give data")
-    flow = _flow_of(reference, path, source, seed, say)
-    noise = source or (flow.potential.source if flow is not None else None)
-    event = _event_shape(field, reference, rows, noise)
-    dim = math.prod(event)
-    noise = Gaussian(dim) if noise is None else noise
-    if noise.dim != dim or (flow is not None and flow.dim != dim):
-        raise ValueError(
-            f"audit: points have {dim} entries, the source {noise.dim}"
-            + ("" if flow is None else f" and the reference {flow.dim}")
-        )
-    dtype, device = _kind_of(field, rows, flow)
-    flat = None if rows is None else flat_points("audit", rows, "data").to(device, dtype)
-    made = _Subject(event, dtype, device, path, noise, flow, flat, None, flat, _rows_like(held_out, dim, device, dtype),
-                    seed)  # fmt: skip
-    return _with_data(made, None if labels is None else as_tensor("audit", "labels", labels))
-
-
-def _with_data(subject: _Subject, labels: Tensor | None) -> _Subject:
-    """The subject with at most 2,048 rows in random order, or as many draws of the reference, and their groups."""
-    rows, group = subject.rows, labels
-    if rows is None:
-        draws = subject.source.sample(
-            _MOST_ROWS, generator=generator_of(subject.seed, _REFERENCE), dtype=subject.dtype, device=subject.device
-        )
-        rows = subject.exact(draws)
-        if rows is None:
-            return subject
-    elif group is not None and group.shape != (len(rows),):
-        raise ValueError(f"audit: labels must be ({len(rows)},), one for each row of data, got {tuple(group.shape)}")
-    order = torch.randperm(len(rows), generator=generator_of(subject.seed, _SHUFFLE))[:_MOST_ROWS]
-    chosen = rows[order.to(rows.device)]
-    groups = groups_of(chosen, None if group is None else group[order.to(group.device)].to(rows.device), subject.seed)
-    return _Subject(subject.event, subject.dtype, subject.device, subject.schedule, subject.source, subject.flow,
-                    chosen, groups, subject.rows, subject.held_out, subject.seed)  # fmt: skip
-
-
-def _flow_of(
-    reference: Reference | None, path: Schedule, source: Source | None, seed: int, say: Callable[[str], None]
-) -> ProximalFlow | None:
-    """The exact flow, with the schedule of the field; its maps of noise do not depend on that."""
-    if reference is None:
-        return None
-    if isinstance(reference, ProximalFlow):
-        return reference
-    if isinstance(reference, Fit):
-        return ProximalFlow(reference.potential, path)
-    points = flat_points("audit", as_tensor("audit", "reference", reference), "reference")
-    say(f"fitting the exact flow of {len(points):,} points")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # any fit is an exact flow of its own weights
-        fitted = fit(points, source=source, max_samples=_FIT_SAMPLES, seed=seed, progress=False)
-    return ProximalFlow(fitted.potential, path)
-
-
-def _event_shape(
-    field: Field | ProximalFlow, reference: Reference | None, rows: Tensor | None, source: Source | None
-) -> tuple[int, ...]:
-    if rows is not None:
-        return tuple(rows.shape[1:])
-    if reference is not None and not isinstance(reference, ProximalFlow | Fit):
-        return tuple(as_tensor("audit", "reference", reference).shape[1:])
-    if source is not None:
-        return (source.dim,)
-    if isinstance(field, ProximalFlow):
-        return (field.dim,)
-    raise ValueError("audit: nothing tells what points the field takes; give data, a reference or a source")
-
-
-def _kind_of(
-    field: Field | ProximalFlow, rows: Tensor | None, flow: ProximalFlow | None
-) -> tuple[torch.dtype, torch.device]:
-    """Of the field's own numbers, else the data's, else the reference's, else PyTorch's default."""
-    own = None
-    if isinstance(field, nn.Module):
-        own = next((entry for entry in (*field.parameters(), *field.buffers()) if entry.is_floating_point()), None)
-    if own is None:
-        own = rows
-    if own is None and flow is not None:
-        own = next(flow.potential.buffers(), None)
-    return (torch.get_default_dtype(), torch.device("cpu")) if own is None else (own.dtype, own.device)
-
-
-def _rows_like(given: Numbers | None, dim: int, device: torch.device, dtype: torch.dtype) -> Tensor | None:
-    if given is None:
-        return None
-    flat = flat_points("audit", given, "held_out")
-    if flat.shape[1] != dim:
-        raise ValueError(f"audit: held_out has {flat.shape[1]} entries per row, the points {dim}")
-    return flat.to(device, dtype)
-
-
-def _read_rightly(
-    subject: _Subject,
-    field: FieldCall,
-    call: FieldCall,
-    pairs: GeneratedPairs | None,
-    noise: Tensor,
-    steps: int,
-    say: Callable[[str], None],
+def _followed(
+    subject: Subject, field: FieldCall, count: int, steps: int, say: Callable[[str], None]
 ) -> tuple[FieldCall, GeneratedPairs | None, Reading | None]:
-    """The field as it makes the data: as it stands, or in another reading that does where this does not."""
-    if subject.data is None:
-        return call, pairs, None
-    stated = None if pairs is None else pairs.target
-    if stated is not None and not _is_far(stated, subject.data):
+    """The field and its pairs: as it stands, or in another reading where that makes the data and this does not."""
+    noise = subject.noise(count)
+    call, pairs = attempt(field, noise, subject.event, subject.schedule, steps)
+    if subject.data is None or (pairs is not None and not _is_far(pairs.target, subject.data)):
         return call, pairs, None
     say("the samples are not the data; trying other readings of the field")
+    stated = None if pairs is None else pairs.target
     reading = better_reading(field, stated, noise, subject.data, subject.event, subject.schedule)
     if reading is None:
         return call, pairs, None
-    read, its_pairs = attempt(reading.field, noise, subject.event, subject.schedule, steps)
-    return read, its_pairs, reading
+    return *attempt(reading.field, noise, subject.event, subject.schedule, steps), reading
 
 
 def _is_far(samples: Tensor, data: Tensor) -> bool:
@@ -306,21 +156,19 @@ def _is_far(samples: Tensor, data: Tensor) -> bool:
 class _Measured:
     """All figures of one field, and the same of the two fields that give the marks."""
 
-    def __init__(
-        self, subject: _Subject, field: FieldCall, pairs: GeneratedPairs, noise: Tensor, say: Callable[[str], None]
-    ) -> None:
+    def __init__(self, subject: Subject, field: FieldCall, pairs: GeneratedPairs, say: Callable[[str], None]) -> None:
         self.subject, self.field, self.pairs, self._say = subject, field, pairs, say
-        self._exact = subject.exact(noise)
+        self._exact = subject.exact(pairs.source)
         self._errors: VelocityErrors | None = None
         say("errors of few steps")
-        self.step_errors = [self._squared_error(count) for count in _STEPS]
+        self.step_errors = [self._squared_error(count) for count in STEPS]
 
     def figures(self) -> dict[str, Estimate]:
         """Of the field itself."""
         subject, pairs = self.subject, self.pairs
         self._say("Jacobians")
         found = self._laws(self.field, pairs)
-        found["four_step_error"] = root_ratio(self.step_errors[_STEPS.index(4)], pairs.variances)
+        found["four_step_error"] = root_ratio(self.step_errors[STEPS.index(4)], pairs.variances)
         if self._exact is not None:
             self._say("against the exact flow")
             self._errors = velocity_errors(self.field, pairs.source, self._exact, subject.event, subject.schedule)
