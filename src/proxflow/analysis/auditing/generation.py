@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from dataclasses import dataclass
 
 import numpy as np
@@ -67,7 +68,10 @@ class Shares:
 
 
 def groups_of(data: Tensor, labels: Tensor | None, seed: int) -> Groups:
-    """The classes of labelled data (N, d), or clusters of k-means, at most 16 and not below 8 rows on average."""
+    """The classes of labelled data (N, d); else its distinct rows or, of more than 16, clusters of k-means.
+
+    At most 16 groups, and not below 8 rows in each on average.
+    """
     if labels is not None:
         names, group = labels.unique(return_inverse=True)
         shares = torch.bincount(group).double() / len(group)
@@ -75,13 +79,21 @@ def groups_of(data: Tensor, labels: Tensor | None, seed: int) -> Groups:
     count = min(_GROUPS, len(data) // _LEAST_GROUP)
     if count < 2:
         return Groups(("all",), torch.ones(1, dtype=torch.float64), data[:1], torch.zeros(1, dtype=torch.int64))
-    random = np.random.default_rng(seed)
-    centres = kmeans2(data.double().cpu().numpy(), count, minit="++", seed=random, missing="warn")[0]
-    prototypes = torch.from_numpy(centres).to(data)
-    counts = torch.bincount(_nearest(data, prototypes), minlength=count)
+    distinct = data.unique(dim=0)
+    prototypes = distinct if len(distinct) <= count else _centres(data, count, seed)
+    counts = torch.bincount(_nearest(data, prototypes), minlength=len(prototypes))
     kept = counts > 0
     names = tuple(f"cluster {k}" for k in range(int(kept.sum())))
     return Groups(names, counts[kept].double() / len(data), prototypes[kept], torch.arange(len(names)))
+
+
+def _centres(data: Tensor, count: int, seed: int) -> Tensor:
+    """Of k-means; one that is nearest to no row is left out by whoever asks for its share."""
+    random = np.random.default_rng(seed)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # "One of the clusters is empty"
+        centres = kmeans2(data.double().cpu().numpy(), count, minit="++", seed=random, missing="warn")[0]
+    return torch.from_numpy(centres).to(data)
 
 
 def group_shares(samples: Tensor, groups: Groups) -> Shares:
