@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -65,7 +65,8 @@ def audit(
         raise ValueError(f"--out {destination.out} is the run that is audited; give another folder")
     folder = destination.folder(run.with_name(f"{run.name}-audit"))
     rows, labels = found.rows_of(data, reading, seed)
-    new_rows, _ = found.rows_of(held_out, Reading(), seed) if held_out is not None else (None, None)
+    whole = replace(reading, points=None)
+    new_rows = None if held_out is None else found.rows_of(held_out, whole, seed)[0]
     if rows is None and found.reference is None:
         raise ValueError(f"{run} keeps neither its data nor a fit of them; give --data")
     with folder.writing(resume=False):
