@@ -139,7 +139,7 @@ def _shares(audit: Audit) -> Picture:
     order = audit.group_shares[:, 1].argsort(descending=True)[:_SHARES]
     figure = new_figure(6.4, 3.0)
     axes = figure.add_subplot()
-    axes.bar(range(len(order)), audit.group_shares[order, 0], color=ACCENT, alpha=0.6, label="samples")
+    axes.bar(range(len(order)), audit.group_shares[order, 0].tolist(), color=ACCENT, alpha=0.6, label="samples")
     axes.plot(range(len(order)), audit.group_shares[order, 1], "_", color=INK, ms=12, mew=2, label="data")
     names = [audit.group_names[k] for k in order.tolist()]
     axes.set_xticks(range(len(order)), names, rotation=60, ha="right", fontsize=7)
