@@ -1,5 +1,7 @@
 """What the theory promises, measured: minibatch excess, terminal spectra, local dimension, second epi-derivatives."""
 
+from proxflow.analysis.auditing.audit_record import Audit, Figure
+from proxflow.analysis.auditing.model_audit import audit
 from proxflow.analysis.convergence.rate import Rate, WantedSize
 from proxflow.analysis.convergence.record import FieldError, MinibatchConvergence, VelocityError
 from proxflow.analysis.convergence.study import minibatch_convergence
@@ -25,10 +27,12 @@ from proxflow.analysis.terminal.terminal_spectrum import (
 from proxflow.analysis.terminal.terminal_study import TerminalStudy, terminal_study
 
 __all__ = [
+    "Audit",
     "DataDimension",
     "EpiCheck",
     "EpiQuotients",
     "FieldError",
+    "Figure",
     "LocalDimension",
     "LyapunovExponents",
     "MinibatchConvergence",
@@ -42,6 +46,7 @@ __all__ = [
     "VelocityError",
     "Verdict",
     "WantedSize",
+    "audit",
     "check_second_epi_derivative",
     "check_terminal_hypotheses",
     "data_dimension",

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from proxflow.cli.audit_command import audit
 from proxflow.cli.batch_size_command import batch_size
 from proxflow.cli.fit_command import fit
 from proxflow.cli.sample_command import sample
@@ -44,6 +45,7 @@ for _name, _run in (
     ("sample", sample),
     ("batch-size", batch_size),
     ("terminal", terminal),
+    ("audit", audit),
 ):
     app.command(_name)(_run)
 

@@ -33,7 +33,7 @@ _SAMPLES, _SAMPLE_RECORD, _SAMPLE_PICTURE = "samples.npy", "samples.json", "samp
 _CHECKPOINT, _TRAINING = "checkpoint.safetensors", "training.safetensors"
 _NETWORK = "network.safetensors"
 _HISTORY, _EVENTS = "history.csv", "events.out.tfevents.*"
-_STUDIES = {"batch-size": "batch-size.safetensors", "terminal": "terminal.safetensors"}
+_STUDIES = {"audit": "audit.safetensors", "batch-size": "batch-size.safetensors", "terminal": "terminal.safetensors"}
 
 
 @dataclass(frozen=True)
@@ -267,6 +267,10 @@ class RunFolder:
         if not (self.path / _FIT).is_file():
             return None
         return self.read_fit()[0].potential.points
+
+    def fit_of_training(self) -> Fit | None:
+        """The fit that a network was coupled with, where its run keeps it."""
+        return self.read_fit()[0] if (self.path / _FIT).is_file() else None
 
     def class_number(self, label: str, classes: int) -> int:
         """The number of a class that is given by its name or number.

@@ -1,0 +1,1 @@
+"""A model of anyone's against the laws of the exact flow, in one record."""

@@ -1,0 +1,205 @@
+"""Whether a field makes the data: distances, spread, shares of groups, neighbours, copies of rows."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy.cluster.vq import kmeans2
+from scipy.stats import beta
+from torch import Tensor
+
+from proxflow.analysis.auditing.generated_pairs import centred
+from proxflow.analysis.auditing.intervals import Estimate, median_ratio, normal_estimate, ratio, share
+from proxflow.kernels.assignment import least_cost_permutation
+from proxflow.kernels.geometry import principal_axes
+from proxflow.kernels.search import argmax_affine
+from proxflow.metrics.clouds import distances
+from proxflow.metrics.energy import energy_distance, energy_distance_error
+from proxflow.metrics.variances import spread
+
+__all__ = [
+    "Groups",
+    "Shares",
+    "copies",
+    "energy_share",
+    "generation_figures",
+    "group_shares",
+    "groups_of",
+    "paired_variances",
+]
+
+_GROUPS = 16  # that unlabelled data are split into
+_LEAST_GROUP = 8  # rows of the data in a group on average
+_BATCHES, _BATCH = 4, 256  # of the Wasserstein distance, whose bias depends on the size alone
+_NEIGHBOURS = 3  # whose distance is the radius of a point (Kynkaanniemi et al. 2019)
+_NEIGHBOURHOOD_ROWS = 1024  # of each cloud
+_AXES = 3  # principal directions whose variances are figures
+_ROUNDING = 1e-5  # of the root of the variance, within which two points are one
+
+
+@dataclass(frozen=True)
+class Groups:
+    """Data in G groups, by labels or by clusters, and their shares of the data, (G,) of sum 1.
+
+    ``prototypes`` (R, d) are points, each of the group ``group_of`` (R,): a sample belongs to that of the nearest.
+    """
+
+    names: tuple[str, ...]
+    shares: Tensor
+    prototypes: Tensor
+    group_of: Tensor
+
+    def counts(self, samples: Tensor) -> Tensor:
+        """How many samples (n, d) belong to each group, (G,) int64."""
+        return torch.bincount(self.group_of[_nearest(samples, self.prototypes)], minlength=len(self.names))
+
+
+@dataclass(frozen=True)
+class Shares:
+    """Shares of the samples in each group, (G,), and upper bounds on them at once for all, (G,), at 99.9%."""
+
+    groups: Groups
+    found: Tensor
+    upper: Tensor
+
+
+def groups_of(data: Tensor, labels: Tensor | None, seed: int) -> Groups:
+    """The classes of labelled data (N, d); else its distinct rows or, of more than 16, clusters of k-means.
+
+    At most 16 groups, and not below 8 rows in each on average.
+    """
+    if labels is not None:
+        names, group = labels.unique(return_inverse=True)
+        shares = torch.bincount(group).double() / len(group)
+        return Groups(tuple(f"class {name}" for name in names.tolist()), shares, data, group)
+    count = min(_GROUPS, len(data) // _LEAST_GROUP)
+    if count < 2:
+        return Groups(("all",), torch.ones(1, dtype=torch.float64), data[:1], torch.zeros(1, dtype=torch.int64))
+    distinct = data.unique(dim=0)
+    prototypes = distinct if len(distinct) <= count else _centres(data, count, seed)
+    counts = torch.bincount(_nearest(data, prototypes), minlength=len(prototypes))
+    kept = counts > 0
+    names = tuple(f"cluster {k}" for k in range(int(kept.sum())))
+    return Groups(names, counts[kept].double() / len(data), prototypes[kept], torch.arange(len(names)))
+
+
+def _centres(data: Tensor, count: int, seed: int) -> Tensor:
+    """Of k-means; one that is nearest to no row is left out by whoever asks for its share."""
+    random = np.random.default_rng(seed)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # "One of the clusters is empty"
+        centres = kmeans2(data.double().cpu().numpy(), count, minit="++", seed=random, missing="warn")[0]
+    return torch.from_numpy(centres).to(data)
+
+
+def group_shares(samples: Tensor, groups: Groups) -> Shares:
+    """Shares of the samples and their upper bounds (Clopper and Pearson 1934, Bonferroni over the groups)."""
+    counts = groups.counts(samples).double().numpy()
+    level = 1 - 1e-3 / len(counts)
+    upper = np.where(counts < len(samples), beta.ppf(level, counts + 1, np.maximum(len(samples) - counts, 1)), 1.0)
+    return Shares(groups, torch.from_numpy(counts / len(samples)), torch.from_numpy(upper))
+
+
+def generation_figures(samples: Tensor, data: Tensor, groups: Groups) -> dict[str, Estimate]:
+    """Of samples (n, d) against the data (m, d)."""
+    found = {
+        "energy_distance": energy_share(samples, data),
+        "wasserstein": _wasserstein(samples, data),
+        "group_error": _group_error(samples, groups),
+        "group_least": _group_least(samples, groups),
+        **_neighbours(samples, data),
+    }
+    wide = spread(samples, data, directions=_AXES)
+    found["variance_ratio"] = normal_estimate(wide.total, wide.total_error)
+    for k, (value, error) in enumerate(zip(wide.direction.tolist(), wide.direction_error.tolist(), strict=True)):
+        found[f"variance_ratio_{k + 1}"] = normal_estimate(value, error)
+    return found
+
+
+def paired_variances(samples: Tensor, exact: Tensor) -> dict[str, Estimate]:
+    """Variances over those of the exact flow's samples of the same noise: what scatters both alike drops out."""
+    ours, theirs = centred(samples.double()), centred(exact.double())
+    axes = principal_axes(theirs, min(_AXES, theirs.shape[1], len(theirs) - 1))
+    found = {"variance_ratio": ratio(ours.square().sum(1), theirs.square().sum(1))}
+    for k, axis in enumerate(axes.mT):
+        found[f"variance_ratio_{k + 1}"] = ratio((ours @ axis).square(), (theirs @ axis).square())
+    return found
+
+
+def copies(samples: Tensor, rows: Tensor, held_out: Tensor, seed: int) -> Estimate:
+    """Median distance to the nearest training row, of samples over held-out rows (``metrics.nearest_row_ratio``)."""
+    ours, theirs = ((cloud - rows[_nearest(cloud, rows)]).double().norm(dim=1) for cloud in (samples, held_out))
+    return median_ratio(ours, theirs, seed)
+
+
+def energy_share(samples: Tensor, data: Tensor) -> Estimate:
+    """Energy distance over the mean distance of two rows of the data, which scales with them."""
+    size = math.sqrt(2.0) * float(centred(data.double()).square().sum(1).mean().sqrt())
+    if not size > 0:
+        return Estimate(math.nan, math.nan, math.nan)
+    value, error = energy_distance(samples, data, unbiased=True), energy_distance_error(samples, data)
+    return normal_estimate(value / size, error / size)
+
+
+def _wasserstein(samples: Tensor, data: Tensor) -> Estimate:
+    """W2 of batches of equal size over the root of the data's variance: mean over batches, which share no row."""
+    size = float(centred(data.double()).square().sum(1).mean().sqrt())
+    batch = min(_BATCH, len(samples) // _BATCHES, len(data) // _BATCHES)
+    if batch < 2 or not size > 0:
+        return Estimate(math.nan, math.nan, math.nan)
+    parts = [slice(k * batch, (k + 1) * batch) for k in range(_BATCHES)]
+    values = torch.tensor([_assigned_distance(samples[part], data[part]) / size for part in parts])
+    return normal_estimate(float(values.mean()), float(values.std()) / math.sqrt(_BATCHES))
+
+
+def _assigned_distance(x: Tensor, y: Tensor) -> float:
+    """W2 of two clouds of equal size."""
+    a, b = x.double(), y.double()
+    return float((a - b[least_cost_permutation(a, b)]).square().sum(1).mean().sqrt())
+
+
+def _group_error(samples: Tensor, groups: Groups) -> Estimate:
+    """chi2 = sum_g (m_g - b_g)^2 / b_g of the shares, without bias (docs/theory.md 3), with its error to two orders."""
+    counts, shares, n = groups.counts(samples).double().cpu(), groups.shares.cpu(), len(samples)
+    value = float(((counts.square() - counts) / shares).sum()) / (n * (n - 1)) - 1
+    linear = counts / n / shares  # of a sample in each group, half of its share in the value
+    mean = float((counts / n * linear).sum())
+    first = 4 / n * float((counts / n * (linear - mean).square()).sum())
+    second = 2 * max(len(counts) - 1, 0) / (n * (n - 1))
+    return normal_estimate(value, math.sqrt(first + second))
+
+
+def _group_least(samples: Tensor, groups: Groups) -> Estimate:
+    """Share of the samples over the share of the data, in the group where this is least; Wilson's interval."""
+    counts = groups.counts(samples).double().cpu()
+    least = int((counts / groups.shares.cpu()).argmin())
+    hits, size = torch.arange(len(samples)) < counts[least], float(groups.shares[least])
+    found = share(hits)
+    return Estimate(found.value / size, found.low / size, found.high / size)
+
+
+def _neighbours(samples: Tensor, data: Tensor) -> dict[str, Estimate]:
+    """Precision and recall: points of one cloud within the third-neighbour radius of a point of the other."""
+    x, y = samples[:_NEIGHBOURHOOD_ROWS].double(), data[:_NEIGHBOURHOOD_ROWS].double()
+    if min(len(x), len(y)) <= _NEIGHBOURS:
+        return {}
+    rounding = _ROUNDING * float(centred(y).square().sum(1).mean().sqrt())
+    across = distances(x, y)
+    radius_x, radius_y = (
+        distances(cloud, cloud).kthvalue(_NEIGHBOURS + 1, dim=1).values + rounding for cloud in (x, y)
+    )
+    return {
+        "precision": share((across <= radius_y).any(1)),
+        "recall": share((across <= radius_x[:, None]).any(0)),
+    }
+
+
+def _nearest(cloud: Tensor, rows: Tensor) -> Tensor:
+    """Place of the nearest row, (n,)."""
+    centre = rows.mean(0)
+    near, keys = cloud - centre, rows - centre
+    return argmax_affine(near, keys, -0.5 * keys.square().sum(1))

@@ -1,0 +1,245 @@
+"""A model of anyone's against the exact laws: ``audit``."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from proxflow.analysis.auditing.audit_record import Audit, figures_of
+from proxflow.analysis.auditing.audit_subject import Given, Reference, Subject, subject_of
+from proxflow.analysis.auditing.generated_pairs import FieldCall, GeneratedPairs
+from proxflow.analysis.auditing.generation import (
+    Shares,
+    copies,
+    energy_share,
+    generation_figures,
+    group_shares,
+    paired_variances,
+)
+from proxflow.analysis.auditing.intervals import Estimate, root_ratio
+from proxflow.analysis.auditing.optimality import VelocityErrors, optimality_figures, velocity_errors
+from proxflow.analysis.auditing.proximality import Jacobians, jacobian_figures, measured_jacobians, pair_figures
+from proxflow.analysis.auditing.readings import Reading, attempt, better_reading
+from proxflow.analysis.auditing.verdict import FAR, advise, faults, verdict_of
+from proxflow.analysis.terminal.flat_field import DENSE_LIMIT, Field
+from proxflow.checks import Numbers, whole_number
+from proxflow.flow import ProximalFlow
+from proxflow.independent_field import IndependentField
+from proxflow.measures import Source
+from proxflow.progress import reporter
+from proxflow.sampling.integration import integrate
+from proxflow.schedules import Schedule
+from proxflow.seeding import seeded_generator
+
+__all__ = ["STEPS", "audit"]
+
+_LEAST_COUNT = 64  # of noise points, for intervals to mean something
+_LEAST_STEPS = 8  # so that the moments at which Jacobians are taken differ
+_JACOBIAN_ROWS, _FEW_JACOBIAN_ROWS = 24, 6  # trajectories with Jacobians, written out or by products
+_MOST_ASSIGNED = 1024  # pairs of one assignment: a second
+
+STEPS = (1, 2, 4, 8)
+"""Numbers of steps of the curve of few steps."""
+
+
+def audit(
+    field: Field | ProximalFlow,
+    reference: Reference | None = None,
+    *,
+    source: Source | None = None,
+    data: Numbers | None = None,
+    labels: Numbers | None = None,
+    held_out: Numbers | None = None,
+    schedule: Schedule | None = None,
+    count: int = 1024,
+    steps: int = 32,
+    marks: bool = True,
+    seed: int = 0,
+    progress: bool | None = None,
+) -> Audit:
+    """Measure any flow-matching model against the laws that the exact flow obeys, and say in plain words what is wrong.
+
+    The field is followed from noise; what it makes is compared with the data, the pairs that it makes with the least
+    cost, and its Jacobian along the way with that of a prox. Figures that need what is not given are left out: those
+    against the exact flow without a reference, those of samples without data or reference, copies of rows without
+    held-out rows. Up to 256 dimensions Jacobians are written out on 24 trajectories; above, they are multiplied by
+    random directions on 6, and no d x d matrix is formed.
+
+    Not measured: which size of minibatches would give the same error (``analysis.minibatch_convergence`` studies
+    that), and the rates of arrival beyond the local dimension (``analysis.terminal_study``).
+
+    Args:
+        field: callable (t, x) -> velocity (B, *event), t 0-dimensional, as ``matching.field_of`` and adapters make
+            them; or a ``ProximalFlow``. Rows must not depend on each other; nothing is called at t = 1.
+        reference: the exact flow: a ``ProximalFlow``, a ``Fit``, or points (N, *event) to which one is fitted here.
+        source: law of the noise; that of the reference, else standard normal.
+        data: (N, *event) rows that the model should generate; draws of the reference if None. At most 2,048 of them,
+            chosen by the seed, are compared with samples.
+        labels: (N,) classes of the data, whose shares are compared; clusters of the data if None.
+        held_out: (m, *event) rows that the model was not trained on, where ``data`` are those that it was.
+        schedule: schedule of a bare callable, Linear if None.
+        count: noise points, at least 64.
+        steps: of the trajectories, at least 8; the field is called twice in each.
+        marks: measure the field of independent pairs too, which takes as long again as a small network.
+        seed: seed of all draws.
+        progress: show progress on standard error; None where it is a terminal.
+
+    Returns:
+        ``Audit``: ``figures`` with intervals and marks, ``verdict``, ``warnings``, ``advice``.
+
+    Raises:
+        ValueError: nothing tells the shape of points, shapes that disagree, bad numbers, or a field that does not give
+            a tensor like its points.
+        ConvergenceError: the reference has no answer at its own noise.
+    """
+    started = time.perf_counter()
+    seeded_generator("audit", seed)
+    for name, value, least in (("count", count, _LEAST_COUNT), ("steps", steps, _LEAST_STEPS)):
+        if (whole_number(value) or 0) < least:
+            raise ValueError(f"audit: {name} must be an integer of at least {least}, got {value!r}")
+    say = reporter("audit", progress)
+    given = Given(reference, source, data, labels, held_out, schedule, int(seed))
+    subject = subject_of(field, given, say)
+    say(f"following {count:,} noise points in {steps} steps")
+    call, pairs, reading = _followed(subject, field, int(count), int(steps), say)
+    if pairs is None:
+        return _broken(subject.seed, time.perf_counter() - started)
+    measured = _Measured(subject, call, pairs, say)
+    found = measured.figures()
+    independent = measured.of_independent(int(steps)) if marks else {}
+    figures = figures_of(found, measured.of_reference(), independent)
+    shares = None if subject.groups is None else group_shares(pairs.target, subject.groups)
+    warned = faults(figures, reading, shares)
+    advice = advise(figures, warned, reading)
+    verdict = verdict_of(figures, warned, advice)
+    times, error, bound = measured.velocity_curve(found)
+    curve = tuple(root_ratio(squares, pairs.variances).value for squares in measured.step_errors)
+    names, compared = _compared(shares)
+    seconds = time.perf_counter() - started
+    return Audit(
+        figures, verdict, warned, advice, times, error, bound, STEPS, curve, names, compared, subject.seed, seconds
+    )
+
+
+def _compared(shares: Shares | None) -> tuple[tuple[str, ...], Tensor]:
+    """Names of groups, and their shares (G, 2) of samples and data."""
+    if shares is None:
+        return (), torch.empty(0, 2)
+    return shares.groups.names, torch.stack([shares.found.cpu(), shares.groups.shares.cpu()], 1)
+
+
+def _followed(
+    subject: Subject, field: FieldCall, count: int, steps: int, say: Callable[[str], None]
+) -> tuple[FieldCall, GeneratedPairs | None, Reading | None]:
+    """The field and its pairs: as it stands, or in another reading where that makes the data and this does not."""
+    noise = subject.noise(count)
+    call, pairs = attempt(field, noise, subject.event, subject.schedule, steps)
+    if subject.data is None or (pairs is not None and not _is_far(pairs.target, subject.data)):
+        return call, pairs, None
+    say("the samples are not the data; trying other readings of the field")
+    stated = None if pairs is None else pairs.target
+    reading = better_reading(field, stated, noise, subject.data, subject.event, subject.schedule)
+    if reading is None:
+        return call, pairs, None
+    return *attempt(reading.field, noise, subject.event, subject.schedule, steps), reading
+
+
+def _is_far(samples: Tensor, data: Tensor) -> bool:
+    found = energy_share(samples, data)
+    return not found.value - 1.5 * (found.value - found.low) <= FAR
+
+
+class _Measured:
+    """All figures of one field, and the same of the two fields that give the marks."""
+
+    def __init__(self, subject: Subject, field: FieldCall, pairs: GeneratedPairs, say: Callable[[str], None]) -> None:
+        self.subject, self.field, self.pairs, self._say = subject, field, pairs, say
+        self._exact = subject.exact(pairs.source)
+        self._errors: VelocityErrors | None = None
+        say("errors of few steps")
+        self.step_errors = [self._squared_error(count) for count in STEPS]
+
+    def figures(self) -> dict[str, Estimate]:
+        """Of the field itself."""
+        subject, pairs = self.subject, self.pairs
+        self._say("Jacobians")
+        found = self._laws(self.field, pairs)
+        found["four_step_error"] = root_ratio(self.step_errors[STEPS.index(4)], pairs.variances)
+        if self._exact is not None:
+            self._say("against the exact flow")
+            self._errors = velocity_errors(self.field, pairs.source, self._exact, subject.event, subject.schedule)
+            found |= optimality_figures(pairs, self._exact, self._errors)
+        self._say("samples against the data")
+        found |= self._samples(pairs.target)
+        if self._exact is not None:
+            found |= paired_variances(pairs.target, self._exact)
+        return found
+
+    def of_reference(self) -> dict[str, Estimate]:
+        """What the exact flow has where no law says it."""
+        return {} if self._exact is None else self._samples(self._exact)
+
+    def of_independent(self, steps: int) -> dict[str, Estimate]:
+        """What the field of independent pairs with the data has."""
+        subject = self.subject
+        if subject.data is None:
+            return {}
+        self._say("the field of independent pairs")
+        other = IndependentField(subject.data, schedule=subject.schedule, source=subject.source)
+        _, pairs = attempt(other, self.pairs.source, (other.dim,), subject.schedule, steps)
+        if pairs is None:
+            return {}
+        found = pair_figures(pairs, _MOST_ASSIGNED) | self._samples(pairs.target)
+        found |= jacobian_figures(self._jacobians(other, pairs, (other.dim,)))
+        if self._exact is not None:
+            errors = velocity_errors(other, pairs.source, self._exact, (other.dim,), subject.schedule)
+            found |= optimality_figures(pairs, self._exact, errors)
+        return found
+
+    def velocity_curve(self, found: dict[str, Estimate]) -> tuple[Tensor, Tensor, Tensor] | tuple[None, None, None]:
+        """Times, error, and the bound of docs/theory.md 4 for the excess that was found."""
+        if self._errors is None or self._exact is None:
+            return None, None, None
+        least = float((self._exact.double() - self.pairs.source.double()).square().sum(1).mean())
+        excess = max(found["cost_excess"].value, 0.0) * least
+        times, schedule = self._errors.times, self.subject.schedule
+        product = schedule.alpha(times) * schedule.beta(times)
+        bound = schedule.wronskian(times) * (excess / (2 * product)).sqrt()
+        return times, self._errors.squared.mean(1).sqrt(), bound
+
+    def _laws(self, field: FieldCall, pairs: GeneratedPairs) -> dict[str, Estimate]:
+        found = jacobian_figures(self._jacobians(field, pairs, self.subject.event))
+        return found | pair_figures(pairs, _MOST_ASSIGNED)
+
+    def _jacobians(self, field: FieldCall, pairs: GeneratedPairs, event: tuple[int, ...]) -> Jacobians:
+        small = math.prod(event) <= DENSE_LIMIT
+        rows = min(_JACOBIAN_ROWS if small else _FEW_JACOBIAN_ROWS, len(pairs.source))
+        return measured_jacobians(field, pairs, event, self.subject.schedule, rows, self.subject.seed)
+
+    def _samples(self, samples: Tensor) -> dict[str, Estimate]:
+        subject = self.subject
+        if subject.data is None or subject.groups is None:
+            return {}
+        found = generation_figures(samples, subject.data, subject.groups)
+        if subject.held_out is not None and subject.rows is not None:
+            found["nearest_row_ratio"] = copies(samples, subject.rows, subject.held_out, subject.seed)
+        return found
+
+    @torch.no_grad()
+    def _squared_error(self, count: int) -> Tensor:
+        """|x1 in few steps - x1|^2, (n,)."""
+        x0 = self.pairs.source.reshape(-1, *self.subject.event)
+        end = integrate(lambda t, x: self.field(t, x), x0, count, "proximal", self.subject.schedule).end
+        return (end.reshape(self.pairs.target.shape).double() - self.pairs.target.double()).square().sum(1)
+
+
+def _broken(seed: int, seconds: float) -> Audit:
+    """Of a field that cannot be followed."""
+    warned = ("The field cannot be followed from noise to data: its trajectories are not finite.",)
+    advice = advise({}, warned, None)
+    empty = torch.empty(0, 2)
+    return Audit({}, verdict_of({}, warned, advice), warned, advice, None, None, None, (), (), (), empty, seed, seconds)

@@ -1,0 +1,163 @@
+"""Whether a field is a prox: the laws of docs/theory.md 2, each measured on the field's own trajectories.
+
+The Jacobian is taken in the unit of P = beta D recover_target, the Jacobian of the prox itself, which an exact flow has
+symmetric with a spectrum in [0, 1] at all times: that is the velocity's in [alpha'/alpha, beta'/beta].
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+from torch import Tensor
+
+from proxflow.analysis.auditing.generated_pairs import FieldCall, GeneratedPairs
+from proxflow.analysis.auditing.intervals import Estimate, normal_estimate, ratio, root_ratio, share
+from proxflow.analysis.terminal.flat_field import DENSE_LIMIT, FlatField
+from proxflow.kernels.assignment import least_cost_permutation
+from proxflow.kernels.lanczos import BLOCK, extreme_eigenvalues
+from proxflow.schedules import Schedule
+from proxflow.seeding import generator_of
+
+__all__ = ["Jacobians", "jacobian_figures", "measured_jacobians", "pair_figures"]
+
+_OUTSIDE = 0.05  # beyond [0, 1], of an eigenvalue of P that counts as outside: above what networks leave by chance
+_MOMENTS = (0.15, 0.3, 0.5, 0.7, 0.9)  # of the trajectory, at which Jacobians are taken
+_PROBES = 8  # random directions that stand for a large Jacobian
+_TOLERANCE = 0.02  # of extreme eigenvalues, times the largest
+_MOST_PRODUCTS = 60  # with a large Jacobian; what has not converged by then is a bound from inside the spectrum
+_MEMORY = 1 << 28  # bytes
+_MOST_COMPARED = 2048  # pairs, each with each other: 32 MiB a matrix
+
+
+@dataclass(frozen=True)
+class Jacobians:
+    """Of P at T moments on B trajectories.
+
+    Attributes:
+        skew: |(P - P') / 2|^2, (T, B).
+        size: |P - c I|^2, (T, B), the velocity's Jacobian in the same unit.
+        lowest, highest: extreme eigenvalues of the symmetric part, (T, B).
+        trace: (T, B).
+    """
+
+    skew: Tensor
+    size: Tensor
+    lowest: Tensor
+    highest: Tensor
+    trace: Tensor
+
+
+def measured_jacobians(
+    field: FieldCall, pairs: GeneratedPairs, event: tuple[int, ...], schedule: Schedule | None, rows: int, seed: int
+) -> Jacobians:
+    """Jacobians on the first ``rows`` trajectories: written out up to 256 dimensions, else by random directions."""
+    flat = FlatField("audit", field, pairs.source[:1].reshape(1, *event), schedule, _MEMORY)
+    method = _dense if flat.dim <= DENSE_LIMIT else _by_products
+    found: list[tuple[Tensor, ...]] = []
+    for number, moment in enumerate(_MOMENTS):
+        place = round(moment * (len(pairs.times) - 1))
+        t, x = pairs.times[place].to(pairs.source), pairs.points[place, :rows]
+        alpha_rate, wronskian = flat.schedule.alpha_derivative(t), flat.schedule.wronskian(t)
+        unit = float(-alpha_rate * flat.schedule.beta(t) / wronskian)  # P = unit (A + 1), A of docs/theory.md 6
+        skew, size, lowest, highest, trace = method(flat, t, x, generator_of(seed, number))
+        found.append((unit**2 * skew, unit**2 * size, unit * (lowest + 1), unit * (highest + 1),
+                      unit * (trace + flat.dim)))  # fmt: skip
+    return Jacobians(*(torch.stack(parts).double().cpu() for parts in zip(*found, strict=True)))
+
+
+def _dense(flat: FlatField, t: Tensor, x: Tensor, _: torch.Generator) -> tuple[Tensor, ...]:
+    matrix = flat.jacobian(t, x).detach()
+    values = torch.linalg.eigvalsh(0.5 * (matrix + matrix.mT))
+    skew = (0.5 * (matrix - matrix.mT)).square().sum((1, 2))
+    return skew, matrix.square().sum((1, 2)), values[:, 0], values[:, -1], matrix.diagonal(dim1=1, dim2=2).sum(1)
+
+
+def _by_products(flat: FlatField, t: Tensor, x: Tensor, generator: torch.Generator) -> tuple[Tensor, ...]:
+    """The same without a d x d matrix: E|K z|^2 = |K|^2 and E z'A z = tr A for random signs z."""
+    rows, dim = x.shape
+    products = flat.products(t, x.repeat_interleave(BLOCK, 0))
+
+    def both(w: Tensor) -> tuple[Tensor, Tensor]:
+        pushed, pulled = products(w.reshape(-1, dim))
+        return pushed.reshape(w.shape), pulled.reshape(w.shape)
+
+    def symmetric(w: Tensor) -> Tensor:
+        pushed, pulled = both(w)
+        return 0.5 * (pushed + pulled)
+
+    probes = torch.randint(0, 2, (rows, _PROBES, dim), generator=generator).to(x) * 2 - 1
+    pushed, pulled = (torch.cat(parts, 1) for parts in zip(*map(both, probes.split(BLOCK, 1)), strict=True))
+    skew = (0.5 * (pushed - pulled)).square().sum(2).mean(1)
+    size = 0.5 * (pushed.square() + pulled.square()).sum(2).mean(1)
+    ends = extreme_eigenvalues(symmetric, x, 1, 1, _TOLERANCE, _MOST_PRODUCTS, generator).values
+    return skew, size, ends[:, 0], ends[:, -1], (probes * pushed).sum(2).mean(1)
+
+
+def jacobian_figures(found: Jacobians) -> dict[str, Estimate]:
+    """Asymmetry, spectrum and local dimension; a trajectory counts once."""
+    last = found.trace[-1]
+    return {
+        "jacobian_asymmetry": root_ratio(found.skew.mean(0), found.size.mean(0)),
+        "spectrum_above": share((found.highest > 1 + _OUTSIDE).any(0)),
+        "spectrum_below": share((found.lowest < -_OUTSIDE).any(0)),
+        "largest_eigenvalue": _mean(found.highest.amax(0)),
+        "local_dimension": _mean(last),
+    }
+
+
+def pair_figures(pairs: GeneratedPairs, most_assigned: int) -> dict[str, Estimate]:
+    """What the pairs alone tell: drift of the recovered ends, order, and what pairing them again would save."""
+    target, variances = pairs.target.double(), pairs.variances
+    drifts = torch.stack([(end.double() - target).square().sum(1) for end in pairs.recovered])
+    return {
+        "recovered_drift": root_ratio(drifts.mean(0), variances),
+        "one_step_error": root_ratio(drifts[0], variances),
+        "cycle_violations": _cycle_violations(pairs),
+        "repairing_gain": _repairing_gain(pairs, most_assigned),
+    }
+
+
+def _mean(values: Tensor) -> Estimate:
+    return ratio(values, torch.ones_like(values))
+
+
+def _cycle_violations(pairs: GeneratedPairs) -> Estimate:
+    """Share of two pairs that would cost less if they exchanged their targets: <x0 - x0', x1 - x1'> < 0.
+
+    A U-statistic of order two: its variance is 4 / n times that of the rows' own shares (Hoeffding 1948).
+    """
+    x0, x1 = pairs.source[:_MOST_COMPARED].double(), pairs.target[:_MOST_COMPARED].double()
+    products, own = x0 @ x1.mT, (x0 * x1).sum(1)
+    gains = own[:, None] + own - products - products.mT
+    rounding = 1e-5 if pairs.source.dtype == torch.float32 else 1e-12
+    violated = gains < -rounding * float((x0.square().sum(1) + x1.square().sum(1)).mean())
+    rows = violated.double().sum(1) / (len(x0) - 1)
+    return normal_estimate(float(rows.mean()), 2 * float(rows.std()) / math.sqrt(len(x0)))
+
+
+def _repairing_gain(pairs: GeneratedPairs, most: int) -> Estimate:
+    """(cost - least cost of the same points) / least cost, by assignment of the first ``most`` pairs.
+
+    What rows gain and lose cancels along each cycle of the permutation: the interval is over cycles, as if they were
+    drawn independently. The gain grows with the number of pairs: compare equal numbers.
+    """
+    x0, x1 = pairs.source[:most].double(), pairs.target[:most].double()
+    order = least_cost_permutation(x0, x1)
+    least = (x1[order] - x0).square().sum(1)
+    gain = (x1 - x0).square().sum(1) - least
+    value = float(gain.sum() / least.sum())
+    cycles = _cycles(order)
+    left = torch.zeros(int(cycles.max()) + 1, dtype=torch.float64).index_add(0, cycles, (gain - value * least).cpu())
+    return normal_estimate(value, float(left.square().sum().sqrt() / least.sum()))
+
+
+def _cycles(order: Tensor) -> Tensor:
+    """The number of the cycle of each place of a permutation, (n,) int64."""
+    n, places = len(order), order.cpu().numpy()
+    graph = coo_array((np.ones(n), (np.arange(n), places)), shape=(n, n))
+    return torch.from_numpy(connected_components(graph)[1]).long()

@@ -1,0 +1,107 @@
+"""Other ways to read a field: which of them makes the data, where the stated one does not.
+
+A field in another convention still gives numbers of the right shape. Whatever pairs it was trained on, it makes the
+data from noise if it is read as it was meant: so each reading is followed from the same noise, and judged by the energy
+distance of where it ends.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from proxflow.analysis.auditing.generated_pairs import (
+    FieldCall,
+    GeneratedPairs,
+    defined_from_the_start,
+    generated_pairs,
+)
+from proxflow.errors import ConvergenceError
+from proxflow.metrics.energy import energy_distance, energy_distance_error
+from proxflow.predictions import velocity_from_source, velocity_from_target
+from proxflow.schedules import Schedule
+
+__all__ = ["Reading", "attempt", "better_reading"]
+
+_STEPS, _NOISE = 16, 512  # of a reading that is tried
+_CLEARLY = 0.5  # of the stated reading's distance: what another one must be below
+_STANDARD_ERRORS = 3.0  # of the difference
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A field read in another way: what is wrong with it as it stands, and what to do."""
+
+    fault: str
+    remedy: str
+    field: FieldCall
+
+
+def better_reading(
+    field: FieldCall, stated: Tensor | None, noise: Tensor, data: Tensor, event: tuple[int, ...], schedule: Schedule
+) -> Reading | None:
+    """The reading that makes the data, if one does and the stated one, with its samples (n, d) or None, does not."""
+    noise = noise[:_NOISE]
+    limit, error = _distance(None if stated is None else stated[:_NOISE], data)
+    best: Reading | None = None
+    for reading in _readings(field, schedule):
+        call, pairs = attempt(reading.field, noise, event, schedule, _STEPS)
+        found, its_error = _distance(None if pairs is None else pairs.target, data)
+        clearly = limit - found > _STANDARD_ERRORS * math.hypot(error, its_error) if math.isfinite(limit) else True
+        if found < (limit if best is not None else _CLEARLY * limit) and clearly:
+            best, limit, error = Reading(reading.fault, reading.remedy, call), found, its_error
+    return best
+
+
+def attempt(
+    field: FieldCall, noise: Tensor, event: tuple[int, ...], schedule: Schedule, steps: int
+) -> tuple[FieldCall, GeneratedPairs | None]:
+    """The field as it can be called from t = 0, and its pairs; None where they are not finite or it gave up."""
+    call = defined_from_the_start(field, noise, event)
+    try:
+        pairs = generated_pairs(call, noise, event, schedule, steps)
+    except ConvergenceError:
+        return call, None
+    except ValueError as error:
+        if str(error).startswith("audit:"):
+            raise
+        return call, None  # a field of this library refuses times and points that it has no value at
+    return call, pairs if bool(torch.isfinite(pairs.points).all()) else None
+
+
+def _distance(samples: Tensor | None, data: Tensor) -> tuple[float, float]:
+    if samples is None or not bool(torch.isfinite(samples.double().square().sum())):
+        return math.inf, 0.0
+    return energy_distance(samples, data, unbiased=True), energy_distance_error(samples, data)
+
+
+def _readings(field: FieldCall, schedule: Schedule) -> Iterator[Reading]:
+    yield Reading(
+        "its time is reversed: t = 0 is the data and t = 1 the noise, that is, alpha and sigma are swapped in its path",
+        "read it as -field(1 - t, x)",
+        lambda t, x: -field(1 - t, x),
+    )
+    yield Reading("its time is reversed, though its sign is not", "read it as field(1 - t, x)",
+                  lambda t, x: field(1 - t, x))  # fmt: skip
+    yield Reading("its sign is turned round, as where alpha and sigma are swapped in the velocity",
+                  "read it as -field(t, x)", lambda t, x: -field(t, x))  # fmt: skip
+    yield Reading("alpha and sigma are swapped in its velocity, alpha' x1 + beta' x0 for alpha' x0 + beta' x1",
+                  "exchange them", lambda t, x: _exchanged(t, x, field(t, x), schedule))  # fmt: skip
+    yield Reading("it predicts the data, not the velocity", "convert it by predictions.velocity_from_target",
+                  lambda t, x: velocity_from_target(t, x, field(t, x), schedule))  # fmt: skip
+    yield Reading("it predicts the noise, not the velocity", "convert it by predictions.velocity_from_source",
+                  lambda t, x: velocity_from_source(t, x, field(t, x), schedule))  # fmt: skip
+
+
+def _exchanged(t: Tensor, x: Tensor, given: Tensor, schedule: Schedule) -> Tensor:
+    """alpha' u + beta' y from x = alpha u + beta y and what was given, alpha' y + beta' u."""
+    alpha, beta = schedule.alpha(t), schedule.beta(t)
+    alpha_rate, beta_rate = schedule.alpha_derivative(t), schedule.beta_derivative(t)
+    determinant = alpha * alpha_rate - beta * beta_rate
+    target = (alpha * given - beta_rate * x) / determinant
+    source = (alpha_rate * x - beta * given) / determinant
+    return alpha_rate * source + beta_rate * target

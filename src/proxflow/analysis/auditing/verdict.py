@@ -1,0 +1,154 @@
+"""What the figures of an audit mean: faults with their names, one paragraph, and what would help."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from proxflow.analysis.auditing.audit_record import Figure
+from proxflow.analysis.auditing.generation import Shares
+from proxflow.analysis.auditing.readings import Reading
+
+__all__ = ["FAR", "advise", "faults", "verdict_of"]
+
+_SKEW = 0.05  # of the Jacobian: less is what networks leave, and moves samples little
+_VARIANCE = 0.03  # of the ratio from 1
+FAR = 0.02  # energy distance over the distance of two rows
+_DROPPED = 0.5  # of a group's share in the data, that the samples stay below
+_COPIES = 0.5  # of the distance of new rows
+_EXACT = 1e-3  # of a relative figure, below which no sampling of a network gets
+_STRAIGHT = 0.05  # of a relative figure, below which a field is as good as exact
+_MOST_NAMED = 4  # groups in a warning
+
+Figures = Mapping[str, Figure]
+
+
+def faults(figures: Figures, reading: Reading | None, shares: Shares | None) -> tuple[str, ...]:
+    """A sentence or two for each fault that sampling error does not explain, the gravest first."""
+    found = [] if reading is None else [_misread(reading)]
+    found += _missing(figures, shares)
+    dropped = len(found) > (reading is not None)
+    found += _memorised(figures)
+    if not dropped:
+        found += _wide_or_narrow(figures)
+    if not found and _is_off(figures, "energy_distance", FAR):
+        found.append(
+            "The samples are not the data: their energy distance is "
+            f"{figures['energy_distance'].value:.2g} of the mean distance of two rows, and no single fault explains it."
+        )
+    return tuple(found + _rotation(figures, marginals=not found))
+
+
+def verdict_of(figures: Figures, warnings: tuple[str, ...], advice: str) -> str:
+    """One paragraph: faults, how near to optimal transport, how near to the data, what to do."""
+    if "recovered_drift" not in figures:
+        return f"{' '.join(warnings)} {advice}"
+    start = " ".join(warnings) if warnings else "No fault was found."
+    return " ".join(part for part in (start, _optimality(figures), _generation(figures), advice) if part)
+
+
+def advise(figures: Figures, warnings: tuple[str, ...], reading: Reading | None) -> str:
+    """The one thing to do first, and why."""
+    if reading is not None:
+        return f"To mend that, {reading.remedy}."
+    if "recovered_drift" not in figures:
+        return "Look at the field's values between t = 0 and t = 1 before anything else."
+    if any("missing" in warning or "copies" in warning or "not the data" in warning for warning in warnings):
+        return "Mend what it generates before its cost: a better coupling does not bring back what it leaves out."
+    one, four = figures["one_step_error"].value, figures["four_step_error"].value
+    if _is_off(figures, "jacobian_asymmetry", _SKEW):
+        return "Take the rotation out: it lengthens every path and changes no sample's law."
+    if one <= _STRAIGHT:
+        return f"One step is enough: it is off by {one:.2g} of the samples' deviation."
+    if four <= _STRAIGHT:
+        return f"Four steps are enough: they are off by {four:.2g} of the samples' deviation, one step by {one:.2g}."
+    return (
+        f"Train on optimal pairs (couplings.Semidiscrete, or larger assignments): one step is off by {one:.2g} of the "
+        f"samples' deviation and four by {four:.2g}, where the exact flow has 0 in one."
+    )
+
+
+def _is_off(figures: Figures, name: str, margin: float) -> bool:
+    return name in figures and figures[name].excludes_exact(margin)
+
+
+def _misread(reading: Reading) -> str:
+    return (
+        f"The field does not make the data as it stands, but another reading does: {reading.fault}. The figures here "
+        "are those of the field read rightly."
+    )
+
+
+def _missing(figures: Figures, shares: Shares | None) -> list[str]:
+    """Groups of the data that are not generated."""
+    if shares is None:
+        return []
+    wanted = shares.groups.shares.cpu()
+    lost = [k for k in range(len(wanted)) if float(shares.upper[k]) < _DROPPED * float(wanted[k])]
+    if not lost:
+        return []
+    names = ", ".join(
+        f"{shares.groups.names[k]} ({float(shares.found[k]):.1%} of samples, {float(wanted[k]):.1%} of data)"
+        for k in lost[:_MOST_NAMED]
+    )
+    more = "" if len(lost) <= _MOST_NAMED else f" and {len(lost) - _MOST_NAMED} more"
+    return [f"Modes are dropped: missing or less than half there {'is' if len(lost) == 1 else 'are'} {names}{more}."]
+
+
+def _memorised(figures: Figures) -> list[str]:
+    found = figures.get("nearest_row_ratio")
+    if found is None or not found.high < _COPIES:
+        return []
+    return [
+        f"Rows are memorised: samples are copies of training rows, at {found.value:.2g} of the distance that new rows "
+        "have to their nearest one."
+    ]
+
+
+def _wide_or_narrow(figures: Figures) -> list[str]:
+    if not _is_off(figures, "variance_ratio", _VARIANCE):
+        return []
+    found = figures["variance_ratio"]
+    which = "large" if found.value > 1 else "small"
+    return [
+        f"The variance of the samples is too {which}, by {abs(found.value - 1):.0%} "
+        f"(95% interval of the ratio {found.low:.3g} to {found.high:.3g})."
+    ]
+
+
+def _rotation(figures: Figures, *, marginals: bool) -> list[str]:
+    if not _is_off(figures, "jacobian_asymmetry", _SKEW):
+        return []
+    share = figures["jacobian_asymmetry"].value
+    seen = (
+        "The samples are right: it moves points along the level sets of the density, and leaves the marginals alone."
+        if marginals
+        else "No field that is the gradient of a potential has this."
+    )
+    return [f"A rotation is in the field: {share:.1%} of its Jacobian is antisymmetric. {seen}"]
+
+
+def _optimality(figures: Figures) -> str:
+    drift, gain, excess = (figures.get(name) for name in ("recovered_drift", "repairing_gain", "cost_excess"))
+    moved = 0.0 if drift is None else drift.value
+    saved = 0.0 if gain is None else gain.value
+    if max(moved, saved) < _EXACT and not _is_off(figures, "jacobian_asymmetry", _SKEW):
+        return (
+            "It obeys the laws of exact optimal transport: targets do not move on the way, and no pairing costs less."
+        )
+    words = "near to optimal transport" if moved < _STRAIGHT and saved < _STRAIGHT else "not optimal transport"
+    mark = "" if drift is None or drift.independent is None else f" (independent pairs: {drift.independent:.2g})"
+    above = "" if excess is None else f", and the cost is {excess.value:.1%} above that of the exact flow"
+    return (
+        f"It is {words}: the recovered data point moves by {moved:.2g} of the samples' deviation on the way"
+        f"{mark}, pairing its points again would save {saved:.1%}{above}."
+    )
+
+
+def _generation(figures: Figures) -> str:
+    distance, ratio = figures.get("energy_distance"), figures.get("variance_ratio")
+    if distance is None or ratio is None:
+        return ""
+    return (
+        f"The energy distance of samples and data is {distance.value:.2g} of the mean distance of two rows, and the "
+        f"variance of the samples {ratio.value:.3g} of the right one."
+    )

@@ -1,0 +1,171 @@
+"""The page of an audit: a verdict, every figure on a scale with its marks, and the curves behind them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from proxflow.analysis import Audit, Figure
+from proxflow.analysis.auditing.audit_record import GROUPS_OF_FIGURES
+from proxflow.report.canvas import ACCENT, INK, PALE, new_figure, png
+from proxflow.report.template import Picture, Row, Table, picture, render
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+__all__ = ["audit_table", "figure_in_words", "render_audit_page", "scales_of_figures"]
+
+_ROW = 0.34  # inches of one figure on its scale
+_MARGIN = 0.06  # of a scale, at both of its ends
+_SHARES = 24  # groups that are drawn
+_ZERO = 1e-9  # of a relative figure: rounding
+
+
+def render_audit_page(audit: Audit, name: str, subject: str, command: str | None = None) -> str:
+    """One self-contained HTML page; ``subject`` says in a few words what field it is.
+
+    Raises:
+        MissingExtraError: matplotlib or jinja2 is not installed.
+    """
+    return render(
+        name=name,
+        title=f"Audit of a flow of {name}",
+        good=not audit.warnings,
+        verdict=audit.verdict,
+        summary=(
+            "An exact optimal-transport flow obeys laws: its velocity is a gradient, the data point that it aims at "
+            "does not move on the way, no exchange of targets is cheaper, and its samples are the data. Each figure "
+            f"says how far this field is from one of them. The field is {subject}."
+        ),
+        heading="The audit",
+        rows=_rows(audit, command),
+        table=audit_table(audit),
+        pictures=[*_scales(audit), *_curves(audit)],
+    )
+
+
+def figure_in_words(figure: Figure) -> str:
+    """Value and 95% interval, rounding left out."""
+    return f"{_number(figure.value)} [{_number(figure.low)}, {_number(figure.high)}]"
+
+
+def audit_table(audit: Audit) -> Table:
+    """All figures with their marks."""
+    rows = tuple(
+        (_title(figure.name), figure_in_words(figure), _mark(figure.exact), _mark(figure.independent))
+        for figure in audit.figures.values()
+    )
+    return Table("Figures", ("figure", "value [95%]", "exact flow", "independent pairs"), rows)
+
+
+def scales_of_figures(figures: Sequence[Figure]) -> bytes:
+    """Each figure on a scale of its own: a dot with its interval, a line for the exact flow, a ring for independent."""
+    figure = new_figure(6.4, 0.5 + _ROW * len(figures))
+    axes = figure.add_subplot()
+    for place, one in enumerate(reversed(figures)):
+        _draw(axes, place, one)
+    axes.set_yticks(range(len(figures)), [_title(one.name) for one in reversed(figures)], fontsize=9)
+    axes.set(xlim=(-0.08, 1.08), ylim=(-0.6, len(figures) - 0.4), xticks=[])
+    for side in ("top", "right", "bottom", "left"):
+        axes.spines[side].set_visible(False)
+    axes.tick_params(axis="y", length=0)
+    return png(figure)
+
+
+def _draw(axes: Axes, place: int, one: Figure) -> None:
+    marks = [mark for mark in (one.exact, one.independent) if mark is not None]
+    ends = [end for end in (one.value, one.low, one.high, *marks) if math.isfinite(end)]
+    low, high = min(ends, default=0.0), max(ends, default=1.0)
+    width = max(high - low, _ZERO, 1e-6 * abs(high))
+
+    def at(value: float) -> float:
+        return _MARGIN + (1 - 2 * _MARGIN) * (value - low) / width
+
+    axes.plot([0, 1], [place, place], color=PALE, lw=0.6, zorder=1)
+    if one.exact is not None:
+        axes.plot([at(one.exact)] * 2, [place - 0.28, place + 0.28], color=INK, lw=2, zorder=2)
+    if one.independent is not None and math.isfinite(one.independent):
+        axes.plot(at(one.independent), place, "o", mfc="white", mec=INK, ms=7, zorder=3)
+    if math.isfinite(one.value):
+        axes.plot([at(one.low), at(one.high)], [place, place], color=ACCENT, lw=3, alpha=0.5, zorder=4)
+        axes.plot(at(one.value), place, "o", color=ACCENT, ms=5, zorder=5)
+    axes.annotate(_number(low), (0, place), xytext=(-2, 6), textcoords="offset points", fontsize=6, color=PALE)
+    axes.annotate(_number(high), (1, place), xytext=(-8, 6), textcoords="offset points", fontsize=6, color=PALE)
+
+
+def _scales(audit: Audit) -> list[Picture]:
+    pictures = []
+    for question, entries in GROUPS_OF_FIGURES.items():
+        shown = [audit.figures[name] for name in entries if name in audit.figures]
+        if shown:
+            meanings = " ".join(f"{_title(one.name)}: {one.meaning}" for one in shown)
+            caption = f"Dot: this field, with 95% interval; line: the exact flow; ring: independent pairs. {meanings}"
+            pictures.append(picture(question, caption, scales_of_figures(shown)))
+    return pictures
+
+
+def _curves(audit: Audit) -> list[Picture]:
+    found = []
+    if audit.times is not None and audit.velocity_error is not None and audit.velocity_bound is not None:
+        figure = new_figure(6.4, 3.2)
+        axes = figure.add_subplot()
+        axes.plot(audit.times, audit.velocity_error, color=ACCENT, marker=".", label="this field")
+        axes.plot(audit.times, audit.velocity_bound, color=PALE, ls="--", label="bound for minibatch pairs of its cost")
+        axes.set(xlabel="t", ylabel="error of the velocity", ylim=(0, None))
+        axes.legend(frameon=False, fontsize=8)
+        caption = (
+            "Root mean square error on the exact trajectories, and what the convergence theorem allows the field of "
+            "minibatch pairs whose cost exceeds the least one by as much."
+        )
+        found.append(picture("Velocity error", caption, png(figure)))
+    if audit.steps:
+        figure = new_figure(6.4, 3.0)
+        axes = figure.add_subplot()
+        axes.plot(audit.steps, audit.step_error, color=ACCENT, marker="o", label="this field")
+        axes.axhline(0, color=INK, lw=1.5, label="exact flow")
+        axes.set(xlabel="steps", ylabel="error over deviation", xscale="log")
+        axes.set_xticks(audit.steps, [str(count) for count in audit.steps])
+        axes.minorticks_off()
+        axes.legend(frameon=False, fontsize=8)
+        caption = "How far samples made in few steps are from those of many, from the same noise."
+        found.append(picture("Few steps", caption, png(figure)))
+    if len(audit.group_names) > 1:
+        found.append(_shares(audit))
+    return found
+
+
+def _shares(audit: Audit) -> Picture:
+    order = audit.group_shares[:, 1].argsort(descending=True)[:_SHARES]
+    figure = new_figure(6.4, 3.0)
+    axes = figure.add_subplot()
+    axes.bar(range(len(order)), audit.group_shares[order, 0].tolist(), color=ACCENT, alpha=0.6, label="samples")
+    axes.plot(range(len(order)), audit.group_shares[order, 1], "_", color=INK, ms=12, mew=2, label="data")
+    names = [audit.group_names[k] for k in order.tolist()]
+    axes.set_xticks(range(len(order)), names, rotation=60, ha="right", fontsize=7)
+    axes.set(ylabel="share")
+    axes.legend(frameon=False, fontsize=8)
+    return picture("Classes or clusters", "Share of samples that are nearest to each, and its share of the data.",
+                   png(figure))  # fmt: skip
+
+
+def _rows(audit: Audit, command: str | None) -> list[Row]:
+    rows = [
+        Row("warnings", "", str(len(audit.warnings)) if audit.warnings else "none"),
+        Row("advice", "what to do first, and why", audit.advice),
+        Row("seed", "", str(audit.seed)),
+        Row("seconds", "", f"{audit.seconds:.3g}"),
+    ]
+    return rows if command is None else [*rows, Row("command", "repeats this run", command)]
+
+
+def _title(name: str) -> str:
+    return name.replace("_", " ")
+
+
+def _number(value: float) -> str:
+    return "0" if abs(value) < _ZERO else f"{value:.3g}"
+
+
+def _mark(value: float | None) -> str:
+    return "" if value is None else _number(value)

@@ -1,0 +1,161 @@
+"""Planted faults are found and named, sound fields raise no alarm; all fields are exact flows in closed form."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import proxflow as pf
+from proxflow.analysis import Audit, audit
+from proxflow.potentials import Discrete, Quadratic
+
+f64 = torch.float64
+SEEDS = (0, 1, 2)
+
+
+def normal(*shape: int, seed: int) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=f64)
+
+
+def draws(flow: pf.ProximalFlow, n: int, seed: int) -> Tensor:
+    return flow.sample(n, generator=torch.Generator().manual_seed(100 + seed), dtype=f64)
+
+
+def gaussian(seed: int, schedule: pf.schedules.Schedule | None = None) -> pf.ProximalFlow:
+    dim = 2 + seed % 3
+    factor = normal(dim, dim, seed=seed) + torch.eye(dim, dtype=f64)
+    return pf.ProximalFlow(Quadratic(normal(dim, seed=seed + 50), factor @ factor.T), schedule)
+
+
+def atoms(seed: int) -> pf.ProximalFlow:
+    """Three clusters of four atoms; any heights make an exact flow, of the weights that it has."""
+    centres = 3 * torch.eye(3, dtype=f64).repeat_interleave(4, 0)
+    points = centres + 0.4 * normal(12, 3, seed=seed)
+    return pf.ProximalFlow(Discrete(points, 0.4 * points.square().sum(1)))
+
+
+def without_the_first_cluster(flow: pf.ProximalFlow) -> pf.ProximalFlow:
+    assert isinstance(flow.potential, Discrete)
+    return pf.ProximalFlow(Discrete(flow.potential.points[4:], flow.potential.heights[4:]))
+
+
+def turned(flow: pf.ProximalFlow, speed: float) -> Callable[[Tensor, Tensor], Tensor]:
+    """With a rotation about the centre of an isotropic law, which leaves all its marginals alone."""
+    skew = torch.zeros(flow.dim, flow.dim, dtype=f64)
+    skew[0, 1], skew[1, 0] = speed, -speed
+    return lambda t, x: flow.velocity(t, x) + x @ skew
+
+
+def isotropic(seed: int) -> pf.ProximalFlow:
+    dim = 2 + seed
+    return pf.ProximalFlow(Quadratic(torch.zeros(dim, dtype=f64), (0.5 + seed) * torch.eye(dim, dtype=f64)))
+
+
+def judged(field: Any, *args: Any, **options: Any) -> Audit:
+    return audit(field, *args, count=400, steps=8, marks=False, progress=False, **options)
+
+
+def reversed_in_time(seed: int) -> Audit:
+    flow = atoms(seed)
+    return judged(lambda t, x: -flow.velocity(1 - t, x), flow, data=draws(flow, 500, seed))
+
+
+def swapped(seed: int) -> Audit:
+    flow = gaussian(seed, pf.schedules.Cosine() if seed == 2 else None)
+    schedule = flow.schedule
+
+    def field(t: Tensor, x: Tensor) -> Tensor:
+        y, u = flow.recover_target(t, x), flow.recover_source(t, x)
+        return schedule.alpha_derivative(t) * y + schedule.beta_derivative(t) * u
+
+    return judged(field, data=draws(flow, 500, seed), schedule=schedule)
+
+
+def dropped(seed: int) -> Audit:
+    flow = atoms(seed)
+    return judged(without_the_first_cluster(flow), flow, data=draws(flow, 500, seed))
+
+
+def copied(seed: int) -> Audit:
+    flow = gaussian(seed)
+    rows = draws(flow, 40, seed)
+    return judged(pf.IndependentField(rows), data=rows, held_out=draws(flow, 300, seed + 7))
+
+
+def too_wide(seed: int) -> Audit:
+    flow = gaussian(seed)
+    centred = pf.ProximalFlow(Quadratic(torch.zeros(flow.dim, dtype=f64), flow.potential.covariance))
+    return judged(pf.ProximalFlow(centred.potential.scale(math.sqrt(1.1))), centred)
+
+
+def too_narrow(seed: int) -> Audit:
+    flow = atoms(seed)
+    return judged(pf.ProximalFlow(flow.potential.scale(math.sqrt(0.9))), flow, data=draws(flow, 500, seed))
+
+
+def rotating(seed: int) -> Audit:
+    flow = isotropic(seed)
+    return judged(turned(flow, 0.7), flow)
+
+
+FAULTS = {
+    reversed_in_time: "time is reversed",
+    swapped: "alpha and sigma are swapped",
+    dropped: "Modes are dropped",
+    copied: "Rows are memorised",
+    too_wide: "too large, by 10%",
+    too_narrow: "too small, by 10%",
+    rotating: "A rotation is in the field",
+}
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
+def test_a_planted_fault_is_named_first(fault: Callable[[int], Audit], seed: int) -> None:
+    found = fault(seed)
+    assert found.warnings
+    assert FAULTS[fault] in found.warnings[0]
+    assert FAULTS[fault] in found.verdict
+    assert len(found.warnings) == 1
+
+
+def sound_gaussian(seed: int) -> Audit:
+    flow = gaussian(seed)
+    return judged(flow.velocity, flow)
+
+
+def sound_with_data_alone(seed: int) -> Audit:
+    flow = gaussian(seed, pf.schedules.Cosine())
+    rows = draws(flow, 500, seed)
+    return judged(flow, data=rows, held_out=draws(flow, 200, seed + 7))
+
+
+def sound_atoms(seed: int) -> Audit:
+    flow = atoms(seed)
+    return judged(flow, flow, data=draws(flow, 500, seed))
+
+
+def sound_independent(seed: int) -> Audit:
+    rows = draws(gaussian(seed), 200, seed)
+    return judged(pf.IndependentField(rows), data=rows)
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize(
+    "sound", [sound_gaussian, sound_with_data_alone, sound_atoms, sound_independent], ids=lambda sound: sound.__name__
+)
+def test_a_sound_field_raises_no_alarm(sound: Callable[[int], Audit], seed: int) -> None:
+    found = sound(seed)
+    assert found.warnings == ()
+    assert "No fault was found" in found.verdict
+
+
+def test_a_field_without_values_is_said_to_have_none() -> None:
+    found = judged(lambda t, x: x * math.nan, data=normal(100, 2, seed=0))
+    assert "not finite" in found.verdict
+    assert found.figures == {}

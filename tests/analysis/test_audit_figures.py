@@ -1,0 +1,161 @@
+"""Figures of an audit against closed forms of linear fields, dense algebra and scipy's assignment."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+
+import proxflow as pf
+from proxflow.analysis import audit
+from proxflow.analysis.auditing.generated_pairs import GeneratedPairs, generated_pairs
+from proxflow.analysis.auditing.generation import group_shares, groups_of, paired_variances
+from proxflow.analysis.auditing.intervals import share
+from proxflow.analysis.auditing.optimality import optimality_figures, velocity_errors
+from proxflow.analysis.auditing.proximality import jacobian_figures, measured_jacobians, pair_figures
+
+f64 = torch.float64
+LINEAR = pf.schedules.Linear()
+WIDE, RIGHT = torch.tensor([2.0, 0.5, 1.2], dtype=f64), torch.tensor([1.8, 0.6, 1.0], dtype=f64)
+STEPS, REPETITIONS = 32, 200
+
+
+def normal(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=f64)
+
+
+def rate(t: Tensor) -> Tensor:
+    """Of independent pairs of N(0, I) and N(0, diag(WIDE^2)): v = (d/dt log sigma_t) x."""
+    return (t * WIDE**2 - (1 - t)) / ((1 - t) ** 2 + t**2 * WIDE**2)
+
+
+def closed_forms() -> dict[str, float]:
+    """Of that field against the exact flow x0 -> RIGHT x0; x_t = sigma_t x0 and y_t = x_t + (1 - t) v_t."""
+    grid = torch.arange(STEPS, dtype=f64)[:, None] / STEPS
+    sigma = ((1 - grid) ** 2 + grid**2 * WIDE**2).sqrt()
+    recovered = sigma * (1 + (1 - grid) * rate(grid))
+    middle = (torch.arange(8, dtype=f64)[:, None] + 0.5) / 8
+    exact_speed = RIGHT - 1
+    error = rate(middle) * (1 - middle + middle * RIGHT) - exact_speed
+    least = exact_speed.square().sum()
+    return {
+        "recovered_drift": float(((recovered - WIDE).square().mean(0).sum() / WIDE.square().sum()).sqrt()),
+        "cost_excess": float((WIDE - 1).square().sum() / least - 1),
+        "velocity_error": float((error.square().mean(0).sum() / least).sqrt()),
+        "variance_ratio": float(WIDE.square().sum() / RIGHT.square().sum()),
+    }
+
+
+def test_intervals_cover_their_closed_forms() -> None:
+    """At 95%, 200 repetitions cover at least 180 times but for chance of 1e-3, also with the bias of a few rows."""
+    truth = closed_forms()
+    covered = dict.fromkeys(truth, 0)
+    for seed in range(REPETITIONS):
+        noise = normal(200, 3, seed=seed)
+        pairs = generated_pairs(lambda t, x: rate(t) * x, noise, (3,), LINEAR, STEPS)
+        errors = velocity_errors(lambda t, x: rate(t) * x, noise, noise * RIGHT, (3,), LINEAR)
+        found = pair_figures(pairs, 2) | optimality_figures(pairs, noise * RIGHT, errors)
+        found |= paired_variances(pairs.target, noise * RIGHT)
+        for name, value in truth.items():
+            covered[name] += found[name].low <= value <= found[name].high
+    assert min(covered.values()) >= 0.90 * REPETITIONS, covered
+
+
+@pytest.mark.parametrize("dim", [3, 300])
+def test_jacobians_of_a_linear_field(dim: int) -> None:
+    """Written out, and by products: above 256 dimensions no matrix is formed."""
+    matrix = 0.5 * normal(dim, dim) / math.sqrt(dim)
+    matrix[0, 0] = 3.0
+    pairs = generated_pairs(lambda t, x: x @ matrix.mT, normal(6, dim), (dim,), LINEAR, 10)
+    found = measured_jacobians(lambda t, x: x @ matrix.mT, pairs, (dim,), None, 3, 0)
+    skew, symmetric = 0.5 * (matrix - matrix.mT), 0.5 * (matrix + matrix.mT)
+    tolerance = 1e-12 if dim == 3 else 0.05
+    wanted = float(skew.norm() / matrix.norm())
+    assert jacobian_figures(found)["jacobian_asymmetry"].value == pytest.approx(wanted, rel=tolerance)
+    values = torch.linalg.eigvalsh(symmetric)
+    for place, t in enumerate((0.2, 0.3, 0.5, 0.7, 0.9)):  # the nearest of ten steps, halves to even
+        highest = t * ((1 - t) * float(values[-1]) + 1)
+        lowest = t * ((1 - t) * float(values[0]) + 1)
+        torch.testing.assert_close(found.highest[place], torch.full((3,), highest, dtype=f64), rtol=0.02, atol=1e-12)
+        torch.testing.assert_close(found.lowest[place], torch.full((3,), lowest, dtype=f64), rtol=0.05, atol=1e-12)
+
+
+def test_order_and_assignment_of_pairs_by_brute_force() -> None:
+    x0, x1 = normal(40, 2, seed=1), normal(40, 2, seed=2)
+    found = pair_figures(GeneratedPairs(torch.tensor([0.0, 1.0]), torch.stack([x0, x1]), x1[None]), 40)
+    violated = [float((x0[i] - x0[j]) @ (x1[i] - x1[j])) < 0 for i, j in itertools.combinations(range(40), 2)]
+    assert found["cycle_violations"].value == pytest.approx(np.mean(violated))
+    cost = torch.cdist(x0, x1).square().numpy()
+    least = cost[linear_sum_assignment(cost)].sum()
+    assert found["repairing_gain"].value == pytest.approx(np.trace(cost) / least - 1)
+
+
+@pytest.mark.parametrize("schedule", [LINEAR, pf.schedules.Cosine(), pf.schedules.Polynomial(2)], ids=str)
+def test_exact_flows_obey_all_laws_to_rounding(schedule: pf.schedules.Schedule) -> None:
+    points = normal(9, 3, seed=3)
+    flow = pf.ProximalFlow(pf.potentials.Discrete(points, 0.4 * points.square().sum(1)), schedule)
+    found = audit(lambda t, x: flow(t, x), flow, schedule=schedule, count=100, steps=8, marks=False).figures
+    for name in ("jacobian_asymmetry", "recovered_drift", "cycle_violations", "repairing_gain",
+                 "cost_excess", "velocity_error", "spectrum_above", "spectrum_below", "one_step_error",
+                 "four_step_error"):  # fmt: skip
+        assert abs(found[name].value) < 1e-9, name
+    assert found["variance_ratio"].value == pytest.approx(1, abs=1e-9)
+
+
+def test_figures_rank_exact_between_and_independent() -> None:
+    """Half-way between both fields stands for minibatch pairs: it has no closed form of its own."""
+    points = normal(12, 2, seed=4) + 3 * torch.tensor([[1.0, 0], [-1, 0], [0, 1]], dtype=f64).repeat(4, 1)
+    flow = pf.ProximalFlow(pf.potentials.Discrete(points, 0.4 * points.square().sum(1)))
+    rows = flow.sample(2000, generator=torch.Generator().manual_seed(0))
+    other = pf.IndependentField(rows)
+    fields = [flow, lambda t, x: 0.5 * (flow(t, x) + other(t, x)), other]
+    found = [audit(field, flow, data=rows, count=200, steps=16, marks=False).figures for field in fields]
+    for name in ("recovered_drift", "one_step_error", "four_step_error", "velocity_error", "largest_eigenvalue"):
+        exact, between, independent = (one[name].value for one in found)
+        assert exact < between < independent, name
+    for name in ("cycle_violations", "repairing_gain", "spectrum_above"):
+        exact, between, independent = (one[name].value for one in found)
+        assert exact < 1e-9 < independent, name
+        assert exact <= between, name
+
+
+def test_labels_are_the_groups_and_shares_are_those_of_the_nearest_row() -> None:
+    rows = torch.tensor([[0.0, 0], [10, 0], [0, 10], [10, 1]], dtype=f64)
+    groups = groups_of(rows, torch.tensor([5, 7, 9, 7]), 0)
+    assert groups.names == ("class 5", "class 7", "class 9")
+    found = group_shares(rows.repeat(25, 1)[:, :] + 0.1, groups)
+    assert found.found.tolist() == [0.25, 0.5, 0.25]
+    assert bool((found.upper > found.found).all())
+
+
+def test_wilson_interval_against_its_defining_equation() -> None:
+    """Ends p solve |k / n - p| = z sqrt(p (1 - p) / n)."""
+    found = share(torch.arange(50) < 4)
+    for end in (found.low, found.high):
+        assert abs(0.08 - end) == pytest.approx(1.959964 * math.sqrt(end * (1 - end) / 50))
+
+
+def test_bad_input_is_refused_in_a_line() -> None:
+    def field(t: Tensor, x: Tensor) -> Tensor:
+        return x
+
+    rows = normal(100, 2)
+    with pytest.raises(ValueError, match="nothing tells what points"):
+        audit(field)
+    with pytest.raises(ValueError, match="count must be an integer of at least 64"):
+        audit(field, data=rows, count=3)
+    with pytest.raises(ValueError, match="labels must be"):
+        audit(field, data=rows, labels=torch.zeros(3, dtype=torch.int64))
+    with pytest.raises(ValueError, match="labels are those of data"):
+        audit(field, source=pf.measures.Gaussian(2), labels=torch.zeros(3, dtype=torch.int64))
+    with pytest.raises(ValueError, match="held_out has 3 entries"):
+        audit(field, data=rows, held_out=normal(5, 3))
+    with pytest.raises(ValueError, match="the field gave"):
+        audit(lambda t, x: x[:, :1], data=rows)
+    with pytest.raises(ValueError, match="the reference 3"):
+        audit(field, pf.ProximalFlow(pf.potentials.Ball(3)), data=rows)
