@@ -123,7 +123,7 @@ def test_files_under_another_name_are_read_or_refused_in_one_line(kind, tmp_path
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_corrupted_file_leaves_no_run(kind, tmp_path, capsys):
     path = write(kind, tmp_path)
-    path.write_bytes(path.read_bytes()[:20])
+    path.write_bytes(path.read_bytes()[:15])
     source, options = source_of(kind, path)
     given = ["--data-dir", options["data_dir"]] if options else []
     for command in ("fit", "train", "batch-size", "terminal"):
