@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import proxflow as pf
-from proxflow.report import column_comparison, fit_figures, render_page
+from proxflow.report import column_comparison, fit_figures, noise_to_data, render_page
 from proxflow.report.wording import method_in_words
 from proxflow.semidiscrete.damped_newton import DampedNewton
 from tests.report.written import Page, dataset, page_of, random_points, same_number

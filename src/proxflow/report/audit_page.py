@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from proxflow.analysis import Audit, Figure
 from proxflow.analysis.auditing.audit_record import GROUPS_OF_FIGURES
-from proxflow.report.canvas import ACCENT, INK, PALE, new_figure, png
-from proxflow.report.template import Picture, Row, Table, picture, render
+from proxflow.report.canvas import ACCENT, INK, PALE, literal, new_figure, svg
+from proxflow.report.template import Facts, Picture, Row, Table, render
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -38,10 +38,12 @@ def render_audit_page(audit: Audit, name: str, subject: str, command: str | None
             "does not move on the way, no exchange of targets is cheaper, and its samples are the data. Each figure "
             f"says how far this field is from one of them. The field is {subject}."
         ),
-        heading="The audit",
-        rows=_rows(audit, command),
-        table=audit_table(audit),
-        pictures=[*_scales(audit), *_curves(audit)],
+        sections=[
+            *_scales(audit),
+            *_curves(audit),
+            audit_table(audit),
+            Facts("The audit", tuple(_rows(audit, command))),
+        ],
     )
 
 
@@ -56,12 +58,12 @@ def audit_table(audit: Audit) -> Table:
         (_title(figure.name), figure_in_words(figure), _mark(figure.exact), _mark(figure.independent))
         for figure in audit.figures.values()
     )
-    return Table("Figures", ("figure", "value [95%]", "exact flow", "independent pairs"), rows)
+    return Table("Figures", ("figure", "value [95%]", "exact flow", "independent pairs"), rows, names=1)
 
 
-def scales_of_figures(figures: Sequence[Figure]) -> bytes:
+def scales_of_figures(figures: Sequence[Figure], name: str) -> str:
     """Each figure on a scale of its own: a dot with its interval, a line for the exact flow, a ring for independent."""
-    figure = new_figure(6.4, 0.5 + _ROW * len(figures))
+    figure = new_figure(5.4, 0.5 + _ROW * len(figures))
     axes = figure.add_subplot()
     for place, one in enumerate(reversed(figures)):
         _draw(axes, place, one)
@@ -70,7 +72,7 @@ def scales_of_figures(figures: Sequence[Figure]) -> bytes:
     for side in ("top", "right", "bottom", "left"):
         axes.spines[side].set_visible(False)
     axes.tick_params(axis="y", length=0)
-    return png(figure)
+    return svg(figure, name)
 
 
 def _draw(axes: Axes, place: int, one: Figure) -> None:
@@ -86,7 +88,7 @@ def _draw(axes: Axes, place: int, one: Figure) -> None:
     if one.exact is not None:
         axes.plot([at(one.exact)] * 2, [place - 0.28, place + 0.28], color=INK, lw=2, zorder=2)
     if one.independent is not None and math.isfinite(one.independent):
-        axes.plot(at(one.independent), place, "o", mfc="white", mec=INK, ms=7, zorder=3)
+        axes.plot(at(one.independent), place, "o", mfc="none", mec=INK, ms=7, zorder=3)
     if math.isfinite(one.value):
         axes.plot([at(one.low), at(one.high)], [place, place], color=ACCENT, lw=3, alpha=0.5, zorder=4)
         axes.plot(at(one.value), place, "o", color=ACCENT, ms=5, zorder=5)
@@ -101,52 +103,74 @@ def _scales(audit: Audit) -> list[Picture]:
         if shown:
             meanings = " ".join(f"{_title(one.name)}: {one.meaning}" for one in shown)
             caption = f"Dot: this field, with 95% interval; line: the exact flow; ring: independent pairs. {meanings}"
-            pictures.append(picture(question, caption, scales_of_figures(shown)))
+            alt = "; ".join(f"{_title(one.name)} {figure_in_words(one)}" for one in shown)
+            pictures.append(Picture(question, alt, caption, (scales_of_figures(shown, f"scales{len(pictures)}"),)))
     return pictures
 
 
 def _curves(audit: Audit) -> list[Picture]:
-    found = []
-    if audit.times is not None and audit.velocity_error is not None and audit.velocity_bound is not None:
-        figure = new_figure(6.4, 3.2)
-        axes = figure.add_subplot()
-        axes.plot(audit.times, audit.velocity_error, color=ACCENT, marker=".", label="this field")
-        axes.plot(audit.times, audit.velocity_bound, color=PALE, ls="--", label="bound for minibatch pairs of its cost")
-        axes.set(xlabel="t", ylabel="error of the velocity", ylim=(0, None))
-        axes.legend(frameon=False, fontsize=8)
-        caption = (
-            "Root mean square error on the exact trajectories, and what the convergence theorem allows the field of "
-            "minibatch pairs whose cost exceeds the least one by as much."
-        )
-        found.append(picture("Velocity error", caption, png(figure)))
+    found = [] if audit.times is None else [_velocity_errors(audit)]
     if audit.steps:
-        figure = new_figure(6.4, 3.0)
-        axes = figure.add_subplot()
-        axes.plot(audit.steps, audit.step_error, color=ACCENT, marker="o", label="this field")
-        axes.axhline(0, color=INK, lw=1.5, label="exact flow")
-        axes.set(xlabel="steps", ylabel="error over deviation", xscale="log")
-        axes.set_xticks(audit.steps, [str(count) for count in audit.steps])
-        axes.minorticks_off()
-        axes.legend(frameon=False, fontsize=8)
-        caption = "How far samples made in few steps are from those of many, from the same noise."
-        found.append(picture("Few steps", caption, png(figure)))
+        found.append(_few_steps(audit))
     if len(audit.group_names) > 1:
         found.append(_shares(audit))
     return found
 
 
-def _shares(audit: Audit) -> Picture:
-    order = audit.group_shares[:, 1].argsort(descending=True)[:_SHARES]
-    figure = new_figure(6.4, 3.0)
+def _velocity_errors(audit: Audit) -> Picture:
+    times, error, bound = (
+        [] if values is None else values.tolist()
+        for values in (audit.times, audit.velocity_error, audit.velocity_bound)
+    )
+    figure = new_figure(5.4, 3.2)
     axes = figure.add_subplot()
-    axes.bar(range(len(order)), audit.group_shares[order, 0].tolist(), color=ACCENT, alpha=0.6, label="samples")
-    axes.plot(range(len(order)), audit.group_shares[order, 1], "_", color=INK, ms=12, mew=2, label="data")
-    names = [audit.group_names[k] for k in order.tolist()]
-    axes.set_xticks(range(len(order)), names, rotation=60, ha="right", fontsize=7)
+    axes.plot(times, error, color=ACCENT, marker=".", label="this field")
+    axes.plot(times, bound, color=PALE, ls="--", label="bound for minibatch pairs of its cost")
+    axes.set(xlabel="t", ylabel="error of the velocity")
+    axes.set_ylim(bottom=0)
+    axes.legend(frameon=False, fontsize=8)
+    caption = (
+        "Root mean square error on the exact trajectories, and what the convergence theorem allows the field of "
+        "minibatch pairs whose cost exceeds the least one by as much."
+    )
+    alt = "Error of the velocity: " + ", ".join(
+        f"{_number(e)} at t = {t:.2g}" for t, e in zip(times, error, strict=True)
+    )
+    return Picture("Velocity error", alt, caption, (svg(figure, "velocity"),))
+
+
+def _few_steps(audit: Audit) -> Picture:
+    figure = new_figure(5.4, 3.0)
+    axes = figure.add_subplot()
+    axes.plot(audit.steps, audit.step_error, color=ACCENT, marker="o", label="this field")
+    axes.axhline(0, color=INK, lw=1.5, label="exact flow")
+    axes.set(xlabel="steps", ylabel="error over deviation", xscale="log")
+    axes.set_xticks(audit.steps, [str(count) for count in audit.steps])
+    axes.minorticks_off()
+    axes.legend(frameon=False, fontsize=8)
+    points = zip(audit.steps, audit.step_error, strict=True)
+    alt = "Error of few steps: " + ", ".join(f"{_number(error)} in {count}" for count, error in points)
+    caption = "How far samples made in few steps are from those of many, from the same noise."
+    return Picture("Few steps", alt, caption, (svg(figure, "steps"),))
+
+
+def _shares(audit: Audit) -> Picture:
+    order = audit.group_shares[:, 1].argsort(descending=True)[:_SHARES].tolist()
+    made, wanted = (audit.group_shares[order, k].tolist() for k in (0, 1))
+    names = [audit.group_names[k] for k in order]
+    figure = new_figure(5.4, 3.0)
+    axes = figure.add_subplot()
+    axes.bar(range(len(order)), made, color=ACCENT, alpha=0.6, label="samples")
+    axes.plot(range(len(order)), wanted, "_", color=INK, ms=12, mew=2, label="data")
+    axes.set_xticks(range(len(order)), [literal(name) for name in names], rotation=60, ha="right", fontsize=7)
     axes.set(ylabel="share")
     axes.legend(frameon=False, fontsize=8)
-    return picture("Classes or clusters", "Share of samples that are nearest to each, and its share of the data.",
-                   png(figure))  # fmt: skip
+    rows = zip(names, made, wanted, strict=True)
+    alt = "Shares of samples and of data: " + ", ".join(
+        f"{name} {one:.1%} and {other:.1%}" for name, one, other in rows
+    )
+    caption = "Share of samples that are nearest to each, and its share of the data."
+    return Picture("Classes or clusters", alt, caption, (svg(figure, "shares"),))
 
 
 def _rows(audit: Audit, command: str | None) -> list[Row]:
@@ -156,7 +180,7 @@ def _rows(audit: Audit, command: str | None) -> list[Row]:
         Row("seed", "", str(audit.seed)),
         Row("seconds", "", f"{audit.seconds:.3g}"),
     ]
-    return rows if command is None else [*rows, Row("command", "repeats this run", command)]
+    return rows if command is None else [*rows, Row("command", "repeats this run", command, is_command=True)]
 
 
 def _title(name: str) -> str:
