@@ -97,7 +97,7 @@ def _draw(axes: Axes, place: int, one: Figure) -> None:
 
 
 def _scales(audit: Audit) -> list[Picture]:
-    pictures = []
+    pictures: list[Picture] = []
     for question, entries in GROUPS_OF_FIGURES.items():
         shown = [audit.figures[name] for name in entries if name in audit.figures]
         if shown:
