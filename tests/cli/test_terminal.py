@@ -127,9 +127,13 @@ def test_a_network_without_its_data_says_that_nothing_was_checked(data, tmp_path
 def test_labels_of_a_table_are_no_coordinates(tmp_path, capsys) -> None:
     rows = [f"{k / 20},{k % 5},{'ab'[k % 2]}" for k in range(20)]
     (tmp_path / "table.csv").write_text("x,y,kind\n" + "\n".join(rows) + "\n")
-    out = ("--out", tmp_path / "out", "--count", 2)
-    assert "--label" in refusal(capsys, "terminal", tmp_path / "table.csv", *out)
-    assert call("terminal", tmp_path / "table.csv", "--label", "kind", *out) == 0
+    for options, left_out in (([], True), (["--label", "kind"], False)):
+        assert (
+            call("terminal", tmp_path / "table.csv", "--out", tmp_path / "out", "--count", 2, "--overwrite", *options)
+            == 0
+        )
+        assert ("left out: kind" in capsys.readouterr().err) == left_out
+        assert pf.load(tmp_path / "out" / "terminal.safetensors").spectrum.points.shape[2] == 2
 
 
 def test_bad_input(data, run, tmp_path, capsys) -> None:

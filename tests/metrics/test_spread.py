@@ -87,7 +87,7 @@ def test_a_row_left_out_is_compared_with_the_others() -> None:
     rows = normal(70, 3, seed=1) + 100
     rows[5] = rows[9]  # equal rows are at distance 0 of one another
     chosen = torch.tensor([3, 5, 9, 60])
-    search = NearestNeighbors(n_neighbors=2, algorithm="brute").fit(rows.numpy())
+    search = NearestNeighbors(n_neighbors=2, algorithm="kd_tree").fit(rows.numpy())
     distances, index = search.kneighbors(rows[chosen].numpy())
     found = nearest_rows(rows[chosen], rows, left_out=chosen)
     assert found.distance.numpy() == pytest.approx(distances[:, 1], abs=1e-12)

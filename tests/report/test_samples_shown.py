@@ -88,7 +88,9 @@ def birds(tmp_path) -> pf.data.Dataset:
     mass, depth = 4000 + 1000 * kinds + 100 * random.normal(size=200), 15 + 3 * kinds + random.normal(size=200)
     np.savez(tmp_path / "birds.npz", points=np.stack([mass, depth], 1), labels=kinds)
     return dataclasses.replace(
-        pf.data.load(tmp_path / "birds.npz"), label_names=("small", "large"), columns=("mass", "depth")
+        pf.data.load(tmp_path / "birds.npz", standardise="columns"),
+        label_names=("small", "large"),
+        columns=("mass", "depth"),
     )
 
 

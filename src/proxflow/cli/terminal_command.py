@@ -77,7 +77,8 @@ def terminal(
     arguments: dict[str, Any] = {"subject": subject, "scale": scale, "count": count, "times": times, "seed": seed}
     moments = TIMES if times is None else _times(times)
     if (Path(subject) / "run.json").is_file():
-        given = [f"--{name.replace('_', '-')}" for name, value in own.items() if value is not None and name != "label"]
+        asked = [name for name, value in own.items() if value not in (None, False) and name != "label"]
+        given = [f"--{name.replace('_', '-')}" for name in asked]
         if given:
             raise ValueError(f"{', '.join(given)}: for data only; the run in {subject} has its own")
         source = RunFolder(Path(subject))
