@@ -76,7 +76,7 @@ def main() -> None:
     calls = 300 if options.quick else options.calls
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", pf.ConvergenceWarning)
-        coupling = pf.couplings.Subspace.fit(points, directions=DIRECTIONS, tol=options.tol, progress=False)
+        coupling = pf.couplings.Subspace.fit(points, dim=DIRECTIONS, tol=options.tol, progress=False)
     print(f"{len(points):,} x {points.shape[1]}, {DIRECTIONS} directions, one thread")
     step = training_step(points.shape[1], 32 if options.quick else WIDTH, 1)
     taken = seconds_of(step, list(range(10 if options.quick else 100)))[WARM_UP:]

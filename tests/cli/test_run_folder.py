@@ -36,6 +36,15 @@ def test_the_record_holds_what_repeats_the_run(finished):
         "split": None,
         "size": None,
         "frames": None,
+        "standardise": None,
+        "columns": None,
+        "drop": None,
+        "drop_missing": False,
+        "layer": None,
+        "sep": None,
+        "decimal": None,
+        "encoding": None,
+        "skip_lines": None,
         "tol": 0.01,
         "epsilon": 0.0,
         "max_samples": None,
@@ -49,6 +58,10 @@ def test_the_record_holds_what_repeats_the_run(finished):
         "sha256": dataset.content_hash,
         "labels": None,
         "range": list(dataset.value_range),
+        "standardise": "global",
+        "columns": None,
+        "left_out": {},
+        "notes": [],
     }
     assert record["versions"]["proxflow"] == pf.__version__
     assert record["versions"]["torch"] == torch.__version__

@@ -97,6 +97,7 @@ def test_a_fit_in_its_place_leaves_nothing_of_a_training(data, tmp_path) -> None
     assert sorted(path.name for path in folder.iterdir()) == [
         "fit.safetensors",
         "report.html",
+        "rows.safetensors",
         "run.json",
         "standardisation.safetensors",
     ]

@@ -28,7 +28,7 @@ def points() -> Tensor:
 
 COUPLINGS: dict[str, Callable[[], Any]] = {
     "semidiscrete": lambda: Semidiscrete(fit(points()).potential, points()),
-    "subspace": lambda: Subspace.fit(points(), directions=2, tol=1e-3),
+    "subspace": lambda: Subspace.fit(points(), dim=2, tol=1e-3),
     "conditional": lambda: Conditional.fit(points(), torch.arange(ROWS) % 2),
     "conditional in subspaces": lambda: Conditional.fit(points(), torch.arange(ROWS) % 2, directions=1),
 }

@@ -147,7 +147,7 @@ def test_classes_keep_their_noise_apart(directions, tmp_path) -> None:
 
 
 def test_a_subspace_takes_its_directions_from_the_same_noise(tmp_path) -> None:
-    coupling = Subspace.fit(points(), directions=1, tol=1e-3)
+    coupling = Subspace.fit(points(), dim=1, tol=1e-3)
     PairFile.write(coupling, tmp_path / "a", epochs=30)
     noise, row = opened(tmp_path, "a")
     best = (noise.flatten(1) @ coupling.directions @ coupling.potential.points.mT - coupling.potential.heights).argmax(

@@ -153,7 +153,8 @@ def test_of_a_callable_onto_atoms_it_is_one_of_the_noise_points_of_the_atom(gene
     flow = pf.ProximalFlow(STORED["atoms"]())
     atoms = flow.transport(torch.randn(20, 4, generator=generator, dtype=f64))
     noise = encode(flow.velocity, atoms, method="proximal").end
-    torch.testing.assert_close(flow.transport(noise), atoms, rtol=0, atol=1e-9)
+    gap = flow.potential.conjugate(noise) + flow.potential.value(atoms) - (noise * atoms).sum(1)
+    assert float(gap.abs().max()) < 1e-9  # in the cell of its atom, or on the edge of it
 
 
 def test_data_that_the_field_cannot_reach_are_warned_of() -> None:
