@@ -10,6 +10,7 @@ import typer
 from proxflow.cli.audit_command import audit
 from proxflow.cli.batch_size_command import batch_size
 from proxflow.cli.fit_command import fit
+from proxflow.cli.pairs_command import pairs
 from proxflow.cli.sample_command import sample
 from proxflow.cli.terminal_command import terminal
 from proxflow.cli.train_command import train
@@ -43,6 +44,7 @@ for _name, _run in (
     ("fit", fit),
     ("train", train),
     ("sample", sample),
+    ("pairs", pairs),
     ("batch-size", batch_size),
     ("terminal", terminal),
     ("audit", audit),

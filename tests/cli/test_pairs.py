@@ -1,0 +1,52 @@
+"""proxflow pairs."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+import proxflow as pf
+from tests.cli.commands import call, refusal
+
+
+def test_the_file_gives_every_row_once_an_epoch(data, tmp_path, capsys) -> None:
+    file = tmp_path / "pairs.safetensors"
+    assert call("pairs", data, "--epochs", 3, "--out", file, "--json") == 0
+    printed = json.loads(capsys.readouterr().out)
+    dataset = pf.data.load(data)
+    read = pf.couplings.PairFile(file, dataset.points)
+    assert (printed["run"], printed["pairs"], printed["epochs"]) == (str(file), 3 * dataset.n, 3)
+    for epoch in range(3):
+        rows = [read[epoch * dataset.n + k][1] for k in range(dataset.n)]
+        assert sorted(rows) == list(range(dataset.n))
+    assert "already there" in refusal(capsys, "pairs", data, "--epochs", 1, "--out", file)
+    assert call("pairs", data, "--epochs", 1, "--out", file, "--overwrite") == 0
+    assert len(pf.couplings.PairFile(file, dataset.points)) == dataset.n
+
+
+def test_classes_are_coupled_apart(tmp_path, capsys) -> None:
+    file = tmp_path / "moons.safetensors"
+    given = ["moons", "--points", 60, "--epochs", 40, "--out", file]
+    assert call("pairs", *given, "--conditional") == 0
+    assert "2,400 pairs of 60 rows" in capsys.readouterr().out
+    dataset = pf.data.load("moons", n=60)
+    read = pf.couplings.PairFile(file, dataset.points)
+    noise, row = zip(*(read[k] for k in range(len(read))), strict=True)
+    first = torch.stack(noise)[dataset.labels[list(row)] == 0]
+    assert first.mean(0).abs().max() < 5 / len(first) ** 0.5  # given the class, the noise has mean 0
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ([], "epochs"),
+        (["--epochs", 0], "epochs"),
+        (["--epochs", 1, "--directions", 3], "--directions 3 is more than the 2 coordinates"),
+        (["--epochs", 1, "--conditional"], "has no labels; leave out --conditional"),
+    ],
+)
+def test_refusals(options, message, data, tmp_path, capsys) -> None:
+    assert message in refusal(capsys, "pairs", data, "--out", tmp_path / "pairs", *options)
+    assert not (tmp_path / "pairs").exists()
