@@ -152,7 +152,7 @@ def test_a_conditional_network_is_told_a_label_or_none(tmp_path, capsys, monkeyp
     monkeypatch.setattr(report, "render_terminal_page", render)
     rows = [f"{k / 20},{k % 5},{'ab'[k % 2]}" for k in range(40)]
     (tmp_path / "table.csv").write_text("x,y,kind\n" + "\n".join(rows) + "\n")
-    quick = ("--steps", 5, "--width", 8, "--depth", 1)
+    quick = ("--steps", 60, "--learning-rate", 0.05, "--width", 8, "--depth", 1)
     call("train", tmp_path / "table.csv", "--label", "kind", "--out", tmp_path / "run", *quick)
     studies = []
     for options, said in (([], "told no label: the mixture of its classes"), (["--label", "b"], "told the label b")):
