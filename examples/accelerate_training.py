@@ -25,7 +25,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--rows", type=int, default=500)
     options = parser.parse_args()
-    accelerator = Accelerator(step_scheduler_with_optimizer=False)
+    accelerator = Accelerator(cpu=not torch.accelerator.is_available(), step_scheduler_with_optimizer=False)
     data = pf.data.load("moons", n=options.rows)
     coupling = pf.couplings.Semidiscrete(pf.semidiscrete.fit(data.points, progress=False).potential, data.points)
     torch.manual_seed(0)
