@@ -50,3 +50,9 @@ def test_classes_are_coupled_apart(tmp_path, capsys) -> None:
 def test_refusals(options, message, data, tmp_path, capsys) -> None:
     assert message in refusal(capsys, "pairs", data, "--out", tmp_path / "pairs", *options)
     assert not (tmp_path / "pairs").exists()
+
+
+def test_a_folder_that_is_not_there_is_refused_before_the_fit(data, tmp_path, capsys, monkeypatch) -> None:
+    monkeypatch.setattr(pf.couplings.Subspace, "fit", None)
+    message = refusal(capsys, "pairs", data, "--epochs", 1, "--out", tmp_path / "no" / "pairs")
+    assert f"there is no folder {tmp_path / 'no'}; make it first" in message

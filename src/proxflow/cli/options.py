@@ -33,6 +33,7 @@ __all__ = [
     "ScheduleName",
     "Seed",
     "command_line",
+    "free_file",
     "hint",
     "record_of",
     "schedule_named",
@@ -191,6 +192,20 @@ class ResumableDestination(Destination):
     def resuming(self) -> bool:
         """Whether an interrupted run is continued."""
         return self.resume
+
+
+def free_file(path: Path, *, overwrite: bool) -> Path:
+    """The file of ``--out``, refused before the work if it cannot be written.
+
+    Raises:
+        ValueError: something is there, or the folder is not.
+    """
+    path = path.expanduser()
+    if path.is_dir() or (path.exists() and not overwrite):
+        raise ValueError(f"{path} is already there; give another --out, or --overwrite to replace it")
+    if not path.parent.is_dir():
+        raise ValueError(f"{path} cannot be written: there is no folder {path.parent}; make it first")
+    return path
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from proxflow.cli.options import Data, Output, Reading, Seed, with_groups
+from proxflow.cli.options import Data, Output, Reading, Seed, free_file, with_groups
 
 __all__ = ["pairs"]
 
@@ -40,9 +40,7 @@ def pairs(
     import proxflow as pf
 
     dataset = reading.load(data, seed)
-    file = out or Path(f"{dataset.name}-pairs.safetensors")
-    if file.is_dir() or (file.exists() and not overwrite):
-        raise ValueError(f"{file} is already there; give another --out, or --overwrite to replace a file")
+    file = free_file(out or Path(f"{dataset.name}-pairs.safetensors"), overwrite=overwrite)
     if conditional and dataset.labels is None:
         raise ValueError(f"{dataset.name} has no labels; leave out --conditional")
     if directions is not None and directions > dataset.dim:

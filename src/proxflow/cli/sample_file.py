@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from proxflow.cli.options import free_file
 from proxflow.errors import optional_package
 
 if TYPE_CHECKING:
@@ -37,10 +38,7 @@ class SampleFile:
             raise ValueError(
                 f"--out {path}: samples are written as {', '.join(_SUFFIXES)}; end its name in one of them"
             )
-        if path.is_dir() or (path.exists() and not overwrite):
-            raise ValueError(f"{path} is already there; give another --out, or --overwrite to replace it")
-        if not path.parent.is_dir():
-            raise ValueError(f"{path} cannot be written: there is no folder {path.parent}; make it first")
+        free_file(path, overwrite=overwrite)
         if suffix != ".npy" and len(event_shape) != 1:
             shape = " x ".join(map(str, event_shape))
             raise ValueError(f"--out {path}: points of {shape} are no rows of a table; give a .npy file")

@@ -16,9 +16,9 @@ from proxflow.analysis.auditing.generated_pairs import centred
 from proxflow.analysis.auditing.intervals import Estimate, median_ratio, normal_estimate, ratio, share
 from proxflow.kernels.assignment import least_cost_permutation
 from proxflow.kernels.geometry import principal_axes
-from proxflow.kernels.search import argmax_affine
 from proxflow.metrics.clouds import distances
 from proxflow.metrics.energy import energy_distance, energy_distance_error
+from proxflow.metrics.memorisation import nearest_rows
 from proxflow.metrics.variances import spread
 
 __all__ = [
@@ -55,7 +55,7 @@ class Groups:
 
     def counts(self, samples: Tensor) -> Tensor:
         """How many samples (n, d) belong to each group, (G,) int64."""
-        return torch.bincount(self.group_of[_nearest(samples, self.prototypes)], minlength=len(self.names))
+        return torch.bincount(self.group_of[nearest_rows(samples, self.prototypes).index], minlength=len(self.names))
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def groups_of(data: Tensor, labels: Tensor | None, seed: int) -> Groups:
         return Groups(("all",), torch.ones(1, dtype=torch.float64), data[:1], torch.zeros(1, dtype=torch.int64))
     distinct = data.unique(dim=0)
     prototypes = distinct if len(distinct) <= count else _centres(data, count, seed)
-    counts = torch.bincount(_nearest(data, prototypes), minlength=len(prototypes))
+    counts = torch.bincount(nearest_rows(data, prototypes).index, minlength=len(prototypes))
     kept = counts > 0
     names = tuple(f"cluster {k}" for k in range(int(kept.sum())))
     return Groups(names, counts[kept].double() / len(data), prototypes[kept], torch.arange(len(names)))
@@ -106,11 +106,12 @@ def group_shares(samples: Tensor, groups: Groups) -> Shares:
 
 def generation_figures(samples: Tensor, data: Tensor, groups: Groups) -> dict[str, Estimate]:
     """Of samples (n, d) against the data (m, d)."""
+    counts = groups.counts(samples).double().cpu()
     found = {
         "energy_distance": energy_share(samples, data),
         "wasserstein": _wasserstein(samples, data),
-        "group_error": _group_error(samples, groups),
-        "group_least": _group_least(samples, groups),
+        "group_error": _group_error(counts, groups),
+        "group_least": _group_least(counts, groups),
         **_neighbours(samples, data),
     }
     wide = spread(samples, data, directions=_AXES)
@@ -132,7 +133,7 @@ def paired_variances(samples: Tensor, exact: Tensor) -> dict[str, Estimate]:
 
 def copies(samples: Tensor, rows: Tensor, held_out: Tensor, seed: int) -> Estimate:
     """Median distance to the nearest training row, of samples over held-out rows (``metrics.nearest_row_ratio``)."""
-    ours, theirs = ((cloud - rows[_nearest(cloud, rows)]).double().norm(dim=1) for cloud in (samples, held_out))
+    ours, theirs = (nearest_rows(cloud, rows).distance for cloud in (samples, held_out))
     return median_ratio(ours, theirs, seed)
 
 
@@ -162,9 +163,9 @@ def _assigned_distance(x: Tensor, y: Tensor) -> float:
     return float((a - b[least_cost_permutation(a, b)]).square().sum(1).mean().sqrt())
 
 
-def _group_error(samples: Tensor, groups: Groups) -> Estimate:
+def _group_error(counts: Tensor, groups: Groups) -> Estimate:
     """chi2 = sum_g (m_g - b_g)^2 / b_g of the shares, without bias (docs/theory.md 3), with its error to two orders."""
-    counts, shares, n = groups.counts(samples).double().cpu(), groups.shares.cpu(), len(samples)
+    shares, n = groups.shares.cpu(), float(counts.sum())
     value = float(((counts.square() - counts) / shares).sum()) / (n * (n - 1)) - 1
     linear = counts / n / shares  # of a sample in each group, half of its share in the value
     mean = float((counts / n * linear).sum())
@@ -173,11 +174,10 @@ def _group_error(samples: Tensor, groups: Groups) -> Estimate:
     return normal_estimate(value, math.sqrt(first + second))
 
 
-def _group_least(samples: Tensor, groups: Groups) -> Estimate:
+def _group_least(counts: Tensor, groups: Groups) -> Estimate:
     """Share of the samples over the share of the data, in the group where this is least; Wilson's interval."""
-    counts = groups.counts(samples).double().cpu()
     least = int((counts / groups.shares.cpu()).argmin())
-    hits, size = torch.arange(len(samples)) < counts[least], float(groups.shares[least])
+    hits, size = torch.arange(int(counts.sum())) < counts[least], float(groups.shares[least])
     found = share(hits)
     return Estimate(found.value / size, found.low / size, found.high / size)
 
@@ -196,10 +196,3 @@ def _neighbours(samples: Tensor, data: Tensor) -> dict[str, Estimate]:
         "precision": share((across <= radius_y).any(1)),
         "recall": share((across <= radius_x[:, None]).any(0)),
     }
-
-
-def _nearest(cloud: Tensor, rows: Tensor) -> Tensor:
-    """Place of the nearest row, (n,)."""
-    centre = rows.mean(0)
-    near, keys = cloud - centre, rows - centre
-    return argmax_affine(near, keys, -0.5 * keys.square().sum(1))

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from proxflow.analysis.auditing.generated_pairs import FieldCall, GeneratedPairs
 from proxflow.analysis.auditing.intervals import Estimate, normal_estimate, ratio, root_ratio, share
-from proxflow.analysis.terminal.flat_field import DENSE_LIMIT, FlatField
+from proxflow.analysis.terminal.flat_field import DENSE_LIMIT, FlatField, random_signs, symmetric_part
 from proxflow.kernels.assignment import least_cost_permutation
 from proxflow.kernels.lanczos import BLOCK, extreme_eigenvalues
 from proxflow.schedules import Schedule
@@ -79,22 +79,11 @@ def _dense(flat: FlatField, t: Tensor, x: Tensor, _: torch.Generator) -> tuple[T
 
 def _by_products(flat: FlatField, t: Tensor, x: Tensor, generator: torch.Generator) -> tuple[Tensor, ...]:
     """The same without a d x d matrix: E|K z|^2 = |K|^2 and E z'A z = tr A for random signs z."""
-    rows, dim = x.shape
-    products = flat.products(t, x.repeat_interleave(BLOCK, 0))
-
-    def both(w: Tensor) -> tuple[Tensor, Tensor]:
-        pushed, pulled = products(w.reshape(-1, dim))
-        return pushed.reshape(w.shape), pulled.reshape(w.shape)
-
-    def symmetric(w: Tensor) -> Tensor:
-        pushed, pulled = both(w)
-        return 0.5 * (pushed + pulled)
-
-    probes = torch.randint(0, 2, (rows, _PROBES, dim), generator=generator).to(x) * 2 - 1
-    pushed, pulled = (torch.cat(parts, 1) for parts in zip(*map(both, probes.split(BLOCK, 1)), strict=True))
+    products = flat.block_products(t, x, BLOCK)
+    probes, pushed, pulled = random_signs(products, x, _PROBES, BLOCK, generator)
     skew = (0.5 * (pushed - pulled)).square().sum(2).mean(1)
     size = 0.5 * (pushed.square() + pulled.square()).sum(2).mean(1)
-    ends = extreme_eigenvalues(symmetric, x, 1, 1, _TOLERANCE, _MOST_PRODUCTS, generator).values
+    ends = extreme_eigenvalues(symmetric_part(products), x, 1, 1, _TOLERANCE, _MOST_PRODUCTS, generator).values
     return skew, size, ends[:, 0], ends[:, -1], (probes * pushed).sum(2).mean(1)
 
 

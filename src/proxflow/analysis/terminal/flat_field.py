@@ -19,9 +19,10 @@ from proxflow.predictions import target_from_velocity
 from proxflow.sampling.integration import integrate
 from proxflow.schedules import Linear, Schedule
 
-__all__ = ["DENSE_LIMIT", "Field", "FlatField", "as_times", "clock"]
+__all__ = ["DENSE_LIMIT", "Field", "FlatField", "as_times", "clock", "random_signs", "symmetric_part"]
 
 Field = Callable[[Tensor, Tensor], Tensor]
+Products = Callable[[Tensor], tuple[Tensor, Tensor]]  # w -> (A w, A' w)
 
 DENSE_LIMIT = 256  # dimensions up to which whole Jacobians are formed
 """Largest dimension in which the Jacobian of a bare callable is written out."""
@@ -158,7 +159,7 @@ class FlatField:
         parts = [self._push(t, a, b) for a, b in zip(x.split(rows), w.split(rows), strict=True)]
         return clock(self.schedule, t) * torch.cat(parts)
 
-    def products(self, t: Tensor, x: Tensor) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
+    def products(self, t: Tensor, x: Tensor) -> Products:
         """w -> (A(t) w, A(t)' w) for flat points and directions, both (R, d), in blocks of bounded memory.
 
         The reverse mode keeps its tape from one call to the next where all rows fit into one block.
@@ -175,13 +176,21 @@ class FlatField:
 
         return multiply
 
+    def block_products(self, t: Tensor, x: Tensor, count: int) -> Products:
+        """The same for ``count`` directions at each flat point, (B, count, d)."""
+        products = self.products(t, x.repeat_interleave(count, 0))
+
+        def multiply(w: Tensor) -> tuple[Tensor, Tensor]:
+            pushed, pulled = products(w.reshape(-1, self.dim))
+            return pushed.reshape(w.shape), pulled.reshape(w.shape)
+
+        return multiply
+
     def symmetric_product(self, t: Tensor, x: Tensor, w: Tensor) -> Tensor:
         """(A + A') w / 2 for directions w (B, d, k) at flat points; of a small flow by its Jacobian."""
         if self.flow is not None and (self.dim <= DENSE_LIMIT or w.shape[2] == self.dim):
             return self.jacobian(t, x) @ w
-        count = w.shape[2]
-        pushed, pulled = self.products(t, x.repeat_interleave(count, 0))(w.mT.reshape(len(x) * count, self.dim))
-        return (0.5 * (pushed + pulled)).reshape(len(x), count, self.dim).mT
+        return symmetric_part(self.block_products(t, x, w.shape[2]))(w.mT).mT
 
     # ---------------------------------------------------------------- inside
 
@@ -216,6 +225,25 @@ class FlatField:
 
     def _rows_at_once(self, numbers_per_entry: int) -> int:
         return max(1, self.max_memory // (8 * self.dim * numbers_per_entry))
+
+
+def symmetric_part(products: Products) -> Callable[[Tensor], Tensor]:
+    """w -> (A w + A' w) / 2."""
+
+    def multiply(w: Tensor) -> Tensor:
+        pushed, pulled = products(w)
+        return 0.5 * (pushed + pulled)
+
+    return multiply
+
+
+def random_signs(
+    products: Products, x: Tensor, count: int, block: int, generator: torch.Generator
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Random signs z at points (B, d), and A z and A' z, (B, count, d) each, by products of ``block`` directions."""
+    probes = torch.randint(0, 2, (len(x), count, x.shape[1]), generator=generator).to(x) * 2 - 1
+    pushed, pulled = (torch.cat(parts, 1) for parts in zip(*map(products, probes.split(block, 1)), strict=True))
+    return probes, pushed, pulled
 
 
 def _follow(field: Field, start: Tensor, end: Tensor, x: Tensor, rtol: float) -> Tensor:

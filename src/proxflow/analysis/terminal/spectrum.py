@@ -8,7 +8,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from proxflow.analysis.terminal.flat_field import DENSE_LIMIT, FlatField
+from proxflow.analysis.terminal.flat_field import DENSE_LIMIT, FlatField, random_signs, symmetric_part
 from proxflow.checks import whole_number
 from proxflow.kernels.lanczos import BLOCK, extreme_eigenvalues
 
@@ -111,23 +111,11 @@ def _dense(field: FlatField, t: Tensor, x: Tensor, wanted: Ends, _: torch.Genera
 
 
 def _sparse(field: FlatField, t: Tensor, x: Tensor, wanted: Ends, generator: torch.Generator) -> tuple[Tensor, ...]:
-    rows, dim = x.shape
-    products = field.products(t, x.repeat_interleave(BLOCK, 0))
-
-    def both(w: Tensor) -> tuple[Tensor, Tensor]:
-        """A w and A' w for directions (B, 4, d)."""
-        pushed, pulled = products(w.reshape(-1, dim))
-        return pushed.reshape(w.shape), pulled.reshape(w.shape)
-
-    def symmetric(w: Tensor) -> Tensor:
-        pushed, pulled = both(w)
-        return 0.5 * (pushed + pulled)
-
+    products = field.block_products(t, x, BLOCK)
     found = extreme_eigenvalues(
-        symmetric, x, wanted.lowest, wanted.highest, wanted.tolerance, _MOST_PRODUCTS, generator
+        symmetric_part(products), x, wanted.lowest, wanted.highest, wanted.tolerance, _MOST_PRODUCTS, generator
     )
-    probes = torch.randint(0, 2, (rows, _PROBES, dim), generator=generator).to(x) * 2 - 1
-    pushed, pulled = (torch.cat(parts, 1) for parts in zip(*map(both, probes.split(BLOCK, 1)), strict=True))
+    _, pushed, pulled = random_signs(products, x, _PROBES, BLOCK, generator)
     skew = (pushed - pulled).square().sum(2)
     size = 0.5 * (pushed.square() + pulled.square()).sum(2)
     return found.values, found.vectors, found.residuals, *_root_of_ratio(skew, size)
