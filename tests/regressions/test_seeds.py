@@ -10,6 +10,7 @@ from torch import Tensor
 
 import proxflow as pf
 from proxflow.measures import Gaussian
+from proxflow.report.drawn_samples import draw_samples
 from proxflow.seeding import generator_of, seeded_generator
 
 SEED = 7
@@ -74,3 +75,14 @@ def test_seeds_are_hashed() -> None:
         drawn = torch.randn(100, generator=generator)
         assert abs(float(torch.corrcoef(torch.stack([plain, drawn]))[0, 1])) < 4 / math.sqrt(100)
     assert torch.equal(torch.randn(9, generator=generator_of(3, 1)), torch.randn(9, generator=generator_of(3, 1)))
+
+
+def test_samples_of_a_page_start_from_noise_that_was_not_trained_on() -> None:
+    dataset = pf.data.load("moons", n=60)
+    coupling = pf.couplings.Semidiscrete(pf.semidiscrete.fit(dataset.points).potential, dataset.points)
+    network = pf.matching.MLP((2,), width=8, depth=1)
+    result = pf.matching.train(network, coupling, steps=20, batch_size=64, progress=False)
+    shown = draw_samples(result, dataset, None).points[0]
+    with pf.couplings.PairStream(coupling, 64, seed=0) as stream:
+        trained = torch.cat([pairs.source for _, pairs in zip(range(20), stream, strict=False)])
+    assert not bool((torch.cdist(shown, trained) < 1e-6).any())

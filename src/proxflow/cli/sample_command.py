@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
 __all__ = ["sample"]
 
-_NETWORK_STEPS = 8  # steps for a network unless told otherwise
 _MOST_IMAGES = 256  # in the grid of a picture
 
 
@@ -102,14 +101,13 @@ def _sampled_network(
     import torch
 
     import proxflow as pf
+    from proxflow.report.drawn_samples import STEPS
 
     network, standardisation, shape, schedule = folder.read_network()
     number = None if label is None else folder.class_number(label, network.classes)
     field = pf.matching.field_of(network, number, guidance)
     noise = torch.randn((count, *shape), generator=generator, dtype=next(network.parameters()).dtype)
-    path = pf.sampling.integrate(
-        field, noise, steps=steps or _NETWORK_STEPS, method=method, schedule=schedule_named(schedule)
-    )
+    path = pf.sampling.integrate(field, noise, steps=steps or STEPS, method=method, schedule=schedule_named(schedule))
     return standardisation.undo(path.end)
 
 

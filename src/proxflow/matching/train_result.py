@@ -20,7 +20,7 @@ from proxflow.schedules import Schedule
 from proxflow.seeding import generator_of, seeded_generator
 from proxflow.storage import storable
 
-__all__ = ["TrainRecord", "TrainResult"]
+__all__ = ["TrainRecord", "TrainResult", "sample_count"]
 
 _SAMPLES = 1000  # a standard error of the total variance of 1 to 4%
 _FEW_OF_A_UNET = 200  # samples, which take a minute or two on a CPU
@@ -111,10 +111,14 @@ class TrainResult:
             ValueError: as of ``metrics.few_steps``, or the seed is no integer of at most 64 bits.
         """
         generator = seeded_generator("few_steps", seed)
-        if count is None:
-            count = _FEW_OF_A_UNET if isinstance(self.network, UNet) else _SAMPLES
+        count = sample_count(self.network) if count is None else count
         noise = torch.randn((count, *data.shape[1:]), generator=generator, dtype=data.dtype)
         if len(data) > compared:
             data = data[torch.randperm(len(data), generator=generator)[:compared].to(data.device)]
         device = next(self.network.parameters()).device
         return few_steps(field_of(self.network), noise.to(device), data, steps=steps, schedule=schedule)
+
+
+def sample_count(network: nn.Module) -> int:
+    """Number of samples by which a network is measured and shown."""
+    return _FEW_OF_A_UNET if isinstance(network, UNet) else _SAMPLES

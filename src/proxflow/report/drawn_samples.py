@@ -8,18 +8,18 @@ import torch
 from torch import Tensor
 
 from proxflow.data import Dataset
-from proxflow.matching import TrainResult, UNet, field_of
+from proxflow.matching import TrainResult, field_of
+from proxflow.matching.train_result import sample_count
 from proxflow.sampling import integrate
 from proxflow.schedules import Schedule
 from proxflow.seeding import generator_of
 
-__all__ = ["DrawnSamples", "draw_samples"]
+__all__ = ["STEPS", "DrawnSamples", "draw_samples"]
 
-_STEPS = 8  # of `proxflow sample` unless told otherwise: a second or so on a CPU
-_SAMPLES, _OF_A_UNET = 1000, 200
+STEPS = 8  # of `proxflow sample` unless told otherwise: a second or so on a CPU
 _MOST_NUMBERS = 2**25  # of all samples at all times: 128 MB in float32
 _FEWEST = 20
-_NOISE, _LABELS = 6, 7  # number the generators, apart from those of the run
+_NOISE, _LABELS = 6, 7  # with a 0 they number the generators, apart from those of the batches, which have one number
 
 
 @dataclass(frozen=True)
@@ -51,15 +51,14 @@ class DrawnSamples:
 @torch.no_grad()
 def draw_samples(result: TrainResult, dataset: Dataset, schedule: Schedule | None) -> DrawnSamples:
     """Samples of the averaged network."""
-    wanted = _OF_A_UNET if isinstance(result.network, UNet) else _SAMPLES
-    count = min(wanted, max(_FEWEST, _MOST_NUMBERS // ((_STEPS + 1) * dataset.dim)))
-    noise = torch.randn((count, *dataset.event_shape), generator=generator_of(result.seed, _NOISE))
+    count = min(sample_count(result.network), max(_FEWEST, _MOST_NUMBERS // ((STEPS + 1) * dataset.dim)))
+    noise = torch.randn((count, *dataset.event_shape), generator=generator_of(result.seed, _NOISE, 0))
     first = next(result.network.parameters())
     labels = None
     if dataset.labels is not None and getattr(result.network, "classes", 0) > 0:
-        rows = torch.randint(dataset.n, (count,), generator=generator_of(result.seed, _LABELS))
+        rows = torch.randint(dataset.n, (count,), generator=generator_of(result.seed, _LABELS, 0))
         labels = dataset.labels.cpu()[rows]
     path = integrate(
-        field_of(result.network, labels), noise.to(first), steps=_STEPS, method="proximal", schedule=schedule
+        field_of(result.network, labels), noise.to(first), steps=STEPS, method="proximal", schedule=schedule
     )
     return DrawnSamples(tuple(path.times.tolist()), path.points.cpu(), labels)

@@ -18,7 +18,7 @@ __all__ = ["render_page"]
 
 _VISIBLE = 0.02  # relative to the weight
 _COMPARED = 2000  # samples of the flow, beside the columns of a table
-_SAMPLES = 1  # numbers the generator of these
+_SAMPLES = 1  # with a 0 it numbers the generator of these, apart from those of the fit
 
 
 def render_page(fit: Fit, flow: ProximalFlow, dataset: Dataset, *, seed: int = 0, command: str | None = None) -> str:
@@ -55,7 +55,9 @@ def _columns(fit: Fit, flow: ProximalFlow, dataset: Dataset, seed: int) -> list[
     """Of a table: its columns, beside those of the flow's samples."""
     if not is_table(dataset):
         return []
-    noise = flow.potential.source.sample(_COMPARED, generator=generator_of(seed, _SAMPLES), dtype=dataset.points.dtype)
+    noise = flow.potential.source.sample(
+        _COMPARED, generator=generator_of(seed, _SAMPLES, 0), dtype=dataset.points.dtype
+    )
     ends = "means of rows" if fit.epsilon > 0 else "themselves rows of the data"
     what = f"{_COMPARED:,} samples of the flow, which are {ends}"
     samples = flow.transport(noise).reshape(-1, *dataset.event_shape)

@@ -51,7 +51,7 @@ def neighbours_of(dataset: Dataset, drawn: DrawnSamples, seed: int) -> Neighbour
     affordable = int(_OPERATIONS / (2 * dataset.n * dataset.dim))
     count = min(max(affordable, _FEWEST_COMPARED), _MOST_COMPARED)
     samples = drawn.end[:count].to(dataset.points).cpu()
-    chosen = torch.randperm(dataset.n, generator=generator_of(seed, _ROWS_DRAWN))[:count]
+    chosen = torch.randperm(dataset.n, generator=generator_of(seed, _ROWS_DRAWN, 0))[:count]
     points = dataset.points.cpu()
     left_out = torch.cat([torch.full((len(samples),), -1), chosen])
     found = nearest_rows(torch.cat([samples, points[chosen]]), points, left_out=left_out)
