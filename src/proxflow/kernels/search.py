@@ -13,8 +13,8 @@ from torch import Tensor
 
 __all__ = ["TopTwo", "argmax_affine", "row_argmax", "top_two_affine"]
 
-_BLOCK_BYTES = 1 << 21  # one score block: it stays in a cache near the core
-_MIN_ROWS = 128  # fewer rows than this leave the matrix product inefficient
+_BLOCK_BYTES = 1 << 21  # one score block: it stays in a cache near the core, else writing it costs more than the product
+_MIN_ROWS = 256  # fewer rows than this leave the matrix product inefficient
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class TopTwo:
 def _block_shape(rows: int, columns: int, itemsize: int, device: torch.device) -> tuple[int, int]:
     budget = (_BLOCK_BYTES if device.type == "cpu" else 64 * _BLOCK_BYTES) // itemsize
     block_rows = min(rows, max(_MIN_ROWS, budget // columns))
-    return block_rows, min(columns, max(1, 4 * budget // block_rows))
+    return block_rows, min(columns, max(1, budget // block_rows))
 
 
 def row_argmax(scores: Tensor) -> Tensor:
