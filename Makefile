@@ -3,6 +3,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 RUNS ?= runs
 comma := ,
+# Set, it would have every process of the tests compile the package again.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: demo test test-slow test-all test-lowest fuzz check bench docs format clean
 

@@ -19,6 +19,7 @@ def printed_by(name: str) -> str:
     return subprocess.run(command, check=True, capture_output=True, text=True, timeout=300).stdout
 
 
+@pytest.mark.slow
 def test_prox() -> None:
     output = printed_by("prox.py")
     assert "ms per query" in output
@@ -61,6 +62,7 @@ def test_gaussian_law() -> None:
     assert output.count("\n  rows, ") == 3
 
 
+@pytest.mark.slow
 def test_coupled_directions() -> None:
     output = printed_by("coupled_directions.py")
     assert " of 64 directions; choice " in output
@@ -88,6 +90,7 @@ def test_semidiscrete() -> None:
     assert "OTT" in output
 
 
+@pytest.mark.slow
 def test_fit_certificates() -> None:
     assert ", 0 converged and wrong" in printed_by("fit_certificates.py")
 

@@ -19,9 +19,12 @@ def blocks(page: Path) -> list[str]:
     return re.findall(r"```python\n(.*?)```", page.read_text(), flags=re.DOTALL)
 
 
+SLOW_PAGES = ("couplings.md", "migrating.md", "training.md")
+
+
 def _marked(page: Path) -> object:
-    """The page that runs every peer is slow: it imports them all."""
-    return pytest.param(page, marks=pytest.mark.slow) if page.name == "migrating.md" else page
+    """Pages that train for long, or run every peer, are slow."""
+    return pytest.param(page, marks=pytest.mark.slow) if page.name in SLOW_PAGES else page
 
 
 def imported(page: Path) -> set[str]:

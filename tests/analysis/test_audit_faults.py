@@ -13,6 +13,7 @@ from torch import Tensor
 import proxflow as pf
 from proxflow.analysis import Audit, audit
 from proxflow.potentials import Discrete, Quadratic
+from tests.marks import slow_beyond
 
 f64 = torch.float64
 SEEDS = (0, 1, 2)
@@ -114,7 +115,7 @@ FAULTS = {
 }
 
 
-@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("seed", slow_beyond(1, SEEDS))
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
 def test_a_planted_fault_is_named_first(fault: Callable[[int], Audit], seed: int) -> None:
     found = fault(seed)
@@ -145,7 +146,7 @@ def sound_independent(seed: int) -> Audit:
     return judged(pf.IndependentField(rows), data=rows)
 
 
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", slow_beyond(2, range(5)))
 @pytest.mark.parametrize(
     "sound", [sound_gaussian, sound_with_data_alone, sound_atoms, sound_independent], ids=lambda sound: sound.__name__
 )

@@ -51,6 +51,7 @@ def closed_forms() -> dict[str, float]:
     }
 
 
+@pytest.mark.slow
 def test_intervals_cover_their_closed_forms() -> None:
     """At 95%, 200 repetitions cover at least 180 times but for chance of 1e-3, also with the bias of a few rows."""
     truth = closed_forms()

@@ -137,6 +137,7 @@ def test_sinkhorn_pairs_cost_more(moons: torch.Tensor) -> None:
     assert (entropic.disagreement / entropic.disagreement_stderr).abs().max() < 5
 
 
+@pytest.mark.slow
 def test_potentials_on_a_sphere_and_images() -> None:
     sphere = quick(Ball(3), [1, 4])
     assert sphere.transport_cost == pytest.approx(3 + 1 - 2 * math.sqrt(8 / math.pi), abs=0.01)

@@ -18,6 +18,7 @@ from proxflow.analysis.terminal.terminal_spectrum import tangent_splitting, term
 from proxflow.kernels.lanczos import extreme_eigenvalues
 from proxflow.potentials import Ball, Discrete, Ellipsoid, Product, Quadratic
 from proxflow.schedules import Cosine, Linear, Polynomial
+from tests.marks import slow_beyond
 
 f64 = torch.float64
 TIMES = [0.9, 0.99, 0.999]
@@ -86,7 +87,7 @@ BARE = [(name, Linear()) for name in CASES]
 BARE += [("sphere", Cosine()), ("atoms", Cosine()), ("clifford torus", Polynomial(2.5)), ("atoms", Polynomial(2.5))]
 
 
-@pytest.mark.parametrize(("name", "schedule"), BARE, ids=lambda value: str(value))
+@pytest.mark.parametrize(("name", "schedule"), slow_beyond(len(CASES), BARE), ids=lambda value: str(value))
 def test_a_bare_callable_has_the_spectrum_of_its_flow(name, schedule):
     potential, _, _ = CASES[name]
     flow = pf.ProximalFlow(potential, schedule)

@@ -418,6 +418,7 @@ def process(*arguments: object, **options) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, **options)
 
 
+@pytest.mark.slow
 def test_a_real_process_fits_and_one_refuses(data, tmp_path):
     done = process("fit", data, "--out", "run", cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")

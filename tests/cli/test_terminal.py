@@ -63,6 +63,7 @@ def test_a_network_at_the_scale_of_single_atoms_is_warned_of(data, tmp_path, cap
         assert ("One data point alone" in capsys.readouterr().out) == warned
 
 
+@pytest.mark.slow
 def test_a_network_that_is_no_gradient_is_warned_of(data, run, tmp_path, capsys, monkeypatch) -> None:
     monkeypatch.setattr(report, "render_training_page", lambda *_args, **_options: "<!doctype html>", raising=False)
     np.save(tmp_path / "wide.npy", np.random.default_rng(0).normal(size=(30, 12)).astype("f4"))

@@ -119,6 +119,7 @@ def test_bad_options_are_refused_when_built():
         Minibatch(rows(), 5, source=Gaussian(3))
 
 
+@pytest.mark.slow
 def test_an_entropic_plan_that_does_not_converge_says_so(generator):
     coupling = Minibatch(rows(400).exp(), 400, solver="sinkhorn", epsilon=1e-6)
     with pytest.warns(ConvergenceWarning, match="raise epsilon"):

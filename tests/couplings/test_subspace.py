@@ -24,6 +24,7 @@ from proxflow.couplings import (
 )
 from proxflow.semidiscrete import fit
 from tests.couplings.normality import ALPHA, normal_p_value
+from tests.marks import slow_beyond
 
 f64 = torch.float64
 
@@ -240,6 +241,7 @@ def test_agreement_in_one_direction_is_its_share_of_the_variance() -> None:
     assert choice.count == 2
 
 
+@pytest.mark.slow
 def test_directions_of_small_variance_are_left_out() -> None:
     """Four directions hold 94% of the variance; a thousand rows cannot tell the map of the other twelve."""
     choice = choose_directions(rows(1000, [3.0] * 4 + [0.45] * 12, seed=1))
@@ -247,6 +249,7 @@ def test_directions_of_small_variance_are_left_out() -> None:
     assert choice.agreement.argmax() == choice.counts.index(4)
 
 
+@pytest.mark.slow
 def test_more_rows_estimate_more_directions() -> None:
     chosen = [choose_directions(rows(n, [1.5] * 12, seed=2), counts=[1, 2, 4, 8, 12]).count for n in (24, 3000)]
     assert chosen[0] < chosen[1]
@@ -298,7 +301,7 @@ def test_weights_are_those_of_the_law(points) -> None:
     assert weighted.counts == alone.counts
 
 
-@pytest.mark.parametrize(("n", "d", "count"), [(50, 3000, 4), (50, 3000, 30), (400, 30, 3)])
+@pytest.mark.parametrize(("n", "d", "count"), slow_beyond(2, [(50, 3000, 4), (400, 30, 3), (50, 3000, 30)]))
 def test_principal_directions_are_singular_vectors(n, d, count) -> None:
     points = torch.randn(n, d, generator=torch.Generator().manual_seed(0), dtype=f64) * (1 + torch.arange(d) % 7)
     directions = principal_directions(points, count)

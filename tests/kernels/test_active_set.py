@@ -13,6 +13,7 @@ from proxflow.potentials import Discrete
 from proxflow.results import Status
 from proxflow.semidiscrete import fit
 from tests.kernels.quadratic_programme import clarabel_prox
+from tests.marks import slow_beyond
 
 f64 = torch.float64
 Atoms = tuple[torch.Tensor, torch.Tensor]
@@ -79,7 +80,7 @@ def digits() -> Discrete:
     return fit(load("digits", dtype=f64).points, tol=0.05).potential
 
 
-@pytest.mark.parametrize("t", [0.1, 0.5, 0.9, 0.99])
+@pytest.mark.parametrize("t", slow_beyond(1, [0.5, 0.1, 0.9, 0.99]))
 def test_ten_thousand_queries_between_the_trajectories_of_the_digits(digits: Discrete, t: float) -> None:
     generator = torch.Generator().manual_seed(int(100 * t))
     noise = torch.randn(10_000, 64, generator=generator, dtype=f64)

@@ -230,6 +230,7 @@ def test_a_generator_decides_the_draw_and_torch_s_own_is_left_alone():
     assert not torch.equal(first, other)
 
 
+@pytest.mark.slow
 def test_two_rows_are_paired_with_the_probability_of_the_plan():
     """The pair of the largest perturbed logarithm decides, and by Gumbel's trick each pair has it with its own mass."""
     x0 = torch.tensor([[0.0], [1.0]], dtype=F64)

@@ -75,6 +75,7 @@ def test_planar_masses_agree_with_a_fine_grid_of_lines(convex: bool) -> None:
     assert (expected == 0).any() != convex  # empty cells are part of the test
 
 
+@pytest.mark.slow
 def test_masses_in_space_agree_with_a_long_sample() -> None:
     points = cloud(50, 3)
     heights = 0.4 * points.square().sum(1)

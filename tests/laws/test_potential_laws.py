@@ -8,8 +8,9 @@ import torch
 from proxflow.potentials import Potential
 from proxflow.results import Status
 from tests.laws.cases import CASES, VARIANTS
+from tests.marks import slow_beyond
 
-STEPS = [1e-3, 0.3, 1.0, 50.0]
+STEPS = slow_beyond(2, [1e-3, 1.0, 0.3, 50.0])
 EPS = torch.finfo(torch.float64).eps
 
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 import proxflow as pf
 from proxflow.matching import MLP, AffineResidual, ResidualMLP, sample_path
+from tests.marks import slow_beyond
 from tests.matching.test_networks import residual
 
 SCHEDULES = [pf.schedules.Linear(), pf.schedules.Cosine(), pf.schedules.Polynomial(2)]
@@ -64,7 +65,7 @@ def test_it_is_the_velocity_of_a_normal_law(angle: float, schedule: pf.schedules
         assert (network(t, x) - exact).square().mean() < 1e-3 * exact.square().mean()
 
 
-@pytest.mark.parametrize("schedule", SCHEDULES, ids=repr)
+@pytest.mark.parametrize("schedule", slow_beyond(1, SCHEDULES), ids=repr)
 def test_what_is_left_has_the_size_that_it_says(schedule: pf.schedules.Schedule) -> None:
     """Of digits, whose law is far from normal: a network that gives noise of size 1 adds as much as is left."""
     points = pf.data.load("digits").points

@@ -27,6 +27,7 @@ def _finish(process: subprocess.Popen[bytes]) -> None:
     assert process.returncode == 0, errors.decode()
 
 
+@pytest.mark.slow
 def test_two_processes_see_step_by_step_the_pairs_of_one(tmp_path) -> None:
     alone, together = _start(tmp_path / "one"), _start(tmp_path / "two", processes=2)
     _finish(alone)
@@ -69,6 +70,7 @@ def test_what_fails_in_one_process_is_said_by_all(tmp_path) -> None:
             assert words in torch.load(tmp_path / option / f"rank{rank}.pt")["error"]
 
 
+@pytest.mark.slow
 def test_killed_and_resumed_it_ends_with_the_same_parameters(tmp_path) -> None:
     folder = tmp_path / "killed"
     process = _start(folder, "--pause")

@@ -29,6 +29,7 @@ def whole() -> pf.matching.TrainResult:
     return runs.small_run(runs.network())
 
 
+@pytest.mark.slow
 def test_the_exact_flow_of_two_atoms_is_learned() -> None:
     points = torch.tensor([[-1.0], [1.0]])
     fit = pf.semidiscrete.fit(points)

@@ -16,6 +16,7 @@ from sklearn.datasets import load_digits
 import proxflow as pf
 from proxflow.potentials import Discrete, Entropic, Potential
 from proxflow.results import Status
+from tests.marks import slow_beyond
 from tests.peak_memory import peak_bytes
 
 f64 = torch.float64
@@ -147,6 +148,7 @@ def test_deep_among_many_atoms_at_low_temperature() -> None:
     assert int(pair.iterations.max()) <= 120
 
 
+@pytest.mark.slow
 def test_the_certificate_covers_an_unfinished_run() -> None:
     points, heights = normal(200, 8), normal(200, seed=1)
     done = Entropic(points, heights, 1e-2)
@@ -221,7 +223,7 @@ def test_value_on_the_boundary_is_the_value_of_the_face() -> None:
     torch.testing.assert_close(whole.value(on_edge), edge.value(y), rtol=1e-7, atol=1e-9)
 
 
-@pytest.mark.parametrize("epsilon", [1.0, 0.3, 0.1])
+@pytest.mark.parametrize("epsilon", slow_beyond(1, [0.1, 0.3, 1.0]))
 def test_density_integrates_to_one_on_a_line(epsilon: float) -> None:
     points = torch.tensor([[-1.0], [-0.2], [0.5], [1.3]], dtype=f64)
     potential = Entropic(points, 0.3 * normal(4), epsilon)
@@ -236,6 +238,7 @@ def test_density_integrates_to_one_on_a_line(epsilon: float) -> None:
     assert torch.isneginf(potential.log_density(torch.tensor([[1.5], [-1.01]], dtype=f64))).all()
 
 
+@pytest.mark.slow
 def test_density_integrates_to_one_in_the_plane() -> None:
     potential = Entropic(2 * normal(30, 2), 0.3 * normal(30, seed=1), 8.0)
     side = torch.linspace(-3.5, 3.5, 81, dtype=f64)
@@ -344,6 +347,7 @@ def test_float32_is_solved_as_well_as_its_data_allow() -> None:
 # ---------------------------------------------------------------- PyTorch
 
 
+@pytest.mark.slow
 def test_gradients_of_every_argument() -> None:
     points, heights = normal(7, 3).requires_grad_(), (0.3 * normal(7, seed=1)).requires_grad_()
     x, alpha, beta = normal(4, 3, seed=2), torch.rand(4, dtype=f64) + 0.2, torch.rand(4, dtype=f64) + 0.2

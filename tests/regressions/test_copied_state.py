@@ -170,6 +170,7 @@ class Batches(IterableDataset):
             yield name, noise_of(coupling, None)
 
 
+@pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")  # on a machine with one core
 @pytest.mark.parametrize(
     ("start", "names"),
     [("fork", list(CASES)), ("spawn", ["minibatch", "semidiscrete"])],  # spawned workers import all that they use

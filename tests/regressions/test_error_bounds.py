@@ -12,6 +12,7 @@ import torch
 import proxflow as pf
 from proxflow.potentials import Ball, Ellipsoid, Entropic, Potential, Product, Quadratic, Quantile, Radial
 from proxflow.schedules import Cosine, Linear, Polynomial, Schedule
+from tests.marks import slow_beyond
 
 f32, f64 = torch.float32, torch.float64
 TIMES = (0.0, 1e-30, 1e-8, 1e-4, 0.1, 0.5, 0.9, 1 - 1e-4, 1 - 1e-7)
@@ -71,7 +72,7 @@ def queries(potential: Potential, schedule: Schedule, t: float) -> torch.Tensor:
     return x.float()
 
 
-@pytest.mark.parametrize("schedule", SCHEDULES, ids=repr)
+@pytest.mark.parametrize("schedule", slow_beyond(1, SCHEDULES), ids=repr)
 @pytest.mark.parametrize("name", POTENTIALS)
 def test_float32(name: str, schedule: Schedule) -> None:
     low, high = POTENTIALS[name](f32), POTENTIALS[name](f64)

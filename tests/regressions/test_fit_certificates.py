@@ -248,6 +248,7 @@ def test_a_light_atom_close_to_another_has_no_more_than_its_weight(dim: int, lig
     assert int(own[light]) <= 10 * max(1.0, lightest * len(noise))
 
 
+@pytest.mark.slow
 def test_a_fit_resumed_with_another_tolerance_is_judged_again(tmp_path: Path) -> None:
     points, weights = normal(100, 5), torch.ones(100, dtype=torch.float64)
     weights[:90] = 7e-5

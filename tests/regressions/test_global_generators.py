@@ -159,6 +159,7 @@ def moved() -> dict[str, list[str]]:
     return json.loads(result.stdout.splitlines()[-1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("call", CALLS)
 def test_no_call_moves_a_global_generator(call, moved):
     assert moved[call] == []

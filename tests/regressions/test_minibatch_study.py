@@ -170,6 +170,7 @@ def test_the_sizes_that_minibatch_refuses_are_drawn_with_replacement() -> None:
         quick(points, [7], replacement=False)
 
 
+@pytest.mark.slow
 def test_which_rows_there_are() -> None:
     """Rows of a fit, merged atoms included; equal atoms of a potential; no rows where weights are unequal."""
     points = normal(5, 2).repeat_interleave(torch.tensor([1, 2, 3, 1, 1]), dim=0)

@@ -49,6 +49,7 @@ def test_no_draw_of_a_fit_is_a_point_of_the_data(dim, epsilon, dtype) -> None:
     assert int(matches) == 0
 
 
+@pytest.mark.slow
 def test_a_fit_takes_data_of_its_own_seed_as_it_takes_others() -> None:
     """With the noise of the steps equal to the points, chi2 was 751 here and 4 with another seed."""
     data = torch.randn(4000, 32, generator=torch.Generator().manual_seed(0))

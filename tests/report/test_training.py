@@ -14,6 +14,7 @@ from proxflow.metrics import step_quality
 from proxflow.report import render_training_page
 from proxflow.report.training_page import complaint
 from proxflow.seeding import generator_of
+from tests.marks import slow_beyond
 from tests.report.written import Page
 
 ARGUMENTS = {"coupling": "independent", "network": "mlp", "conditional": False, "batch_size": 8, "schedule": "linear"}
@@ -31,7 +32,7 @@ def _run(data: str, n: int, coupling: str) -> tuple[pf.matching.TrainResult, pf.
 
 
 @pytest.mark.parametrize(("data", "pictures"), [("digits", 7), ("moons", 5)])
-@pytest.mark.parametrize("coupling", ["semidiscrete", "independent"])
+@pytest.mark.parametrize("coupling", slow_beyond(1, ["semidiscrete", "independent"]))
 def test_page_says_how_training_went(data, pictures, coupling) -> None:
     result, dataset = _run(data, 60, coupling)
     comparison = result.few_steps(dataset.points)
@@ -44,6 +45,7 @@ def test_page_says_how_training_went(data, pictures, coupling) -> None:
     assert not re.search(r"\bnan\b", Page(page).text.lower())
 
 
+@pytest.mark.slow
 def test_samples_that_are_not_good_are_not_praised() -> None:
     result, dataset = _run("moons", 60, "independent")
     comparison = result.few_steps(dataset.points)
@@ -139,6 +141,7 @@ def test_the_page_shows_why_so_many_directions_were_coupled() -> None:
     assert f"{choice.count} of 2, chosen" in page
 
 
+@pytest.mark.slow
 def test_spread_is_listed_by_direction_and_for_tables_by_column() -> None:
     result, dataset = _run("moons", 60, "independent")
     page = render_training_page(result, result.few_steps(dataset.points, count=50), dataset, ARGUMENTS)

@@ -10,6 +10,7 @@ from torch import Tensor
 from proxflow.errors import ConvergenceError
 from proxflow.sampling import integrate
 from proxflow.schedules import Cosine, Linear, Polynomial, Schedule
+from tests.marks import slow_beyond
 
 METHODS = ["euler", "midpoint", "heun", "dopri5", "proximal"]
 MEAN, SCALE = [1.0, -2.0, 0.5], [0.3, 2.0, 0.0]
@@ -135,7 +136,7 @@ def test_dopri5_reports_uniform_times_on_the_trajectory(generator: torch.Generat
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("steps", [None, 1, 3, 997])
+@pytest.mark.parametrize("steps", slow_beyond(3, [None, 1, 3, 997]))
 def test_never_calls_the_field_at_the_end_and_counts_every_call(
     generator: torch.Generator, dtype: torch.dtype, method: str, steps: int | None
 ) -> None:

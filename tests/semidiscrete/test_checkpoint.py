@@ -17,6 +17,7 @@ import torch
 import proxflow as pf
 from proxflow.errors import ConvergenceWarning
 from proxflow.semidiscrete import Fit, fit
+from tests.marks import slow_beyond
 from tests.semidiscrete.sources import Interrupted, PlainNormal
 
 INTERRUPTIONS = 20
@@ -61,7 +62,7 @@ def same(first: Fit, second: Fit) -> bool:
 
 # Python drops an interrupt that lands in a finaliser, and says so; the run then continues to its end.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-@pytest.mark.parametrize("name", PROBLEMS)
+@pytest.mark.parametrize("name", slow_beyond(1, PROBLEMS))
 def test_a_run_interrupted_at_random_moments_ends_as_an_uninterrupted_one(name: str, tmp_path: Path) -> None:
     began = time.perf_counter()
     whole = PROBLEMS[name]()
@@ -90,6 +91,7 @@ def test_ctrl_c_keeps_the_state_on_disk_and_the_next_call_goes_on(call: int, tmp
     assert going_on.calls < from_scratch.calls
 
 
+@pytest.mark.slow
 def test_a_killed_process_can_be_gone_on_from(tmp_path: Path) -> None:
     path = tmp_path / "run.safetensors"
     script = (

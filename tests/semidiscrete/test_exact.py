@@ -65,6 +65,7 @@ def test_masses_are_right_to_rounding(name: str) -> None:
     assert high - low < 1e-8 * (1 + high)
 
 
+@pytest.mark.slow
 def test_a_planar_fit_agrees_with_a_fine_grid_of_lines() -> None:
     result = fit(pf.data.load("moons", n=60, dtype=torch.float64).points)
     mass = masses_by_lines(result.potential.points.numpy(), result.potential.heights.numpy(), 40001)

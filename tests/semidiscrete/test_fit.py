@@ -105,6 +105,7 @@ def test_duplicates_give_the_fit_of_the_weighted_atoms() -> None:
 # ------------------------------------------------------------------ efficiency and certificate
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("count", "dim"), [(1500, 32), (1000, 128)])
 def test_few_draws_per_atom_are_enough(count: int, dim: int) -> None:
     result = fit(cloud(count, dim))

@@ -37,6 +37,7 @@ def test_the_closed_form_of_two_atoms_agrees_with_its_semi_dual() -> None:
     assert 2 + 1 - 2 * float(semi_dual) == pytest.approx(two_atom_cost(2, 1.0, 0.3), abs=4e-3)
 
 
+@pytest.mark.slow
 def test_the_bias_of_noisy_heights_is_removed() -> None:
     # 40 atoms on a line, where the dual value alone is low by several of its standard errors
     points = np.linspace(-2, 2, 40)

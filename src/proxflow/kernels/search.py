@@ -13,7 +13,7 @@ from torch import Tensor
 
 __all__ = ["TopTwo", "argmax_affine", "row_argmax", "top_two_affine"]
 
-_BLOCK_BYTES = 1 << 21  # one score block: it stays in a cache near the core, else writing it costs more than the product
+_BLOCK_BYTES = 1 << 21  # one score block: it stays in a cache near the core; written to memory it would halve the speed
 _MIN_ROWS = 256  # fewer rows than this leave the matrix product inefficient
 
 
