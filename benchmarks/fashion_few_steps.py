@@ -110,12 +110,17 @@ class Judge:
         )
 
 
+def population(rows: Tensor, options: argparse.Namespace) -> pf.couplings.Semidiscrete:
+    """Optimal pairs in all directions, with a line that says how good the fit is."""
+    fit = pf.semidiscrete.fit(rows, tol=options.tol, progress=options.progress)
+    print(f"  fit: chi2 {fit.chi2:.3f}, {fit.samples_used:,} draws, {fit.seconds:.0f} s", flush=True)
+    return pf.couplings.Semidiscrete(fit.potential, rows)
+
+
 COUPLINGS: dict[str, Callable[[Tensor, argparse.Namespace], pf.couplings.Coupling]] = {
     "independent": lambda rows, _: pf.couplings.Independent(rows),
     "OT-CFM, torchcfm": lambda rows, _: TorchCFM(rows, OTPlanSampler("exact")),
-    "population": lambda rows, options: pf.couplings.Semidiscrete(
-        pf.semidiscrete.fit(rows, tol=options.tol).potential, rows
-    ),
+    "population": population,
     "subspace": lambda rows, options: pf.couplings.Subspace.fit(rows, tol=options.tol),
     **{
         f"subspace of {k}": lambda rows, options, k=k: pf.couplings.Subspace.fit(rows, dim=k, tol=options.tol)
@@ -160,6 +165,7 @@ def main() -> None:
     parser.add_argument("--tol", type=float, default=0.1, help="chi2 of the fits")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--rows", nargs="*", default=list(ROWS), choices=list(COUPLINGS))
+    parser.add_argument("--progress", action="store_true", help="of the fit in all directions")
     parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that it runs")
     options = parser.parse_args()
     if not (INSTALLED / "train-images-idx3-ubyte.gz").is_file():
