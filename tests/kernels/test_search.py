@@ -60,13 +60,15 @@ def test_columns_of_a_wider_table(generator):
     assert torch.equal(best, first_best(queries @ table[:, :-2].mT + table[:, -1]))
 
 
-def test_the_best_two_are_the_two_largest_scores_whatever_the_blocks(monkeypatch) -> None:
+@pytest.mark.parametrize("numbers", [90 * 200, 16 * 45, 16 * 7, 16])
+def test_the_best_two_are_the_two_largest_scores_whatever_the_blocks(numbers, monkeypatch) -> None:
     generator = torch.Generator().manual_seed(3)
     queries, slopes = (torch.randn(n, 5, generator=generator, dtype=torch.float64) for n in (700, 90))
     offsets = torch.randn(90, generator=generator, dtype=torch.float64)
     scores = queries @ slopes.T + offsets
     order = scores.sort(dim=1, descending=True)
-    monkeypatch.setattr(search, "_BLOCK_BYTES", 8 * 90 * 200)
+    monkeypatch.setattr(search, "_BLOCK_BYTES", 8 * numbers)
+    monkeypatch.setattr(search, "_MIN_ROWS", 16)
     found = search.top_two_affine(queries, slopes, offsets)
     assert torch.equal(found.best, order.indices[:, 0])
     assert torch.equal(found.second, order.indices[:, 1])
@@ -75,3 +77,14 @@ def test_the_best_two_are_the_two_largest_scores_whatever_the_blocks(monkeypatch
     assert torch.equal(alone.best, alone.second)
     assert torch.isinf(alone.gap).all()
     assert len(search.top_two_affine(queries[:0], slopes, offsets).best) == 0
+
+
+def test_equal_scores_have_no_gap(monkeypatch) -> None:
+    """In one block or in two, the lower place first."""
+    monkeypatch.setattr(search, "_BLOCK_BYTES", 8 * 16 * 3)
+    monkeypatch.setattr(search, "_MIN_ROWS", 16)
+    slopes = torch.tensor([0.0, 1.0, 0.5, 0.2, 1.0, 0.1, 1.0], dtype=torch.float64)[:, None]
+    found = search.top_two_affine(torch.ones(20, 1, dtype=torch.float64), slopes, torch.zeros(7, dtype=torch.float64))
+    assert found.best.tolist() == [1] * 20
+    assert found.second.tolist() == [4] * 20
+    assert not found.gap.any()

@@ -73,20 +73,35 @@ def top_two_affine(queries: Tensor, slopes: Tensor, offsets: Tensor) -> TopTwo:
         slopes: (N, k), same dtype and device, N >= 1.
         offsets: (N,).
     """
-    height, _ = _block_shape(max(1, len(queries)), len(slopes), queries.element_size(), queries.device)
-    found = [_block_top_two(block, slopes, offsets) for block in queries.split(height)]
-    return TopTwo(*(torch.cat(parts) for parts in zip(*found, strict=True)))
+    height, width = _block_shape(max(1, len(queries)), len(slopes), queries.element_size(), queries.device)
+    found = [_block_top_two(block, slopes, offsets, width) for block in queries.split(height)]
+    best, second, gap = (torch.cat(parts) for parts in zip(*found, strict=True))
+    return TopTwo(best, best if len(slopes) == 1 else second, gap)
 
 
-def _block_top_two(queries: Tensor, slopes: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _block_top_two(queries: Tensor, slopes: Tensor, offsets: Tensor, width: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Best, second and gap for one block of rows, ``width`` slopes at a time."""
+    best, value, second, runner_up = _leading_two(queries, slopes[:width], offsets[:width])
+    for left in range(width, len(slopes), width):
+        chunk = slice(left, left + width)
+        first, first_value, next_, next_value = _leading_two(queries, slopes[chunk], offsets[chunk])
+        better = first_value > value
+        beaten, beaten_value = torch.where(better, best, first + left), torch.where(better, value, first_value)
+        rival, rival_value = torch.where(better, next_ + left, second), torch.where(better, next_value, runner_up)
+        best, value = torch.where(better, first + left, best), torch.where(better, first_value, value)
+        ahead = (rival_value > beaten_value) | (~better & (rival_value == beaten_value))  # on a tie the lower place
+        second, runner_up = torch.where(ahead, rival, beaten), torch.where(ahead, rival_value, beaten_value)
+    return best, second, value - runner_up
+
+
+def _leading_two(queries: Tensor, slopes: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The two largest scores and their places; of a single slope the second score is -inf."""
     scores = torch.addmm(offsets, queries, slopes.mT)
     best = row_argmax(scores)
-    if len(slopes) == 1:
-        return best, best, torch.full_like(scores[:, 0], torch.inf)
     value = _entries(scores, best)
     scores.scatter_(1, best[:, None], -torch.inf)
     second = row_argmax(scores)
-    return best, second, value - _entries(scores, second)
+    return best, value, second, _entries(scores, second)
 
 
 def _of_that_shape(queries: Tensor, slopes: Tensor, offsets: Tensor | None) -> Tensor:
