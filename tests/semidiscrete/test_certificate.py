@@ -32,6 +32,32 @@ def test_chi2_is_unbiased_and_its_standard_error_is_its_spread(tilt: float) -> N
     assert float(stderr.square().mean().sqrt()) == pytest.approx(spread, rel=0.08)
 
 
+@pytest.mark.parametrize(("atoms", "draws", "chi2"), [(20_000, 2000, 0.1), (3000, 3000, 0.0), (3000, 3000, 0.5)])
+def test_the_standard_error_is_right_where_few_atoms_are_drawn_twice(atoms: int, draws: int, chi2: float) -> None:
+    """It had been 4.6 times too large for ten times as many atoms as draws, which kept fits from their tolerance."""
+    generator = torch.Generator().manual_seed(5)
+    weights = torch.full((atoms,), 1 / atoms, dtype=torch.float64)
+    mass = weights * (1 + math.sqrt(chi2) * (2 * torch.randint(0, 2, (atoms,), generator=generator) - 1))
+    mass /= mass.sum()
+    found = []
+    for _ in range(300):
+        counts = torch.bincount(torch.multinomial(mass, draws, replacement=True, generator=generator), minlength=atoms)
+        found.append(mass_error(Tally(counts.double(), counts.double(), draws), weights))
+    spread = float(torch.tensor([error.chi2 for error in found]).std())
+    errors = torch.tensor([error.stderr for error in found])
+    assert float(errors.square().mean().sqrt()) == pytest.approx(spread, rel=4 / math.sqrt(2 * 300))
+    assert float(errors.min()) > 0.6 * spread
+
+
+def test_draws_without_a_coincidence_do_not_look_certain() -> None:
+    weights = torch.full((10_000,), 1e-4, dtype=torch.float64)
+    counts = torch.zeros(10_000, dtype=torch.float64)
+    counts[:50] = 1
+    error = mass_error(Tally(counts, counts, 50), weights)
+    assert error.chi2 == pytest.approx(-1)
+    assert error.stderr == pytest.approx(math.sqrt(2 * 10_000 / (50 * 49)), rel=0.3)
+
+
 def test_at_the_optimum_the_spread_is_the_one_of_the_theory() -> None:
     weights = torch.full((50,), 0.02, dtype=torch.float64)
     chi2, _ = estimates(weights, weights)

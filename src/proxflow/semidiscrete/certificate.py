@@ -58,20 +58,19 @@ def draws_to_judge(count: int, tol: float, chi2: float = 0.0) -> int:
 def mass_error(tally: Tally, weights: Tensor) -> MassError:
     """Unbiased chi2 from pairs of different draws (docs/theory.md 3), with the variance of that U-statistic.
 
-    The variance is that of draws assigned to one atom each; softly assigned ones, an average over those, have less.
+    With r = m / b and theta = sum_j m_j r_j = 1 + chi2 the variance is 2 (2 (n - 2) zeta_1 + zeta_2) / (n (n - 1)),
+    zeta_1 = sum_j m_j r_j^2 - theta^2, zeta_2 at most sum_j r_j^2 (Hoeffding 1948). Powers of m come from pairs and
+    triples of different draws: from the counts themselves they would be far too large where atoms are more than draws.
+    For softly assigned draws the triples, and with them the error, are an upper bound.
     """
-    n = float(tally.draws)
-    estimate = float(((tally.total.square() - tally.squares) / weights).sum()) / (n * (n - 1)) - 1
-    mass = tally.mass
-    ratio = mass / weights
-    pairs = 2 * max(float((mass * ratio / weights).sum()), 0.0) / (n * (n - 1))
-    overlap = float((mass * ratio).sum())
-    linear = 4 * (float((mass * ratio.square()).sum()) - overlap**2) / n
-    # The noise of the counts inflates the plug-in linear term by 4 (sum_j 3 r_j^2 - 2 r_j overlap) / n^2, r = m / b;
-    # that is 4 N / n^2 where masses are right, and less where cells are empty. It is estimated without bias.
-    squares = ((tally.total.square() - tally.squares) / weights.square()).sum() / n**2
-    linear -= 4 * max(float(3 * squares - 2 * overlap * ratio.sum()), 0.0) / n**2
-    return MassError(estimate, math.sqrt(max(pairs + linear, 0.5 * pairs)))
+    n, total, squares = float(tally.draws), tally.total, tally.squares
+    pairs = (total.square() - squares) / (n * (n - 1))  # m^2
+    triples = (total.pow(3) - 3 * total * squares + 2 * squares) / (n * (n - 1) * (n - 2))  # m^3
+    overlap = float((pairs / weights).sum())
+    least = 1 / float(weights.square().sum())  # of zeta_2, by Cauchy and Schwarz: without a coincidence it shows as 0
+    quadratic = 2 * max(float((pairs / weights.square()).sum()), least) / (n * (n - 1))
+    linear = 4 * (float((triples / weights.square()).sum()) - overlap**2) / n
+    return MassError(overlap - 1, math.sqrt(max(quadratic + linear, 0.5 * quadratic)))
 
 
 def transport_cost(
