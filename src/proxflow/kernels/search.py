@@ -1,11 +1,13 @@
 """The maximum-affine search: argmax_j <a_i, b_j> + c_j over many rows, or the best two, in bounded memory.
 
 One matrix product does all the work. The cost beyond it is kept small by a score block that stays in cache and is
-reused, and, on the CPU, by numpy's vectorised argmax.
+reused, and, on the CPU, by numpy's vectorised argmax. On a GPU with Triton the product and the maximum are one kernel.
 """
 
 from __future__ import annotations
 
+import functools
+import importlib.util
 from dataclasses import dataclass
 
 import torch
@@ -58,11 +60,23 @@ def _argmax_affine(queries: Tensor, slopes: Tensor, offsets: Tensor | None) -> T
     rows, columns = len(queries), len(slopes)
     if rows == 0:
         return torch.empty(0, dtype=torch.int64, device=queries.device)
+    if _fuses(queries.device, queries.dtype):
+        from proxflow.kernels.fused_search import fused_argmax
+
+        return fused_argmax(queries, slopes, offsets)
     if offsets is not None:
         offsets = offsets.contiguous()  # the product reads them once for each row
     height, width = _block_shape(rows, columns, queries.element_size(), queries.device)
     buffer = queries.new_empty(height * width)
     return torch.cat([_block_argmax(block, slopes, offsets, buffer, width) for block in queries.split(height)])
+
+
+@functools.cache
+def _fuses(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether the one kernel runs there: Triton is installed, and the GPU has TF32 (Ampere or later)."""
+    if device.type != "cuda" or dtype != torch.float32 or importlib.util.find_spec("triton") is None:
+        return False
+    return torch.version.hip is None and torch.cuda.get_device_capability(device) >= (8, 0)
 
 
 def top_two_affine(queries: Tensor, slopes: Tensor, offsets: Tensor) -> TopTwo:
