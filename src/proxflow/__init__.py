@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         sampling,
         schedules,
         semidiscrete,
+        symmetry,
     )
     from proxflow.errors import ConvergenceError, ConvergenceWarning, DataWarning
     from proxflow.flow import ProximalFlow
@@ -58,6 +59,7 @@ __all__ = [
     "schedules",
     "semidiscrete",
     "storable",
+    "symmetry",
 ]
 
 _HOME = {

@@ -29,7 +29,7 @@ __all__ = ["class_named", "is_storable", "load", "name_of", "save", "storable", 
 C = TypeVar("C", bound=type)
 
 _OWN = "proxflow."
-_PACKAGES = ("schedules", "measures", "potentials", "flow", "semidiscrete", "matching", "data", "analysis")
+_PACKAGES = ("schedules", "measures", "symmetry", "potentials", "flow", "semidiscrete", "matching", "data", "analysis")
 _CLASSES: dict[str, type] = {}
 
 

@@ -9,7 +9,19 @@ from typing import Any
 
 import torch
 
-from proxflow.potentials import Ball, Discrete, Ellipsoid, Entropic, Potential, Product, Quadratic, Quantile, Radial
+from proxflow.potentials import (
+    Ball,
+    Discrete,
+    Ellipsoid,
+    Entropic,
+    Potential,
+    Product,
+    Quadratic,
+    Quantile,
+    Radial,
+    SymmetricDiscrete,
+)
+from proxflow.symmetry import Group
 
 
 def _random(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -37,6 +49,12 @@ def full_gaussian() -> Potential:
 
 def random_atoms() -> Potential:
     return Discrete(_random(60, 4), 0.3 * _random(60, seed=1), torch.rand(60, dtype=torch.float64) + 0.1)
+
+
+def atoms_and_images() -> Potential:
+    turn = torch.tensor([[-0.5, -(0.75**0.5)], [0.75**0.5, -0.5]], dtype=torch.float64)
+    turns = Group(torch.stack([torch.block_diag(torch.linalg.matrix_power(turn, k), torch.eye(2)) for k in range(3)]))
+    return SymmetricDiscrete(_random(15, 4), 0.3 * _random(15, seed=1), turns)
 
 
 def cospherical_grid() -> Potential:
@@ -86,6 +104,7 @@ STORED: dict[str, Callable[[], Potential]] = {
     "grid": cospherical_grid,
     "fewer atoms than dimensions": lambda: Discrete(_random(3, 6), _random(3, seed=1)),
     "collinear atoms": lambda: Discrete(torch.arange(5).double()[:, None] * _random(1, 3), _random(5)),
+    "atoms and their images": atoms_and_images,
     "one atom": lambda: Discrete(torch.ones(1, 3).double(), torch.zeros(1).double()),
     "rotated ball": lambda: Ball(3, 2.0).rotate(_rotation(3), _random(3)),
     "scaled gaussian": lambda: full_gaussian().scale(3.0),
@@ -137,6 +156,7 @@ CASES: dict[str, Callable[[], Potential]] = STORED | {
 
 # moved, scaled, weighted or joined, of potentials and by wrappers that stand above as well
 VARIANTS = {
+    "atoms and their images",
     "rotated ball",
     "scaled gaussian",
     "weighted entropic",

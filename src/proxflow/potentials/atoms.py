@@ -11,7 +11,7 @@ from proxflow.errors import counted
 from proxflow.kernels.geometry import row_norm
 from proxflow.measures import Source
 
-__all__ = ["AtomicPotential", "centre_and_radius", "check_atoms", "check_like_atoms", "has_atoms"]
+__all__ = ["AtomicPotential", "as_atomic", "centre_and_radius", "check_atoms", "check_like_atoms", "has_atoms"]
 
 
 class AtomicPotential(Protocol):
@@ -44,6 +44,21 @@ def has_atoms(potential: object) -> TypeGuard[AtomicPotential]:
     """Whether a potential is an ``AtomicPotential``; ``isinstance`` does not see the buffers of a module."""
     names = ("points", "heights", "weights", "source", "epsilon", "conjugate", "sample_atom")
     return all(hasattr(potential, name) for name in names)
+
+
+def as_atomic(owner: str, potential: object) -> AtomicPotential:
+    """The potential, if it is an ``AtomicPotential``.
+
+    Raises:
+        ValueError: it is none; of a ``SymmetricDiscrete``, ``expanded`` is one.
+    """
+    if has_atoms(potential):
+        return potential
+    remedy = "; give its expanded()" if hasattr(potential, "expanded") else ""
+    raise ValueError(
+        f"{owner}: the potential must have atoms (potentials.AtomicPotential), as in semidiscrete.fit(points).potential"
+        f", got {type(potential).__name__}{remedy}"
+    )
 
 
 def centre_and_radius(points: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,218 @@
+"""Finitely many orbits: a discrete potential that keeps one atom of each, and a group.
+
+phi(u) = max_j max_g <u, g y_j> - h_j is the potential of all images of the atoms, and invariant: phi(g u) = phi(u).
+Its maximum is found on the noise moved by each element, and needs no memory for images. The prox mixes images of
+several atoms, so that it, and what follows from it, works on all of them, made when first asked for.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from proxflow.errors import counted
+from proxflow.measures import Source
+from proxflow.potentials.atoms import check_atoms, check_like_atoms
+from proxflow.potentials.base import GeneralizedQuadratic, Potential, check_rotation_invariant
+from proxflow.potentials.discrete import Discrete
+from proxflow.potentials.orbits import Nearest, nearest_images, orbit_frame, orbit_images, orbit_of_row
+from proxflow.results import ProxResult
+from proxflow.storage import storable
+from proxflow.symmetry import Symmetry
+from proxflow.torch_support import Derived
+
+__all__ = ["SymmetricDiscrete", "check_invariant", "check_symmetry"]
+
+
+@storable
+class SymmetricDiscrete(Potential):
+    """phi(u) = max_j max_g <u, g y_j> - h_j over atoms y_j and the elements g of a group.
+
+    The flow goes to the law "an atom by its orbit's mass, moved by a random element". ``conjugate``, ``brenier_map``,
+    ``nearest_atom`` and ``nearest_image`` hold N atoms in memory; ``decompose`` and all that is derived from it hold
+    the up to G N distinct images as well, as ``expanded`` gives them. Differentiable in queries. Precision as in
+    ``Discrete``. State: ``points`` (N, d), ``heights`` (N,), ``weights`` (N,), each of a whole orbit.
+
+    Args:
+        points: (N, d) finite rows of different orbits, float32 or float64.
+        heights: (N,) finite, in the dtype of the points or in float64.
+        symmetry: the group, acting on R^d.
+        weights: (N,) of the orbits, positive, normalised to sum 1; equal if None.
+        source: law of the noise, invariant under the group; standard normal if None.
+        max_iterations: cap on active-set steps per query.
+
+    Raises:
+        ValueError: bad atoms, two of one orbit, a group of another dimension, or a source that is not known to be
+            invariant.
+    """
+
+    points: Tensor
+    heights: Tensor
+    weights: Tensor
+
+    def __init__(
+        self,
+        points: Tensor,
+        heights: Tensor,
+        symmetry: Symmetry,
+        weights: Tensor | None = None,
+        *,
+        source: Source | None = None,
+        max_iterations: int = 1000,
+    ) -> None:
+        check_atoms("SymmetricDiscrete", points, heights, weights)
+        super().__init__(points.shape[1], source)
+        check_symmetry("SymmetricDiscrete", symmetry, points)
+        check_invariant("SymmetricDiscrete", self.source)
+        _check_orbits(points, symmetry)
+        if weights is None:
+            weights = torch.ones_like(heights)
+        self.register_buffer("points", points)
+        self.register_buffer("heights", heights)
+        self.register_buffer("weights", weights / weights.sum())
+        self.symmetry = symmetry
+        self.max_iterations = max_iterations
+        self._frame = Derived(functools.partial(orbit_frame, symmetry=symmetry))
+        self._normalised = Derived(_normalised_slopes)
+        self._images = Derived(functools.partial(_expanded, self.source, symmetry, max_iterations))
+
+    def constructor_arguments(self) -> dict[str, object]:
+        """Points, heights, group, weights and source."""
+        return {
+            "points": self.points,
+            "heights": self.heights,
+            "symmetry": self.symmetry,
+            "weights": self.weights,
+            "source": self.source,
+            "max_iterations": self.max_iterations,
+        }
+
+    @property
+    def epsilon(self) -> float:
+        """0: nothing is smoothed."""
+        return 0.0
+
+    @property
+    def iterative(self) -> bool:
+        """True: the active-set method reports a status per row."""
+        return True
+
+    def expanded(self) -> Discrete:
+        """The same potential with all distinct images as atoms, ``points`` first, an orbit's weight shared evenly."""
+        return self._images(self.points, self.heights, self.weights)
+
+    def nearest_image(self, u: Tensor) -> Nearest:
+        """What each source point is transported to: the atom, and the element that moves it there, (B,) int64 each."""
+        self._check_query(u, "u")
+        slopes, offsets = self._normalised(self.points, self.heights, *self._frame(self.points))
+        return nearest_images(self.symmetry, u.detach().to(slopes.dtype), slopes, offsets)
+
+    def nearest_atom(self, u: Tensor) -> Tensor:
+        """The atom whose orbit each source point is transported to, (B,) int64."""
+        return self.nearest_image(u).atom
+
+    def images_of(self, atom: int) -> Tensor:
+        """Every element's image of one atom, (G, d)."""
+        point = self.points[atom : atom + 1]
+        return torch.cat([self.symmetry.apply(point, element) for element in range(len(self.symmetry))])
+
+    def nearest_image_of(self, u: Tensor, atom: Tensor) -> Nearest:
+        """The image of a given atom (B,) that each source point would rather go to: argmax_g <u, g y_j>."""
+        self._check_query(u, "u")
+        point, exact = self.points[atom].double(), u.detach().double()
+        scores = [(self.symmetry.apply(point, g) * exact).sum(1) for g in range(len(self.symmetry))]
+        return Nearest(atom, torch.stack(scores).argmax(0))
+
+    def image(self, nearest: Nearest) -> Tensor:
+        """The points g y_j themselves, (B, d)."""
+        return self.symmetry.apply(self.points[nearest.atom], nearest.element)
+
+    def brenier_map(self, u: Tensor) -> Tensor:
+        """The image that each source point is transported to, (B, d)."""
+        return self.image(self.nearest_image(u))
+
+    def conjugate(self, u: Tensor) -> Tensor:
+        """phi(u), (B,)."""
+        nearest = self.nearest_image(u)
+        image = self.symmetry.apply(self.points[nearest.atom].double(), nearest.element)
+        return ((u.double() * image).sum(1) - self.heights[nearest.atom].double()).to(u.dtype)
+
+    def value(self, y: Tensor) -> Tensor:
+        """psi(y), (B,), as of ``expanded``."""
+        return self.expanded().value(y)
+
+    def decompose(self, x: Tensor, alpha: Tensor | float, beta: Tensor | float) -> ProxResult:
+        """The Moreau pair, as of ``expanded``."""
+        return self.expanded().decompose(x, alpha, beta)
+
+    def second_epi_derivative(self, y: Tensor, u: Tensor) -> GeneralizedQuadratic:
+        """Zero on the span of the differences of the contact set of u, +inf off it; as of ``expanded``."""
+        return self.expanded().second_epi_derivative(y, u)
+
+    def decompose_jacobian(self, x: Tensor, alpha: Tensor | float, beta: Tensor | float) -> Tensor:
+        """(1 / beta) times the projector on the contact span, (B, d, d), as of ``expanded``."""
+        return self.expanded().decompose_jacobian(x, alpha, beta)
+
+    def smooth_support(self, y: Tensor) -> Tensor:
+        """Verified at images whose height is psi's there, failed elsewhere, (B,) of ``Verdict``."""
+        return self.expanded().smooth_support(y)
+
+    def _check_query(self, x: Tensor, name: str) -> None:
+        self.check(x, name)
+        check_like_atoms("SymmetricDiscrete", x, name, self.points)
+
+
+class _Slopes(NamedTuple):
+    """Atoms about the frame's centre and scaled by its radius, in the dtype of the heights, and minus heights."""
+
+    slopes: Tensor
+    offsets: Tensor
+
+
+def _normalised_slopes(points: Tensor, heights: Tensor, centre: Tensor, radius: Tensor) -> _Slopes:
+    heights = heights.detach()
+    unit_points = (points.detach().double() - centre) / radius
+    unit_heights = (heights.double() - heights.median().double()) / radius
+    return _Slopes(unit_points.to(heights.dtype).contiguous(), -unit_heights.to(heights.dtype))
+
+
+def _expanded(
+    source: Source, symmetry: Symmetry, max_iterations: int, points: Tensor, heights: Tensor, weights: Tensor
+) -> Discrete:
+    images, atom = orbit_images(points.detach(), symmetry)
+    share = weights.detach() / torch.bincount(atom, minlength=len(points))
+    return Discrete(images, heights.detach()[atom], share[atom], source=source, max_iterations=max_iterations)
+
+
+def check_symmetry(owner: str, symmetry: Symmetry, points: Tensor) -> None:
+    """Refuse what is no group, or one of another dimension than points (N, d).
+
+    Raises:
+        ValueError: naming ``owner`` and what to do.
+    """
+    if not isinstance(symmetry, Symmetry):
+        raise ValueError(
+            f"{owner}: symmetry must be a group of proxflow.symmetry, got {type(symmetry).__name__}; Group(matrices) "
+            "makes one of any"
+        )
+    if symmetry.dim != points.shape[1]:
+        raise ValueError(f"{owner}: the symmetry acts in dimension {symmetry.dim}, the points have {points.shape[1]}")
+
+
+def check_invariant(owner: str, source: Source) -> None:
+    """Refuse a source that a group is not known to leave as it is."""
+    check_rotation_invariant(owner, source, "without a symmetry any source will do")
+
+
+def _check_orbits(points: Tensor, symmetry: Symmetry) -> None:
+    first = orbit_of_row(points.detach(), symmetry)
+    again = torch.nonzero(first != torch.arange(len(points), device=points.device))[:, 0]
+    if len(again):
+        found = counted(len(again), "row is an image", "rows are images")
+        raise ValueError(
+            f"SymmetricDiscrete: {found} of an earlier one, the first: row {int(again[0])} of row "
+            f"{int(first[again[0]])}; keep one of each orbit with their summed weight (semidiscrete.fit does)"
+        )
