@@ -100,6 +100,9 @@ FITS: dict[str, Callable[[], pf.semidiscrete.Fit]] = {
     "quantiles": lambda: pf.semidiscrete.fit(atoms(20, 1, f64), seed=7),
     "damped Newton": lambda: pf.semidiscrete.fit(atoms(20, 2).repeat(2, 1), seed=7),
     "averaged gradient": lambda: pf.semidiscrete.fit(atoms(20, 5).repeat(2, 1), tol=0.5, max_samples=3000, seed=7),
+    "symmetric": lambda: pf.semidiscrete.fit(
+        atoms(20, 6), symmetry=pf.symmetry.HorizontalFlip((2, 3)), tol=0.5, max_samples=3000
+    ),
     "entropic": lambda: pf.semidiscrete.fit(atoms(20, 2), epsilon=0.1, tol=0.5, max_samples=3000),
     "box to atoms": lambda: pf.semidiscrete.fit(atoms(5, 2), source=Uniform(2), tol=0.5, max_samples=3000),
 }
@@ -140,7 +143,7 @@ def test_a_fit_comes_back_bit_by_bit(case, tmp_path):
     fitted = FITS[case]()
     again = returned(fitted, tmp_path)
     same(fitted, again)
-    assert fitted.method == ("averaged gradient" if case in ("entropic", "box to atoms") else case)
+    assert fitted.method == ("averaged gradient" if case in ("symmetric", "entropic", "box to atoms") else case)
     assert again.cell_mass.dtype == f64
     assert again.atom_of_row.dtype == torch.int64
 

@@ -24,7 +24,8 @@ from proxflow.couplings.pairs import Pairs, Rows, check_count
 from proxflow.couplings.semidiscrete_coupling import Semidiscrete
 from proxflow.couplings.subspace import Subspace, first_directions
 from proxflow.measures import Gaussian, Source
-from proxflow.potentials import AtomicPotential
+from proxflow.potentials import AtomicPotential, SymmetricDiscrete
+from proxflow.potentials.atoms import as_atomic
 from proxflow.seeding import own_generator
 from proxflow.semidiscrete import fit
 
@@ -71,7 +72,7 @@ class Conditional:
         self,
         points: Numbers,
         labels: Numbers,
-        potentials: Mapping[int, AtomicPotential],
+        potentials: Mapping[int, AtomicPotential | SymmetricDiscrete],
         *,
         strength: float | Sequence[float] = math.inf,
         weights: Numbers | None = None,
@@ -88,7 +89,9 @@ class Conditional:
         self._parts: dict[int, Semidiscrete | ConditionCost | Subspace] = {}
         for group, rows in groups.members.items():
             frame = None if directions is None else directions[group]
-            self._parts[group] = _part(Group.of(self.rows, rows, frame, self.strength), potentials[group])
+            self._parts[group] = _part(
+                Group.of(self.rows, rows, frame, self.strength), as_atomic("Conditional", potentials[group])
+            )
         self.source = next(iter(self._parts.values())).source
 
     @classmethod
@@ -125,7 +128,7 @@ class Conditional:
         strength = checked_strength(data, strength)
         if directions is not None and source is not None and source != Gaussian(data.dim):
             raise ValueError("Conditional: directions need standard normal noise; leave out source= or directions=")
-        potentials: dict[int, AtomicPotential] = {}
+        potentials: dict[int, AtomicPotential | SymmetricDiscrete] = {}
         frames: dict[int, Tensor] = {}
         for label, rows in groups_of(data, strength).members.items():
             if directions is not None:
@@ -147,7 +150,7 @@ class Conditional:
     @property
     def potentials(self) -> dict[int, AtomicPotential]:
         """The potential of each class, or other group of rows that is coupled together."""
-        return {label: part.potential for label, part in self._parts.items()}
+        return {label: as_atomic("Conditional", part.potential) for label, part in self._parts.items()}
 
     @property
     def directions(self) -> dict[int, Tensor] | None:

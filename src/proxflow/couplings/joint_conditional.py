@@ -12,7 +12,8 @@ from proxflow.checks import Numbers, real_number
 from proxflow.couplings.pairs import Pairs, Rows, check_count
 from proxflow.couplings.semidiscrete_coupling import Semidiscrete
 from proxflow.measures import Empirical, Source
-from proxflow.potentials import AtomicPotential
+from proxflow.potentials import AtomicPotential, SymmetricDiscrete
+from proxflow.potentials.atoms import as_atomic
 from proxflow.semidiscrete import fit
 from proxflow.storage import storable
 
@@ -72,7 +73,7 @@ class JointConditional:
 
     def __init__(
         self,
-        potential: AtomicPotential,
+        potential: AtomicPotential | SymmetricDiscrete,
         points: Numbers,
         conditions: Numbers,
         weight: float,
@@ -80,6 +81,7 @@ class JointConditional:
         weights: Numbers | None = None,
     ) -> None:
         self.rows = Rows("JointConditional", points, conditions, weights)
+        potential = as_atomic("JointConditional", potential)
         self._joint = Semidiscrete(potential, _joined(self.rows, weight), weights=self.rows.weights)
         self.weight = float(weight)
         if not isinstance(potential.source, NoiseAndCondition):
@@ -113,7 +115,7 @@ class JointConditional:
     @property
     def potential(self) -> AtomicPotential:
         """The potential of points and weighted conditions together; ``proxflow.save`` keeps it."""
-        return self._joint.potential
+        return as_atomic("JointConditional", self._joint.potential)
 
     @property
     def tensors(self) -> list[Tensor | None]:

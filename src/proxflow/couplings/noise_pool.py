@@ -10,7 +10,7 @@ from torch import Tensor
 
 from proxflow.couplings.noise_stock import NoiseStock
 from proxflow.couplings.process_local import Reserve
-from proxflow.potentials import AtomicPotential
+from proxflow.potentials import AtomicPotential, SymmetricDiscrete
 from proxflow.results import brief_repr
 
 __all__ = ["NoiseLaw", "NoisePool"]
@@ -63,7 +63,7 @@ class NoisePool:
     def __init__(
         self,
         draw: Callable[[int, torch.Generator | None], tuple[Tensor, Tensor]],
-        potential: AtomicPotential,
+        potential: AtomicPotential | SymmetricDiscrete,
         max_draws: int | None,
         max_memory: int,
     ) -> None:
@@ -131,9 +131,14 @@ class NoisePool:
         largest = 0.0
         for request in missing.tolist():
             atom = atoms[request]
-            loss = best - draws @ points[atom].to(dtype) + heights[atom]
+            loss = best - (draws @ self._images(int(atom)).to(dtype).mT).amax(1) + heights[atom]
             choice = int(torch.where(free, loss, torch.inf).argmin())
             free[choice] = False
             noise[request] = fresh[choice]
             largest = max(largest, float(loss[choice]))
         return largest
+
+    def _images(self, atom: int) -> Tensor:
+        """The points (k, d) that noise of an atom goes to: itself, or its orbit."""
+        potential = self._potential
+        return potential.images_of(atom) if isinstance(potential, SymmetricDiscrete) else potential.points[[atom]]

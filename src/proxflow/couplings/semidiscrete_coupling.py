@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 import torch
@@ -12,9 +13,11 @@ from proxflow.checks import Numbers, point_weights
 from proxflow.couplings.noise_pool import NoiseLaw, NoisePool
 from proxflow.couplings.pairs import Pairs, Rows, check_count
 from proxflow.errors import counted
-from proxflow.potentials import AtomicPotential
-from proxflow.potentials.atoms import has_atoms
+from proxflow.potentials import AtomicPotential, SymmetricDiscrete
+from proxflow.potentials.atoms import as_atomic
+from proxflow.potentials.orbits import orbit_of_row
 from proxflow.seeding import own_generator
+from proxflow.symmetry import Symmetry
 
 __all__ = ["Semidiscrete", "rounded_alike"]
 
@@ -27,6 +30,10 @@ class Semidiscrete:
 
     An ``Entropic`` potential draws the atom from its softmax instead. Rows of the data that are equal share an atom,
     and its noise, in proportion to their weights.
+
+    A ``SymmetricDiscrete`` potential, from a fit with ``symmetry=``, sends noise to images of rows: targets are those
+    images, ``index`` and ``label`` those of the row, and rows that are images of one another share an orbit. A row does
+    not say its image, so that ``rows_for`` and ``noise_for`` refuse; ``sample`` and ``pairs_for`` give images.
 
     Args:
         potential: as fitted by ``semidiscrete.fit(points, weights)``, or an ``AtomicPotential`` of your own.
@@ -44,7 +51,7 @@ class Semidiscrete:
 
     def __init__(
         self,
-        potential: AtomicPotential,
+        potential: AtomicPotential | SymmetricDiscrete,
         points: Numbers,
         labels: Numbers | None = None,
         *,
@@ -53,16 +60,17 @@ class Semidiscrete:
         max_memory: int = 1 << 28,
     ) -> None:
         self.rows = Rows("Semidiscrete", points, labels)
-        if not has_atoms(potential):
-            raise ValueError(
-                "Semidiscrete: the potential must have atoms (potentials.AtomicPotential), as in "
-                f"semidiscrete.fit(points).potential, got {type(potential).__name__}"
-            )
-        self.potential = potential
+        images = isinstance(potential, SymmetricDiscrete)
+        self.potential = potential if images else as_atomic("Semidiscrete", potential)
         self.source = self.rows.source_or_normal(potential.source)
-        self.atom_of_row = _atoms_of(self.rows.flat, potential.points)
+        self.atom_of_row = _atoms_of(self.rows.flat, potential.points, self.symmetry)
         self._shares = _shares(self.rows.flat, self.atom_of_row, potential, weights)
         self._pool = NoisePool(self._draw, potential, max_draws, max_memory)
+
+    @property
+    def symmetry(self) -> Symmetry | None:
+        """The group whose images of rows are the targets; None where these are rows."""
+        return self.potential.symmetry if isinstance(self.potential, SymmetricDiscrete) else None
 
     @property
     def deterministic(self) -> bool:
@@ -79,14 +87,38 @@ class Semidiscrete:
         """What the coupling depends on, for checkpoints."""
         potential = self.potential
         tensors = [*self.rows.tensors_with(self.source, potential.epsilon), potential.heights, potential.weights]
+        tensors += [] if self.symmetry is None else self.symmetry.tensors
         return tensors if self._shares.until is None else [*tensors, self._shares.until]
 
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> Pairs:
-        """n pairs: fresh noise, and the row that it is transported to."""
+        """n pairs: fresh noise, and the row that it is transported to, or the image of a row."""
         check_count("Semidiscrete", n)
         generator = own_generator(generator)
+        if isinstance(self.potential, SymmetricDiscrete):
+            noise = self.rows.draw_noise(self.source, n, generator)
+            nearest = self.potential.nearest_image(noise)
+            return self._pairs(noise, self._shares.draw(nearest.atom, generator), self.potential.image(nearest))
         noise, atom = self._draw(n, generator)
         return self.rows.pairs(noise, self._shares.draw(atom, generator))
+
+    def pairs_for(self, index: Numbers, *, generator: torch.Generator | None = None) -> Pairs:
+        """Pairs of given rows, for loops that visit the data in epochs: the noise is that of ``noise_for``.
+
+        Under a symmetry the target is the image of the row that its noise is transported to: over an epoch noise has
+        the source's law and targets that of rows moved by random elements, which replaces random flips by the loader.
+
+        Args:
+            index: (n,) whole numbers, rows of the points.
+
+        Raises:
+            ValueError: as of ``noise_for``.
+        """
+        rows = self.rows.checked_index(index)
+        noise = self._pool.take(self.atom_of_row[rows], own_generator(generator))
+        if isinstance(self.potential, SymmetricDiscrete):
+            nearest = self.potential.nearest_image_of(noise, self.atom_of_row[rows])
+            return self._pairs(noise, rows, self.potential.image(nearest))
+        return self.rows.pairs(noise, rows)
 
     def rows_for(self, noise: Numbers, *, generator: torch.Generator | None = None) -> Tensor:
         """The row that each source point (n, *event) is transported to, (n,) int64: ``sample`` with noise of one's own.
@@ -96,9 +128,14 @@ class Semidiscrete:
             generator: of what the noise does not decide: which of equal rows, and the atom of a smoothed potential.
 
         Raises:
-            ValueError: noise of another shape, dtype or device.
+            ValueError: noise of another shape, dtype or device, or a potential with a symmetry.
         """
         generator = own_generator(generator)
+        if isinstance(self.potential, SymmetricDiscrete):
+            raise ValueError(
+                "Semidiscrete.rows_for: with a symmetry noise goes to an image of a row, and the row does not say "
+                "which; use sample, or potential.brenier_map(noise) for the images"
+            )
         atom = self.potential.sample_atom(self.rows.checked_noise(noise), generator)
         return self._shares.draw(atom, generator)
 
@@ -124,15 +161,27 @@ class Semidiscrete:
             index: (n,) whole numbers, rows of the points; repetitions are served by different draws.
 
         Raises:
-            ValueError: index is not a vector of whole numbers, or names a row that is not there.
+            ValueError: index is not a vector of whole numbers, or names a row that is not there, or the potential has
+                a symmetry.
         """
+        if self.symmetry is not None:
+            raise ValueError(
+                "Semidiscrete.noise_for: with a symmetry noise goes to an image of a row, and the row does not say "
+                "which; pairs_for(index) gives noise and images"
+            )
         rows = self.rows.checked_index(index)
         noise = self._pool.take(self.atom_of_row[rows], own_generator(generator))
         return noise.reshape(len(rows), *self.rows.event_shape)
 
     def _draw(self, n: int, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
         noise = self.rows.draw_noise(self.source, n, generator)
+        if isinstance(self.potential, SymmetricDiscrete):
+            return noise, self.potential.nearest_atom(noise)
         return noise, self.potential.sample_atom(noise, generator)
+
+    def _pairs(self, noise: Tensor, index: Tensor, image: Tensor) -> Pairs:
+        """Pairs with images of the rows ``index`` as their targets."""
+        return dataclasses.replace(self.rows.pairs(noise, index), target=image.reshape(-1, *self.rows.event_shape))
 
 
 @dataclass(frozen=True)
@@ -163,7 +212,9 @@ class _Shares:
         return self.row[torch.minimum(torch.maximum(place, self.first[atom]), self.last[atom])]
 
 
-def _shares(rows: Tensor, atom_of_row: Tensor, potential: AtomicPotential, weights: Numbers | None) -> _Shares:
+def _shares(
+    rows: Tensor, atom_of_row: Tensor, potential: AtomicPotential | SymmetricDiscrete, weights: Numbers | None
+) -> _Shares:
     """The shares of rows (N, d) in their atoms.
 
     Raises:
@@ -203,8 +254,8 @@ def _check_weights(total: Tensor, expected: Tensor, atom_of_row: Tensor, *, give
     )
 
 
-def _atoms_of(rows: Tensor, atoms: Tensor) -> Tensor:
-    """The atom equal to each row, (N,) int64.
+def _atoms_of(rows: Tensor, atoms: Tensor, symmetry: Symmetry | None) -> Tensor:
+    """The atom equal to each row, or of which it is an image, (N,) int64.
 
     Raises:
         ValueError: the rows are of another dtype, device or width, a row is no atom, or an atom has no row.
@@ -214,8 +265,9 @@ def _atoms_of(rows: Tensor, atoms: Tensor) -> Tensor:
             f"Semidiscrete: points are {rows.dtype} on {rows.device} with {rows.shape[1]} entries each, the atoms "
             f"{atoms.dtype} on {atoms.device} with {atoms.shape[1]}; give the points that it was fitted to"
         )
-    distinct, number = torch.unique(torch.cat([atoms, rows]), dim=0, return_inverse=True)
-    atom_of_number = torch.full((len(distinct),), -1, dtype=torch.int64, device=rows.device)
+    both = torch.cat([atoms, rows])
+    number = torch.unique(both, dim=0, return_inverse=True)[1] if symmetry is None else orbit_of_row(both, symmetry)
+    atom_of_number = torch.full((len(both),), -1, dtype=torch.int64, device=rows.device)
     atom_of_number[number[: len(atoms)]] = torch.arange(len(atoms), device=rows.device)
     atom_of_row = atom_of_number[number[len(atoms) :]]
     strangers = torch.nonzero(atom_of_row < 0)[:, 0]

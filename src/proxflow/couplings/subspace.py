@@ -22,7 +22,7 @@ from proxflow.couplings.semidiscrete_coupling import Semidiscrete, rounded_alike
 from proxflow.couplings.stream import Coupling, batch_of
 from proxflow.errors import counted
 from proxflow.measures import Gaussian
-from proxflow.potentials import AtomicPotential
+from proxflow.potentials import AtomicPotential, SymmetricDiscrete
 from proxflow.seeding import generator_of, own_generator
 from proxflow.semidiscrete import fit
 
@@ -59,6 +59,11 @@ class Subspace:
         if not isinstance(inner, Rows):
             raise ValueError(
                 f"Subspace: the coupling must be one of proxflow's, of the rows' coordinates, got {_name(coupling)}"
+            )
+        if getattr(coupling, "symmetry", None) is not None:
+            raise ValueError(
+                "Subspace: the coupling has a symmetry, and goes to images of rows that have no coordinates in the "
+                "other directions; fit the coordinates without it"
             )
         self.rows = Rows("Subspace", points, inner.labels)
         self.directions = check_directions("Subspace", directions, self.rows.flat)
@@ -122,7 +127,7 @@ class Subspace:
     @classmethod
     def from_potential(
         cls,
-        potential: AtomicPotential,
+        potential: AtomicPotential | SymmetricDiscrete,
         points: Numbers,
         directions: Numbers,
         labels: Numbers | None = None,

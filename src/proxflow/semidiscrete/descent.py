@@ -28,12 +28,13 @@ _COARSENING = 4  # groups hold at least this many times as many atoms as those o
 _POWER_STEPS = 4  # of the power method, that find a direction to cut a group along
 
 
-def nested_groups(points: Tensor, weights: Tensor) -> list[Tensor]:
+def nested_groups(points: Tensor, weights: Tensor, mean: Tensor | None = None) -> list[Tensor]:
     """Labels (N,) of the group of each atom, from fine regions to two halves, then shells; none for few atoms.
 
     Args:
         points: (N, d) distinct.
         weights: (N,) positive.
+        mean: (d,), that shells are about; of the points if None.
     """
     levels = [torch.zeros(len(points), dtype=torch.int64, device=points.device)]
     while _count(levels[-1]) * _COARSENING < len(points):
@@ -46,12 +47,12 @@ def nested_groups(points: Tensor, weights: Tensor) -> list[Tensor]:
         if _count(labels) * _COARSENING <= last:
             chosen.append(labels)
             last = _count(labels)
-    return [*chosen, _shells(points, weights)] if chosen else []
+    return [*chosen, _shells(points, weights @ points if mean is None else mean)] if chosen else []
 
 
-def _shells(points: Tensor, weights: Tensor) -> Tensor:
+def _shells(points: Tensor, mean: Tensor) -> Tensor:
     """Labels (N,) by distance from the mean, equally many atoms in each."""
-    rank = torch.linalg.vector_norm(points - weights @ points, dim=1).argsort().argsort()
+    rank = torch.linalg.vector_norm(points - mean, dim=1).argsort().argsort()
     labels: Tensor = rank * min(_SHELLS, len(points) // _COARSENING) // len(points)
     return labels
 

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from torch import Tensor
 
 from proxflow.potentials.discrete import Discrete
 from proxflow.potentials.entropic import Entropic
+from proxflow.potentials.symmetric import SymmetricDiscrete
 from proxflow.results import brief_repr
 from proxflow.storage import storable
 
-__all__ = ["Evaluation", "Fit", "Solution"]
+__all__ = ["Evaluation", "Fit", "FittedPotential", "Solution"]
+
+FittedPotential: TypeAlias = Discrete | Entropic | SymmetricDiscrete
+"""What a fit may return."""
 
 
 @storable
@@ -30,7 +35,7 @@ class Solution:
     """What a method found: the potential, its masses (N,), its certificate and cost, what they took, and advice."""
 
     method: str
-    potential: Discrete | Entropic
+    potential: FittedPotential
     mass: Tensor
     history: tuple[Evaluation, ...]
     transport_cost: float
@@ -47,7 +52,8 @@ class Fit:
     """A fitted potential and its certificate.
 
     Attributes:
-        potential: on the distinct rows of the data: ``Discrete``, or ``Entropic`` where epsilon > 0.
+        potential: on the distinct rows of the data: ``Discrete``, or ``Entropic`` where epsilon > 0; on one row of
+            each orbit ``SymmetricDiscrete``, where a symmetry was given: N counts orbits there.
         method: how the heights were found: one of ``semidiscrete.METHODS``.
         chi2: sum_j (m_j - b_j)^2 / b_j of the cell masses m: exact, or estimated without bias on fresh draws.
         chi2_stderr: its standard error; 0.0 when exact.
@@ -66,7 +72,7 @@ class Fit:
         tol: the tolerance asked for.
     """
 
-    potential: Discrete | Entropic
+    potential: FittedPotential
     method: str
     chi2: float
     chi2_stderr: float

@@ -8,23 +8,24 @@ import os
 import time
 import warnings
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from proxflow.checks import Numbers, real_number, whole_number
 from proxflow.errors import ConvergenceWarning
 from proxflow.measures import Gaussian, Source
-from proxflow.potentials.discrete import Discrete
-from proxflow.potentials.entropic import Entropic
+from proxflow.potentials.symmetric import SymmetricDiscrete, check_invariant
 from proxflow.seeding import generator_of
 from proxflow.semidiscrete.exact import exact_applies, solve_exactly
-from proxflow.semidiscrete.fit_result import Fit, Solution
+from proxflow.semidiscrete.fit_result import Fit, FittedPotential, Solution
 from proxflow.semidiscrete.prepare import Atoms, gather_atoms, span_of
-from proxflow.semidiscrete.problem import SemiDual
+from proxflow.semidiscrete.problem import SemiDual, chunk_sizes
 from proxflow.semidiscrete.returned import Returned
 from proxflow.semidiscrete.session import Session, fit_fingerprint
 from proxflow.semidiscrete.start import carried_heights
 from proxflow.semidiscrete.stochastic import StochasticState, solve_stochastically
+from proxflow.symmetry import Symmetry
 from proxflow.torch_support import in_full_precision
 
 __all__ = ["METHODS", "fit"]
@@ -32,6 +33,7 @@ __all__ = ["METHODS", "fit"]
 METHODS = ("one atom", "quantiles", "damped Newton", "averaged gradient")
 
 _DIRAC_DRAWS = 1 << 17  # samples for the cost of a single atom under a source without a known mean
+_DRAWS_AT_ONCE = 1 << 13  # of them: tens of megabytes for images
 
 
 @in_full_precision
@@ -41,10 +43,11 @@ def fit(
     *,
     source: Source | None = None,
     epsilon: float = 0.0,
+    symmetry: Symmetry | None = None,
     tol: float = 1e-2,
     max_samples: int | None = None,
     seed: int = 0,
-    warm_start: Fit | Discrete | Entropic | Tensor | None = None,
+    warm_start: Fit | FittedPotential | Tensor | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
     max_memory: int = 2**28,
     progress: bool | None = None,
@@ -62,11 +65,15 @@ def fit(
         weights: (N,), not negative; equal if None.
         source: law of the noise; standard normal if None. ``measures.Empirical`` makes unpaired data a source.
         epsilon: smoothing, in units of the scores <u, y>; above 0 fits the entropic semi-dual of ``Entropic``.
+        symmetry: a group, as ``symmetry.HorizontalFlip((C, H, W))``, that the law to be fitted is invariant under: a
+            row by its weight, moved by a random element. One row of each orbit is kept and no image made: with
+            rows that are images of one another merged, the fit needs the memory and the draws of the orbits alone. Its
+            method is always the averaged gradient; epsilon must be 0.
         tol: tolerance on chi2.
         max_samples: cap on the draws that move the heights, 100 N / tol if None; the step that reaches it is finished.
         seed: seed of all randomness.
         warm_start: an earlier ``Fit`` or its potential, of the same atoms or with atoms added or moved; or heights
-            (number of distinct atoms,).
+            (number of distinct atoms, or of orbits,).
         checkpoint: file to save the run in, every few seconds and at Ctrl-C. A call with the same arguments resumes
             from it and ends, bit by bit, as an uninterrupted one.
         max_memory: bytes for noise and scores.
@@ -79,16 +86,19 @@ def fit(
         ValueError: bad data or arguments, or a checkpoint of another fit; the message says what to do.
     """
     began = time.perf_counter()
-    atoms = gather_atoms(points, weights)
+    atoms = gather_atoms(points, weights, symmetry)
     source = Gaussian(atoms.points.shape[1]) if source is None else source
     seed, max_memory = _whole("seed", seed), _whole("max_memory", max_memory)
     max_samples = None if max_samples is None else _whole("max_samples", max_samples)
     _check_options(source, atoms, epsilon, tol, max_samples)
     epsilon, tol = float(epsilon), float(tol)
-    initial = None if warm_start is None else carried_heights(warm_start, atoms.points)
+    if symmetry is not None:
+        _check_symmetry(symmetry, source, epsilon, points)
+    initial = None if warm_start is None else carried_heights(warm_start, atoms.points, symmetry)
     identity = None
     if checkpoint is not None:
-        identity = fit_fingerprint([atoms.points, atoms.weights, initial], source, [epsilon, float(seed)])
+        group = [] if symmetry is None else symmetry.tensors
+        identity = fit_fingerprint([atoms.points, atoms.weights, initial, *group], source, [epsilon, float(seed)])
     session = Session(began, progress, checkpoint, identity)
     if len(atoms.points) == 1:
         solution = _one_atom(atoms, source, epsilon)
@@ -106,6 +116,21 @@ def _check_options(source: Source, atoms: Atoms, epsilon: float, tol: float, max
         raise ValueError(f"fit: max_samples must be at least 1, got {max_samples!r}")
     if source.dim != atoms.points.shape[1]:
         raise ValueError(f"fit: the source has dimension {source.dim}, the points {atoms.points.shape[1]}")
+
+
+def _check_symmetry(symmetry: Symmetry, source: Source, epsilon: float, points: Numbers) -> None:
+    check_invariant("fit", source)
+    if epsilon > 0:
+        raise ValueError(
+            f"fit: with a symmetry epsilon must be 0, got {epsilon:g}; give images as rows of their own to smooth them"
+        )
+    shape, acts_on = tuple(np.shape(points)[1:]), symmetry.event_shape
+    if len(shape) > 1 and len(acts_on) > 1 and _without_ones(shape) != _without_ones(acts_on):
+        raise ValueError(f"fit: the symmetry acts on events of shape {acts_on}, those of the points are {shape}")
+
+
+def _without_ones(shape: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(size for size in shape if size > 1)
 
 
 def _whole(name: str, value: object) -> int:
@@ -127,8 +152,10 @@ def _solve(
     session: Session,
 ) -> Solution:
     """By exact masses where they are known, else by noise."""
-    spans = [span_of(atoms.points, source, precision) for precision in (atoms.points.dtype, torch.float64)]
-    problems = [SemiDual(span.points, atoms.weights, span.source, epsilon, max_memory) for span in spans]
+    spans = [span_of(atoms, source, precision) for precision in (atoms.points.dtype, torch.float64)]
+    problems = [
+        SemiDual(span.points, atoms.weights, span.source, epsilon, max_memory, atoms.symmetry) for span in spans
+    ]
     returned = Returned(atoms, source, epsilon, problems[1].rows_at_once)
     if exact_applies(problems[0]) and not isinstance(session.state, StochasticState):
         problem, residual = problems[0], spans[0].residual / problems[0].radius
@@ -145,17 +172,30 @@ def _solve(
 
 
 def _one_atom(atoms: Atoms, source: Source, epsilon: float) -> Solution:
-    """E|X - y|^2, exact where the source is normal."""
+    """E|X - y|^2, exact where the source is normal; y the nearest image where there is a symmetry."""
     point = atoms.points[0].double()
     zero = point.new_zeros(1)
-    if isinstance(source, Gaussian):
+    potential = Returned(atoms, source, epsilon, _DIRAC_DRAWS).potential(zero, double=False)
+    if isinstance(potential, SymmetricDiscrete):
+        value, half, draws = _orbit_cost(potential)
+    elif isinstance(source, Gaussian):
         value, half, draws = source.second_moment + float(point.square().sum()), 0.0, 0
     else:
         noise = source.sample(_DIRAC_DRAWS, generator=generator_of(0), dtype=torch.float64)
         terms = (noise - point.to(noise)).square().sum(1)
         value, half, draws = float(terms.mean()), 1.96 * float(terms.std()) / math.sqrt(len(terms)), len(terms)
-    potential = Returned(atoms, source, epsilon, draws).potential(zero, double=False)
     return Solution("one atom", potential, zero + 1, (), value, (value - half, value + half), 0, draws)
+
+
+def _orbit_cost(potential: SymmetricDiscrete) -> tuple[float, float, int]:
+    """E|X - T(X)|^2 to the images of one atom, half of its 95% interval, and the draws."""
+    points, generator = potential.points, generator_of(0, device=potential.points.device)
+    parts = []
+    for count in chunk_sizes(_DIRAC_DRAWS, _DRAWS_AT_ONCE):
+        noise = potential.source.sample(count, generator=generator, dtype=points.dtype, device=points.device)
+        parts.append((noise.double() - potential.brenier_map(noise).double()).square().sum(1))
+    terms = torch.cat(parts)
+    return float(terms.mean()), 1.96 * float(terms.std()) / math.sqrt(len(terms)), len(terms)
 
 
 def _in_space(solution: Solution, rest: float) -> Solution:

@@ -5,6 +5,7 @@ k bounds the cell of atom j: cell j lies in the half-space <u, y_j - y_k> >= h_j
 
     h_j = min_k h_k + |y_j - y_k| q_j,    P(<X, e> >= q_j) <= b_j for every unit vector e,
 
+(b_j / |G| and the nearest images, where an atom stands for up to |G| images and its cell is all of theirs)
 the mass m_j is at most b_j, and what atom j adds to chi2, (m_j - b_j)^2 / b_j, at most b_j. For normal noise q_j is the
 normal quantile at 1 - b_j, for other noise Chebyshev's (E|X|^2 / b_j)^(1/2).
 """
@@ -56,7 +57,7 @@ class LightAtoms:
         points, bounded = self._problem.points, heights.clone()
         rows = torch.nonzero(self.light)[:, 0]
         for part, reach in zip(rows.split(_ROWS), self._reach.split(_ROWS), strict=True):
-            distance = torch.cdist(points[part], points[self._bounding], compute_mode="donot_use_mm_for_euclid_dist")
+            distance = self._problem.distances(part, self._bounding)
             bounded[part] = (heights[self._bounding] + reach[:, None] * distance).amin(1)
             farthest = self._problem.source.dim**0.5 + _FAR_OUT
             size = farthest * torch.linalg.vector_norm(points[part], dim=1) + bounded[part].abs()
@@ -64,8 +65,8 @@ class LightAtoms:
         return bounded
 
     def _reaches(self, generator: torch.Generator) -> Tensor:
-        """q with P(<X, e> >= q) <= weight for every unit vector e, one for each light atom."""
-        weights, source = self._problem.weights[self.light], self._problem.source
+        """q with P(<X, e> >= q) <= weight of one image for every unit vector e, one for each light atom."""
+        weights, source = self._problem.weights[self.light] / self._problem.elements, self._problem.source
         if isinstance(source, Gaussian):
             quantiles: Tensor = -torch.special.ndtri(weights)
             return quantiles

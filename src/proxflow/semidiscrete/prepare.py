@@ -12,21 +12,28 @@ from proxflow.errors import counted
 from proxflow.kernels.geometry import row_norm
 from proxflow.measures import Gaussian, Source
 from proxflow.potentials.atoms import centre_and_radius
+from proxflow.potentials.orbits import orbit_of_row
+from proxflow.potentials.symmetric import check_symmetry
+from proxflow.symmetry import Symmetry
 
 __all__ = ["Atoms", "Span", "gather_atoms", "span_of"]
 
 
 @dataclass(frozen=True)
 class Atoms:
-    """Distinct rows (N, d), their weights (N,) in float64 with sum 1, and the atom of every given row."""
+    """Distinct rows (N, d), their weights (N,) in float64 with sum 1, and the atom of every given row.
+
+    Under a symmetry they are rows of different orbits, with the weights of those.
+    """
 
     points: Tensor
     weights: Tensor
     atom_of_row: Tensor
+    symmetry: Symmetry | None = None
 
 
-def gather_atoms(points: Numbers, weights: Numbers | None) -> Atoms:
-    """Check the data, normalise the weights, and merge equal rows.
+def gather_atoms(points: Numbers, weights: Numbers | None, symmetry: Symmetry | None = None) -> Atoms:
+    """Check the data, normalise the weights, and merge equal rows, and rows that are images of one another.
 
     Raises:
         ValueError: points are empty, 1-D, not floating point or not finite; weights have the wrong length, are
@@ -35,13 +42,17 @@ def gather_atoms(points: Numbers, weights: Numbers | None) -> Atoms:
     flat = flat_points("fit", points)
     mass = point_weights("fit", weights, flat)
     distinct, atom_of_row = torch.unique(flat, dim=0, return_inverse=True)
+    if symmetry is not None:
+        check_symmetry("fit", symmetry, flat)
+        kept, orbit = torch.unique(orbit_of_row(distinct, symmetry), return_inverse=True)
+        distinct, atom_of_row = distinct[kept], orbit[atom_of_row]
     total = torch.zeros(len(distinct), dtype=torch.float64, device=flat.device).index_add_(0, atom_of_row, mass)
     empty = torch.nonzero(total == 0)[:, 0]
     if len(empty):
         rows = torch.nonzero(torch.isin(atom_of_row, empty))[:, 0]
         found = counted(len(rows), "row has", "rows have")
         raise ValueError(f"fit: {found} weight zero, the first: {rows[:5].tolist()}; leave them out")
-    return Atoms(distinct, total / total.sum(), atom_of_row)
+    return Atoms(distinct, total / total.sum(), atom_of_row, symmetry)
 
 
 _ROUNDINGS = 4.0  # rows this many roundings of their own size away from a plane, in the mean square, lie in it
@@ -62,17 +73,19 @@ class Span:
     residual: float
 
 
-def span_of(points: Tensor, source: Source, precision: torch.dtype) -> Span:
+def span_of(atoms: Atoms, source: Source, precision: torch.dtype) -> Span:
     """The span of distinct float32 or float64 rows (N, d), in float64; the whole space unless the source is normal.
+
+    Images of the rows may leave it: under a symmetry it is the whole space, too.
 
     A projection of N(0, I) on any subspace is N(0, I) again, so that atoms on a line in R^20 make a problem in R^1.
     A direction is left out where every row's share of it is rounding of that row in ``precision``, and only if all
     others are far above their rounding: a far row must not hide the extent of the near ones, nor an offset that of
     small data.
     """
-    exact = points.double()
+    points, exact = atoms.points, atoms.points.double()
     dim = points.shape[1]
-    if not isinstance(source, Gaussian) or len(points) == 1:
+    if not isinstance(source, Gaussian) or len(points) == 1 or atoms.symmetry is not None:
         return Span(exact, source, 0.0, 0.0)
     centre, radius = centre_and_radius(points)
     rounding = torch.finfo(precision).eps * (row_norm(exact / radius) + row_norm(centre[None] / radius))

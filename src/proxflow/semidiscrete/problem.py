@@ -13,7 +13,9 @@ from torch import Tensor
 from proxflow.kernels.search import argmax_affine
 from proxflow.measures import Source
 from proxflow.potentials.atoms import centre_and_radius
+from proxflow.potentials.orbits import nearest_images, orbit_distances, orbit_frame
 from proxflow.storage import storable
+from proxflow.symmetry import Symmetry
 
 __all__ = ["GAP_DRAWS", "SMALL_GAP", "SemiDual", "Tally", "chunk_sizes"]
 
@@ -44,13 +46,23 @@ class SemiDual:
     phi_h(u) = max_j <u, y_j> - h_j, or for epsilon > 0 the smooth
     epsilon log sum_j N b_j exp((<u, y_j> - h_j) / epsilon).
     Scores are shifted by <u, centre> against the user's; the assignment is the same, and heights and epsilon in the
-    user's units are ``radius`` times those here.
+    user's units are ``radius`` times those here. With a group of symmetries an atom stands for its orbit: its score is
+    the best of its images', its cell theirs together. There epsilon is 0.
     """
 
-    def __init__(self, points: Tensor, weights: Tensor, source: Source, epsilon: float, max_memory: int) -> None:
+    def __init__(
+        self,
+        points: Tensor,
+        weights: Tensor,
+        source: Source,
+        epsilon: float,
+        max_memory: int,
+        symmetry: Symmetry | None = None,
+    ) -> None:
         self.weights = weights
         self.source = source
-        self.centre, radius = centre_and_radius(points)
+        self.symmetry = symmetry
+        self.centre, radius = centre_and_radius(points) if symmetry is None else orbit_frame(points, symmetry)
         self.radius = float(radius)
         self.points = (points - self.centre) / radius
         self.epsilon = epsilon / self.radius
@@ -97,6 +109,22 @@ class SemiDual:
         """|y_j|^2 in the user's units, (N,)."""
         return (self.centre + self.radius * self.points).square().sum(1)
 
+    @property
+    def elements(self) -> int:
+        """Of the group: up to so many images make an orbit."""
+        return 1 if self.symmetry is None else len(self.symmetry)
+
+    def mean(self) -> Tensor:
+        """Of the atoms and their images, (d,)."""
+        mean = self.weights @ self.points
+        return mean if self.symmetry is None else self.symmetry.invariant_part(mean[None])[0]
+
+    def distances(self, rows: Tensor, others: Tensor) -> Tensor:
+        """Between some atoms and others, by number: the least between two of their images, (rows, others)."""
+        if self.symmetry is None:
+            return torch.cdist(self.points[rows], self.points[others], compute_mode="donot_use_mm_for_euclid_dist")
+        return orbit_distances(self.symmetry, self.points[rows], self.points[others])
+
     def noise(self, n: int, generator: torch.Generator) -> Tensor:
         """``n`` source draws, (n, d)."""
         return self.source.sample(n, generator=generator, dtype=self.dtype, device=self.points.device)
@@ -116,20 +144,20 @@ class SemiDual:
     def conjugate(self, noise: Tensor, heights: Tensor) -> Tensor:
         """phi_h of each noise row, (n,) float64."""
         if self.epsilon == 0:
-            best = self._best(noise, heights)
-            return (noise.double() * self.points[best]).sum(1) - heights[best]
+            best, image = self._best_image(noise, heights)
+            return (noise.double() * image).sum(1) - heights[best]
         return torch.cat([self.epsilon * s.logsumexp(1).double() for s in self._soft_scores(noise, heights)])
 
     def images(self, noise: Tensor, heights: Tensor) -> Tensor:
         """grad phi_h of each noise row, (n, d) float64."""
         if self.epsilon == 0:
-            return self.points[self._best(noise, heights)]
+            return self._best_image(noise, heights)[1]
         return torch.cat([(torch.softmax(s, 1) @ self._slopes).double() for s in self._soft_scores(noise, heights)])
 
     def score_gaps(self, noise: Tensor, heights: Tensor, groups: list[Tensor]) -> Tensor:
         """Best score less the best of another atom, and for each labelling less that of another group, (n, 1 + L)."""
         offsets = self._offsets(heights)
-        return torch.cat([_gaps(torch.addmm(offsets, part, self._slopes.mT), groups) for part in noise.split(64)])
+        return torch.cat([_gaps(self._scores(part, offsets), groups) for part in noise.split(64)])
 
     def small_gap(self, heights: Tensor, generator: torch.Generator) -> float:
         """The gap between best and second-best score that few of ``GAP_DRAWS`` draws fall below, in float64."""
@@ -140,7 +168,25 @@ class SemiDual:
     # ---------------------------------------------------------------- inside
 
     def _best(self, noise: Tensor, heights: Tensor) -> Tensor:
+        if self.symmetry is not None:
+            return nearest_images(self.symmetry, noise, self._slopes, self._offsets(heights)).atom
         return argmax_affine(noise, self._slopes, self._offsets(heights))
+
+    def _best_image(self, noise: Tensor, heights: Tensor) -> tuple[Tensor, Tensor]:
+        """The atom of each noise row, (n,), and the point that it goes to, (n, d) float64."""
+        if self.symmetry is None:
+            best = self._best(noise, heights)
+            return best, self.points[best]
+        best, element = nearest_images(self.symmetry, noise, self._slopes, self._offsets(heights))
+        return best, self.symmetry.apply(self.points[best], element)
+
+    def _scores(self, noise: Tensor, offsets: Tensor) -> Tensor:
+        """Of each atom, or of the best of its images, (n, N)."""
+        scores = torch.addmm(offsets, noise, self._slopes.mT)
+        for element in range(1, self.elements):
+            moved = noise if self.symmetry is None else self.symmetry.apply(noise, element)
+            scores = torch.maximum(scores, torch.addmm(offsets, moved, self._slopes.mT))
+        return scores
 
     def _soft_scores(self, noise: Tensor, heights: Tensor) -> Iterator[Tensor]:
         """Scores over epsilon with the weights inside, a block of rows at a time."""

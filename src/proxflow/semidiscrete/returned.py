@@ -8,6 +8,8 @@ from torch import Tensor
 from proxflow.measures import Source
 from proxflow.potentials.discrete import Discrete
 from proxflow.potentials.entropic import Entropic
+from proxflow.potentials.symmetric import SymmetricDiscrete
+from proxflow.semidiscrete.fit_result import FittedPotential
 from proxflow.semidiscrete.prepare import Atoms
 from proxflow.semidiscrete.problem import Tally, chunk_sizes
 
@@ -32,10 +34,10 @@ class Returned:
     def __init__(self, atoms: Atoms, source: Source, epsilon: float, rows_at_once: int) -> None:
         self._atoms, self._source, self._epsilon = atoms, source, epsilon
         self._rows_at_once = rows_at_once
-        self._made: Discrete | Entropic | None = None
+        self._made: FittedPotential | None = None
         self.draws = 0
 
-    def potential(self, heights: Tensor, double: bool) -> Discrete | Entropic:
+    def potential(self, heights: Tensor, double: bool) -> FittedPotential:
         """The potential with these heights (N,), in the user's units; heights and weights in float64 if ``double``."""
         dtype = torch.float64 if double else self._atoms.points.dtype
         if self._made is None or self._made.heights.dtype != dtype:
@@ -43,7 +45,7 @@ class Returned:
         self._made.heights.copy_(heights)
         return self._made
 
-    def tally(self, potential: Discrete | Entropic, n: int, generator: torch.Generator) -> Tally:
+    def tally(self, potential: FittedPotential, n: int, generator: torch.Generator) -> Tally:
         """How ``potential`` assigns ``n`` fresh draws of noise, in the dtype of the points."""
         total, squares = torch.zeros_like(self._atoms.weights), torch.zeros_like(self._atoms.weights)
         points = self._atoms.points
@@ -60,7 +62,9 @@ class Returned:
                 total, squares = total + counts, squares + counts
         return Tally(total, squares, n)
 
-    def _new(self, heights: Tensor, weights: Tensor) -> Discrete | Entropic:
+    def _new(self, heights: Tensor, weights: Tensor) -> FittedPotential:
+        if self._atoms.symmetry is not None:
+            return SymmetricDiscrete(self._atoms.points, heights, self._atoms.symmetry, weights, source=self._source)
         if self._epsilon > 0:
             return Entropic(self._atoms.points, heights, self._epsilon, weights, source=self._source)
         return Discrete(self._atoms.points, heights, weights, source=self._source)

@@ -68,8 +68,8 @@ class Session:
             raise ValueError(f"fit: {path} is not a checkpoint of a fit; give another path")
         if checkpoint.fingerprint != self._fingerprint:
             raise ValueError(
-                f"fit: the checkpoint {path} belongs to a fit of other points, weights, source, epsilon, warm start or "
-                "seed; repeat that call to resume it, or give another path"
+                f"fit: the checkpoint {path} belongs to a fit of other points, weights, source, epsilon, symmetry, "
+                "warm start or seed; repeat that call to resume it, or give another path"
             )
         self.state = checkpoint.state
         self._began -= checkpoint.seconds

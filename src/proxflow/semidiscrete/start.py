@@ -10,9 +10,12 @@ from torch import Tensor
 from proxflow.measures import Gaussian
 from proxflow.potentials.discrete import Discrete
 from proxflow.potentials.entropic import Entropic
+from proxflow.potentials.orbits import orbit_of_row
+from proxflow.potentials.symmetric import SymmetricDiscrete
 from proxflow.seeding import generator_of
-from proxflow.semidiscrete.fit_result import Fit
+from proxflow.semidiscrete.fit_result import Fit, FittedPotential
 from proxflow.semidiscrete.problem import SMALL_GAP, SemiDual
+from proxflow.symmetry import Symmetry
 
 __all__ = ["Start", "carried_heights", "isolation", "marginal_form", "scaled_start"]
 
@@ -63,16 +66,17 @@ def scaled_start(problem: SemiDual, groups: list[Tensor], generator: torch.Gener
     return Start(heights, units, float(gaps[:, 0].quantile(SMALL_GAP)), draws)
 
 
-def isolation(points: Tensor) -> Tensor:
+def isolation(problem: SemiDual) -> Tensor:
     """By how much a step of each atom's height must be longer than a typical one's, (N,) of at least 1.
 
     The scores of an atom and its neighbours part in proportion to their distance: an atom a million spacings away from
     all others moves the border of its cell a million times less with the same step.
     """
-    chosen = torch.randperm(len(points), generator=torch.Generator().manual_seed(0))[:_NEIGHBOURS].to(points.device)
+    generator = torch.Generator().manual_seed(0)
+    chosen = torch.randperm(len(problem), generator=generator)[:_NEIGHBOURS].to(problem.points.device)
     distances = []
-    for rows in points.split(_ROWS):
-        apart = torch.cdist(rows, points[chosen], compute_mode="donot_use_mm_for_euclid_dist")
+    for rows in problem.rows.split(_ROWS):
+        apart = problem.distances(rows, chosen)
         distances.append(torch.where(apart > 0, apart, torch.inf).amin(1))
     nearest = torch.cat(distances)
     return (nearest / (_ISOLATED * nearest.median())).clamp(min=1)
@@ -81,27 +85,51 @@ def isolation(points: Tensor) -> Tensor:
 def marginal_form(problem: SemiDual, generator: torch.Generator) -> Tensor:
     """sum_k psi_k(y_k) over the principal axes, psi_k the Brenier potential of the k-th marginal, (N,).
 
-    It is the optimum where the coordinates are independent, and strictly convex everywhere: no cell is empty.
+    It is the optimum where the coordinates are independent, and strictly convex everywhere: no cell is empty. Under a
+    symmetry the marginals are those of all images, and the mean over these makes the form invariant.
     """
-    axes = _principal_axes(problem.points, problem.weights)
-    centred = problem.points - problem.weights @ problem.points
+    centred = problem.points - problem.mean()
+    axes = _principal_axes(problem)
     draws = None if isinstance(problem.source, Gaussian) else problem.noise(_QUANTILE_DRAWS, generator).double()
+    weights = problem.weights.repeat(problem.elements) / problem.elements
     form = torch.zeros_like(problem.weights)
     for axis in axes.mT:
-        form += _line_potential(centred @ axis, problem.weights, None if draws is None else draws @ axis)
+        values = torch.cat([centred @ moved for moved in _images(axis[None], problem.symmetry)[:, 0]])
+        line = _line_potential(values, weights, None if draws is None else draws @ axis)
+        form += line.reshape(problem.elements, -1).mean(0)
     return form
 
 
-def _principal_axes(points: Tensor, weights: Tensor) -> Tensor:
+def _images(rows: Tensor, symmetry: Symmetry | None) -> Tensor:
+    """Rows (B, d) under every element, (G, B, d)."""
+    if symmetry is None:
+        return rows[None]
+    return torch.stack([symmetry.apply(rows, element) for element in range(len(symmetry))])
+
+
+def _principal_axes(problem: SemiDual) -> Tensor:
     """Principal axes (d, k) of some extent; neither a few far atoms nor a few heavy ones hide the others."""
+    points, weights = problem.points, problem.weights
     distance = torch.linalg.vector_norm(points, dim=1)
     farthest = _FAR * distance[distance > 0].median()
     near = points * (farthest / distance.clamp(min=farthest))[:, None]
     share = 0.5 * (weights + 1 / len(weights))
-    centred = near - share @ near
-    variances, axes = torch.linalg.eigh((centred * share[:, None]).mT @ centred)
+    mean = _images((share @ near)[None], problem.symmetry).mean(0)
+    centred = near - mean
+    covariance = _averaged((centred * share[:, None]).mT @ centred, problem.symmetry)
+    variances, axes = torch.linalg.eigh(covariance)
     kept: Tensor = axes[:, variances > 1e-12 * variances[-1]]
     return kept
+
+
+def _averaged(covariance: Tensor, symmetry: Symmetry | None) -> Tensor:
+    """The covariance (d, d) of all images, from that of the rows about a centre that the group leaves in place."""
+    if symmetry is None:
+        return covariance
+    total = torch.zeros_like(covariance)
+    for element in range(len(symmetry)):
+        total += symmetry.apply(symmetry.apply(covariance, element).mT, element)
+    return total / len(symmetry)
 
 
 def _line_potential(values: Tensor, weights: Tensor, draws: Tensor | None) -> Tensor:
@@ -125,12 +153,14 @@ _CLOUD = 1 << 12  # samples of the noise that a potential is carried over on
 _BLOCK = 1 << 10  # atoms at once
 
 
-def carried_heights(warm_start: Fit | Discrete | Entropic | Tensor, points: Tensor) -> Tensor:
+def carried_heights(
+    warm_start: Fit | FittedPotential | Tensor, points: Tensor, symmetry: Symmetry | None = None
+) -> Tensor:
     """Heights (N,) in float64 for the distinct atoms (N, d) of a new fit.
 
     Heights given as a tensor are taken as they are. From a fit or potential, atoms that it knows keep their heights;
     those added or moved get the conjugate of its phi over a cloud of noise, h = max_u <u, y> - phi(u), which leaves
-    no cell empty.
+    no cell empty. Under a symmetry an atom is known if an image of it is.
 
     Raises:
         ValueError: heights of the wrong number or not finite, or a potential of another dimension.
@@ -144,11 +174,11 @@ def carried_heights(warm_start: Fit | Discrete | Entropic | Tensor, points: Tens
             )
         return heights
     potential = warm_start.potential if isinstance(warm_start, Fit) else warm_start
-    if not isinstance(potential, Discrete | Entropic):
+    if not isinstance(potential, Discrete | Entropic | SymmetricDiscrete):
         raise ValueError(f"fit: warm_start must be a Fit, a potential or heights, got {type(potential).__name__}")
     if potential.dim != points.shape[1]:
         raise ValueError(f"fit: warm_start has dimension {potential.dim}, the points {points.shape[1]}")
-    known, place = _known_atoms(potential.points.to(points), points)
+    known, place = _known_atoms(potential.points.to(points), points, symmetry)
     heights = potential.heights.to(points.device, torch.float64)[place]
     if bool(known.all()):
         return heights
@@ -158,16 +188,17 @@ def carried_heights(warm_start: Fit | Discrete | Entropic | Tensor, points: Tens
     return torch.where(known, heights, carried + shift)
 
 
-def _known_atoms(old: Tensor, new: Tensor) -> tuple[Tensor, Tensor]:
+def _known_atoms(old: Tensor, new: Tensor, symmetry: Symmetry | None) -> tuple[Tensor, Tensor]:
     """Which new rows are among the old (N,), and where (N,); 0 where they are not."""
-    _, label = torch.unique(torch.cat([old, new]), dim=0, return_inverse=True)
+    both = torch.cat([old, new])
+    label = torch.unique(both, dim=0, return_inverse=True)[1] if symmetry is None else orbit_of_row(both, symmetry)
     place = torch.full((int(label.max()) + 1,), -1, device=new.device)
     place[label[: len(old)]] = torch.arange(len(old), device=new.device)
     found = place[label[len(old) :]]
     return found >= 0, found.clamp(min=0)
 
 
-def _conjugate_over_cloud(potential: Discrete | Entropic, points: Tensor) -> Tensor:
+def _conjugate_over_cloud(potential: FittedPotential, points: Tensor) -> Tensor:
     """max over noise u of <u, y> - phi(u) for each row y, (N,) float64."""
     own = potential.points
     generator = generator_of(0, device=own.device)

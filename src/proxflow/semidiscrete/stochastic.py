@@ -22,8 +22,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from proxflow.potentials.discrete import Discrete
-from proxflow.potentials.entropic import Entropic
 from proxflow.seeding import generator_of
 from proxflow.semidiscrete.certificate import (
     LEAST_DRAWS,
@@ -35,7 +33,7 @@ from proxflow.semidiscrete.certificate import (
     transport_cost,
 )
 from proxflow.semidiscrete.descent import Averages, Iterate, descend, nested_groups
-from proxflow.semidiscrete.fit_result import Evaluation, Solution
+from proxflow.semidiscrete.fit_result import Evaluation, FittedPotential, Solution
 from proxflow.semidiscrete.light import LightAtoms
 from proxflow.semidiscrete.problem import GAP_DRAWS, SemiDual, Tally
 from proxflow.semidiscrete.returned import Returned
@@ -119,8 +117,8 @@ class _Run:
         self.motion = generator_of(seed, _MOTION, device=device)
         self.fresh = generator_of(seed, _EVALUATION, device=device)
         self.light = self._light_atoms(generator_of(seed, _MOMENT, device=device))
-        self.groups = nested_groups(problem.points, problem.weights)
-        self.stretch = isolation(problem.points)
+        self.groups = nested_groups(problem.points, problem.weights, problem.mean())
+        self.stretch = isolation(problem)
         resumed = session.state
         self.state = self._resumed(resumed) if isinstance(resumed, StochasticState) else self._begin(initial)
         self.motion.set_state(self.state.iterate.noise)
@@ -203,7 +201,7 @@ class _Run:
         return self.light.bounded(self.state.iterate.averages.heights, self.problem.dtype)
 
     @property
-    def potential(self) -> Discrete | Entropic:
+    def potential(self) -> FittedPotential:
         """What the fit would return now."""
         return self.returned.potential(self.problem.radius * self.heights, self.state.double)
 
