@@ -91,6 +91,12 @@ def test_semidiscrete() -> None:
 
 
 @pytest.mark.slow
+def test_symmetry() -> None:
+    output = printed_by("symmetry.py")
+    assert re.search(r"images as rows +80 ", output)
+    assert re.search(r"symmetry=HorizontalFlip +40 ", output)
+
+
 def test_fit_certificates() -> None:
     assert ", 0 converged and wrong" in printed_by("fit_certificates.py")
 

@@ -15,6 +15,7 @@ from proxflow.errors import ConvergenceWarning
 from proxflow.semidiscrete import fit
 from proxflow.semidiscrete.damped_newton import DampedNewton
 from proxflow.semidiscrete.problem import SemiDual
+from proxflow.semidiscrete.start import carried_heights
 from proxflow.symmetry import Group, HorizontalFlip, Shifts
 from tests.semidiscrete.sources import Interrupted, PlainNormal
 from tests.semidiscrete.test_checkpoint import same
@@ -37,10 +38,10 @@ def exact_chi2(potential: pf.potentials.SymmetricDiscrete) -> float:
 @pytest.mark.parametrize("group", [Group(turns(4)), Group(turns(3)), Group(sign_changes(2))], ids=str)
 def test_in_the_plane_exact_masses_of_all_images_confirm_the_certificate(group):
     rows, weights = cloud(12, 2) + 0.5, torch.arange(1.0, 13.0)
-    result = fit(rows, weights, symmetry=group, tol=4e-3)
+    result = fit(rows, weights, symmetry=group, tol=1e-2, max_samples=30_000)
     assert result.method == "averaged gradient"
     assert result.converged
-    assert exact_chi2(result.potential) <= 4e-3
+    assert exact_chi2(result.potential) <= 1e-2
     images = torch.cat([group.apply(rows, g) for g in range(len(group))])
     truth = fit(images, weights.repeat(len(group)))
     assert truth.method == "damped Newton"
@@ -58,7 +59,7 @@ def test_a_row_that_is_its_own_image_keeps_its_weight():
         ([[1.0], [0.0], [-1.0]], [0.1, 0.5, 0.4]),
         ([[-1.0], [0.0], [-1.0], [-0.0], [1.0]], [1.0, 2.0, 1.0, 2.0, 2.0]),
     ):
-        result = fit(torch.tensor(rows, dtype=f64), torch.tensor(weights), symmetry=mirror, tol=tol)
+        result = fit(torch.tensor(rows, dtype=f64), torch.tensor(weights), symmetry=mirror, tol=tol, max_samples=20_000)
         points, heights = result.potential.points[:, 0].abs(), result.potential.heights
         assert sorted(points.tolist()) == [0.0, 1.0]
         assert result.potential.weights.tolist() == pytest.approx([0.5, 0.5])
@@ -109,12 +110,12 @@ def test_one_orbit_needs_no_heights_and_its_cost_is_that_of_the_nearest_image():
 def test_on_a_torus_one_signal_and_its_shifts_share_the_noise_evenly():
     """A single spike shifted 6 times: the potential is max_i u_i, whose cells are those of the largest entry."""
     rows = torch.cat([3 * torch.eye(6, dtype=f64)[:1], torch.ones(1, 6, dtype=f64)])
-    result = fit(rows, symmetry=Shifts((6,)), tol=2e-3)
+    result = fit(rows, symmetry=Shifts((6,)), tol=2e-3, max_samples=20_000)
     assert sorted(len(result.potential.symmetry) * result.potential.expanded().weights) == pytest.approx(
         [0.5] * 6 + [3]
     )
     plain = torch.cat([3 * torch.eye(6, dtype=f64), torch.ones(1, 6, dtype=f64)])
-    truth = fit(plain, torch.tensor([1.0] * 6 + [6.0]), tol=2e-3)
+    truth = fit(plain, torch.tensor([1.0] * 6 + [6.0]), tol=2e-3, max_samples=20_000)
     low, high = truth.transport_cost_interval
     assert max(low, result.transport_cost_interval[0]) <= min(high, result.transport_cost_interval[1])
 
@@ -123,7 +124,7 @@ def test_cells_of_light_orbits_stay_below_their_weight():
     """A row of weight 1e-9 that fills a cell unless its height is bounded; its four images are bounded together."""
     rows = torch.cat([cloud(30, 2), torch.tensor([[0.3, 0.1]], dtype=f64)])
     weights = torch.cat([torch.ones(30), torch.tensor([1e-9])])
-    result = fit(rows, weights, symmetry=Group(turns(4)), tol=2e-2)
+    result = fit(rows, weights, symmetry=Group(turns(4)), tol=2e-2, max_samples=20_000)
     plain = result.potential.expanded()
     problem = SemiDual(plain.points, plain.weights, plain.source, 0.0, 1 << 24)
     light = plain.weights < 1e-8
@@ -138,16 +139,12 @@ def test_cells_of_light_orbits_stay_below_their_weight():
 
 def test_a_warm_start_knows_rows_by_any_of_their_images():
     flip, rows = HorizontalFlip((2, 3)), cloud(40, 6)
-    earlier = fit(rows, symmetry=flip, tol=0.05, max_samples=8000)
-    moved = torch.where(torch.arange(40)[:, None] % 2 == 0, rows, flip.apply(rows, 1))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        again = fit(moved, symmetry=flip, warm_start=earlier, tol=0.05, max_samples=1)
-    # one step on 256 draws moves heights by less than a unit; from the start they would be elsewhere by several
-    drawn = torch.randn(4000, 6, generator=torch.Generator().manual_seed(2), dtype=f64)
-    change = again.potential.conjugate(drawn) - earlier.potential.conjugate(drawn)
-    cold = fit(rows, symmetry=flip, tol=10.0, max_samples=1).potential
-    assert float(change.std()) < 0.5 * float((cold.conjugate(drawn) - earlier.potential.conjugate(drawn)).std())
+    earlier = fit(rows, symmetry=flip, tol=0.1, max_samples=5000).potential
+    moved = torch.where(torch.arange(40)[:, None] % 2 == 0, earlier.points, flip.apply(earlier.points, 1))
+    order = torch.randperm(40, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(carried_heights(earlier, moved[order], flip), earlier.heights[order])
+    again = fit(moved, symmetry=flip, warm_start=earlier, tol=0.1, max_samples=5000)
+    assert again.converged
 
 
 class InvariantNormal(PlainNormal):
