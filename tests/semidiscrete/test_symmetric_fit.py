@@ -38,7 +38,7 @@ def exact_chi2(potential: pf.potentials.SymmetricDiscrete) -> float:
 @pytest.mark.parametrize("group", [Group(turns(4)), Group(turns(3)), Group(sign_changes(2))], ids=str)
 def test_in_the_plane_exact_masses_of_all_images_confirm_the_certificate(group):
     rows, weights = cloud(12, 2) + 0.5, torch.arange(1.0, 13.0)
-    result = fit(rows, weights, symmetry=group, tol=1e-2, max_samples=30_000)
+    result = fit(rows, weights, symmetry=group, tol=1e-2)
     assert result.method == "averaged gradient"
     assert result.converged
     assert exact_chi2(result.potential) <= 1e-2
@@ -76,8 +76,8 @@ def digits(count: int) -> Tensor:
 def test_mirror_images_need_half_of_the_draws_and_give_the_same_potential():
     rows, flip, tol = digits(100), HorizontalFlip((8, 8)), 2e-2
     both = torch.cat([rows, flip.apply(rows, 1)])
-    plain = fit(both, tol=tol, max_samples=30_000)
-    short = fit(rows, symmetry=flip, tol=tol, max_samples=15_000)
+    plain = fit(both, tol=tol, max_samples=30_000, max_memory=2**24)
+    short = fit(rows, symmetry=flip, tol=tol, max_samples=15_000, max_memory=2**24)
     assert plain.converged
     assert short.converged
     assert 1.9 * short.samples_used <= plain.samples_used
