@@ -26,6 +26,7 @@ __all__ = ["Averages", "Iterate", "batch_size", "descend", "nested_groups"]
 _SHELLS = 64  # around the mean: groups of equal radius
 _COARSENING = 4  # groups hold at least this many times as many atoms as those of the finer level
 _POWER_STEPS = 4  # of the power method, that find a direction to cut a group along
+_DIRECTIONS = 64  # principal ones, that groups are told apart in
 
 
 def nested_groups(points: Tensor, weights: Tensor, mean: Tensor | None = None) -> list[Tensor]:
@@ -37,8 +38,9 @@ def nested_groups(points: Tensor, weights: Tensor, mean: Tensor | None = None) -
         mean: (d,), that shells are about; of the points if None.
     """
     levels = [torch.zeros(len(points), dtype=torch.int64, device=points.device)]
+    places = _in_few_directions(points, weights)
     while _count(levels[-1]) * _COARSENING < len(points):
-        finer = _bisected(points, weights, levels[-1])
+        finer = _bisected(places, weights, levels[-1])
         if _count(finer) == _count(levels[-1]):
             break
         levels.append(finer)
@@ -48,6 +50,15 @@ def nested_groups(points: Tensor, weights: Tensor, mean: Tensor | None = None) -
             chosen.append(labels)
             last = _count(labels)
     return [*chosen, _shells(points, weights @ points if mean is None else mean)] if chosen else []
+
+
+def _in_few_directions(points: Tensor, weights: Tensor) -> Tensor:
+    """Points (N, d) in their first principal directions, (N, k): the levels read them over and over."""
+    if points.shape[1] <= _DIRECTIONS:
+        return points
+    centred = points - weights @ points
+    axes: Tensor = torch.linalg.eigh(centred.mT @ (weights[:, None] * centred)).eigenvectors
+    return centred @ axes[:, -_DIRECTIONS:]
 
 
 def _shells(points: Tensor, mean: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ import math
 import os
 import time
 import warnings
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -152,23 +153,41 @@ def _solve(
     session: Session,
 ) -> Solution:
     """By exact masses where they are known, else by noise."""
-    spans = [span_of(atoms, source, precision) for precision in (atoms.points.dtype, torch.float64)]
-    problems = [
-        SemiDual(span.points, atoms.weights, span.source, epsilon, max_memory, atoms.symmetry) for span in spans
-    ]
-    returned = Returned(atoms, source, epsilon, problems[1].rows_at_once)
-    if exact_applies(problems[0]) and not isinstance(session.state, StochasticState):
-        problem, residual = problems[0], spans[0].residual / problems[0].radius
-        start = None if initial is None else initial / problem.radius
-        attempt = solve_exactly(problem, returned, residual, start, tol, seed, session)
+    rough, fine = _posed(atoms, source, epsilon, max_memory)
+    returned = Returned(atoms, source, epsilon, fine.problem.rows_at_once)
+    if exact_applies(rough.problem) and not isinstance(session.state, StochasticState):
+        start = None if initial is None else initial / rough.problem.radius
+        attempt = solve_exactly(rough.problem, returned, rough.residual, start, tol, seed, session)
         if attempt.solution is not None:
-            return _in_space(attempt.solution, spans[0].rest)
-        initial = initial if attempt.heights is None else problem.radius * attempt.heights
+            return _in_space(attempt.solution, rough.rest)
+        initial = initial if attempt.heights is None else rough.problem.radius * attempt.heights
+    del rough  # half of the memory, where it is another problem
     spent = returned.draws  # by the attempt
-    start = None if initial is None else initial / problems[1].radius
-    solution = solve_stochastically(problems[1], returned, start, tol, max_samples, seed, max_memory, session)
+    start = None if initial is None else initial / fine.problem.radius
+    solution = solve_stochastically(fine.problem, returned, start, tol, max_samples, seed, max_memory, session)
     solution = dataclasses.replace(solution, evaluation_samples=solution.evaluation_samples + spent)
-    return _in_space(solution, spans[1].rest)
+    return _in_space(solution, fine.rest)
+
+
+@dataclass(frozen=True)
+class _Posed:
+    """A problem in the span of its atoms, the cost across it, and how far rows are from it, in the problem's units."""
+
+    problem: SemiDual
+    rest: float
+    residual: float
+
+
+def _posed(atoms: Atoms, source: Source, epsilon: float, max_memory: int) -> tuple[_Posed, _Posed]:
+    """The problem in the span of the rows in their own precision, and in float64; the same where both are all space."""
+    posed: list[_Posed] = []
+    for precision in (atoms.points.dtype, torch.float64):
+        span = span_of(atoms, source, precision)
+        if posed and span.source.dim == posed[0].problem.source.dim == source.dim:
+            return posed[0], posed[0]
+        problem = SemiDual(span.points, atoms.weights, span.source, epsilon, max_memory, atoms.symmetry)
+        posed.append(_Posed(problem, span.rest, span.residual / problem.radius))
+    return posed[0], posed[1]
 
 
 def _one_atom(atoms: Atoms, source: Source, epsilon: float) -> Solution:
