@@ -21,6 +21,7 @@ from proxflow.semidiscrete.exact import exact_applies, solve_exactly
 from proxflow.semidiscrete.fit_result import Fit, Solution
 from proxflow.semidiscrete.prepare import Atoms, gather_atoms, span_of
 from proxflow.semidiscrete.problem import SemiDual
+from proxflow.semidiscrete.ranks import Ranks
 from proxflow.semidiscrete.returned import Returned
 from proxflow.semidiscrete.session import Session, fit_fingerprint
 from proxflow.semidiscrete.start import carried_heights
@@ -87,13 +88,16 @@ def fit(
     epsilon, tol = float(epsilon), float(tol)
     initial = None if warm_start is None else carried_heights(warm_start, atoms.points)
     identity = None
-    if checkpoint is not None:
+    ranks = Ranks.of_default_group(atoms.points.device)
+    if checkpoint is not None or ranks.size > 1:
         identity = fit_fingerprint([atoms.points, atoms.weights, initial], source, [epsilon, float(seed)])
-    session = Session(began, progress, checkpoint, identity)
-    if len(atoms.points) == 1:
-        solution = _one_atom(atoms, source, epsilon)
-    else:
-        solution = _solve(atoms, source, epsilon, initial, tol, max_samples, seed, max_memory, session)
+    with ranks.together():
+        ranks.require_same(identity, tol, max_samples, max_memory)
+        session = Session(began, progress, checkpoint, identity, ranks)
+        if len(atoms.points) == 1:
+            solution = _one_atom(atoms, source, epsilon)
+        else:
+            solution = _solve(atoms, source, epsilon, initial, tol, max_samples, seed, max_memory, session)
     return _record(solution, atoms, epsilon, tol, seed, session)
 
 
@@ -128,16 +132,20 @@ def _solve(
 ) -> Solution:
     """By exact masses where they are known, else by noise."""
     spans = [span_of(atoms.points, source, precision) for precision in (atoms.points.dtype, torch.float64)]
-    problems = [SemiDual(span.points, atoms.weights, span.source, epsilon, max_memory) for span in spans]
-    returned = Returned(atoms, source, epsilon, problems[1].rows_at_once)
+    ranks = session.ranks
+    problems = [SemiDual(span.points, atoms.weights, span.source, epsilon, max_memory, ranks) for span in spans]
+    spent = 0
     if exact_applies(problems[0]) and not isinstance(session.state, StochasticState):
         problem, residual = problems[0], spans[0].residual / problems[0].radius
+        alone = Returned(atoms, source, epsilon, problems[1].rows_at_once)
         start = None if initial is None else initial / problem.radius
-        attempt = solve_exactly(problem, returned, residual, start, tol, seed, session)
+        attempt, spent = ranks.from_first(
+            lambda: (solve_exactly(problem, alone, residual, start, tol, seed, session), alone.draws)
+        )
         if attempt.solution is not None:
             return _in_space(attempt.solution, spans[0].rest)
         initial = initial if attempt.heights is None else problem.radius * attempt.heights
-    spent = returned.draws  # by the attempt
+    returned = Returned(atoms, source, epsilon, problems[1].rows_at_once, ranks)
     start = None if initial is None else initial / problems[1].radius
     solution = solve_stochastically(problems[1], returned, start, tol, max_samples, seed, max_memory, session)
     solution = dataclasses.replace(solution, evaluation_samples=solution.evaluation_samples + spent)

@@ -13,6 +13,7 @@ from torch import Tensor
 from proxflow.kernels.search import argmax_affine
 from proxflow.measures import Source
 from proxflow.potentials.atoms import centre_and_radius
+from proxflow.semidiscrete.ranks import ALONE, Ranks
 from proxflow.storage import storable
 
 __all__ = ["GAP_DRAWS", "SMALL_GAP", "SemiDual", "Tally", "chunk_sizes"]
@@ -44,10 +45,19 @@ class SemiDual:
     phi_h(u) = max_j <u, y_j> - h_j, or for epsilon > 0 the smooth
     epsilon log sum_j N b_j exp((<u, y_j> - h_j) / epsilon).
     Scores are shifted by <u, centre> against the user's; the assignment is the same, and heights and epsilon in the
-    user's units are ``radius`` times those here.
+    user's units are ``radius`` times those here. ``ranks`` are the processes among which ``count`` shares its rows.
     """
 
-    def __init__(self, points: Tensor, weights: Tensor, source: Source, epsilon: float, max_memory: int) -> None:
+    def __init__(
+        self,
+        points: Tensor,
+        weights: Tensor,
+        source: Source,
+        epsilon: float,
+        max_memory: int,
+        ranks: Ranks = ALONE,
+    ) -> None:
+        self.ranks = ranks
         self.weights = weights
         self.source = source
         self.centre, radius = centre_and_radius(points)
@@ -100,6 +110,12 @@ class SemiDual:
     def noise(self, n: int, generator: torch.Generator) -> Tensor:
         """``n`` source draws, (n, d)."""
         return self.source.sample(n, generator=generator, dtype=self.dtype, device=self.points.device)
+
+    def count(self, noise: Tensor, heights: Tensor) -> Tally:
+        """``assign`` of rows that all processes hold, each of which searches its share."""
+        own = self.assign(self.ranks.share(noise), heights)
+        total, squares, draws = self.ranks.summed(own.total, own.squares, own.total.new_tensor([own.draws]))
+        return Tally(total, squares, int(draws))
 
     def assign(self, noise: Tensor, heights: Tensor) -> Tally:
         """To which atoms noise rows go, at normalised heights (N,)."""

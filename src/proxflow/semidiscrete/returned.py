@@ -10,6 +10,7 @@ from proxflow.potentials.discrete import Discrete
 from proxflow.potentials.entropic import Entropic
 from proxflow.semidiscrete.prepare import Atoms
 from proxflow.semidiscrete.problem import Tally, chunk_sizes
+from proxflow.semidiscrete.ranks import ALONE, Ranks
 
 __all__ = ["Returned"]
 
@@ -24,14 +25,17 @@ class Returned:
         source: law of the noise in that space.
         epsilon: smoothing in the user's units.
         rows_at_once: noise samples searched at once.
+        ranks: processes that share the searches of a tally.
 
     Attributes:
         draws: made so far to judge the potential.
     """
 
-    def __init__(self, atoms: Atoms, source: Source, epsilon: float, rows_at_once: int) -> None:
+    def __init__(
+        self, atoms: Atoms, source: Source, epsilon: float, rows_at_once: int, ranks: Ranks = ALONE
+    ) -> None:
         self._atoms, self._source, self._epsilon = atoms, source, epsilon
-        self._rows_at_once = rows_at_once
+        self._rows_at_once, self._ranks = rows_at_once, ranks
         self._made: Discrete | Entropic | None = None
         self.draws = 0
 
@@ -50,6 +54,7 @@ class Returned:
         self.draws += n
         for rows in chunk_sizes(n, self._rows_at_once):
             noise = self._source.sample(rows, generator=generator, dtype=points.dtype, device=points.device)
+            noise = self._ranks.share(noise)
             if isinstance(potential, Entropic):
                 for part in noise.split(max(16, _PROBABILITIES // len(points))):
                     law = potential.atom_probabilities(part).double()
@@ -58,7 +63,7 @@ class Returned:
             else:
                 counts = torch.bincount(potential.nearest_atom(noise), minlength=len(points)).double()
                 total, squares = total + counts, squares + counts
-        return Tally(total, squares, n)
+        return Tally(*self._ranks.summed(total, squares), n)
 
     def _new(self, heights: Tensor, weights: Tensor) -> Discrete | Entropic:
         if self._epsilon > 0:
