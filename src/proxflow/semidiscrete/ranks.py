@@ -16,7 +16,6 @@ import contextlib
 import datetime
 import hashlib
 import io
-import os
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
@@ -50,7 +49,7 @@ class Ranks:
         self._parted = False
 
     @classmethod
-    def of_default_group(cls, device: torch.device) -> Ranks:
+    def of_default_group(cls, device: torch.device | str = "cpu") -> Ranks:
         """Those of torch.distributed's default group, for tensors on ``device``; this process alone without one."""
         if not (dist.is_available() and dist.is_initialized()):
             return cls()
@@ -194,15 +193,11 @@ ALONE = Ranks()
 
 
 @contextlib.contextmanager
-def joined_processes() -> Iterator[int]:
-    """Join the processes that torchrun started with this one, where it did; gives the number of this process."""
-    number, size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
-    if size == 1 or dist.is_initialized():
-        yield number
-        return
+def joined_processes() -> Iterator[None]:
+    """Join the processes that torchrun started, this one among them, for as long as the block lasts."""
     dist.init_process_group("gloo", timeout=_LONGEST_WAIT)
     try:
-        yield number
+        yield
     finally:
         dist.destroy_process_group()
 
