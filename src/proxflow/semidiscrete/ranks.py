@@ -31,6 +31,7 @@ T = TypeVar("T")
 
 _ROWS = 16  # of noise that no share cuts: a row's product is rounded as its place in the processor's blocks of rows says
 _LONGEST_WAIT = datetime.timedelta(minutes=30)  # for one another: the first process may solve exactly, or read slowly
+_PROTOCOL = 4  # of pickle: in 2, the default, a ConnectionError comes back as an OSError
 _AGAIN = "start all of them again, and with a checkpoint the fit goes on from there"
 
 
@@ -210,5 +211,5 @@ def _packed(compute: Callable[[], object]) -> Tensor:
     except BaseException as met:
         error = met.with_traceback(None)
     buffer = io.BytesIO()
-    torch.save((value, error), buffer)
+    torch.save((value, error), buffer, pickle_protocol=_PROTOCOL)
     return torch.frombuffer(buffer.getbuffer(), dtype=torch.uint8)
