@@ -1,4 +1,4 @@
-"""Processes with a gloo group, forked from a server that has imported everything: each costs milliseconds, not seconds."""
+"""Processes with a gloo group, forked from a server that has imported everything: each costs milliseconds."""
 
 from __future__ import annotations
 
@@ -34,7 +34,9 @@ class Signalled(PlainNormal):
         return super().sample(n, **options)  # type: ignore[arg-type]
 
 
-def _member(task: Callable[..., Any], rank: int, size: int, store: str, result: Path, arguments: tuple[Any, ...]) -> None:
+def _member(
+    task: Callable[..., Any], rank: int, size: int, store: str, result: Path, arguments: tuple[Any, ...]
+) -> None:
     torch.set_num_threads(1)  # a product is rounded as its threads divide it
     signal.signal(signal.SIGINT, signal.default_int_handler)
     session._SAVE_EVERY = 0.0

@@ -17,7 +17,7 @@ import datetime
 import hashlib
 import io
 from collections.abc import Callable, Iterator
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -29,7 +29,7 @@ __all__ = ["ALONE", "Ranks", "joined_processes"]
 
 T = TypeVar("T")
 
-_ROWS = 16  # of noise that no share cuts: a row's product is rounded as its place in the processor's blocks of rows says
+_ROWS = 16  # of noise come to a process together: a product rounds a row as its place among 16 says (kernels/search)
 _LONGEST_WAIT = datetime.timedelta(minutes=30)  # for one another: the first process may solve exactly, or read slowly
 _PROTOCOL = 4  # of pickle: in 2, the default, a ConnectionError comes back as an OSError
 _AGAIN = "start all of them again, and with a checkpoint the fit goes on from there"
@@ -90,7 +90,7 @@ class Ranks:
         else:
             with contextlib.nullcontext() if self._interrupted else deferred_interrupts():  # the first one is asked
                 content = self._added(torch.zeros(int(self._added(torch.tensor([0]))), dtype=torch.uint8))
-        value, error = torch.load(io.BytesIO(content.numpy().tobytes()), self._to_own_device, weights_only=False)
+        value, error = torch.load(io.BytesIO(content.numpy().tobytes()), self._on_own_device, weights_only=False)
         if error is not None:
             raise error
         result: T = value
@@ -184,10 +184,9 @@ class Ranks:
             return self._device
         return torch.device("cpu" if "cpu" in kinds else kinds[0])
 
-    def _to_own_device(self, storage: torch.UntypedStorage, location: str) -> torch.UntypedStorage:
-        own = location if location == "cpu" else str(self._device)
-        restored: torch.UntypedStorage = torch.serialization.default_restore_location(storage, own)
-        return restored
+    def _on_own_device(self, storage: Any, location: str) -> Any:
+        """Generators keep their states on the CPU, whatever device they draw on."""
+        return torch.serialization.default_restore_location(storage, "cpu" if location == "cpu" else str(self._device))
 
 
 ALONE = Ranks()

@@ -31,9 +31,7 @@ class Returned:
         draws: made so far to judge the potential.
     """
 
-    def __init__(
-        self, atoms: Atoms, source: Source, epsilon: float, rows_at_once: int, ranks: Ranks = ALONE
-    ) -> None:
+    def __init__(self, atoms: Atoms, source: Source, epsilon: float, rows_at_once: int, ranks: Ranks = ALONE) -> None:
         self._atoms, self._source, self._epsilon = atoms, source, epsilon
         self._rows_at_once, self._ranks = rows_at_once, ranks
         self._made: Discrete | Entropic | None = None
@@ -63,7 +61,8 @@ class Returned:
             else:
                 counts = torch.bincount(potential.nearest_atom(noise), minlength=len(points)).double()
                 total, squares = total + counts, squares + counts
-        return Tally(*self._ranks.summed(total, squares), n)
+        total, squares = self._ranks.summed(total, squares)
+        return Tally(total, squares, n)
 
     def _new(self, heights: Tensor, weights: Tensor) -> Discrete | Entropic:
         if self._epsilon > 0:
