@@ -59,7 +59,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the command line: a wrong input is one line on standard error and exit code 2, Ctrl-C is 130."""
     given = sys.argv[1:] if arguments is None else arguments
     try:
-        with _processes():
+        with _processes(given[:1]):
             status = app(given or ["--help"], prog_name="proxflow", standalone_mode=False)
     except (KeyboardInterrupt, typer.Abort):
         status = _INTERRUPTED
@@ -76,9 +76,9 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(status)
 
 
-def _processes() -> AbstractContextManager[None]:
-    """The group of the processes that torchrun started; alone there is none, and torch is not waited for."""
-    if not _several():
+def _processes(command: list[str]) -> AbstractContextManager[None]:
+    """The processes that torchrun started, joined for a fit (training joins them itself); alone without torch."""
+    if command != ["fit"] or not _several():
         return contextlib.nullcontext()
     from proxflow.semidiscrete.ranks import joined_processes
 

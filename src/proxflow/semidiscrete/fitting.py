@@ -57,6 +57,9 @@ def fit(
     semi-dual, in units that make it invariant to the scale of the data, stops when chi2 + 2 stderr <= tol on fresh
     draws. ``Fit.method`` says which it was. Ctrl-C returns the best so far.
 
+    Inside of a default group of torch.distributed its processes share the searches, and the fit is that of one process
+    (docs/scale.md). All must make the same call; the first alone reports, reads the checkpoint and writes it.
+
     Args:
         points: (N, d) or (N, *event), float32 or float64: a tensor, a numpy array or a pandas object (values in order).
             Equal rows are merged.
@@ -77,7 +80,9 @@ def fit(
         ``Fit``. Not converged (with a ``ConvergenceWarning``) it is still the exact flow of its ``cell_mass``.
 
     Raises:
-        ValueError: bad data or arguments, or a checkpoint of another fit; the message says what to do.
+        ValueError: bad data or arguments, a checkpoint of another fit, or processes that were given different ones;
+            the message says what to do.
+        ConnectionError: another process of the group stopped or failed.
     """
     began = time.perf_counter()
     atoms = gather_atoms(points, weights)

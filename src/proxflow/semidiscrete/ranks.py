@@ -84,12 +84,9 @@ class Ranks:
             return compute()
         self._agree()
         if self.rank == 0:
-            packed = _packed(compute)
-            self._added(torch.tensor([len(packed)]))
-            content = self._added(packed)
-        else:
-            with contextlib.nullcontext() if self._interrupted else deferred_interrupts():  # the first one is asked
-                content = self._added(torch.zeros(int(self._added(torch.tensor([0]))), dtype=torch.uint8))
+            return self._told(compute)
+        with contextlib.nullcontext() if self._interrupted else deferred_interrupts():  # the first one hears Ctrl-C
+            content = self._added(torch.zeros(int(self._added(torch.tensor([0]))), dtype=torch.uint8))
         value, error = torch.load(io.BytesIO(content.numpy().tobytes()), self._on_own_device, weights_only=False)
         if error is not None:
             raise error
@@ -151,15 +148,30 @@ class Ranks:
         if failed:
             return
         if failures:
-            raise self._left("failed")
+            self._parted = True
+            raise _left("failed")
         if interruptions:
             raise KeyboardInterrupt
 
-    def _left(self, how: str) -> ConnectionError:
-        self._parted = True
-        return ConnectionError(f"fit: another process of this run {how}; {_AGAIN}")
-
     # ---------------------------------------------------------------- inside
+
+    def _told(self, compute: Callable[[], T]) -> T:
+        """What a function returns or raises here, once the other processes have it too."""
+        try:
+            value = compute()
+        except BaseException as error:
+            plain = type(error).__module__ == "builtins"  # others need more than their message to be made again
+            self._send((None, error if plain else _left(f"failed ({error})")))
+            raise
+        self._send((value, None))
+        return value
+
+    def _send(self, result: tuple[object, object]) -> None:
+        buffer = io.BytesIO()
+        torch.save(result, buffer, pickle_protocol=_PROTOCOL)
+        packed = torch.frombuffer(buffer.getbuffer(), dtype=torch.uint8)
+        self._added(torch.tensor([len(packed)]))
+        self._added(packed)
 
     def _place(self, count: int) -> slice:
         first, last = (min(count, _ROWS * round(count * k / (_ROWS * self.size))) for k in (self.rank, self.rank + 1))
@@ -175,7 +187,8 @@ class Ranks:
         try:
             dist.all_reduce(total)
         except RuntimeError as error:
-            raise self._left("stopped") from error
+            self._parted = True
+            raise _left("stopped") from error
         return total.to(tensor.device)
 
     def _exchange_device(self) -> torch.device:
@@ -192,6 +205,10 @@ class Ranks:
 ALONE = Ranks()
 
 
+def _left(how: str) -> ConnectionError:
+    return ConnectionError(f"fit: another process of this run {how}; {_AGAIN}")
+
+
 @contextlib.contextmanager
 def joined_processes() -> Iterator[None]:
     """Join the processes that torchrun started, this one among them, for as long as the block lasts."""
@@ -200,15 +217,3 @@ def joined_processes() -> Iterator[None]:
         yield
     finally:
         dist.destroy_process_group()
-
-
-def _packed(compute: Callable[[], object]) -> Tensor:
-    """What a function returns or raises, as bytes."""
-    value, error = None, None
-    try:
-        value = compute()
-    except BaseException as met:
-        error = met.with_traceback(None)
-    buffer = io.BytesIO()
-    torch.save((value, error), buffer, pickle_protocol=_PROTOCOL)
-    return torch.frombuffer(buffer.getbuffer(), dtype=torch.uint8)
