@@ -17,9 +17,7 @@ __all__ = ["TopTwo", "argmax_affine", "row_argmax", "top_two_affine"]
 
 _BLOCK_BYTES = 1 << 21  # one score block: it stays in a cache near the core; written to memory it would halve the speed
 _MIN_ROWS = 256  # fewer rows than this leave the matrix product inefficient
-_ROW_STEP = (
-    16  # rows of a block come in this many: a row in a rest is rounded in another way, and a part of the rows too
-)
+_ROW_STEP = 16  # rows of a block come in this many, so that a part of the rows is rounded as it is in the whole
 
 
 @dataclass(frozen=True)
