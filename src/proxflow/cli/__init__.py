@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import sys
+from contextlib import AbstractContextManager
 from typing import Annotated
 
 import typer
@@ -56,19 +59,39 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the command line: a wrong input is one line on standard error and exit code 2, Ctrl-C is 130."""
     given = sys.argv[1:] if arguments is None else arguments
     try:
-        status = app(given or ["--help"], prog_name="proxflow", standalone_mode=False)
+        with _processes(given[:1]):
+            status = app(given or ["--help"], prog_name="proxflow", standalone_mode=False)
     except (KeyboardInterrupt, typer.Abort):
         status = _INTERRUPTED
     except Exception as error:
         message = _explanation(error)
         if message is None:
             raise
-        typer.echo(f"proxflow: {' '.join(message.split())}", err=True)
+        if _first() or isinstance(error, ConnectionError):
+            typer.echo(f"proxflow: {' '.join(message.split())}", err=True)
         sys.exit(2)
-    if status == _INTERRUPTED:
+    if status == _INTERRUPTED and _first():
         typer.echo("proxflow: interrupted", err=True)
     if isinstance(status, int) and status:
         sys.exit(status)
+
+
+def _processes(command: list[str]) -> AbstractContextManager[None]:
+    """The processes that torchrun started, joined for a fit (training joins them itself); alone without torch."""
+    if command != ["fit"] or not _several():
+        return contextlib.nullcontext()
+    from proxflow.semidiscrete.ranks import joined_processes
+
+    return joined_processes()
+
+
+def _several() -> bool:
+    return "TORCHELASTIC_RUN_ID" in os.environ and os.environ.get("WORLD_SIZE", "1") != "1"
+
+
+def _first() -> bool:
+    """Whether this process speaks for all: an error of the user's is met by each."""
+    return not _several() or os.environ.get("RANK", "0") == "0"
 
 
 def _explanation(error: Exception) -> str | None:

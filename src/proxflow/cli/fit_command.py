@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import warnings
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -59,8 +59,14 @@ def fit(
     """
     import proxflow as pf
     from proxflow.report import render_page
+    from proxflow.semidiscrete.ranks import Ranks
 
-    folder, dataset = destination.claimed(data, reading, seed)
+    processes = Ranks.of_default_group()
+    folder, dataset = processes.from_first(lambda: destination.claimed(data, reading, seed))
+    options = {"epsilon": epsilon, "tol": tol, "max_samples": max_samples, "seed": seed}
+    if processes.rank > 0:  # the first one writes and prints
+        _fitted(dataset, **options)
+        return
     suggest_a_subset(dataset, reading.points)
     arguments = {
         "data": data,
@@ -72,17 +78,8 @@ def fit(
         "seed": seed,
     }
     command = command_line("fit", arguments)
-    with folder.writing(resume=destination.resuming), hint(folder):
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", pf.ConvergenceWarning)  # the verdict below says it
-            result = pf.semidiscrete.fit(
-                dataset.points,
-                epsilon=epsilon,
-                tol=tol,
-                max_samples=max_samples,
-                seed=seed,
-                checkpoint=folder.checkpoint,
-            )
+    with folder.writing(resume=destination.resumes(folder)), hint(folder):
+        result = _fitted(dataset, **options, checkpoint=folder.checkpoint)
         flow = pf.ProximalFlow(result.potential, schedule_named(schedule))
         page = render_page(result, flow, dataset, seed=seed, command=command)
         folder.write_fit(result, dataset, page, arguments)
@@ -95,6 +92,14 @@ def fit(
         output.say(f"    {command_line('fit', continued)} --out {shlex.quote(str(folder.path))} --resume")
     output.say(f"report: {folder.page}")
     output.end(folder.path, report=str(folder.page), **folder.record)
+
+
+def _fitted(dataset: Dataset, **options: Any) -> Fit:
+    import proxflow as pf
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", pf.ConvergenceWarning)  # what is printed says it
+        return pf.semidiscrete.fit(dataset.points, **options)
 
 
 def _print_fit(output: Output, result: Fit, dataset: Dataset) -> None:

@@ -10,6 +10,7 @@ import csv
 import dataclasses
 import inspect
 import json
+import os
 import shlex
 import warnings
 from collections.abc import Callable, Iterator
@@ -146,9 +147,8 @@ class Destination:
     ] = None
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a run that is already there.")] = False
 
-    @property
-    def resuming(self) -> bool:
-        """Whether an interrupted run is continued."""
+    def resumes(self, folder: RunFolder) -> bool:
+        """Whether the interrupted run in a folder is continued."""
         return False
 
     def folder(self, default: Path) -> RunFolder:
@@ -159,10 +159,8 @@ class Destination:
         """
         from proxflow.cli.run_folder import RunFolder
 
-        if self.overwrite and self.resuming:
-            raise ValueError("--overwrite begins again and --resume continues; give one of them")
         folder = RunFolder(default if self.out is None else self.out)
-        folder.claim(overwrite=self.overwrite, resume=self.resuming)
+        folder.claim(overwrite=self.overwrite, resume=self.resumes(folder))
         return folder
 
     def claimed(self, data: str, reading: Reading, seed: int, suffix: str = "") -> tuple[RunFolder, Dataset]:
@@ -188,10 +186,20 @@ class ResumableDestination(Destination):
         bool, typer.Option("--resume", help="Continue an interrupted run: the same command, with --resume.")
     ] = False
 
-    @property
-    def resuming(self) -> bool:
-        """Whether an interrupted run is continued."""
-        return self.resume
+    def folder(self, default: Path) -> RunFolder:
+        """As of any command.
+
+        Raises:
+            ValueError: it may not be written to, or both options were given.
+        """
+        if self.overwrite and self.resume:
+            raise ValueError("--overwrite begins again and --resume continues; give one of them")
+        return super().folder(default)
+
+    def resumes(self, folder: RunFolder) -> bool:
+        """Whether the interrupted run in a folder is continued, as torchrun wants when it starts processes again."""
+        started_again = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
+        return self.resume or (started_again and folder.kept)
 
 
 def free_file(path: Path, *, overwrite: bool) -> Path:

@@ -75,7 +75,7 @@ def train(
     }
     command = command_line("train", arguments)
     path = schedule_named(schedule)
-    with folder.writing(resume=destination.resuming), hint(folder):
+    with folder.writing(resume=destination.resumes(folder)), hint(folder):
         coupled = pairs.build(dataset, conditional, optimiser.batch_size, folder, seed)
         result = pf.matching.train(
             architecture.build(dataset, conditional, coupled.coupling, path, seed),

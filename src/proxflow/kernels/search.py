@@ -17,6 +17,7 @@ __all__ = ["TopTwo", "argmax_affine", "row_argmax", "top_two_affine"]
 
 _BLOCK_BYTES = 1 << 21  # one score block: it stays in a cache near the core; written to memory it would halve the speed
 _MIN_ROWS = 256  # fewer rows than this leave the matrix product inefficient
+_ROW_STEP = 16  # rows of a block come in this many, so that a part of the rows is rounded as it is in the whole
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class TopTwo:
 
 def _block_shape(rows: int, columns: int, itemsize: int, device: torch.device) -> tuple[int, int]:
     budget = (_BLOCK_BYTES if device.type == "cpu" else 64 * _BLOCK_BYTES) // itemsize
-    block_rows = min(rows, max(_MIN_ROWS, budget // columns))
+    block_rows = min(rows, max(_MIN_ROWS, budget // columns // _ROW_STEP * _ROW_STEP))
     return block_rows, min(columns, max(1, budget // block_rows))
 
 

@@ -110,7 +110,9 @@ def _scores(problem: SemiDual, candidates: list[Tensor], n: int, generator: torc
     scores, draws = [], []
     for count in chunk_sizes(n, problem.rows_at_once):
         noise = problem.noise(count, generator)
-        scores.append(torch.stack([problem.conjugate(noise, h) for h in candidates], dim=1))
+        own = problem.ranks.share(noise)
+        found = torch.stack([problem.conjugate(own, h) for h in candidates], dim=1)
+        scores.append(problem.ranks.all_rows(found, count))
         draws.append(noise.double())
     return torch.cat(scores) * problem.radius, torch.cat(draws)
 
@@ -119,9 +121,9 @@ def smooth_transport_cost(problem: SemiDual, heights: Tensor, n: int, generator:
     """E|X - grad phi(X)|^2, the cost of the smooth map: optimal to its own image, whatever the heights."""
     terms = []
     for count in chunk_sizes(n, problem.rows_at_once):
-        noise = problem.noise(count, generator)
+        noise = problem.ranks.share(problem.noise(count, generator))
         images = problem.centre + problem.radius * problem.images(noise, heights)
-        terms.append((noise.double() - images).square().sum(1))
+        terms.append(problem.ranks.all_rows((noise.double() - images).square().sum(1), count))
     costs = torch.cat(terms)
     value, half = float(costs.mean()), 1.96 * float(costs.std()) / math.sqrt(n)
     return Cost(value, (value - half, value + half), value - half, n)

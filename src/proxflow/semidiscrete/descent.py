@@ -159,7 +159,7 @@ def descend(
     The unit of a cell is ``stretch`` (N,) times the typical one.
     """
     batch, weights = batch_size(problem), problem.weights
-    mass = problem.assign(problem.noise(batch, generator), iterate.heights).mass
+    mass = problem.count(problem.noise(batch, generator), iterate.heights).mass
     change = iterate.units[0] * stretch * _moves(iterate, batch, mass, weights)
     for labels, unit in zip(groups, iterate.units[1:], strict=True):
         change += (unit * _moves(iterate, batch, torch.bincount(labels, mass), torch.bincount(labels, weights)))[labels]

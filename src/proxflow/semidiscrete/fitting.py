@@ -22,6 +22,7 @@ from proxflow.semidiscrete.exact import exact_applies, solve_exactly
 from proxflow.semidiscrete.fit_result import Fit, FittedPotential, Solution
 from proxflow.semidiscrete.prepare import Atoms, gather_atoms, span_of
 from proxflow.semidiscrete.problem import SemiDual, chunk_sizes
+from proxflow.semidiscrete.ranks import Ranks
 from proxflow.semidiscrete.returned import Returned
 from proxflow.semidiscrete.session import Session, fit_fingerprint
 from proxflow.semidiscrete.start import carried_heights
@@ -60,6 +61,9 @@ def fit(
     semi-dual, in units that make it invariant to the scale of the data, stops when chi2 + 2 stderr <= tol on fresh
     draws. ``Fit.method`` says which it was. Ctrl-C returns the best so far.
 
+    Inside of a default group of torch.distributed its processes share the searches, and the fit is that of one process
+    (docs/scale.md). All must make the same call; the first alone reports, reads the checkpoint and writes it.
+
     Args:
         points: (N, d) or (N, *event), float32 or float64: a tensor, a numpy array or a pandas object (values in order).
             Equal rows are merged.
@@ -84,7 +88,9 @@ def fit(
         ``Fit``. Not converged (with a ``ConvergenceWarning``) it is still the exact flow of its ``cell_mass``.
 
     Raises:
-        ValueError: bad data or arguments, or a checkpoint of another fit; the message says what to do.
+        ValueError: bad data or arguments, a checkpoint of another fit, or processes that were given different ones;
+            the message says what to do.
+        ConnectionError: another process of the group stopped or failed.
     """
     began = time.perf_counter()
     atoms = gather_atoms(points, weights, symmetry)
@@ -97,14 +103,17 @@ def fit(
         _check_symmetry(symmetry, source, epsilon, points)
     initial = None if warm_start is None else carried_heights(warm_start, atoms.points, symmetry)
     identity = None
-    if checkpoint is not None:
+    ranks = Ranks.of_default_group(atoms.points.device)
+    if checkpoint is not None or ranks.size > 1:
         group = [] if symmetry is None else symmetry.tensors
         identity = fit_fingerprint([atoms.points, atoms.weights, initial, *group], source, [epsilon, float(seed)])
-    session = Session(began, progress, checkpoint, identity)
-    if len(atoms.points) == 1:
-        solution = _one_atom(atoms, source, epsilon)
-    else:
-        solution = _solve(atoms, source, epsilon, initial, tol, max_samples, seed, max_memory, session)
+    with ranks.together():
+        ranks.require_same(identity, tol, max_samples, max_memory)
+        session = Session(began, progress, checkpoint, identity, ranks)
+        if len(atoms.points) == 1:
+            solution = _one_atom(atoms, source, epsilon)
+        else:
+            solution = _solve(atoms, source, epsilon, initial, tol, max_samples, seed, max_memory, session)
     return _record(solution, atoms, epsilon, tol, seed, session)
 
 
@@ -153,16 +162,19 @@ def _solve(
     session: Session,
 ) -> Solution:
     """By exact masses where they are known, else by noise."""
-    rough, fine = _posed(atoms, source, epsilon, max_memory)
-    returned = Returned(atoms, source, epsilon, fine.problem.rows_at_once)
+    ranks = session.ranks
+    rough, fine = _posed(atoms, source, epsilon, max_memory, ranks)
+    spent = 0
     if exact_applies(rough.problem) and not isinstance(session.state, StochasticState):
+        alone = Returned(atoms, source, epsilon, fine.problem.rows_at_once)
         start = None if initial is None else initial / rough.problem.radius
-        attempt = solve_exactly(rough.problem, returned, rough.residual, start, tol, seed, session)
+        attempt, spent = ranks.from_first(
+            lambda: (solve_exactly(rough.problem, alone, rough.residual, start, tol, seed, session), alone.draws)
+        )
         if attempt.solution is not None:
             return _in_space(attempt.solution, rough.rest)
         initial = initial if attempt.heights is None else rough.problem.radius * attempt.heights
-    del rough  # half of the memory, where it is another problem
-    spent = returned.draws  # by the attempt
+    returned = Returned(atoms, source, epsilon, fine.problem.rows_at_once, ranks)
     start = None if initial is None else initial / fine.problem.radius
     solution = solve_stochastically(fine.problem, returned, start, tol, max_samples, seed, max_memory, session)
     solution = dataclasses.replace(solution, evaluation_samples=solution.evaluation_samples + spent)
@@ -178,14 +190,14 @@ class _Posed:
     residual: float
 
 
-def _posed(atoms: Atoms, source: Source, epsilon: float, max_memory: int) -> tuple[_Posed, _Posed]:
+def _posed(atoms: Atoms, source: Source, epsilon: float, max_memory: int, ranks: Ranks) -> tuple[_Posed, _Posed]:
     """The problem in the span of the rows in their own precision, and in float64; the same where both are all space."""
     posed: list[_Posed] = []
     for precision in (atoms.points.dtype, torch.float64):
         span = span_of(atoms, source, precision)
         if posed and span.source.dim == posed[0].problem.source.dim == source.dim:
             return posed[0], posed[0]
-        problem = SemiDual(span.points, atoms.weights, span.source, epsilon, max_memory, atoms.symmetry)
+        problem = SemiDual(span.points, atoms.weights, span.source, epsilon, max_memory, atoms.symmetry, ranks)
         posed.append(_Posed(problem, span.rest, span.residual / problem.radius))
     return posed[0], posed[1]
 

@@ -14,6 +14,7 @@ from proxflow.kernels.search import argmax_affine
 from proxflow.measures import Source
 from proxflow.potentials.atoms import centre_and_radius
 from proxflow.potentials.orbits import nearest_images, orbit_distances, orbit_frame
+from proxflow.semidiscrete.ranks import ALONE, Ranks
 from proxflow.storage import storable
 from proxflow.symmetry import Symmetry
 
@@ -47,7 +48,8 @@ class SemiDual:
     epsilon log sum_j N b_j exp((<u, y_j> - h_j) / epsilon).
     Scores are shifted by <u, centre> against the user's; the assignment is the same, and heights and epsilon in the
     user's units are ``radius`` times those here. With a group of symmetries an atom stands for its orbit: its score is
-    the best of its images', its cell theirs together. There epsilon is 0.
+    the best of its images', its cell theirs together. There epsilon is 0. ``ranks`` are the processes among which
+    ``count`` shares its rows.
     """
 
     def __init__(
@@ -58,7 +60,9 @@ class SemiDual:
         epsilon: float,
         max_memory: int,
         symmetry: Symmetry | None = None,
+        ranks: Ranks = ALONE,
     ) -> None:
+        self.ranks = ranks
         self.weights = weights
         self.source = source
         self.symmetry = symmetry
@@ -128,6 +132,12 @@ class SemiDual:
     def noise(self, n: int, generator: torch.Generator) -> Tensor:
         """``n`` source draws, (n, d)."""
         return self.source.sample(n, generator=generator, dtype=self.dtype, device=self.points.device)
+
+    def count(self, noise: Tensor, heights: Tensor) -> Tally:
+        """``assign`` of rows that all processes hold, each of which searches its share."""
+        own = self.assign(self.ranks.share(noise), heights)
+        total, squares, draws = self.ranks.summed(own.total, own.squares, own.total.new_tensor([own.draws]))
+        return Tally(total, squares, int(draws))
 
     def assign(self, noise: Tensor, heights: Tensor) -> Tally:
         """To which atoms noise rows go, at normalised heights (N,)."""

@@ -12,6 +12,7 @@ from proxflow.potentials.symmetric import SymmetricDiscrete
 from proxflow.semidiscrete.fit_result import FittedPotential
 from proxflow.semidiscrete.prepare import Atoms
 from proxflow.semidiscrete.problem import Tally, chunk_sizes
+from proxflow.semidiscrete.ranks import ALONE, Ranks
 
 __all__ = ["Returned"]
 
@@ -26,14 +27,15 @@ class Returned:
         source: law of the noise in that space.
         epsilon: smoothing in the user's units.
         rows_at_once: noise samples searched at once.
+        ranks: processes that share the searches of a tally.
 
     Attributes:
         draws: made so far to judge the potential.
     """
 
-    def __init__(self, atoms: Atoms, source: Source, epsilon: float, rows_at_once: int) -> None:
+    def __init__(self, atoms: Atoms, source: Source, epsilon: float, rows_at_once: int, ranks: Ranks = ALONE) -> None:
         self._atoms, self._source, self._epsilon = atoms, source, epsilon
-        self._rows_at_once = rows_at_once
+        self._rows_at_once, self._ranks = rows_at_once, ranks
         self._made: FittedPotential | None = None
         self.draws = 0
 
@@ -52,6 +54,7 @@ class Returned:
         self.draws += n
         for rows in chunk_sizes(n, self._rows_at_once):
             noise = self._source.sample(rows, generator=generator, dtype=points.dtype, device=points.device)
+            noise = self._ranks.share(noise)
             if isinstance(potential, Entropic):
                 for part in noise.split(max(16, _PROBABILITIES // len(points))):
                     law = potential.atom_probabilities(part).double()
@@ -60,6 +63,7 @@ class Returned:
             else:
                 counts = torch.bincount(potential.nearest_atom(noise), minlength=len(points)).double()
                 total, squares = total + counts, squares + counts
+        total, squares = self._ranks.summed(total, squares)
         return Tally(total, squares, n)
 
     def _new(self, heights: Tensor, weights: Tensor) -> FittedPotential:

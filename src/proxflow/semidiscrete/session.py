@@ -12,6 +12,7 @@ from torch import Tensor
 from proxflow.fingerprint import fingerprint, source_probes
 from proxflow.measures import Source
 from proxflow.progress import reporter
+from proxflow.semidiscrete.ranks import ALONE, Ranks
 from proxflow.storage import load, save, storable
 
 __all__ = ["Checkpoint", "Session", "fit_fingerprint"]
@@ -32,23 +33,31 @@ class Checkpoint:
 class Session:
     """One run: time spent (earlier, interrupted runs included), a line of progress, and where to save the state.
 
+    Of several processes the first alone reports, saves and reads; all begin from what it read.
+
     Raises:
         ValueError: the checkpoint belongs to another fit, or is no checkpoint.
     """
 
     def __init__(
-        self, began: float, progress: bool | None, path: str | os.PathLike[str] | None, identity: str | None
+        self,
+        began: float,
+        progress: bool | None,
+        path: str | os.PathLike[str] | None,
+        identity: str | None,
+        ranks: Ranks = ALONE,
     ) -> None:
+        self.ranks = ranks
         self._began = began
-        self._path = None if path is None else Path(path)
+        self._path = None if path is None or ranks.rank > 0 else Path(path)
         self._fingerprint = identity
         self._saved_at = time.perf_counter()
-        self.report = reporter("fit", progress)
-        self.state: object = None
-        if self._path is not None and self._path.exists():
-            self._resume(self._path)
-        elif self._path is not None and not self._path.parent.is_dir():
-            raise ValueError(f"fit: the folder of the checkpoint {self._path} does not exist; make it first")
+        self.report = reporter("fit", progress if ranks.rank == 0 else False)
+        earlier = ranks.from_first(self._earlier)
+        self.state: object = None if earlier is None else earlier.state
+        if earlier is not None:
+            self._began -= earlier.seconds
+            self.report(f"resumed from {path}, after {earlier.seconds:.1f} s")
 
     @property
     def seconds(self) -> float:
@@ -62,7 +71,14 @@ class Session:
         save(Checkpoint(str(self._fingerprint), self.seconds, state), self._path)
         self._saved_at = time.perf_counter()
 
-    def _resume(self, path: Path) -> None:
+    def _earlier(self) -> Checkpoint | None:
+        path = self._path
+        if path is None:
+            return None
+        if not path.parent.is_dir():
+            raise ValueError(f"fit: the folder of the checkpoint {path} does not exist; make it first")
+        if not path.exists():
+            return None
         checkpoint = load(path)
         if not isinstance(checkpoint, Checkpoint):
             raise ValueError(f"fit: {path} is not a checkpoint of a fit; give another path")
@@ -71,9 +87,7 @@ class Session:
                 f"fit: the checkpoint {path} belongs to a fit of other points, weights, source, epsilon, symmetry, "
                 "warm start or seed; repeat that call to resume it, or give another path"
             )
-        self.state = checkpoint.state
-        self._began -= checkpoint.seconds
-        self.report(f"resumed from {path}, after {checkpoint.seconds:.1f} s")
+        return checkpoint
 
 
 def fit_fingerprint(tensors: list[Tensor | None], source: Source, numbers: list[float]) -> str:

@@ -59,12 +59,14 @@ def scaled_start(problem: SemiDual, groups: list[Tensor], generator: torch.Gener
         low, high = 0.0, 2.0
         for noise in others:
             middle = 0.5 * (low + high)
-            slope = target - float(problem.assign(noise, middle * form).mass @ form)
+            slope = target - float(problem.count(noise, middle * form).mass @ form)
             low, high = (middle, high) if slope < 0 else (low, middle)
         heights = 0.5 * (low + high) * form
-    gaps = problem.score_gaps(first, heights, groups).double() + problem.epsilon
+    own = problem.score_gaps(problem.ranks.share(first), heights, groups).double() + problem.epsilon
+    gaps = problem.ranks.all_rows(own, len(first))
     units = tuple(gaps.median(0).values.tolist())
-    return Start(heights, units, float(gaps[:, 0].quantile(SMALL_GAP)), draws)
+    start = Start(heights, units, float(gaps[:, 0].quantile(SMALL_GAP)), draws)
+    return problem.ranks.from_first(lambda: start)
 
 
 def isolation(problem: SemiDual) -> Tensor:

@@ -87,15 +87,17 @@ def solve_stochastically(
     session: Session,
 ) -> Solution:
     """Move the heights until chi2 + 2 stderr <= tol, the cap, or Ctrl-C; then certify what there is."""
-    run = _Run(problem, returned, initial, tol, max_samples, seed, session)
-    try:
-        while not run.finished:
-            run.advance()
-            session.save(run.state, now=False)
-    except KeyboardInterrupt:
-        session.report("interrupted: certifying the best so far; Ctrl-C again stops at once")
-    session.save(run.state, now=True)
-    return run.certify(max_memory)
+    with session.ranks.interruptible():
+        run = _Run(problem, returned, initial, tol, max_samples, seed, session)
+        try:
+            while not run.finished:
+                run.advance()
+                session.save(run.state, now=False)
+        except KeyboardInterrupt:
+            session.report("interrupted: certifying the best so far; Ctrl-C again stops at once")
+        session.save(run.state, now=True)
+        with session.ranks.interruptible():
+            return run.certify(max_memory)
 
 
 class _Run:
@@ -188,7 +190,7 @@ class _Run:
     def _evaluated_quickly(self) -> StochasticState:
         """The state after a quick evaluation, in the problem's own units."""
         draws = min(LEAST_DRAWS, self.problem.rows_at_once)
-        tally = self.problem.assign(self.problem.noise(draws, self.fresh), self.heights)
+        tally = self.problem.count(self.problem.noise(draws, self.fresh), self.heights)
         return dataclasses.replace(self._evaluated(tally), tally=None)
 
     def _certified(self) -> StochasticState:
@@ -212,7 +214,7 @@ class _Run:
         self.session.report(
             f"{evaluation.samples_used:,} draws: chi2 = {error.chi2:.4g} +- {error.stderr:.2g}, wanted {self.tol:g}"
         )
-        return dataclasses.replace(
+        evaluated = dataclasses.replace(
             state,
             snapshots=(*state.snapshots, iterate.averages),
             history=(*state.history, evaluation),
@@ -220,6 +222,7 @@ class _Run:
             fresh=self.fresh.get_state(),
             evaluation_samples=state.evaluation_samples + tally.draws,
         )
+        return self.session.ranks.from_first(lambda: evaluated)
 
     def certify(self, max_memory: int) -> Solution:
         """The solution as it is, with its masses and its cost."""

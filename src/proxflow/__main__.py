@@ -1,0 +1,6 @@
+"""``python -m proxflow``, which torchrun starts in several processes."""
+
+from proxflow.cli import main
+
+if __name__ == "__main__":
+    main()
