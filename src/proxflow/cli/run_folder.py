@@ -22,8 +22,8 @@ from proxflow.data import Dataset, Standardisation
 from proxflow.semidiscrete import Fit
 
 if TYPE_CHECKING:
-    from proxflow.matching import MLP, AffineResidual, ResidualMLP, TrainResult, UNet
     from proxflow.analysis.auditing.intervals import Estimate
+    from proxflow.matching import MLP, AffineResidual, ResidualMLP, TrainResult, UNet
     from proxflow.metrics import FewSteps
 
 __all__ = ["RunFolder", "data_record"]
@@ -358,6 +358,18 @@ class RunFolder:
         self._read_record()
         record: dict[str, Any] = json.loads((self.path / _RECORD).read_text())
         return record
+
+    @contextlib.contextmanager
+    def reading(self) -> Iterator[None]:
+        """Call the record damaged where what is read from it is not there, or is something else.
+
+        Raises:
+            ValueError: that it is damaged.
+        """
+        try:
+            yield
+        except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+            raise ValueError(f"{self.path / _RECORD} is damaged ({error!r}); run again with --overwrite") from error
 
     def _read_record(self) -> _Record:
         path = self.path / _RECORD
