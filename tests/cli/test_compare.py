@@ -105,7 +105,7 @@ def test_names_tell_runs_apart(folder, capsys) -> None:
         (["a", "a/run.json"], "holds no run"),
         (["a", "fit"], "fit is a run of proxflow fit; compare takes runs of proxflow train, or of proxflow audit"),
         (["audit", "a"], "a is a run of proxflow train and audit of proxflow audit; give runs of one command"),
-        (["a", "unfinished"], "unfinished holds an unfinished run; continue it by the same command with --resume"),
+        (["a", "unfinished"], "unfinished holds no run yet, only an unfinished one; continue it by the same command"),
         (["a", "damaged"], "run.json is damaged"),
         (["a", "half"], "run.json is damaged (KeyError('quality'))"),
         (["a", "b", "--out", "none/page.html"], "there is no folder none"),

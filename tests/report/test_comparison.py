@@ -150,13 +150,27 @@ def test_curves_have_a_bar_at_every_number_of_steps() -> None:
 
 
 def test_audits_are_ranked_by_the_laws() -> None:
-    one = audit_record({"recovered_drift": (0.5, 0.01), "variance_ratio": (1.2, 0.02), "largest_eigenvalue": (3, 0.1)})
-    other = audit_record({"recovered_drift": (0.1, 0.01), "variance_ratio": (0.97, 0.02), "precision": (0.9, 0.01)})
+    one = audit_record(
+        {
+            "recovered_drift": (0.5, 0.01),
+            "variance_ratio": (1.2, 0.02),
+            "precision": (0.5, 0.01),
+            "local_dimension": (3, 0),
+        }
+    )
+    other = audit_record(
+        {
+            "recovered_drift": (0.1, 0.01),
+            "variance_ratio": (0.97, 0.02),
+            "precision": (0.9, 0.01),
+            "local_dimension": (1, 0),
+        }
+    )
     found = compared_audits(["a", "b"], [one, other])
     leaders = {figure["name"]: figure["leaders"] for figure in found.as_record["figures"]}
-    assert leaders == {"recovered drift": ["b"], "variance ratio": ["b"], "largest eigenvalue": [], "precision": []}
+    assert leaders == {"recovered drift": ["b"], "variance ratio": ["b"], "precision": ["b"], "local dimension": []}
     assert found.verdict == (
-        "Is it a prox? b leads in recovered drift. Does it make the data? b leads in variance ratio."
+        "Is it a prox? b leads in recovered drift. Does it make the data? b leads in variance ratio and precision."
     )
     page = Page(render_comparison_page(found, ["a", "b"]))
     assert page.alts == []

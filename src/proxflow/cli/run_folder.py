@@ -374,7 +374,9 @@ class RunFolder:
     def _read_record(self) -> _Record:
         path = self.path / _RECORD
         if not path.is_file() and self.kept:
-            raise ValueError(f"{self.path} holds an unfinished run; continue it by the same command with --resume")
+            raise ValueError(
+                f"{self.path} holds no run yet, only an unfinished one; continue it by the same command with --resume"
+            )
         if not path.is_file():
             raise ValueError(
                 f"{self.path} holds no run (no {_RECORD}); make one with: proxflow fit DATA --out {self.path}"
