@@ -38,8 +38,8 @@ class TrainingAudit:
     for a gradient field. ``recovered_drift`` is how far the data point that the field aims at moves on the way, over
     the deviation of the samples: 0 for an exact optimal-transport flow, and falling while training on a good coupling.
     ``variance_ratio`` is the total variance of the samples over that of the data: 1 is right. All three are those of
-    ``analysis.audit``, of fewer points and in 4 steps for 32, where the drift of a field that is not straight comes out a
-    little larger: they tell trends, an audit judges the trained model.
+    ``analysis.audit``, of fewer points and in 4 steps for 32, where the drift of a field that is not straight comes out
+    larger (by a fifth on two moons): they tell trends, an audit judges the trained model.
 
     Args:
         data: (N, *event) points of the data, on the field's device and of its dtype; at most 2,048 are used.
