@@ -137,3 +137,33 @@ def test_what_is_no_number_is_refused(library: Any) -> None:
         pf.adapters.lightning.PairDataModule(moons_coupling(), 16, steps_per_epoch=0)
     with pytest.raises(ValueError, match="count must be an integer of at least 1"):
         pf.adapters.lightning.FlowQuality(lambda module: module, moons_coupling().rows.flat, count=0)
+
+
+def test_figures_of_an_audit_are_logged_every_few_steps(library: Any, tmp_path: Path) -> None:
+    adapter = pf.adapters.lightning
+    flow = pf.ProximalFlow(moons_coupling().potential)
+    steps: list[int] = []
+
+    class Log(library.Callback):  # type: ignore[name-defined, misc]
+        def on_train_batch_end(self, trainer: Any, module: Any, *_: Any) -> None:
+            if "audit/recovered_drift" in trainer.callback_metrics:
+                steps.append(trainer.global_step)
+
+    def field(module: Any) -> Any:
+        assert not module.training
+        return flow
+
+    callback = adapter.FlowAudit(field, moons_coupling().rows.flat, every_n_steps=2, count=32)
+    module = module_of(library)
+    trainer = trainer_of(library, tmp_path, 1, enable_checkpointing=False, callbacks=[callback, Log()])
+    trainer.fit(module, datamodule=adapter.PairDataModule(moons_coupling(), 16, steps_per_epoch=3))
+    assert module.training
+    assert set(trainer.callback_metrics) == {
+        "audit/jacobian_asymmetry",
+        "audit/recovered_drift",
+        "audit/variance_ratio",
+    }
+    assert float(trainer.callback_metrics["audit/recovered_drift"]) < 1e-6
+    assert steps[0] >= 2
+    with pytest.raises(ValueError, match="every_n_steps must be an integer of at least 1"):
+        adapter.FlowAudit(field, moons_coupling().rows.flat, every_n_steps=0)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from proxflow.adapters.convention import Convention, to_field
 from proxflow.adapters.convention_check import ConventionCheck, check_convention
 from proxflow.adapters.paired_noise import PairedNoise
+from proxflow.adapters.training_audit import TrainingAudit
 
 if TYPE_CHECKING:  # not from proxflow.adapters import ...: a package hands on names of its modules, not modules
     import proxflow.adapters.diffusers
@@ -23,6 +24,7 @@ __all__ = [
     "Convention",
     "ConventionCheck",
     "PairedNoise",
+    "TrainingAudit",
     "check_convention",
     "diffusers",
     "flow_matching",

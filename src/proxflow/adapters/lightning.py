@@ -1,4 +1,4 @@
-"""Lightning: a data module of coupled pairs, and a callback that measures the field and checks its convention.
+"""Lightning: a data module of coupled pairs, and callbacks that measure the field and check its convention.
 
 Works with the package that the program has imported, ``lightning`` or ``pytorch_lightning``: their classes are not
 each other's.
@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
 from proxflow.adapters.convention_check import ConventionCheck, check_convention
+from proxflow.adapters.training_audit import TrainingAudit
 from proxflow.checks import Numbers, as_tensor, whole_number
 from proxflow.couplings import Coupling, PairStream
 from proxflow.errors import optional_package
@@ -25,7 +26,7 @@ from proxflow.results import Verdict
 from proxflow.schedules import Schedule
 from proxflow.seeding import generator_of
 
-__all__ = ["FlowQuality", "PairBatch", "PairDataModule"]
+__all__ = ["FlowAudit", "FlowQuality", "PairBatch", "PairDataModule"]
 
 _OLD_NAME_ALONE = "pytorch_lightning" in sys.modules and "lightning.pytorch" not in sys.modules
 _library: Any = optional_package("pytorch_lightning" if _OLD_NAME_ALONE else "lightning.pytorch", "lightning")
@@ -170,7 +171,7 @@ class FlowQuality(_library.Callback):  # type: ignore[misc]
             return
         with _Evaluating(pl_module):
             self.convention = check_convention(
-                self._on_device(self._field(pl_module), pl_module.device),
+                _on_device(self._field(pl_module), pl_module.device),
                 self._data if self._coupling is None else self._coupling,
                 source=self._source,
                 schedule=self._schedule,
@@ -185,11 +186,56 @@ class FlowQuality(_library.Callback):  # type: ignore[misc]
         noise = source.sample(self._count, generator=generator_of(self._seed), dtype=self._data.dtype)
         return noise.reshape(self._count, *shape)
 
-    @staticmethod
-    def _on_device(
-        field: Callable[[Tensor, Tensor], Tensor], device: torch.device
-    ) -> Callable[[Tensor, Tensor], Tensor]:
-        return lambda t, x: field(t.to(device), x.to(device)).to(x.device)
+
+class FlowAudit(_library.Callback):  # type: ignore[misc]
+    """Logs ``audit/jacobian_asymmetry``, ``audit/recovered_drift`` and ``audit/variance_ratio`` while it trains.
+
+    They are those of ``adapters.TrainingAudit``, which says what they mean and cost.
+
+    Args:
+        field: from the module to its field(t, x), in proxflow's convention, such as ``lambda module: module.net``.
+        data: (N, *event) points of the data, of the field's dtype.
+        every_n_steps: optimiser steps from one measurement to the next.
+        count: noise points that are followed.
+        source: law of the noise; standard normal if None.
+        schedule: of the path; Linear if None.
+        seed: seed of the noise, the same each time.
+
+    Raises:
+        ValueError: every_n_steps is no integer of at least 1, or as of ``TrainingAudit``.
+    """
+
+    def __init__(
+        self,
+        field: Callable[[Any], Callable[[Tensor, Tensor], Tensor]],
+        data: Numbers,
+        *,
+        every_n_steps: int = 500,
+        count: int = 256,
+        source: Source | None = None,
+        schedule: Schedule | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if (whole_number(every_n_steps) or 0) < 1:
+            raise ValueError(f"FlowAudit: every_n_steps must be an integer of at least 1, got {every_n_steps!r}")
+        self._field, self._every, self._measured = field, every_n_steps, 0
+        self._audit = TrainingAudit(data, count=count, source=source, schedule=schedule, seed=seed)
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Measure, on the first process, and log; once where batches are accumulated for one step."""
+        step = trainer.global_step
+        if step == self._measured or step % self._every or not trainer.is_global_zero:
+            return
+        self._measured = step
+        with _Evaluating(pl_module):
+            figures = self._audit(_on_device(self._field(pl_module), pl_module.device))
+        for name, value in figures.items():
+            pl_module.log(f"audit/{name}", value, rank_zero_only=True)
+
+
+def _on_device(field: Callable[[Tensor, Tensor], Tensor], device: torch.device) -> Callable[[Tensor, Tensor], Tensor]:
+    return lambda t, x: field(t.to(device), x.to(device)).to(x.device)
 
 
 class _Evaluating:

@@ -12,6 +12,7 @@ import typer
 
 from proxflow.cli.audit_command import audit
 from proxflow.cli.batch_size_command import batch_size
+from proxflow.cli.compare_command import compare
 from proxflow.cli.fit_command import fit
 from proxflow.cli.pairs_command import pairs
 from proxflow.cli.sample_command import sample
@@ -51,6 +52,7 @@ for _name, _run in (
     ("batch-size", batch_size),
     ("terminal", terminal),
     ("audit", audit),
+    ("compare", compare),
 ):
     app.command(_name)(_run)
 

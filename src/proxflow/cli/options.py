@@ -231,8 +231,12 @@ class Output:
 
     def end(self, run: Path, **record: Any) -> None:
         """Print a record for programs, with the folder that it is about."""
+        self.record(run=str(run), **record)
+
+    def record(self, **record: Any) -> None:
+        """Print a record for programs."""
         if self.json:
-            typer.echo(json.dumps({"run": str(run), **record}))
+            typer.echo(json.dumps(record))
 
 
 def with_groups(command: Callable[..., None]) -> Callable[..., None]:

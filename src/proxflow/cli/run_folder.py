@@ -22,6 +22,7 @@ from proxflow.data import Dataset, Standardisation
 from proxflow.semidiscrete import Fit
 
 if TYPE_CHECKING:
+    from proxflow.analysis.auditing.intervals import Estimate
     from proxflow.matching import MLP, AffineResidual, ResidualMLP, TrainResult, UNet
     from proxflow.metrics import FewSteps
 
@@ -158,6 +159,7 @@ class RunFolder:
         self,
         result: TrainResult,
         quality: FewSteps,
+        nearest_row: Estimate,
         kept: Fit | Tensor | None,
         dataset: Dataset,
         page: str,
@@ -168,12 +170,13 @@ class RunFolder:
         Args:
             result: result of the training.
             quality: of its samples.
+            nearest_row: distance of samples to the nearest training row, over that of rows to the nearest other.
             kept: the fit of the data that the network was coupled with, or the data itself; None keeps neither.
             dataset: trained on.
             page: the report.
             arguments: arguments of the command line.
         """
-        record = _record("train", arguments) | data_record(dataset) | _training_record(result, quality)
+        record = _record("train", arguments) | data_record(dataset) | _training_record(result, quality, nearest_row)
         objects: dict[str, object] = {_NETWORK: result.network, _STANDARDISATION: dataset.standardisation}
         if kept is not None:
             objects |= {_POINTS: {"points": kept}} if isinstance(kept, Tensor) else {_FIT: kept}
@@ -227,6 +230,15 @@ class RunFolder:
             ValueError: there is no run, or its record is damaged.
         """
         return {"data": self._read_record().data}
+
+    @property
+    def command(self) -> str:
+        """The command that wrote the run, such as "train".
+
+        Raises:
+            ValueError: there is no run, or its record is damaged.
+        """
+        return self._read_record().command
 
     @property
     def is_trained(self) -> bool:
@@ -347,8 +359,24 @@ class RunFolder:
         record: dict[str, Any] = json.loads((self.path / _RECORD).read_text())
         return record
 
+    @contextlib.contextmanager
+    def reading(self) -> Iterator[None]:
+        """Call the record damaged where what is read from it is not there, or is something else.
+
+        Raises:
+            ValueError: that it is damaged.
+        """
+        try:
+            yield
+        except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+            raise ValueError(f"{self.path / _RECORD} is damaged ({error!r}); run again with --overwrite") from error
+
     def _read_record(self) -> _Record:
         path = self.path / _RECORD
+        if not path.is_file() and self.kept:
+            raise ValueError(
+                f"{self.path} holds no run yet, only an unfinished one; continue it by the same command with --resume"
+            )
         if not path.is_file():
             raise ValueError(
                 f"{self.path} holds no run (no {_RECORD}); make one with: proxflow fit DATA --out {self.path}"
@@ -404,7 +432,7 @@ def _first_row_of_each_atom(fit: Fit) -> Tensor:
     return first.scatter_reduce(0, fit.atom_of_row.cpu(), rows, "amin")
 
 
-def _training_record(result: TrainResult, quality: FewSteps) -> dict[str, Any]:
+def _training_record(result: TrainResult, quality: FewSteps, nearest_row: Estimate) -> dict[str, Any]:
     """How training went."""
     last = result.history[-1]
     return {
@@ -412,9 +440,12 @@ def _training_record(result: TrainResult, quality: FewSteps) -> dict[str, Any]:
             "finished": result.finished,
             "steps": result.steps,
             "loss": last.loss,
-            "field_error": last.field_error if math.isfinite(last.field_error) else None,
+            "field_error": _finite(last.field_error),
             "seconds": result.seconds,
+            "parameters": sum(parameter.numel() for parameter in result.network.parameters()),
             "quality": {
+                "samples": len(quality.samples[0]),
+                "compared": quality.compared,
                 "steps": list(quality.steps),
                 "energy_distance": list(quality.energy_distance),
                 "energy_distance_error": list(quality.energy_distance_error),
@@ -422,6 +453,8 @@ def _training_record(result: TrainResult, quality: FewSteps) -> dict[str, Any]:
                 "energy_distance_of_normal_law": quality.of_normal,
                 "total_variance_over_data": [found.total for found in quality.spread],
                 "total_variance_error": [found.total_error for found in quality.spread],
+                "nearest_row_ratio": _finite(nearest_row.value),
+                "nearest_row_ratio_interval": [_finite(nearest_row.low), _finite(nearest_row.high)],
             },
         }
     }
@@ -438,12 +471,16 @@ def _fit_record(fit: Fit) -> dict[str, Any]:
             "chi2": fit.chi2,
             "chi2_stderr": fit.chi2_stderr,
             "transport_cost": fit.transport_cost,
-            "transport_cost_interval": [end if math.isfinite(end) else None for end in fit.transport_cost_interval],
+            "transport_cost_interval": [_finite(end) for end in fit.transport_cost_interval],
             "samples_used": fit.samples_used,
             "evaluation_samples": fit.evaluation_samples,
             "seconds": fit.seconds,
         },
     }
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
 
 
 def _json(record: dict[str, Any]) -> bytes:

@@ -58,6 +58,8 @@ def train(
     """
     import proxflow as pf
     from proxflow.report import render_training_page
+    from proxflow.report.drawn_samples import draw_samples
+    from proxflow.report.neighbours import neighbours_of
 
     folder, dataset = destination.claimed(data, reading, seed, "-network")
     conditional = pairs.conditional or reading.label is not None
@@ -90,10 +92,20 @@ def train(
         if sys.stderr.isatty():
             typer.echo("measuring samples of few steps and of many; Ctrl-C keeps those that are done", err=True)
         comparison = result.few_steps(dataset.points, schedule=path, seed=seed)
+        drawn = draw_samples(result, dataset, path)
+        near = neighbours_of(dataset, drawn, seed)
         page = render_training_page(
-            result, comparison, dataset, arguments, command, choice=coupled.choice, schedule=path
+            result,
+            comparison,
+            dataset,
+            arguments,
+            command,
+            choice=coupled.choice,
+            schedule=path,
+            drawn=drawn,
+            near=near,
         )
-        folder.write_training(result, comparison, coupled.kept, dataset, page, arguments)
+        folder.write_training(result, comparison, near.ratio(seed), coupled.kept, dataset, page, arguments)
     if coupled.choice is not None:
         output.say(f"{coupled.choice.count} of {dataset.dim} principal directions coupled")
     _print_training(output, result, comparison, dataset)

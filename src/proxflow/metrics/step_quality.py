@@ -40,6 +40,7 @@ class FewSteps:
         of_noise: energy distance of the noise itself: what no training gives.
         of_normal: energy distance of twice as many draws of the normal law with the data's mean and covariance: what an
             affine field gives, which knows nothing else of the data.
+        compared: number of points of the data.
     """
 
     steps: tuple[int, ...]
@@ -49,6 +50,7 @@ class FewSteps:
     spread: tuple[Spread, ...]
     of_noise: float
     of_normal: float
+    compared: int
 
     @property
     def best(self) -> int:
@@ -117,6 +119,7 @@ def few_steps(
         tuple(spread(end, data, directions=directions) for end in ends),
         energy_distance(noise.to(data), data, unbiased=True),
         energy_distance(_normal_like(data, _NORMAL_DRAWS * len(noise)), data, unbiased=True),
+        len(data),
     )
 
 

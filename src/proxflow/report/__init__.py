@@ -13,12 +13,14 @@ from proxflow.report.fit_page import render_page
 if TYPE_CHECKING:
     from proxflow.report.audit_page import render_audit_page
     from proxflow.report.batch_size_page import render_batch_size_page
+    from proxflow.report.comparison_page import render_comparison_page
     from proxflow.report.terminal_page import render_terminal_page
     from proxflow.report.training_page import render_training_page
 
 __all__ = [
     "render_audit_page",
     "render_batch_size_page",
+    "render_comparison_page",
     "render_page",
     "render_terminal_page",
     "render_training_page",
@@ -27,6 +29,7 @@ __all__ = [
 _HOME = {
     "render_audit_page": "audit_page",
     "render_batch_size_page": "batch_size_page",
+    "render_comparison_page": "comparison_page",
     "render_terminal_page": "terminal_page",
     "render_training_page": "training_page",
 }

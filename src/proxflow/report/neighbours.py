@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from proxflow.analysis.auditing.intervals import Estimate, median_ratio
 from proxflow.data import Dataset
 from proxflow.metrics import NearestRows, nearest_rows
 from proxflow.report.canvas import ACCENT, PALE, new_figure, svg
@@ -44,6 +45,10 @@ class Neighbours:
     def medians(self) -> tuple[float, float]:
         """Of samples and of rows."""
         return float(self.samples.distance.median()), float(self.rows.distance.median())
+
+    def ratio(self, seed: int) -> Estimate:
+        """Median of samples over that of rows, with a 95% interval; 1 is right, copies are at 0. NaN if rows repeat."""
+        return median_ratio(self.samples.distance, self.rows.distance, seed)
 
 
 def neighbours_of(dataset: Dataset, drawn: DrawnSamples, seed: int) -> Neighbours:

@@ -41,10 +41,11 @@ class Row:
 
 @dataclass(frozen=True)
 class Facts:
-    """Names and values under one another."""
+    """Names and values under one another; ``folded`` shows no more than their title until it is asked for."""
 
     title: str
     rows: tuple[Row, ...]
+    folded: bool = False
     kind = "facts"
 
 
@@ -59,6 +60,7 @@ class Table:
         caption: what they mean.
         names: number of first columns that are names rather than numbers.
         off: places of rows that should be seen, since something is wrong with them.
+        best: places (row, column) of cells that are better than the others of their row.
     """
 
     title: str
@@ -67,6 +69,7 @@ class Table:
     caption: str = ""
     names: int = 0
     off: frozenset[int] = frozenset()
+    best: frozenset[tuple[int, int]] = frozenset()
     kind = "numbers"
 
 

@@ -62,6 +62,8 @@ def render_training_page(
     *,
     choice: DirectionChoice | None = None,
     schedule: Schedule | None = None,
+    drawn: DrawnSamples | None = None,
+    near: Neighbours | None = None,
 ) -> str:
     """One self-contained HTML page about a training run.
 
@@ -73,13 +75,15 @@ def render_training_page(
         command: that repeats the run.
         choice: choice of the coupled directions, where they were chosen from the data.
         schedule: schedule of the path; Linear if None.
+        drawn: samples to show; drawn here if None.
+        near: their nearest training rows; found here if None.
 
     Raises:
         MissingExtraError: matplotlib or jinja2 is not installed.
     """
     done = "Training finished" if result.finished else "Training was stopped"
-    drawn = draw_samples(result, dataset, schedule)
-    near = neighbours_of(dataset, drawn, result.seed)
+    drawn = drawn or draw_samples(result, dataset, schedule)
+    near = near or neighbours_of(dataset, drawn, result.seed)
     accuracy = accuracy_of(dataset, drawn, result.seed)
     return render(
         name=dataset.name,

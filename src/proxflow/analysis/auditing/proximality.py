@@ -23,7 +23,14 @@ from proxflow.kernels.lanczos import BLOCK, extreme_eigenvalues
 from proxflow.schedules import Schedule
 from proxflow.seeding import generator_of
 
-__all__ = ["Jacobians", "jacobian_figures", "measured_jacobians", "pair_figures"]
+__all__ = [
+    "Jacobians",
+    "jacobian_figures",
+    "measured_jacobians",
+    "pair_figures",
+    "probed_asymmetry",
+    "recovered_drift",
+]
 
 _OUTSIDE = 0.05  # beyond [0, 1], of an eigenvalue of P that counts as outside: above what networks leave by chance
 _MOMENTS = (0.15, 0.3, 0.5, 0.7, 0.9)  # of the trajectory, at which Jacobians are taken
@@ -81,10 +88,25 @@ def _by_products(flat: FlatField, t: Tensor, x: Tensor, generator: torch.Generat
     """The same without a d x d matrix: E|K z|^2 = |K|^2 and E z'A z = tr A for random signs z."""
     products = flat.block_products(t, x, BLOCK)
     probes, pushed, pulled = random_signs(products, x, _PROBES, BLOCK, generator)
-    skew = (0.5 * (pushed - pulled)).square().sum(2).mean(1)
-    size = 0.5 * (pushed.square() + pulled.square()).sum(2).mean(1)
+    skew, size = _probed_squares(pushed, pulled)
     ends = extreme_eigenvalues(symmetric_part(products), x, 1, 1, _TOLERANCE, _MOST_PRODUCTS, generator).values
     return skew, size, ends[:, 0], ends[:, -1], (probes * pushed).sum(2).mean(1)
+
+
+def _probed_squares(pushed: Tensor, pulled: Tensor) -> tuple[Tensor, Tensor]:
+    """|K|^2 and |A|^2, (B,), from A z and A' z for random signs z, (B, count, d)."""
+    skew = (0.5 * (pushed - pulled)).square().sum(2).mean(1)
+    return skew, 0.5 * (pushed.square() + pulled.square()).sum(2).mean(1)
+
+
+def probed_asymmetry(
+    field: FieldCall, t: Tensor, x: Tensor, event: tuple[int, ...], schedule: Schedule, probes: int, seed: int
+) -> Estimate:
+    """Asymmetry of the Jacobian at one time and flat points (B, d), by a few random directions at each of them."""
+    flat = FlatField("audit", field, x[:1].reshape(1, *event), schedule, _MEMORY)
+    products = flat.block_products(t, x, probes)
+    _, pushed, pulled = random_signs(products, x, probes, probes, generator_of(seed))
+    return root_ratio(*_probed_squares(pushed.double(), pulled.double()))
 
 
 def jacobian_figures(found: Jacobians) -> dict[str, Estimate]:
@@ -101,14 +123,22 @@ def jacobian_figures(found: Jacobians) -> dict[str, Estimate]:
 
 def pair_figures(pairs: GeneratedPairs, most_assigned: int) -> dict[str, Estimate]:
     """What the pairs alone tell: drift of the recovered ends, order, and what pairing them again would save."""
-    target, variances = pairs.target.double(), pairs.variances
-    drifts = torch.stack([(end.double() - target).square().sum(1) for end in pairs.recovered])
     return {
-        "recovered_drift": root_ratio(drifts.mean(0), variances),
-        "one_step_error": root_ratio(drifts[0], variances),
+        "recovered_drift": recovered_drift(pairs),
+        "one_step_error": root_ratio(_drifts(pairs)[0], pairs.variances),
         "cycle_violations": _cycle_violations(pairs),
         "repairing_gain": _repairing_gain(pairs, most_assigned),
     }
+
+
+def recovered_drift(pairs: GeneratedPairs) -> Estimate:
+    """How far the recovered ends are from where trajectories end, over the deviation of these."""
+    return root_ratio(_drifts(pairs).mean(0), pairs.variances)
+
+
+def _drifts(pairs: GeneratedPairs) -> Tensor:
+    """Squared distances of the recovered ends from the ends, (K, n)."""
+    return torch.stack([(end.double() - pairs.target.double()).square().sum(1) for end in pairs.recovered])
 
 
 def _mean(values: Tensor) -> Estimate:
