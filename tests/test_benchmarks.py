@@ -97,6 +97,7 @@ def test_symmetry() -> None:
     assert re.search(r"symmetry=HorizontalFlip +40 ", output)
 
 
+@pytest.mark.slow
 def test_fit_certificates() -> None:
     assert ", 0 converged and wrong" in printed_by("fit_certificates.py")
 

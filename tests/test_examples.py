@@ -11,6 +11,7 @@ import pytest
 FOLDER = Path(__file__).parent.parent / "examples"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "launch",
     [

@@ -10,6 +10,7 @@ from scipy.stats import norm
 
 import proxflow as pf
 from tests.laws.cases import CASES
+from tests.marks import slow_beyond
 
 SCHEDULES = [pf.schedules.Linear(), pf.schedules.Cosine(), pf.schedules.Polynomial(2.5), pf.schedules.Polynomial(1)]
 TIMES = [0.0, 1e-6, 0.1, 0.5, 0.9, 1 - 1e-6]
@@ -93,7 +94,7 @@ def test_two_atoms_in_the_gap(schedule, generator):
 
 
 @pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("schedule", SCHEDULES[:3], ids=str)
+@pytest.mark.parametrize("schedule", slow_beyond(1, SCHEDULES[:3]), ids=str)
 def test_velocity_jacobian_is_symmetric_within_its_bounds(case, schedule, generator):
     potential = CASES[case]()
     flow = pf.ProximalFlow(potential, schedule)

@@ -193,6 +193,7 @@ def swiss_roll(count: int) -> torch.Tensor:
     return torch.stack([angle * angle.cos(), height, angle * angle.sin()], 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     # best mean absolute error over points of MLE, TwoNN, lPCA and ESS (scikit-dimension 0.5, 20 and 100 neighbours),
     # and .05 more

@@ -148,6 +148,7 @@ def test_bad_input(data, run, tmp_path, capsys) -> None:
     assert "study by proxflow terminal" in refusal(capsys, "sample", tmp_path / "out")
 
 
+@pytest.mark.slow
 def test_a_conditional_network_is_told_a_label_or_none(tmp_path, capsys, monkeypatch) -> None:
     monkeypatch.setattr(report, "render_training_page", lambda *_args, **_options: "<!doctype html>", raising=False)
     monkeypatch.setattr(report, "render_terminal_page", render)

@@ -16,6 +16,7 @@ from tests.couplings import pair_readers
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])
 def test_processes_with_two_workers_each_see_the_pairs_of_one(tmp_path, method) -> None:
     points = pair_readers.points()

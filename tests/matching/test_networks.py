@@ -71,6 +71,7 @@ def test_a_residual_network_begins_as_the_field_that_does_not_move(classes) -> N
     assert network.norm.modulation.weight.grad.abs().max() > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [MLP, pytest.param(ResidualMLP, marks=pytest.mark.slow)])
 def test_a_perceptron_narrower_than_its_points_learns_to_take_the_noise_away(make) -> None:
     """All data at 0: the velocity is -x / (1 - t), of rank 40; 8 hidden units leave four fifths of it."""

@@ -108,6 +108,7 @@ def test_every_ratio_scale_and_sharpness_is_solved_to_rounding(epsilon: float, r
         torch.testing.assert_close(pair.point, hull.point, rtol=0, atol=1e-8 * radius)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "epsilon", [each if each == 0.1 else pytest.param(each, marks=pytest.mark.slow) for each in EPSILONS]
 )
@@ -312,6 +313,7 @@ def test_results_do_not_depend_on_the_memory_allowed() -> None:
     torch.testing.assert_close(one_row.prox_jacobian(z, 0.3), whole.prox_jacobian(z, 0.3), rtol=0, atol=1e-10)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("atoms", "dim", "rows"), [(1000, 3, 70), pytest.param(200, 40, 45, marks=pytest.mark.slow)])
 def test_memory_stays_within_what_is_allowed(atoms: int, dim: int, rows: int) -> None:
     budget = 2**18

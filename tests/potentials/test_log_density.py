@@ -104,6 +104,7 @@ def test_an_empty_ball_and_shell() -> None:
 # ------------------------------------------------------------------ total mass one
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("potential", "breaks"),
     [
