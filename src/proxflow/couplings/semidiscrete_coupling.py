@@ -15,7 +15,7 @@ from proxflow.couplings.pairs import Pairs, Rows, check_count
 from proxflow.errors import counted
 from proxflow.potentials import AtomicPotential, SymmetricDiscrete
 from proxflow.potentials.atoms import as_atomic
-from proxflow.potentials.orbits import orbit_of_row
+from proxflow.potentials.orbits import atom_of_rows
 from proxflow.seeding import own_generator
 from proxflow.symmetry import Symmetry
 
@@ -265,11 +265,7 @@ def _atoms_of(rows: Tensor, atoms: Tensor, symmetry: Symmetry | None) -> Tensor:
             f"Semidiscrete: points are {rows.dtype} on {rows.device} with {rows.shape[1]} entries each, the atoms "
             f"{atoms.dtype} on {atoms.device} with {atoms.shape[1]}; give the points that it was fitted to"
         )
-    both = torch.cat([atoms, rows])
-    number = torch.unique(both, dim=0, return_inverse=True)[1] if symmetry is None else orbit_of_row(both, symmetry)
-    atom_of_number = torch.full((len(both),), -1, dtype=torch.int64, device=rows.device)
-    atom_of_number[number[: len(atoms)]] = torch.arange(len(atoms), device=rows.device)
-    atom_of_row = atom_of_number[number[len(atoms) :]]
+    atom_of_row = atom_of_rows(atoms, rows, symmetry)
     strangers = torch.nonzero(atom_of_row < 0)[:, 0]
     if len(strangers):
         raise ValueError(

@@ -5,13 +5,21 @@ from __future__ import annotations
 from typing import Protocol, TypeGuard
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from proxflow.errors import counted
 from proxflow.kernels.geometry import row_norm
 from proxflow.measures import Source
 
-__all__ = ["AtomicPotential", "as_atomic", "centre_and_radius", "check_atoms", "check_like_atoms", "has_atoms"]
+__all__ = [
+    "AtomicPotential",
+    "as_atomic",
+    "centre_and_radius",
+    "check_atoms",
+    "check_like_atoms",
+    "has_atoms",
+    "register_atoms",
+]
 
 
 class AtomicPotential(Protocol):
@@ -98,6 +106,14 @@ def check_atoms(owner: str, points: Tensor, heights: Tensor, weights: Tensor | N
         raise ValueError(
             f"{owner}: the points must be distinct; merge equal rows and add up their weights (semidiscrete.fit does)"
         )
+
+
+def register_atoms(module: nn.Module, points: Tensor, heights: Tensor, weights: Tensor | None) -> None:
+    """Make checked atoms the state of a potential: weights of sum 1, equal if None."""
+    weights = torch.ones_like(heights) if weights is None else weights
+    module.register_buffer("points", points)
+    module.register_buffer("heights", heights)
+    module.register_buffer("weights", weights / weights.sum())
 
 
 def check_like_atoms(owner: str, x: Tensor, name: str, points: Tensor) -> None:

@@ -18,7 +18,7 @@ from proxflow.kernels.active_set import affine_step, atom_keys, contact_basis, p
 from proxflow.kernels.geometry import finite_rows, row_norm
 from proxflow.kernels.search import argmax_affine
 from proxflow.measures import Source
-from proxflow.potentials.atoms import centre_and_radius, check_atoms, check_like_atoms
+from proxflow.potentials.atoms import centre_and_radius, check_atoms, check_like_atoms, register_atoms
 from proxflow.potentials.base import GeneralizedQuadratic, Potential
 from proxflow.results import ProxResult, Status, Verdict
 from proxflow.storage import storable
@@ -72,11 +72,7 @@ class Discrete(Potential):
     ) -> None:
         check_atoms("Discrete", points, heights, weights)
         super().__init__(points.shape[1], source)
-        if weights is None:
-            weights = torch.ones_like(heights)
-        self.register_buffer("points", points)
-        self.register_buffer("heights", heights)
-        self.register_buffer("weights", weights / weights.sum())
+        register_atoms(self, points, heights, weights)
         self.max_iterations = max_iterations
         self._frame = Derived(centre_and_radius)
         self._normalised = Derived(_normalised_atoms)

@@ -13,7 +13,7 @@ from proxflow.kernels.softmax.derivatives import log_normaliser, moreau_pair
 from proxflow.kernels.softmax.law import covariance, draw, probabilities, row_blocks, solve_shifted
 from proxflow.kernels.softmax.prox import projection_temperature
 from proxflow.measures import Source
-from proxflow.potentials.atoms import centre_and_radius, check_atoms, check_like_atoms
+from proxflow.potentials.atoms import centre_and_radius, check_atoms, check_like_atoms, register_atoms
 from proxflow.potentials.base import DENSITY_ACCURACY, GeneralizedQuadratic, Potential
 from proxflow.results import ProxResult, Status, Verdict
 from proxflow.storage import storable
@@ -94,11 +94,7 @@ class Entropic(Potential):
             if count < 1:
                 raise ValueError(f"Entropic: {name} must be at least 1, got {count!r}")
         super().__init__(points.shape[1], source)
-        if weights is None:
-            weights = torch.ones_like(heights)
-        self.register_buffer("points", points)
-        self.register_buffer("heights", heights)
-        self.register_buffer("weights", weights / weights.sum())
+        register_atoms(self, points, heights, weights)
         self.epsilon = float(epsilon)
         self.max_iterations = int(max_iterations)
         self.max_memory = int(max_memory)

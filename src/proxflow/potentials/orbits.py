@@ -14,7 +14,15 @@ from proxflow.kernels.search import argmax_affine
 from proxflow.potentials.atoms import centre_and_radius
 from proxflow.symmetry import Symmetry
 
-__all__ = ["Nearest", "nearest_images", "orbit_distances", "orbit_frame", "orbit_images", "orbit_of_row"]
+__all__ = [
+    "Nearest",
+    "atom_of_rows",
+    "nearest_images",
+    "orbit_distances",
+    "orbit_frame",
+    "orbit_images",
+    "orbit_of_row",
+]
 
 _ROUNDINGS = 16.0  # of d coordinates: within which two images are one point
 _KEY_ROUNDINGS = 64.0  # of d products in float64: within which the keys of equal rows differ
@@ -85,6 +93,15 @@ def orbit_of_row(points: Tensor, symmetry: Symmetry) -> Tensor:
         return found
 
     return _first_of_class(keys, _key_slack(points, symmetry), same)
+
+
+def atom_of_rows(atoms: Tensor, rows: Tensor, symmetry: Symmetry | None) -> Tensor:
+    """The atom (N, d) that each row (M, d) equals, or an image of which it is, (M,) int64; -1 where there is none."""
+    both = torch.cat([atoms, rows])
+    label = torch.unique(both, dim=0, return_inverse=True)[1] if symmetry is None else orbit_of_row(both, symmetry)
+    place = torch.full((len(both),), -1, dtype=torch.int64, device=rows.device)
+    place[label[: len(atoms)]] = torch.arange(len(atoms), device=rows.device)
+    return place[label[len(atoms) :]]
 
 
 def orbit_images(points: Tensor, symmetry: Symmetry) -> tuple[Tensor, Tensor]:

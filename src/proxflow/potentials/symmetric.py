@@ -15,7 +15,7 @@ from torch import Tensor
 
 from proxflow.errors import counted
 from proxflow.measures import Source
-from proxflow.potentials.atoms import check_atoms, check_like_atoms
+from proxflow.potentials.atoms import check_atoms, check_like_atoms, register_atoms
 from proxflow.potentials.base import GeneralizedQuadratic, Potential, check_rotation_invariant
 from proxflow.potentials.discrete import Discrete
 from proxflow.potentials.orbits import Nearest, nearest_images, orbit_frame, orbit_images, orbit_of_row
@@ -68,11 +68,7 @@ class SymmetricDiscrete(Potential):
         check_symmetry("SymmetricDiscrete", symmetry, points)
         check_invariant("SymmetricDiscrete", self.source)
         _check_orbits(points, symmetry)
-        if weights is None:
-            weights = torch.ones_like(heights)
-        self.register_buffer("points", points)
-        self.register_buffer("heights", heights)
-        self.register_buffer("weights", weights / weights.sum())
+        register_atoms(self, points, heights, weights)
         self.symmetry = symmetry
         self.max_iterations = max_iterations
         self._frame = Derived(functools.partial(orbit_frame, symmetry=symmetry))

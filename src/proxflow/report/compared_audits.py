@@ -7,6 +7,7 @@ from typing import Any
 
 from proxflow.analysis.auditing.audit_record import GROUPS_OF_FIGURES
 from proxflow.report.run_comparison import (
+    RANKED,
     ComparedFigure,
     Comparison,
     by_caution,
@@ -24,9 +25,7 @@ _NEVER_BELOW = frozenset({"energy_distance", "group_error"})  # unbiased estimat
 _MEASURED_BY = ("data", "held_out", "points", "count", "steps")  # options on which figures depend
 _NOTES = (
     "A figure is best where it is nearest to the value of an exact optimal-transport flow, or, where no law fixes "
-    "that, of data of the same law. One run is named, and its figure marked, where all others are off by more, by "
-    "over two combined standard errors; of several that are named none is told apart from the best of them. Of twenty "
-    "such differences one is expected where there is none."
+    f"that, of data of the same law. {RANKED}"
 )
 
 

@@ -10,6 +10,7 @@ import torch
 
 from proxflow.metrics import FewSteps, Spread
 from proxflow.report.run_comparison import (
+    RANKED,
     STANDARD_ERRORS,
     ComparedFigure,
     Comparison,
@@ -30,9 +31,7 @@ _NOT_KNOWN = "not recorded"
 _NOTES = (
     "Variance ratio: total variance of the samples over that of the data. Nearest-row ratio: median distance of "
     "samples at 8 steps to the nearest training row, over that of rows to the nearest other. A figure is best where "
-    "it is nearest to 0 (energy distance) or to 1 (the ratios). One run is named, and its figure marked, where all "
-    "others are off by more, by over two combined standard errors; of several that are named none is told apart from "
-    "the best of them. Of twenty such differences one is expected where there is none. Errors are those of the "
+    f"it is nearest to 0 (energy distance) or to 1 (the ratios). {RANKED} Errors are those of the "
     "samples and rows that were measured, not of training: how much a network changes with the seed of its training, "
     "only a second run tells. Rows compared with are rows trained on: a network that copies them wins at energy "
     "distance, and the nearest-row ratio gives it away."

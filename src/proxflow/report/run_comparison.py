@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 __all__ = [
+    "RANKED",
     "STANDARD_ERRORS",
     "ComparedFigure",
     "Comparison",
@@ -25,6 +26,11 @@ __all__ = [
 
 STANDARD_ERRORS = 2.0  # combined, that a difference must exceed
 NO_DIFFERENCE = "no difference beyond error"
+RANKED = (
+    "One run is named, and its figure marked, where all others are off by more, by over two combined standard errors; "
+    "of several that are named none is told apart from the best of them. Of twenty such differences one is expected "
+    "where there is none."
+)
 _ROUNDING = 1e-9  # of figures of order one
 _HASH = 12  # characters of a hash that tell data sets apart
 

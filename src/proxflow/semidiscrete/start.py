@@ -10,7 +10,7 @@ from torch import Tensor
 from proxflow.measures import Gaussian
 from proxflow.potentials.discrete import Discrete
 from proxflow.potentials.entropic import Entropic
-from proxflow.potentials.orbits import orbit_of_row
+from proxflow.potentials.orbits import atom_of_rows
 from proxflow.potentials.symmetric import SymmetricDiscrete
 from proxflow.seeding import generator_of
 from proxflow.semidiscrete.fit_result import Fit, FittedPotential
@@ -182,24 +182,15 @@ def carried_heights(
         raise ValueError(f"fit: warm_start must be a Fit, a potential or heights, got {type(potential).__name__}")
     if potential.dim != points.shape[1]:
         raise ValueError(f"fit: warm_start has dimension {potential.dim}, the points {points.shape[1]}")
-    known, place = _known_atoms(potential.points.to(points), points, symmetry)
-    heights = potential.heights.to(points.device, torch.float64)[place]
+    atom = atom_of_rows(potential.points.to(points), points, symmetry)
+    known = atom >= 0
+    heights = potential.heights.to(points.device, torch.float64)[atom.clamp(min=0)]
     if bool(known.all()):
         return heights
     carried = _conjugate_over_cloud(potential, points)
     # The cloud misses the maximum by about as much at known atoms, where the truth is at hand.
     shift = (heights - carried)[known].median() if bool(known.any()) else 0.0
     return torch.where(known, heights, carried + shift)
-
-
-def _known_atoms(old: Tensor, new: Tensor, symmetry: Symmetry | None) -> tuple[Tensor, Tensor]:
-    """Which new rows are among the old (N,), and where (N,); 0 where they are not."""
-    both = torch.cat([old, new])
-    label = torch.unique(both, dim=0, return_inverse=True)[1] if symmetry is None else orbit_of_row(both, symmetry)
-    place = torch.full((int(label.max()) + 1,), -1, device=new.device)
-    place[label[: len(old)]] = torch.arange(len(old), device=new.device)
-    found = place[label[len(old) :]]
-    return found >= 0, found.clamp(min=0)
 
 
 def _conjugate_over_cloud(potential: FittedPotential, points: Tensor) -> Tensor:
