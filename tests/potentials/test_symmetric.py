@@ -8,7 +8,7 @@ from torch import Tensor
 
 import proxflow as pf
 from proxflow.potentials import Discrete, SymmetricDiscrete
-from proxflow.potentials.orbits import orbit_of_row
+from proxflow.potentials.orbits import orbit_distances, orbit_of_row
 from proxflow.symmetry import Group, HorizontalFlip, Symmetry
 from tests.test_symmetry import GROUPS, rows, sign_changes, turns
 
@@ -54,6 +54,15 @@ def test_rows_of_one_orbit_are_found_among_others(group):
     mixed = torch.cat([points, group.apply(points, len(group) - 1)[::2], group.apply(points, 1)[:5], 1.001 * points])
     expected = torch.cat([torch.arange(40), torch.arange(0, 40, 2), torch.arange(5), torch.arange(65, 105)])
     assert torch.equal(orbit_of_row(mixed, group), expected)
+
+
+@pytest.mark.parametrize("group", GROUPS.values(), ids=GROUPS.keys())
+def test_orbits_are_as_far_apart_as_their_nearest_images(group):
+    """Over the images of both, while the library moves one of them: light atoms are bounded by these distances."""
+    ours, others = rows(5, group.dim) + 0.3, 2 * rows(4, group.dim) - 0.1
+    apart = all_images(ours, group)[:, None] - all_images(others, group)
+    nearest = apart.norm(dim=2).reshape(len(group), 5, len(group), 4).amin((0, 2))
+    torch.testing.assert_close(orbit_distances(group, ours, others), nearest, rtol=1e-12, atol=1e-12)
 
 
 def test_a_flow_ends_on_images_and_is_equivariant():
