@@ -48,7 +48,9 @@ def _member(
             found = task(rank, *arguments)
         except BaseException as error:
             found = error
-    torch.save(found, result, pickle_protocol=4)
+    whole = result.with_suffix(".part")  # a process may be killed while it writes
+    torch.save(found, whole, pickle_protocol=4)
+    whole.replace(result)
     os._exit(0)
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from proxflow.measures import Gaussian
 from proxflow.semidiscrete.descent import Averages
 from proxflow.semidiscrete.light import LightAtoms
-from proxflow.semidiscrete.problem import SemiDual, Tally, chunk_sizes
+from proxflow.semidiscrete.problem import SemiDual, Tally, chunk_sizes, inner
 
 __all__ = [
     "LEAST_DRAWS",
@@ -93,28 +93,30 @@ def transport_cost(
     scores, noise = _scores(problem, candidates[:1], n, generator)
     mean, stderr = _dual_mean(problem, scores[:, 0], noise)
     scores, _ = _scores(problem, candidates, n // _BIAS_SHARE, generator)
-    levels = scores.mean(0) + problem.radius * torch.stack([problem.weights @ heights for heights in candidates])
+    levels = scores.mean(0) + problem.radius * torch.stack([inner(problem.weights, heights) for heights in candidates])
     share = first_half.weight / averages.weight
     convexity = max(float(share * levels[1] + (1 - share) * levels[2] - levels[0]), 0.0)
     a, b = parts[1].relative_variance, parts[2].relative_variance
     bias = convexity * (share**2 * a + (1 - share) ** 2 * b) / (share * (1 - share) * (a + b))
-    dual = mean + float(problem.weights @ _atom_costs(problem, candidates[0]))
+    dual = mean + float(inner(problem.weights, _atom_costs(problem, candidates[0])))
     drift = max(float(levels[1] - levels[2]), 0.0)
     half = 1.96 * math.hypot(stderr, bias)
     value = dual + 2 * bias
     return Cost(value, (value - half, value + half + 2 * drift), dual, n + n // _BIAS_SHARE)
 
 
-def _scores(problem: SemiDual, candidates: list[Tensor], n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """phi at ``n`` common draws for each of the candidate heights, (n, candidates), and the draws, (n, d)."""
+def _scores(
+    problem: SemiDual, candidates: list[Tensor], n: int, generator: torch.Generator
+) -> tuple[Tensor, list[Tensor]]:
+    """phi at ``n`` common draws for each of the candidate heights, (n, candidates), and the draws, (m, d) at a time."""
     scores, draws = [], []
     for count in chunk_sizes(n, problem.rows_at_once):
         noise = problem.noise(count, generator)
         own = problem.ranks.share(noise)
         found = torch.stack([problem.conjugate(own, h) for h in candidates], dim=1)
         scores.append(problem.ranks.all_rows(found, count))
-        draws.append(noise.double())
-    return torch.cat(scores) * problem.radius, torch.cat(draws)
+        draws.append(noise)
+    return torch.cat(scores) * problem.radius, draws
 
 
 def smooth_transport_cost(problem: SemiDual, heights: Tensor, n: int, generator: torch.Generator) -> Cost:
@@ -136,11 +138,11 @@ def bracketed(problem: SemiDual, heights: Tensor, mass: Tensor, cost: Cost) -> C
     is optimal for the cell masses, and what those have too much of is moved to where it lacks.
     """
     excess = mass - problem.weights
-    reached = cost.dual + float(excess @ _atom_costs(problem, heights))
+    reached = cost.dual + float(inner(excess, _atom_costs(problem, heights)))
     gain, loss = excess.clamp(min=0), (-excess).clamp(min=0)
     moved = max(float(gain.sum()), torch.finfo(torch.float64).tiny)
-    apart = float((gain + loss) @ problem.points.square().sum(1))
-    apart -= 2 * float((gain @ problem.points) @ (loss @ problem.points)) / moved
+    apart = float(inner(gain + loss, problem.points.square().sum(1)))
+    apart -= 2 * float(inner(gain @ problem.points, loss @ problem.points)) / moved
     half = 0.5 * (cost.interval[1] - cost.interval[0])
     upper = (math.sqrt(max(reached + half, 0.0)) + problem.radius * math.sqrt(max(apart, 0.0))) ** 2
     low, high = cost.dual - half, max(upper, cost.interval[1])
@@ -152,12 +154,26 @@ def _atom_costs(problem: SemiDual, heights: Tensor) -> Tensor:
     return problem.square_norms() - 2 * problem.radius * heights
 
 
-def _dual_mean(problem: SemiDual, score: Tensor, noise: Tensor) -> tuple[float, float]:
+def _dual_mean(problem: SemiDual, score: Tensor, draws: list[Tensor]) -> tuple[float, float]:
     """E|X|^2 - 2 E phi(X) and its standard error; for Gaussian noise with x and |x|^2 as control variates."""
-    square = noise.square().sum(1)
-    terms = square - 2 * (score + noise @ problem.centre)
+    sizes = [len(noise) for noise in draws]
+    linear = torch.cat([_squares(noise) - 2 * inner(noise.double(), problem.centre) for noise in draws])
+    terms = linear - 2 * score
     if isinstance(problem.source, Gaussian):
-        known = torch.cat([noise, (square - problem.source.second_moment)[:, None]], dim=1)
-        slope = torch.linalg.solve(known.mT @ known, known.mT @ (terms - terms.mean()))
-        terms = terms - known @ slope
+        gram = torch.zeros((), dtype=torch.float64, device=terms.device)
+        moment = torch.zeros_like(gram)
+        for noise, part in zip(draws, (terms - terms.mean()).split(sizes), strict=True):
+            known = _controls(problem.source, noise)
+            gram, moment = gram + known.mT @ known, moment + inner(known.mT, part)
+        slope = torch.linalg.solve(gram, moment)
+        terms = terms - torch.cat([inner(_controls(problem.source, noise), slope) for noise in draws])
     return float(terms.mean()), float(terms.std()) / math.sqrt(len(terms))
+
+
+def _controls(source: Gaussian, noise: Tensor) -> Tensor:
+    """x and |x|^2 of noise rows less their means, (n, d + 1)."""
+    return torch.cat([noise.double(), (_squares(noise) - source.second_moment)[:, None]], dim=1)
+
+
+def _squares(noise: Tensor) -> Tensor:
+    return noise.double().square().sum(1)

@@ -24,7 +24,7 @@ from scipy.spatial import QhullError
 from torch import Tensor
 
 from proxflow.kernels.gaussian_cells import GaussianCells, gaussian_cells
-from proxflow.semidiscrete.problem import SemiDual
+from proxflow.semidiscrete.problem import SemiDual, inner
 from proxflow.storage import storable
 
 __all__ = ["DampedNewton", "NewtonState", "missing_dual"]
@@ -122,7 +122,7 @@ def missing_dual(cells: GaussianCells, weights: Tensor) -> float:
     """J less its minimum, to second order: half the Newton decrement; inf where the Laplacian is singular."""
     residual = cells.mass - weights
     direction = _laplacian_solve(cells, residual)
-    return torch.inf if direction is None else 0.5 * abs(float(residual @ direction))
+    return torch.inf if direction is None else 0.5 * abs(float(inner(residual, direction)))
 
 
 def _laplacian_solve(cells: GaussianCells, right: Tensor) -> Tensor | None:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from proxflow.semidiscrete.problem import SemiDual
+from proxflow.semidiscrete.problem import SemiDual, inner
 from proxflow.semidiscrete.start import Start
 from proxflow.storage import storable
 
@@ -82,7 +82,7 @@ def _bisected(points: Tensor, weights: Tensor, labels: Tensor) -> Tensor:
     mass = weights[:, None]
     centred = points - (summed(mass * points) / summed(mass))[labels]
     probe = torch.randn(points.shape[1], generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    position = torch.sign(centred @ probe.to(points))
+    position = torch.sign(inner(centred, probe.to(points)))
     for _ in range(_POWER_STEPS):
         axis = torch.nn.functional.normalize(summed(mass * position[:, None] * centred), dim=1)
         position = (centred * axis[labels]).sum(1)

@@ -21,7 +21,7 @@ from proxflow.semidiscrete.certificate import Cost, MassError, bracketed, draws_
 from proxflow.semidiscrete.damped_newton import DampedNewton, NewtonState, missing_dual
 from proxflow.semidiscrete.fit_result import Evaluation, Solution
 from proxflow.semidiscrete.light import LightAtoms
-from proxflow.semidiscrete.problem import GAP_DRAWS, SemiDual, Tally
+from proxflow.semidiscrete.problem import GAP_DRAWS, SemiDual, Tally, inner
 from proxflow.semidiscrete.returned import Returned
 from proxflow.semidiscrete.session import Session
 from proxflow.semidiscrete.start import marginal_form
@@ -192,9 +192,9 @@ def _transport_cost(problem: SemiDual, solved: SemiDual, heights: Tensor, cells:
     """
     points, weights = solved.points.cpu(), solved.weights.cpu()
     span = (points[cells.left] - points[cells.right]).square().sum(1)
-    expected = float(cells.weight @ span) - float(heights[solved.rows].cpu() @ cells.mass)
-    semi_dual = problem.radius * (expected + float(problem.weights @ heights))
-    source, target = float(problem.source.dim), float(problem.square_norms() @ problem.weights)
+    expected = float(inner(cells.weight, span) - inner(heights[solved.rows].cpu(), cells.mass))
+    semi_dual = problem.radius * (expected + float(inner(problem.weights, heights)))
+    source, target = float(problem.source.dim), float(inner(problem.square_norms(), problem.weights))
     value = source + target - 2 * semi_dual
     rounding = _COST_ROUNDINGS * (source + target + 2 * abs(semi_dual))
     missing = 2 * problem.radius * missing_dual(cells, weights)

@@ -18,7 +18,7 @@ from proxflow.semidiscrete.ranks import ALONE, Ranks
 from proxflow.storage import storable
 from proxflow.symmetry import Symmetry
 
-__all__ = ["GAP_DRAWS", "SMALL_GAP", "SemiDual", "Tally", "chunk_sizes"]
+__all__ = ["GAP_DRAWS", "SMALL_GAP", "SemiDual", "Tally", "chunk_sizes", "inner"]
 
 GAP_DRAWS = 1 << 9  # of noise, that tell how near scores are to one another
 SMALL_GAP = 0.05  # quantile of the gap between best and second-best score that is compared with errors of scores
@@ -222,3 +222,8 @@ def chunk_sizes(n: int, size: int) -> list[int]:
     """``n`` as a sum of ``size`` and a rest."""
     full, rest = divmod(n, size)
     return [size] * full + ([rest] if rest else [])
+
+
+def inner(a: Tensor, b: Tensor) -> Tensor:
+    """<a, b> along the last dimension. Unlike those of BLAS its bits do not depend on where the numbers lie."""
+    return (a * b).sum(-1)

@@ -16,8 +16,10 @@ import contextlib
 import datetime
 import hashlib
 import io
+import time
+import uuid
 from collections.abc import Callable, Iterator
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -25,12 +27,16 @@ from torch import Tensor
 
 from proxflow.progress import deferred_interrupts
 
+if TYPE_CHECKING:
+    from torch.distributed.distributed_c10d import Store
+
 __all__ = ["ALONE", "Ranks", "joined_processes"]
 
 T = TypeVar("T")
 
 _ROWS = 16  # of noise come to a process together: a product rounds a row as its place among 16 says (kernels/search)
 _LONGEST_WAIT = datetime.timedelta(minutes=30)  # for one another: the first process may solve exactly, or read slowly
+_POLL = 0.02  # seconds between two looks for processes that join
 _PROTOCOL = 4  # of pickle: in 2, the default, a ConnectionError comes back as an OSError
 _AGAIN = "start all of them again, and with a checkpoint the fit goes on from there"
 
@@ -212,8 +218,36 @@ def _left(how: str) -> ConnectionError:
 @contextlib.contextmanager
 def joined_processes() -> Iterator[None]:
     """Join the processes that torchrun started, this one among them, for as long as the block lasts."""
-    dist.init_process_group("gloo", timeout=_LONGEST_WAIT)
+    from torch.distributed.distributed_c10d import PrefixStore
+    from torch.distributed.rendezvous import rendezvous
+
+    store, rank, size = next(rendezvous("env://", timeout=_LONGEST_WAIT))
+    store = PrefixStore(_name_of_start(store, rank, size), store)
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=_LONGEST_WAIT)
     try:
         yield
     finally:
         dist.destroy_process_group()
+
+
+def _name_of_start(store: Store, rank: int, size: int) -> str:
+    """A name that the processes of this start agree on, and those of no other start have.
+
+    Where torchrun starts processes again, its store still holds the addresses of those before, and how often each
+    node was started again need not be the same on all nodes. So the first process names the start, and answers
+    the others by names that they made themselves, until each has heard.
+    """
+    own = uuid.uuid4().hex
+    if rank > 0:
+        store.set(f"proxflow/here/{rank}", own)
+        name: str = store.get(f"proxflow/answer/{own}").decode()
+        store.set(f"proxflow/heard/{name}/{rank}", "")
+        return name
+    waiting = set(range(1, size))
+    while waiting:
+        for other in [other for other in waiting if store.check([f"proxflow/here/{other}"])]:
+            store.set(f"proxflow/answer/{store.get(f'proxflow/here/{other}').decode()}", own)
+            if store.check([f"proxflow/heard/{own}/{other}"]):
+                waiting.remove(other)
+        time.sleep(_POLL if waiting else 0)
+    return own

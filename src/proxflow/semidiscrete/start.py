@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -14,7 +15,7 @@ from proxflow.potentials.orbits import atom_of_rows
 from proxflow.potentials.symmetric import SymmetricDiscrete
 from proxflow.seeding import generator_of
 from proxflow.semidiscrete.fit_result import Fit, FittedPotential
-from proxflow.semidiscrete.problem import SMALL_GAP, SemiDual
+from proxflow.semidiscrete.problem import SMALL_GAP, SemiDual, inner
 from proxflow.symmetry import Symmetry
 
 __all__ = ["Start", "carried_heights", "isolation", "marginal_form", "scaled_start"]
@@ -55,11 +56,11 @@ def scaled_start(problem: SemiDual, groups: list[Tensor], generator: torch.Gener
     if heights is None:
         form = marginal_form(problem, generator)
         draws += 0 if isinstance(problem.source, Gaussian) else _QUANTILE_DRAWS
-        target = float(problem.weights @ form)
+        target = float(inner(problem.weights, form))
         low, high = 0.0, 2.0
         for noise in others:
             middle = 0.5 * (low + high)
-            slope = target - float(problem.count(noise, middle * form).mass @ form)
+            slope = target - float(inner(problem.count(noise, middle * form).mass, form))
             low, high = (middle, high) if slope < 0 else (low, middle)
         heights = 0.5 * (low + high) * form
     own = problem.score_gaps(problem.ranks.share(first), heights, groups).double() + problem.epsilon
@@ -97,12 +98,12 @@ def marginal_form(problem: SemiDual, generator: torch.Generator) -> Tensor:
     weights = problem.weights.repeat(problem.elements) / problem.elements
     form = torch.zeros_like(problem.weights)
     equal, slopes = draws is None and bool((weights == weights[0]).all()), None  # on every axis alike
-    for part in axes.mT.split(_AXES):
+    for part in axes.mT.tensor_split(math.ceil(axes.shape[1] / _AXES)):
         values = torch.cat([centred @ moved.mT for moved in _images(part, problem.symmetry)])
         for axis, column in zip(part, values.mT.contiguous(), strict=True):
             order = column.argsort()
             if slopes is None or not equal:
-                slopes = _quantiles_between(weights[order], None if draws is None else draws @ axis)
+                slopes = _quantiles_between(weights[order], None if draws is None else inner(draws, axis))
             line = torch.zeros_like(column)
             line[order[1:]] = (column[order].diff() * slopes).cumsum(0)  # piecewise linear, with these slopes
             form += line.reshape(problem.elements, -1).mean(0)
