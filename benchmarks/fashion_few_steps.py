@@ -112,7 +112,7 @@ class Judge:
 
 def population(rows: Tensor, options: argparse.Namespace) -> pf.couplings.Semidiscrete:
     """Optimal pairs in all directions, with a line that says how good the fit is."""
-    fit = pf.semidiscrete.fit(rows, tol=options.tol, progress=options.progress)
+    fit = pf.semidiscrete.fit(rows, tol=options.tol, progress=options.progress, checkpoint=options.checkpoint)
     print(f"  fit: chi2 {fit.chi2:.3f}, {fit.samples_used:,} draws, {fit.seconds:.0f} s", flush=True)
     return pf.couplings.Semidiscrete(fit.potential, rows)
 
@@ -166,6 +166,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--rows", nargs="*", default=list(ROWS), choices=list(COUPLINGS))
     parser.add_argument("--progress", action="store_true", help="of the fit in all directions")
+    parser.add_argument("--checkpoint", help="file of the fit in all directions, which goes on from it")
     parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that it runs")
     options = parser.parse_args()
     if not (INSTALLED / "train-images-idx3-ubyte.gz").is_file():
