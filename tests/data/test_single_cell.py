@@ -9,7 +9,8 @@ import pandas as pd
 import pytest
 import scipy.sparse
 
-from tests.data.sources import LABELS, POINTS, cells, raw, refusal
+from proxflow.data import single_cell
+from tests.data.sources import LABELS, POINTS, cells, raw, refusal, write_h5ad
 
 COUNTS = np.random.default_rng(1).poisson(0.7, size=(30, 8)) + np.eye(30, 8, dtype=np.int64)
 KINDS = [f"kind {'bca'[i % 3]}" for i in range(30)]
@@ -97,3 +98,22 @@ def test_the_file_is_closed_and_unchanged(tmp_path):
     with h5py.File(tmp_path / "x.h5ad", "r+"):
         pass
     assert anndata.read_h5ad(tmp_path / "x.h5ad").n_obs == 6
+
+
+def test_a_file_on_which_hdf5_never_ends_is_refused(tmp_path, monkeypatch):
+    """Zeros in its list of texts, which HDF5 2.0 goes round for ever, and no signal is heard there."""
+    monkeypatch.setattr(single_cell, "_PATIENCE", 8)
+    path = tmp_path / "x.h5ad"
+    write_h5ad(path)
+    content = bytearray(path.read_bytes())
+    heap = content.index(b"GCOL")
+    content[heap + 16 : heap + 32] = bytes(16)
+    path.write_bytes(content)
+    assert "damaged: HDF5 does not come to the end of its names in 8 s" in refusal(path)
+
+
+def test_a_file_on_which_hdf5_crashes_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(single_cell, "_READ_TEXT", "import os, signal; os.kill(os.getpid(), signal.SIGSEGV)")
+    path = tmp_path / "x.h5ad"
+    write_h5ad(path)
+    assert "damaged: HDF5 crashes while it reads its names" in refusal(path)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +15,28 @@ from proxflow.errors import optional_package
 
 __all__ = ["read_h5ad"]
 
+_PATIENCE = 120  # seconds; names of a million cells take about one
+_READ_TEXT = """
+import sys
+import h5py
+
+def read(name, entry):
+    try:
+        dict(entry.attrs)
+        if isinstance(entry, h5py.Dataset) and entry.dtype.kind == "O":
+            entry[()]
+    except Exception:
+        pass
+
+with h5py.File(sys.argv[1], "r") as file:
+    read("", file)
+    file.visititems(read)
+"""
+
 
 def read_h5ad(path: Path, request: Request) -> Raw:
     """``X``, or the layer or entry of ``obsm`` asked for, dense or sparse, and a column of ``obs`` as labels."""
+    _require_sound(path)
     _require_anndata(path)
     cells = optional_package("anndata", "data").read_h5ad(path)
     matrix = _matrix(cells, request)
@@ -26,6 +47,21 @@ def read_h5ad(path: Path, request: Request) -> Raw:
     columns = None if request.representation is not None else tuple(map(str, cells.var_names))
     # genes and components have unlike variances by nature: one scale keeps the distances that single-cell methods use
     return Raw(len(cells), lambda rows: _dense(matrix[rows]), labels, columns=columns, own_units=False)
+
+
+def _require_sound(path: Path) -> None:
+    """Refuse a file on which HDF5 would crash or never end: another process tries first.
+
+    HDF5 2.0 follows damaged lists of text without a check. Its names, attributes and columns of text are all that is
+    read here. An error that Python sees is left to the reader, which says more.
+    """
+    command = [sys.executable, "-c", _READ_TEXT, str(path)]
+    try:
+        ended = subprocess.run(command, capture_output=True, timeout=_PATIENCE, check=False).returncode
+    except subprocess.TimeoutExpired as error:
+        raise ValueError(f"damaged: HDF5 does not come to the end of its names in {_PATIENCE} s") from error
+    if ended < 0:
+        raise ValueError("damaged: HDF5 crashes while it reads its names")
 
 
 def _require_anndata(path: Path) -> None:
