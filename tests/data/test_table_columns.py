@@ -115,14 +115,6 @@ def test_a_missing_vector_is_a_missing_row(tmp_path):
     assert raw(tmp_path / "x.parquet", drop_missing=True).points.tolist() == [[1, 2], [3, 7]]
 
 
-def test_images_in_parquet_are_refused_with_what_they_are(tmp_path):
-    images = pa.array([{"bytes": b"x", "path": "a"}] * 2)
-    pyarrow.parquet.write_table(pa.table({"image": images, "label": [0, 1]}), tmp_path / "x.parquet")
-    message = refusal(tmp_path / "x.parquet")
-    assert "there are no columns of numbers; left out: image (struct<" in message
-    assert "encoded images: write them to a folder" in message
-
-
 def test_a_folder_of_parquet_files_is_one_table_with_its_partitions(tmp_path):
     kinds = np.where(np.arange(6) % 2, "b", "a")
     pyarrow.parquet.write_to_dataset(

@@ -35,8 +35,7 @@ def numbers_of(column: Any, name: str, decimal: str, *, mistakes_are_missing: bo
     if any(is_kind(kind) for is_kind in (types.is_list, types.is_large_list, types.is_fixed_size_list)):
         return _vectors(column, name)
     if types.is_struct(kind):
-        images = ", encoded images: write them to a folder" if "bytes" in [part.name for part in kind] else ""
-        return f"{kind}{images}"
+        return "images" if "bytes" in [part.name for part in kind] else str(kind)
     return "dates or times" if types.is_temporal(kind) else str(kind)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from collections.abc import Sequence
@@ -13,7 +14,7 @@ import numpy as np
 from proxflow.data.column_values import numbers_of, plain_values
 from proxflow.data.reading import Array, Raw, Request
 
-__all__ = ["columns_given", "label_column", "points_of_table"]
+__all__ = ["check_names", "class_names", "columns_given", "label_column", "points_of_table", "reasons"]
 
 _NO_ACCIDENT = 20  # rows in which whole numbers do not count up by chance
 # what pandas and R call the index of a data frame that they write
@@ -52,20 +53,22 @@ def points_of_table(table: Any, request: Request, decimal: str = ".") -> Raw:
         ValueError: no such column, no column of numbers, or one with a cell that is no number.
     """
     index = {str(name) for name in (table.schema.pandas_metadata or {}).get("index_columns", [])}
-    table = table.rename_columns(_unique(table.column_names))
+    table = table.rename_columns(_unique(table.column_names)).replace_schema_metadata(table.schema.metadata)
     label = label_column(table.column_names, request.label)
-    _check_names(table.column_names, request)
+    check_names(table.column_names, request)
     chosen = _chosen(table, request, [name for name in table.column_names if name != label], index, decimal)
     if not chosen.names:
-        raise ValueError(f"there are no columns of numbers{_reasons(chosen.left_out)}")
+        raise ValueError(f"there are no columns of numbers{reasons(chosen.left_out)}")
     points = np.concatenate(chosen.values, axis=1)
     if len(points) == 0:
         raise ValueError(f"it has no rows, only the columns {_some([*map(_quoted, chosen.names)])}")
+    labels = None if label is None else plain_values(table.column(label))
     return Raw(
         len(points),
         lambda rows: points[rows],
-        None if label is None else plain_values(table.column(label)),
-        notes=(f"columns {_some([*map(_quoted, chosen.names)])}{_reasons(chosen.left_out)}",),
+        labels,
+        None if label is None or labels is None else class_names(table, label, labels),
+        notes=(f"columns {_some([*map(_quoted, chosen.names)])}{reasons(chosen.left_out)}",),
         columns=tuple(chosen.names),
         left_out=chosen.left_out,
         doubts=tuple(chosen.doubts),
@@ -112,7 +115,20 @@ def _require(name: str, columns: Sequence[str]) -> None:
         raise ValueError(f"there is no column {name!r}; columns: {', '.join(columns) or 'none'}")
 
 
-def _check_names(columns: Sequence[str], request: Request) -> None:
+def class_names(table: Any, label: str, labels: Array) -> tuple[str, ...] | None:
+    """The names of whole labels 0, 1, ..., where a Hugging Face data set wrote them beside its table."""
+    written = (table.schema.metadata or {}).get(b"huggingface")
+    try:
+        names = json.loads(written)["info"]["features"][label]["names"] if written else None
+    except (KeyError, TypeError, ValueError):
+        return None
+    if not isinstance(names, list) or labels.dtype.kind not in "iu" or len(labels) == 0:
+        return None
+    return tuple(map(str, names)) if labels.min() >= 0 and labels.max() < len(names) else None
+
+
+def check_names(columns: Sequence[str], request: Request) -> None:
+    """Refuse columns that are not there, or both wanted and dropped."""
     for name in (*(request.columns or ()), *(request.drop or ())):
         _require(name, columns)
     if both := set(request.columns or ()) & set(request.drop or ()):
@@ -138,7 +154,8 @@ def _quoted(name: str) -> str:
     return f'"{name}"' if "," in name or not name else name
 
 
-def _reasons(left_out: dict[str, str]) -> str:
+def reasons(left_out: dict[str, str]) -> str:
+    """Why columns are left out, for a note; nothing where none is."""
     listed = _some([f"{_quoted(name)} ({why})" for name, why in left_out.items()])
     return f"; left out: {listed}" if left_out else ""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,7 @@ from proxflow.data.pixels import SUFFIXES, frames_of, read_pixels
 from proxflow.data.reading import Array, Raw, Request, fits_in_memory, listed, reading
 from proxflow.errors import counted
 
-__all__ = ["read_images"]
+__all__ = ["read_images", "stack_images"]
 
 _SPLITS = frozenset({"train", "training", "test", "testing", "val", "valid", "validation", "dev", "eval"})
 _SYSTEM_FILES = frozenset({"__macosx", "@eadir", "thumbs.db", "desktop.ini"})  # beside those that begin with a dot
@@ -120,25 +120,38 @@ def _frames(path: Path, request: Request) -> list[_Frame]:
 
 
 def _stacked(frames: list[_Frame], size: int | None) -> Array:
-    images: list[Array] = []
+    return stack_images(_pixels(frames, size), [path for path, _ in frames])
+
+
+def _pixels(frames: list[_Frame], size: int | None) -> Iterator[Array]:
     for path, group in itertools.groupby(frames, key=lambda frame: frame[0]):
         chosen = [number for _, number in group if number is not None]
         with reading(path):
-            images += read_pixels(path, chosen or None, size)
-        _require_one_size(frames, images)
-        fits_in_memory(
-            len(frames) * images[0].size, "take fewer with n= (--points), or smaller ones with size= (--size)"
-        )
-    if all(image.ndim == 2 for image in images):
-        return np.stack(images)
-    coloured = [image if image.ndim == 3 else np.repeat(image[:, :, None], 3, axis=2) for image in images]
+            images = read_pixels(path, chosen or None, size)
+        yield from images
+
+
+def stack_images(images: Iterable[Array], places: Sequence[object]) -> Array:
+    """Images one after another, from as many places: (N, H, W) if all are grey, else (N, 3, H, W).
+
+    Raises:
+        ValueError: they have different sizes, or all together do not fit in memory.
+    """
+    found: list[Array] = []
+    for image in images:
+        found.append(image)
+        _require_one_size(found, places)
+        fits_in_memory(len(places) * image.size, "take fewer with n= (--points), or smaller ones with size= (--size)")
+    if all(image.ndim == 2 for image in found):
+        return np.stack(found)
+    coloured = [image if image.ndim == 3 else np.repeat(image[:, :, None], 3, axis=2) for image in found]
     return np.moveaxis(np.stack(coloured), -1, 1)
 
 
-def _require_one_size(frames: list[_Frame], images: list[Array]) -> None:
+def _require_one_size(images: list[Array], places: Sequence[object]) -> None:
     (height, width), last = images[0].shape[:2], images[-1].shape[:2]
     if last != (height, width):
         raise ValueError(
-            f"{frames[len(images) - 1][0]} has {last[0]} x {last[1]} pixels, {frames[0][0]} has {height} x {width}; "
+            f"{places[len(images) - 1]} has {last[0]} x {last[1]} pixels, {places[0]} has {height} x {width}; "
             "resize them to one size, such as with size=32 (--size 32)"
         )

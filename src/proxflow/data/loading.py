@@ -19,7 +19,7 @@ from proxflow.data.images import read_images
 from proxflow.data.reading import Raw, Request, reading
 from proxflow.data.single_cell import read_h5ad
 from proxflow.data.standardisation import Kind, checked_kind
-from proxflow.data.tables import holds_parquet, read_parquet, read_text
+from proxflow.data.tables import OF_TABLES, holds_parquet, read_parquet, read_text
 
 __all__ = ["READERS", "load", "read_file"]
 
@@ -30,14 +30,14 @@ class _Reader:
     uses: frozenset[str] = frozenset()
 
 
-_OF_TABLES = frozenset({"label", "columns", "drop", "drop_missing"})
+_OF_PARQUET = OF_TABLES | {"size", "frames"}  # of those with images
 
 READERS = {
     ".npy": _Reader(read_npy),
     ".npz": _Reader(read_npz, frozenset({"array", "label"})),
     ".pt": _Reader(read_pt, frozenset({"array", "label"})),
-    **{suffix: _Reader(read_text, _OF_TABLES | {"sep", "decimal", "encoding", "skip_lines"}) for suffix in DELIMITED},
-    ".parquet": _Reader(read_parquet, _OF_TABLES),
+    **{suffix: _Reader(read_text, OF_TABLES | {"sep", "decimal", "encoding", "skip_lines"}) for suffix in DELIMITED},
+    ".parquet": _Reader(read_parquet, _OF_PARQUET),
     ".h5ad": _Reader(read_h5ad, frozenset({"label", "representation", "layer", "drop_missing"})),
 }
 
@@ -89,7 +89,7 @@ def load(
 
     Tables are .csv and .tsv, gzipped or not, .parquet, and folders of .parquet files. Columns of numbers and vectors
     are coordinates; text, dates, row indices and columns that count the rows are left out, which ``notes`` and
-    ``left_out`` of the result say.
+    ``left_out`` of the result say. Encoded images in a column of .parquet are the points instead.
 
     Args:
         source: name or path.
@@ -165,7 +165,7 @@ def _read(origin: str, path: Path, request: Request) -> tuple[str, Raw]:
         request.refuse_unused(origin, frozenset({"data_dir"} if origin == "fashion-mnist" else ()))
         return origin, BUILT_IN[origin](request)
     if path.is_dir() and holds_parquet(path):
-        request.refuse_unused(origin, _OF_TABLES)
+        request.refuse_unused(origin, _OF_PARQUET)
         with reading(path):
             return path.resolve().name, read_parquet(path, request)
     if path.is_dir():

@@ -70,8 +70,8 @@ _MEANT_FOR = {
     "skip_lines": ".csv and .tsv files",
     "array": ".npz and .pt files",
     "split": "folders of images",
-    "size": "folders of images",
-    "frames": "folders of images",
+    "size": "images in folders and in .parquet",
+    "frames": "images in folders and in .parquet",
 }
 
 
@@ -158,8 +158,8 @@ def fits_in_memory(numbers: int, otherwise: str) -> None:
 
 
 @contextmanager
-def reading(path: Path) -> Iterator[None]:
-    """Turn whatever a reader raises into a ValueError of one line that names the file.
+def reading(place: Path | str) -> Iterator[None]:
+    """Turn whatever a reader raises into a ValueError of one line that names the file, or the place in it.
 
     Readers raise errors of many libraries; whatever it was, the file could not be read.
     """
@@ -168,7 +168,7 @@ def reading(path: Path) -> Iterator[None]:
     except MissingExtraError:
         raise
     except Exception as error:
-        raise ValueError(f"{path} cannot be read ({_one_line(error)})") from error
+        raise ValueError(f"{place} cannot be read ({_one_line(error)})") from error
 
 
 def _one_line(error: Exception) -> str:

@@ -7,10 +7,13 @@ from typing import Any
 
 from proxflow.data.columns import points_of_table
 from proxflow.data.delimited import read_delimited
+from proxflow.data.image_columns import image_column, images_of_table
 from proxflow.data.reading import Raw, Request
 from proxflow.errors import optional_package
 
-__all__ = ["holds_parquet", "read_frame", "read_parquet", "read_text"]
+__all__ = ["OF_TABLES", "holds_parquet", "read_frame", "read_parquet", "read_text"]
+
+OF_TABLES = frozenset({"label", "columns", "drop", "drop_missing"})  # the arguments of a request that tables use
 
 
 def read_text(path: Path, request: Request) -> Raw:
@@ -20,8 +23,13 @@ def read_text(path: Path, request: Request) -> Raw:
 
 
 def read_parquet(path: Path, request: Request) -> Raw:
-    """Columns of numbers of a parquet file, or of all those in a folder, and one of labels."""
-    return points_of_table(optional_package("pyarrow.parquet", "data").read_table(path), request)
+    """Columns of numbers of a parquet file, or of all those in a folder, or one of images; and one of labels."""
+    table = optional_package("pyarrow.parquet", "data").read_table(path)
+    images = image_column(table, request)
+    if images is not None:
+        return images_of_table(table, images, request, path)
+    request.refuse_unused("its columns of numbers", OF_TABLES)
+    return points_of_table(table, request)
 
 
 def holds_parquet(folder: Path) -> bool:
