@@ -8,8 +8,12 @@ import shlex
 
 import numpy as np
 import pytest
+import torch
+from PIL import Image
 
+import proxflow as pf
 from proxflow import report
+from proxflow.seeding import generator_of
 from tests.cli.commands import call, refusal
 
 QUICK = ["--steps", "20", "--width", "16", "--depth", "1", "--batch-size", "16"]
@@ -79,6 +83,54 @@ def test_classes_are_sampled_by_name(labelled, tmp_path, capsys) -> None:
     capsys.readouterr()
     assert "no class 'd'; known are a, b, c" in refusal(capsys, "sample", folder, "--label", "d")
     assert "needs a label" in refusal(capsys, "sample", folder, "--guidance", "2")
+
+
+def test_all_classes_are_sampled_with_their_labels(labelled, tmp_path, capsys) -> None:
+    folder = tmp_path / "run"
+    assert call("train", labelled, "--label", "kind", "--out", folder, *QUICK) == 0
+    capsys.readouterr()
+    draw = ("sample", folder, "--label", "all", "--count", "4")
+    assert call(*draw) == 0
+    said = capsys.readouterr().out
+    samples, labels = np.load(folder / "samples.npy"), np.load(folder / "samples-labels.npy")
+    assert labels.tolist() == [*"aaaabbbbcccc"]
+    assert f"12 samples of shape {samples.shape[1:]} of 3 classes: {folder / 'samples.npy'}" in said
+    assert f"labels: {folder / 'samples-labels.npy'}" in said
+    network, standardisation = (pf.load(folder / f"{name}.safetensors") for name in ("network", "standardisation"))
+    noise = torch.randn(samples.shape, generator=generator_of(0))
+    with torch.no_grad():
+        field = pf.matching.field_of(network, torch.arange(3).repeat_interleave(4))
+        expected = standardisation.undo(pf.sampling.integrate(field, noise, steps=8, method="proximal").end)
+    assert np.allclose(samples, expected, atol=1e-6)
+    assert call("sample", folder, "--label", "b", "--count", "4") == 0
+    assert not (folder / "samples-labels.npy").exists()
+    assert "of the class b" in capsys.readouterr().out
+    assert call("sample", folder, "--count", "4") == 0
+    assert "of all classes mixed" in capsys.readouterr().out
+    assert call(*draw, "--out", tmp_path / "drawn.csv") == 0
+    table = pf.data.load(tmp_path / "drawn.csv", standardise="none")
+    assert table.label_names == ("a", "b", "c")
+    assert np.allclose(table.points, samples, atol=1e-4)
+    assert call(*draw, "--out", tmp_path / "drawn.npy") == 0
+    assert np.load(tmp_path / "drawn-labels.npy").tolist() == labels.tolist()
+    (tmp_path / "drawn.npy").unlink()
+    capsys.readouterr()
+    assert "drawn-labels.npy is already there" in refusal(capsys, *draw, "--out", tmp_path / "drawn.npy")
+
+
+def test_images_of_all_classes_are_drawn_a_row_each(tmp_path) -> None:
+    images, kinds = np.random.default_rng(0).random((40, 6, 6)), np.arange(40) % 3
+    np.savez(tmp_path / "x.npz", points=images, labels=kinds)
+    folder = tmp_path / "run"
+    assert call("train", tmp_path / "x.npz", "--conditional", "--out", folder, *QUICK) == 0
+    sizes = {}
+    for count in (1, 4, 30):
+        assert call("sample", folder, "--label", "all", "--count", count) == 0
+        assert np.load(folder / "samples-labels.npy").tolist() == [name for name in "012" for _ in range(count)]
+        with Image.open(folder / "samples.png") as picture:
+            sizes[count] = picture.size
+    assert sizes[1][0] < sizes[4][0] < sizes[30][0]
+    assert sizes[30][0] < 4 * sizes[30][1]  # at most ten of a class
 
 
 def test_the_command_on_the_page_repeats_the_run(labelled, tmp_path, monkeypatch) -> None:

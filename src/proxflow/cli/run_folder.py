@@ -30,7 +30,8 @@ __all__ = ["RunFolder", "data_record"]
 
 _POINTS, _ROWS = "points.safetensors", "rows.safetensors"
 _RECORD, _FIT, _STANDARDISATION, _PAGE = "run.json", "fit.safetensors", "standardisation.safetensors", "report.html"
-_SAMPLES, _SAMPLE_RECORD, _SAMPLE_PICTURE = "samples.npy", "samples.json", "samples.png"
+_SAMPLES, _SAMPLE_LABELS = "samples.npy", "samples-labels.npy"
+_SAMPLE_RECORD, _SAMPLE_PICTURE = "samples.json", "samples.png"
 _CHECKPOINT, _TRAINING = "checkpoint.safetensors", "training.safetensors"
 _NETWORK = "network.safetensors"
 _HISTORY, _EVENTS = "history.csv", "events.out.tfevents.*"
@@ -284,19 +285,28 @@ class RunFolder:
         """The fit that a network was coupled with, where its run keeps it."""
         return self.read_fit()[0] if (self.path / _FIT).is_file() else None
 
+    def class_numbers(self, classes: int) -> dict[str, int]:
+        """The numbers of all classes by their names, of a network that was told so many.
+
+        Raises:
+            ValueError: the network was not told labels.
+        """
+        if classes == 0:
+            raise ValueError(f"{self.path}: the network was trained without labels; train with --conditional")
+        names = self._read_record().classes
+        numbered = all(name.isdecimal() for name in names)
+        return {name: int(name) if numbered else place for place, name in enumerate(names)}
+
     def class_number(self, label: str, classes: int) -> int:
         """The number of a class that is given by its name or number.
 
         Raises:
             ValueError: the network was not told labels, or there is no such class.
         """
-        if classes == 0:
-            raise ValueError(f"{self.path}: the network was trained without labels; train with --conditional")
-        names = self._read_record().classes
-        if label not in names:
-            raise ValueError(f"{self.path}: no class {label!r}; known are {', '.join(names[:30])}")
-        numbered = all(name.isdecimal() for name in names)
-        return int(label) if numbered else names.index(label)
+        numbers = self.class_numbers(classes)
+        if label not in numbers:
+            raise ValueError(f"{self.path}: no class {label!r}; known are {', '.join(list(numbers)[:30])}")
+        return numbers[label]
 
     def _write(self, objects: dict[str, object], page: str, record: dict[str, Any]) -> None:
         made = (
@@ -308,6 +318,7 @@ class RunFolder:
             _STANDARDISATION,
             _PAGE,
             _SAMPLES,
+            _SAMPLE_LABELS,
             _SAMPLE_RECORD,
             _SAMPLE_PICTURE,
         )
@@ -338,14 +349,22 @@ class RunFolder:
         rows: Tensor = storage.load(self.path / _ROWS)["rows"]
         return rows
 
-    def write_samples(self, samples: bytes, picture: bytes | None, arguments: dict[str, Any]) -> list[Path]:
-        """Write samples, their record, and their picture if there is one; returns where samples and picture are."""
-        written = [self.path / _SAMPLES]
+    def write_samples(
+        self, samples: bytes, labels: bytes | None, picture: bytes | None, arguments: dict[str, Any]
+    ) -> list[Path]:
+        """Write samples, their record, and their labels and picture if there are any; returns where they are.
+
+        Labels and pictures of earlier samples go.
+        """
         storage.write_atomically(self.path / _SAMPLES, samples)
         storage.write_atomically(self.path / _SAMPLE_RECORD, _json(_record("sample", arguments)))
-        if picture is not None:
-            storage.write_atomically(self.path / _SAMPLE_PICTURE, picture)
-            written.append(self.path / _SAMPLE_PICTURE)
+        written = [self.path / _SAMPLES]
+        for name, content in ((_SAMPLE_LABELS, labels), (_SAMPLE_PICTURE, picture)):
+            if content is None:
+                (self.path / name).unlink(missing_ok=True)
+                continue
+            storage.write_atomically(self.path / name, content)
+            written.append(self.path / name)
         return written
 
     @property

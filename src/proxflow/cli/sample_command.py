@@ -19,15 +19,20 @@ if TYPE_CHECKING:
 __all__ = ["sample"]
 
 _MOST_IMAGES = 256  # in the grid of a picture
+_MOST_OF_A_CLASS = 10  # in its row of the picture
 
 
 @with_groups
 def sample(
     run: Annotated[Path, typer.Argument(help="A run folder written by `proxflow fit` or `proxflow train`.")],
-    count: Annotated[int, typer.Option(min=1, help="How many points to generate.")] = 64,
+    count: Annotated[
+        int, typer.Option(min=1, help="How many points to generate; of each class with --label all.")
+    ] = 64,
     steps: Annotated[int | None, typer.Option(min=1, help="Sampler steps; 8 for a network, else by method.")] = None,
     method: Annotated[str, typer.Option(help="proximal, euler, midpoint, heun or dopri5.")] = "proximal",
-    label: Annotated[str | None, typer.Option(help="Class to generate, of a network that was told the labels.")] = None,
+    label: Annotated[
+        str | None, typer.Option(help="Class to generate, of a network that was told the labels; all for each of them.")
+    ] = None,
     guidance: Annotated[float, typer.Option(help="Weight of the label; 1 is the network's own.")] = 1.0,
     out: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write this .npy, .csv or .parquet, and nothing else.")
@@ -39,41 +44,44 @@ def sample(
 ) -> None:
     """Generate with a fitted flow or a trained network: writes samples.npy, in the units of the data, into its folder.
 
-    With it come samples.json, the arguments, and for images samples.png. Samples of an exact flow are rows of the data,
-    bit for bit.
+    With it come samples.json, the arguments, for images samples.png, and with --label all samples-labels.npy. Samples
+    of an exact flow are rows of the data, bit for bit.
 
     Example: `proxflow sample runs/digits --count 64`
 
     Example: `proxflow sample runs/digits-network --steps 4 --label 3 --guidance 2`
 
-    Example: `proxflow sample runs/penguins-network --count 1000 --out penguins-drawn.csv`
+    Example: `proxflow sample runs/penguins-network --label all --count 100 --out penguins-drawn.csv`
     """
     import torch
 
     from proxflow.cli.run_folder import RunFolder
-    from proxflow.report import figures
     from proxflow.seeding import generator_of
 
     folder = RunFolder(run)
-    file = None if out is None else SampleFile.claimed(out, folder.event_shape, overwrite=overwrite)
+    file = (
+        None
+        if out is None
+        else SampleFile.claimed(out, folder.event_shape, overwrite=overwrite, labelled=label == "all")
+    )
     generator = generator_of(seed)
+    labels: tuple[str, ...] | None = None
     with torch.no_grad():
         if folder.is_trained:
-            samples = _sampled_network(folder, count, steps, method, label, guidance, generator)
+            samples, labels, drawn = _sampled_network(folder, count, steps, method, label, guidance, generator)
         elif label is not None or guidance != 1:
             raise ValueError(f"{run} holds a fitted flow, which takes no --label or --guidance")
         else:
-            samples = _sampled_flow(folder, count, steps, method, generator)
+            samples, drawn = _sampled_flow(folder, count, steps, method, generator), ""
     shape = tuple(samples.shape[1:])
+    said = f"{len(samples)} samples of shape {shape}{drawn}"
     if file is not None:
-        file.write(samples, folder.columns)
-        output.say(f"{count} samples of shape {shape}: {file.path}")
-        output.end(run, samples=str(file.path))
+        written = file.write(samples, folder.columns, labels)
+        output.say(f"{said}: {written[0]}")
+        for path in written[1:]:
+            output.say(f"labels: {path}")
+        output.end(run, samples=str(written[0]))
         return
-    columns = math.ceil(math.sqrt(min(count, _MOST_IMAGES)))
-    picture = None
-    if figures.is_image(shape):
-        picture = figures.image_grid(samples[:_MOST_IMAGES], columns, limits=folder.value_range)
     arguments = {
         "count": count,
         "steps": steps,
@@ -82,11 +90,27 @@ def sample(
         "guidance": guidance,
         "seed": seed,
     }
-    written = folder.write_samples(npy(samples), picture, arguments)
-    output.say(f"{count} samples of shape {shape}: {written[0]}")
+    picture = _picture(samples, labels, folder.value_range)
+    written = folder.write_samples(npy(samples), None if labels is None else npy(labels), picture, arguments)
+    output.say(f"{said}: {written[0]}")
     for path in written[1:]:
-        output.say(f"picture: {path}")
+        output.say(f"{'picture' if path.suffix == '.png' else 'labels'}: {path}")
     output.end(run, samples=str(written[0]), arguments=arguments)
+
+
+def _picture(samples: Tensor, labels: tuple[str, ...] | None, limits: tuple[float, float] | None) -> bytes | None:
+    """A grid of images, of several classes with a row for each; None if the samples are no images."""
+    from proxflow.report import figures
+
+    if not figures.is_image(tuple(samples.shape[1:])):
+        return None
+    names = list(dict.fromkeys(labels or ()))
+    if len(names) < 2:
+        columns = math.ceil(math.sqrt(min(len(samples), _MOST_IMAGES)))
+        return figures.image_grid(samples[:_MOST_IMAGES], columns, limits=limits)
+    columns = min(len(samples) // len(names), _MOST_OF_A_CLASS)
+    first = samples.reshape(len(names), -1, *samples.shape[1:])[:, :columns]
+    return figures.image_grid(first.flatten(0, 1), columns, limits=limits, row_names=names)
 
 
 def _sampled_network(
@@ -97,18 +121,29 @@ def _sampled_network(
     label: str | None,
     guidance: float,
     generator: Generator,
-) -> Tensor:
+) -> tuple[Tensor, tuple[str, ...] | None, str]:
+    """Samples, of all classes also their labels, and in words of which classes they are."""
     import torch
 
     import proxflow as pf
     from proxflow.report.drawn_samples import STEPS
 
     network, standardisation, shape, schedule = folder.read_network()
-    number = None if label is None else folder.class_number(label, network.classes)
-    field = pf.matching.field_of(network, number, guidance)
-    noise = torch.randn((count, *shape), generator=generator, dtype=next(network.parameters()).dtype)
+    told, drawn, names = None, "", None
+    if label is not None:
+        numbers = folder.class_numbers(network.classes)
+        if label != "all" or label in numbers:
+            numbers = {label: folder.class_number(label, network.classes)}
+        told, drawn = torch.tensor([*numbers.values()]).repeat_interleave(count), f" of the class {label}"
+        if len(numbers) > 1:
+            drawn, names = f" of {len(numbers)} classes", tuple(name for name in numbers for _ in range(count))
+    elif network.classes:
+        drawn = " of all classes mixed (--label chooses)"
+    field = pf.matching.field_of(network, told, guidance)
+    rows = count if told is None else len(told)
+    noise = torch.randn((rows, *shape), generator=generator, dtype=next(network.parameters()).dtype)
     path = pf.sampling.integrate(field, noise, steps=steps or STEPS, method=method, schedule=schedule_named(schedule))
-    return standardisation.undo(path.end)
+    return standardisation.undo(path.end), names, drawn
 
 
 def _sampled_flow(folder: RunFolder, count: int, steps: int | None, method: str, generator: Generator) -> Tensor:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,8 +25,10 @@ class SampleFile:
     path: Path
 
     @classmethod
-    def claimed(cls, path: Path, event_shape: tuple[int, ...], *, overwrite: bool) -> SampleFile:
-        """The file, refused before anything is drawn if it cannot be written.
+    def claimed(
+        cls, path: Path, event_shape: tuple[int, ...], *, overwrite: bool, labelled: bool = False
+    ) -> SampleFile:
+        """The file, and where labels go beside it that one too, refused before anything is drawn if not to be written.
 
         Raises:
             ValueError: an unknown suffix, a file that is there, or a table of points that are no vectors.
@@ -42,20 +43,41 @@ class SampleFile:
         if suffix != ".npy" and len(event_shape) != 1:
             shape = " x ".join(map(str, event_shape))
             raise ValueError(f"--out {path}: points of {shape} are no rows of a table; give a .npy file")
-        return cls(path)
+        file = cls(path)
+        if labelled and file._is_array:
+            free_file(file._beside, overwrite=overwrite)
+        return file
 
-    def write(self, samples: Tensor, columns: tuple[str, ...] | None) -> None:
-        """Write samples (B, *event); columns without names are x0, x1, ..."""
+    def write(self, samples: Tensor, columns: tuple[str, ...] | None, labels: tuple[str, ...] | None) -> list[Path]:
+        """Write samples (B, *event) and what class each is of; returns where they are.
+
+        Columns without names are x0, x1, ... Labels are the column ``label`` of a table, and beside ``name.npy`` the
+        file ``name-labels.npy``.
+        """
         from proxflow import storage
 
-        storage.write_atomically(self.path, self._content(samples, columns))
+        storage.write_atomically(self.path, self._content(samples, columns, labels))
+        if labels is None or not self._is_array:
+            return [self.path]
+        storage.write_atomically(self._beside, npy(labels))
+        return [self.path, self._beside]
 
-    def _content(self, samples: Tensor, columns: tuple[str, ...] | None) -> bytes:
-        if self.path.suffix.lower() == ".npy":
+    @property
+    def _is_array(self) -> bool:
+        return self.path.suffix.lower() == ".npy"
+
+    @property
+    def _beside(self) -> Path:
+        return self.path.with_name(f"{self.path.stem}-labels.npy")
+
+    def _content(self, samples: Tensor, columns: tuple[str, ...] | None, labels: tuple[str, ...] | None) -> bytes:
+        if self._is_array:
             return npy(samples)
         arrow = optional_package("pyarrow", "data")
-        names = columns or tuple(f"x{i}" for i in range(math.prod(samples.shape[1:])))
-        table = arrow.Table.from_arrays([arrow.array(column) for column in samples.numpy().T], names=list(names))
+        named = dict(zip(columns or tuple(f"x{i}" for i in range(samples.shape[1])), samples.numpy().T, strict=True))
+        if labels is not None:
+            named["label" if "label" not in named else "class"] = labels
+        table = arrow.table({name: arrow.array(column) for name, column in named.items()})
         buffer = io.BytesIO()
         if self.path.suffix.lower() == ".csv":
             optional_package("pyarrow.csv", "data").write_csv(table, buffer)
@@ -64,10 +86,10 @@ class SampleFile:
         return buffer.getvalue()
 
 
-def npy(samples: Tensor) -> bytes:
-    """What numpy.save writes of samples."""
+def npy(values: Tensor | tuple[str, ...]) -> bytes:
+    """What numpy.save writes of samples, or of the names of their classes."""
     import numpy as np
 
     buffer = io.BytesIO()
-    np.save(buffer, samples.numpy())
+    np.save(buffer, np.array(values) if isinstance(values, tuple) else values.numpy())
     return buffer.getvalue()

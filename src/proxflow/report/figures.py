@@ -42,14 +42,19 @@ def reduced(images: Tensor, most: int) -> Tensor:
 
 
 def image_grid(
-    images: Tensor, columns: int, titles: list[str] | None = None, limits: tuple[float, float] | None = None
+    images: Tensor,
+    columns: int,
+    *,
+    limits: tuple[float, float] | None = None,
+    row_names: Sequence[str] = (),
 ) -> bytes:
-    """The PNG of a grid, on one scale of brightness: ``limits`` are black and white."""
+    """The PNG of a grid, on one scale of brightness: ``limits`` are black and white; names stand left of its rows."""
     tiles = _coloured(brightness(images, limits))
     height, width = tiles.shape[2] * -(-len(tiles) // columns), tiles.shape[3] * columns
     inches = min(1.0 * columns, 8.0)
-    figure = new_figure(inches, inches * height / width + (0.3 if titles else 0))
-    _draw(figure, tiles, columns, titles or (), (), ())
+    beside = _LETTER * max(map(len, row_names), default=0)
+    figure = new_figure(inches + beside, inches * height / width)
+    _draw(figure, tiles, columns, (), row_names, ())
     return png(figure)
 
 
