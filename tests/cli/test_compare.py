@@ -47,6 +47,7 @@ def test_the_table_is_printed_and_the_page_written(folder, capsys) -> None:
 def test_nothing_is_written_over(folder, capsys) -> None:
     (folder / "page.html").write_text("mine")
     assert "page.html is already there" in refusal(capsys, "compare", "a", "b", "--out", "page.html")
+    assert "nope" in refusal(capsys, "compare", "a", "nope", "--out", "page.html")  # what matters more is said first
     assert (folder / "page.html").read_text() == "mine"
     assert call("compare", "a", "b", "--out", "page.html", "--overwrite") == 0
     assert (folder / "page.html").read_text() == "<!doctype html>"

@@ -39,8 +39,8 @@ def compare(
     from proxflow.report import render_comparison_page
     from proxflow.storage import write_atomically
 
-    page = free_file(out, overwrite=overwrite)
     comparison = _compared([RunFolder(folder) for folder in folders])
+    page = free_file(out, overwrite=overwrite)
     given = [str(folder) for folder in folders]
     command = shlex.join(["proxflow", "compare", *given, "--out", str(out)])
     write_atomically(page, render_comparison_page(comparison, given, command).encode())
