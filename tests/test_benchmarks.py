@@ -36,6 +36,15 @@ def test_real_tables() -> None:
 
 
 @pytest.mark.slow
+def test_estimates() -> None:
+    lines = printed_by("estimates.py").splitlines()
+    assert len(lines) >= 2 + 6
+    for line in lines[2:]:
+        told, took = (float(number.replace(",", "")) for number in line[47:].split()[:2])
+        assert told == took == 0 or 0.75 < told / took < 1.35
+
+
+@pytest.mark.slow
 def test_couplings() -> None:
     output = printed_by("couplings.py")
     assert "proxflow, Semidiscrete" in output

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shlex
 import warnings
 from typing import TYPE_CHECKING, Annotated, Any
@@ -44,6 +45,9 @@ def fit(
     max_samples: Annotated[int | None, typer.Option(help="Largest number of samples of the noise.")] = None,
     schedule: ScheduleName = "linear",
     seed: Seed = 0,
+    estimate: Annotated[
+        bool, typer.Option("--estimate", help="Tell the time, memory and draws that the fit will take, and stop.")
+    ] = False,
     *,
     output: Output,
 ) -> None:
@@ -53,7 +57,7 @@ def fit(
 
     Example: `proxflow fit digits --out runs/digits`
 
-    Example: `proxflow fit fashion-mnist --points 1000`
+    Example: `proxflow fit fashion-mnist --tol 0.1 --estimate`
 
     Example: `proxflow fit cells.h5ad --representation X_pca --label cell_type`
     """
@@ -62,6 +66,10 @@ def fit(
     from proxflow.semidiscrete.ranks import Ranks
 
     processes = Ranks.of_default_group()
+    if estimate:
+        if processes.rank == 0:
+            _estimate(output, reading.load(data, seed), epsilon=epsilon, tol=tol, max_samples=max_samples, seed=seed)
+        return
     folder, dataset = processes.from_first(lambda: destination.claimed(data, reading, seed))
     options = {"epsilon": epsilon, "tol": tol, "max_samples": max_samples, "seed": seed}
     if processes.rank > 0:  # the first one writes and prints
@@ -100,6 +108,26 @@ def _fitted(dataset: Dataset, **options: Any) -> Fit:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", pf.ConvergenceWarning)  # what is printed says it
         return pf.semidiscrete.fit(dataset.points, **options)
+
+
+def _estimate(output: Output, dataset: Dataset, **options: Any) -> None:
+    import proxflow as pf
+
+    found = pf.semidiscrete.estimate(dataset.points, **options)
+    points = f"{dataset.name}: {counted(dataset.n, 'point')} in dimension {dataset.dim}"
+    output.say(f"{points}, about {_duration(found.seconds)} on this machine")
+    output.say(f"  method               {found.method}")
+    if found.samples:
+        output.say(f"  noise samples        {found.samples:,} to fit, {found.evaluation_samples:,} to evaluate")
+    if found.memory is not None:
+        output.say(f"  memory               {found.memory / 1e9:.1f} GB")
+    output.record(data=dataset.name, **dataclasses.asdict(found))
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{max(seconds, 1):.0f} s"
+    return f"{seconds / 60:.0f} minutes" if seconds < 7200 else f"{seconds / 3600:.1f} hours"
 
 
 def _print_fit(output: Output, result: Fit, dataset: Dataset) -> None:

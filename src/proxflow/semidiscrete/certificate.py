@@ -102,7 +102,12 @@ def transport_cost(
     drift = max(float(levels[1] - levels[2]), 0.0)
     half = 1.96 * math.hypot(stderr, bias)
     value = dual + 2 * bias
-    return Cost(value, (value - half, value + half + 2 * drift), dual, n + n // _BIAS_SHARE)
+    return Cost(value, (value - half, value + half + 2 * drift), dual, searches_for_cost(n)[0])
+
+
+def searches_for_cost(n: int) -> tuple[int, int]:
+    """How many draws ``transport_cost`` makes with ``n`` of them for the mean, and how many searches."""
+    return n + n // _BIAS_SHARE, n + 3 * (n // _BIAS_SHARE)
 
 
 def _scores(

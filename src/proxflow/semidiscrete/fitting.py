@@ -22,7 +22,7 @@ from proxflow.semidiscrete.exact import exact_applies, solve_exactly
 from proxflow.semidiscrete.fit_result import Fit, FittedPotential, Solution
 from proxflow.semidiscrete.prepare import Atoms, gather_atoms, span_of
 from proxflow.semidiscrete.problem import SemiDual, chunk_sizes
-from proxflow.semidiscrete.ranks import Ranks
+from proxflow.semidiscrete.ranks import ALONE, Ranks
 from proxflow.semidiscrete.returned import Returned
 from proxflow.semidiscrete.session import Session, fit_fingerprint
 from proxflow.semidiscrete.start import carried_heights
@@ -30,7 +30,7 @@ from proxflow.semidiscrete.stochastic import StochasticState, solve_stochastical
 from proxflow.symmetry import Symmetry
 from proxflow.torch_support import in_full_precision
 
-__all__ = ["METHODS", "fit"]
+__all__ = ["METHODS", "Posed", "Task", "fit", "posed", "returned_of", "solve", "task_of"]
 
 METHODS = ("one atom", "quantiles", "damped Newton", "averaged gradient")
 
@@ -93,28 +93,59 @@ def fit(
         ConnectionError: another process of the group stopped or failed.
     """
     began = time.perf_counter()
-    atoms = gather_atoms(points, weights, symmetry)
-    source = Gaussian(atoms.points.shape[1]) if source is None else source
-    seed, max_memory = _whole("seed", seed), _whole("max_memory", max_memory)
-    max_samples = None if max_samples is None else _whole("max_samples", max_samples)
-    _check_options(source, atoms, epsilon, tol, max_samples)
-    epsilon, tol = float(epsilon), float(tol)
-    if symmetry is not None:
-        _check_symmetry(symmetry, source, epsilon, points)
+    task = task_of(points, weights, source, epsilon, symmetry, tol, max_samples, seed, max_memory)
+    atoms = task.atoms
     initial = None if warm_start is None else carried_heights(warm_start, atoms.points, symmetry)
     identity = None
     ranks = Ranks.of_default_group(atoms.points.device)
     if checkpoint is not None or ranks.size > 1:
         group = [] if symmetry is None else symmetry.tensors
-        identity = fit_fingerprint([atoms.points, atoms.weights, initial, *group], source, [epsilon, float(seed)])
+        numbers = [task.epsilon, float(task.seed)]
+        identity = fit_fingerprint([atoms.points, atoms.weights, initial, *group], task.source, numbers)
     with ranks.together():
-        ranks.require_same(identity, tol, max_samples, max_memory)
+        ranks.require_same(identity, task.tol, task.max_samples, task.max_memory)
         session = Session(began, progress, checkpoint, identity, ranks)
-        if len(atoms.points) == 1:
-            solution = _one_atom(atoms, source, epsilon)
-        else:
-            solution = _solve(atoms, source, epsilon, initial, tol, max_samples, seed, max_memory, session)
-    return _record(solution, atoms, epsilon, tol, seed, session)
+        solution = _one_atom(task) if len(atoms.points) == 1 else solve(task, initial, session)
+    return _record(solution, task, session)
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is to be fitted, and how well: the arguments of ``fit``, checked."""
+
+    atoms: Atoms
+    source: Source
+    epsilon: float
+    tol: float
+    max_samples: int | None
+    seed: int
+    max_memory: int
+
+
+def task_of(
+    points: Numbers,
+    weights: Numbers | None,
+    source: Source | None,
+    epsilon: float,
+    symmetry: Symmetry | None,
+    tol: float,
+    max_samples: int | None,
+    seed: int,
+    max_memory: int,
+) -> Task:
+    """The arguments of ``fit``, checked: equal rows are merged, and noise is standard normal where none is given.
+
+    Raises:
+        ValueError: bad data or arguments.
+    """
+    atoms = gather_atoms(points, weights, symmetry)
+    source = Gaussian(atoms.points.shape[1]) if source is None else source
+    seed, max_memory = _whole("seed", seed), _whole("max_memory", max_memory)
+    max_samples = None if max_samples is None else _whole("max_samples", max_samples)
+    _check_options(source, atoms, epsilon, tol, max_samples)
+    if symmetry is not None:
+        _check_symmetry(symmetry, source, float(epsilon), points)
+    return Task(atoms, source, float(epsilon), float(tol), max_samples, seed, max_memory)
 
 
 def _check_options(source: Source, atoms: Atoms, epsilon: float, tol: float, max_samples: int | None) -> None:
@@ -150,39 +181,39 @@ def _whole(name: str, value: object) -> int:
     return number
 
 
-def _solve(
-    atoms: Atoms,
-    source: Source,
-    epsilon: float,
-    initial: Tensor | None,
-    tol: float,
-    max_samples: int | None,
-    seed: int,
-    max_memory: int,
-    session: Session,
-) -> Solution:
+def solve(task: Task, initial: Tensor | None, session: Session) -> Solution:
     """By exact masses where they are known, else by noise."""
     ranks = session.ranks
-    rough, fine = _posed(atoms, source, epsilon, max_memory, ranks)
+    rough, fine = posed(task, ranks)
     spent = 0
     if exact_applies(rough.problem) and not isinstance(session.state, StochasticState):
-        alone = Returned(atoms, source, epsilon, fine.problem.rows_at_once)
+        alone = returned_of(task, fine)
         start = None if initial is None else initial / rough.problem.radius
         attempt, spent = ranks.from_first(
-            lambda: (solve_exactly(rough.problem, alone, rough.residual, start, tol, seed, session), alone.draws)
+            lambda: (
+                solve_exactly(rough.problem, alone, rough.residual, start, task.tol, task.seed, session),
+                alone.draws,
+            )
         )
         if attempt.solution is not None:
             return _in_space(attempt.solution, rough.rest)
         initial = initial if attempt.heights is None else rough.problem.radius * attempt.heights
-    returned = Returned(atoms, source, epsilon, fine.problem.rows_at_once, ranks)
+    returned = returned_of(task, fine, ranks)
     start = None if initial is None else initial / fine.problem.radius
-    solution = solve_stochastically(fine.problem, returned, start, tol, max_samples, seed, max_memory, session)
+    solution = solve_stochastically(
+        fine.problem, returned, start, task.tol, task.max_samples, task.seed, task.max_memory, session
+    )
     solution = dataclasses.replace(solution, evaluation_samples=solution.evaluation_samples + spent)
     return _in_space(solution, fine.rest)
 
 
+def returned_of(task: Task, fine: Posed, ranks: Ranks = ALONE) -> Returned:
+    """What the fit will return, to be judged."""
+    return Returned(task.atoms, task.source, task.epsilon, fine.problem.rows_at_once, ranks)
+
+
 @dataclass(frozen=True)
-class _Posed:
+class Posed:
     """A problem in the span of its atoms, the cost across it, and how far rows are from it, in the problem's units."""
 
     problem: SemiDual
@@ -190,23 +221,27 @@ class _Posed:
     residual: float
 
 
-def _posed(atoms: Atoms, source: Source, epsilon: float, max_memory: int, ranks: Ranks) -> tuple[_Posed, _Posed]:
+def posed(task: Task, ranks: Ranks = ALONE) -> tuple[Posed, Posed]:
     """The problem in the span of the rows in their own precision, and in float64; the same where both are all space."""
-    posed: list[_Posed] = []
+    found: list[Posed] = []
+    atoms, source = task.atoms, task.source
     for precision in (atoms.points.dtype, torch.float64):
         span = span_of(atoms, source, precision)
-        if posed and span.source.dim == posed[0].problem.source.dim == source.dim:
-            return posed[0], posed[0]
-        problem = SemiDual(span.points, atoms.weights, span.source, epsilon, max_memory, atoms.symmetry, ranks)
-        posed.append(_Posed(problem, span.rest, span.residual / problem.radius))
-    return posed[0], posed[1]
+        if found and span.source.dim == found[0].problem.source.dim == source.dim:
+            return found[0], found[0]
+        problem = SemiDual(
+            span.points, atoms.weights, span.source, task.epsilon, task.max_memory, atoms.symmetry, ranks
+        )
+        found.append(Posed(problem, span.rest, span.residual / problem.radius))
+    return found[0], found[1]
 
 
-def _one_atom(atoms: Atoms, source: Source, epsilon: float) -> Solution:
+def _one_atom(task: Task) -> Solution:
     """E|X - y|^2, exact where the source is normal; y the nearest image where there is a symmetry."""
+    atoms, source = task.atoms, task.source
     point = atoms.points[0].double()
     zero = point.new_zeros(1)
-    potential = Returned(atoms, source, epsilon, _DIRAC_DRAWS).potential(zero, double=False)
+    potential = Returned(atoms, source, task.epsilon, _DIRAC_DRAWS).potential(zero, double=False)
     if isinstance(potential, SymmetricDiscrete):
         value, half, draws = _orbit_cost(potential)
     elif isinstance(source, Gaussian):
@@ -236,13 +271,13 @@ def _in_space(solution: Solution, rest: float) -> Solution:
     return dataclasses.replace(solution, transport_cost=cost, transport_cost_interval=(low + rest, high + rest))
 
 
-def _record(solution: Solution, atoms: Atoms, epsilon: float, tol: float, seed: int, session: Session) -> Fit:
+def _record(solution: Solution, task: Task, session: Session) -> Fit:
     """The public record, with a warning where the tolerance was not met."""
     chi2, stderr = (solution.history[-1].chi2, solution.history[-1].chi2_stderr) if solution.history else (0.0, 0.0)
-    converged = chi2 + 2 * stderr <= tol
+    converged = chi2 + 2 * stderr <= task.tol
     low, high = solution.transport_cost_interval  # of points beyond 1e154, whose squares overflow, nothing is known
     if not converged:
-        message = f"fit stopped at chi2 = {chi2:.3g} +- {stderr:.2g}, above tol = {tol:g}; "
+        message = f"fit stopped at chi2 = {chi2:.3g} +- {stderr:.2g}, above tol = {task.tol:g}; "
         warnings.warn(f"{message}{solution.advice}, or use it as the flow of its cell_mass", ConvergenceWarning, 4)
     return Fit(
         potential=solution.potential,
@@ -257,8 +292,8 @@ def _record(solution: Solution, atoms: Atoms, epsilon: float, tol: float, seed: 
         transport_cost_interval=(0.0 if math.isnan(low) else low, math.inf if math.isnan(high) else high),
         samples_used=solution.samples_used,
         evaluation_samples=solution.evaluation_samples,
-        atom_of_row=atoms.atom_of_row,
-        epsilon=epsilon,
-        seed=seed,
-        tol=tol,
+        atom_of_row=task.atoms.atom_of_row,
+        epsilon=task.epsilon,
+        seed=task.seed,
+        tol=task.tol,
     )

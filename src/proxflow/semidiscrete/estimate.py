@@ -1,0 +1,169 @@
+"""What a fit will take, told before it is run: it is prepared, run for seconds, and the rest is reckoned from that."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from proxflow.checks import Numbers
+from proxflow.measures import Source
+from proxflow.seeding import generator_of
+from proxflow.semidiscrete.exact import exact_applies
+from proxflow.semidiscrete.fitting import Posed, Task, posed, returned_of, solve, task_of
+from proxflow.semidiscrete.prepare import Atoms
+from proxflow.semidiscrete.session import Session
+from proxflow.semidiscrete.stochastic import Run
+from proxflow.symmetry import Symmetry
+from proxflow.torch_support import in_full_precision
+
+try:
+    import resource
+except ImportError:  # Windows has none
+    resource = None  # type: ignore[assignment]
+
+__all__ = ["Estimate", "estimate", "peak_memory"]
+
+_BYTES = 4  # of a number of the noise that W2^2 is taken on, which is kept
+_TIMED = 1 << 10  # draws of an evaluation that are timed together
+_FEWEST = 500  # atoms of an exact fit that is timed
+_SLOPES = 1.0, 2.0  # of the logarithm of an exact fit's time against that of its atoms
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a fit is expected to take on this machine.
+
+    Attributes:
+        method: as ``Fit.method``.
+        seconds: of wall time, preparation included.
+        samples: draws that move the heights; 0 where masses are exact.
+        evaluation_samples: draws that judge them, and those of W2^2.
+        memory: bytes, the largest of this process so far and what the fit will still add; None where the system does
+            not say.
+        spent: seconds that the estimate itself took.
+    """
+
+    method: str
+    seconds: float
+    samples: int
+    evaluation_samples: int
+    memory: int | None
+    spent: float
+
+
+@in_full_precision
+def estimate(
+    points: Numbers,
+    weights: Numbers | None = None,
+    *,
+    source: Source | None = None,
+    epsilon: float = 0.0,
+    symmetry: Symmetry | None = None,
+    tol: float = 1e-2,
+    max_samples: int | None = None,
+    seed: int = 0,
+    max_memory: int = 2**28,
+    seconds: float = 2.0,
+) -> Estimate:
+    """What ``fit`` with these arguments will take: time, draws and memory on this machine.
+
+    The fit is prepared, and its steps and evaluations are timed for ``seconds``; their number follows from the
+    tolerance, since chi2 of M draws for N atoms is about 1.25 N / M. Fits in up to three dimensions, which are exact,
+    are timed on subsets.
+
+    Args:
+        points: as of ``fit``, and so are all others but ``seconds``.
+        seconds: of timing, beyond the preparation.
+
+    Raises:
+        ValueError: bad data or arguments.
+    """
+    began = time.perf_counter()
+    task = task_of(points, weights, source, epsilon, symmetry, tol, max_samples, seed, max_memory)
+    if len(task.atoms.points) == 1:
+        spent = time.perf_counter() - began
+        return Estimate("one atom", spent, 0, 0, peak_memory(), spent)
+    rough, fine = posed(task)
+    if exact_applies(rough.problem):
+        return _of_exact_fit(task, seconds, began)
+    return _of_noisy_fit(task, fine, seconds, began)
+
+
+def _of_noisy_fit(task: Task, fine: Posed, seconds: float, began: float) -> Estimate:
+    problem, session = fine.problem, Session(began, False, None, None)
+    run = Run(problem, returned_of(task, fine), None, task.tol, task.max_samples, task.seed, session)
+    run.advance()  # the first step is slower than the others
+    prepared, before = time.perf_counter() - began, run.state.iterate.samples_used
+    start = time.perf_counter()
+    while time.perf_counter() - start < seconds and not run.finished:
+        run.advance()
+    moved = max(run.state.iterate.samples_used - before, 1)
+    a_draw = (time.perf_counter() - start) / moved
+    expected = run.expected(task.max_memory)
+    a_count, a_judgement = _seconds_a_draw(run, seconds / 2)
+    total = prepared + a_draw * max(expected.moving - before, 0)
+    total += a_count * (expected.quick + expected.cost_searches) + a_judgement * expected.judging
+    peak = peak_memory()
+    return Estimate(
+        "averaged gradient",
+        total,
+        expected.moving,
+        expected.quick + expected.judging + expected.cost,
+        None if peak is None else peak + _BYTES * problem.source.dim * expected.cost,
+        time.perf_counter() - began,
+    )
+
+
+def _seconds_a_draw(run: Run, seconds: float) -> tuple[float, float]:
+    """Of the problem's own count, and of a judgement of what the fit will return."""
+    problem, generator = run.problem, generator_of(0, device=run.problem.points.device)
+    tasks: tuple[Callable[[], object], ...] = (
+        lambda: problem.count(problem.noise(_TIMED, generator), run.heights),
+        lambda: run.returned.tally(run.potential, _TIMED, generator),
+    )
+    found = []
+    for task in tasks:
+        draws, start = 0, time.perf_counter()
+        while not draws or time.perf_counter() - start < seconds / len(tasks):
+            task()
+            draws += _TIMED
+        found.append((time.perf_counter() - start) / draws)
+    return found[0], found[1]
+
+
+def _of_exact_fit(task: Task, seconds: float, began: float) -> Estimate:
+    """From the times of random subsets, each twice as large as the one before, as long as there is time."""
+    count, start = len(task.atoms.points), time.perf_counter()
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(0)).to(task.atoms.points.device)
+    sizes: list[int] = []
+    times: list[float] = []
+    method = ""
+    while not sizes or (sizes[-1] < count and time.perf_counter() - start + 2 * times[-1] < seconds):
+        sizes.append(min(2 * sizes[-1] if sizes else _FEWEST, count))
+        before = time.perf_counter()
+        method = solve(_subset(task, order[: sizes[-1]]), None, Session(before, False, None, None)).method
+        times.append(time.perf_counter() - before)
+    slope = math.log(times[-1] / times[-2]) / math.log(sizes[-1] / sizes[-2]) if len(times) > 1 else _SLOPES[0]
+    total = times[-1] * (count / sizes[-1]) ** min(max(slope, _SLOPES[0]), _SLOPES[1])
+    return Estimate(method, start - began + total, 0, 0, peak_memory(), time.perf_counter() - began)
+
+
+def _subset(task: Task, rows: Tensor) -> Task:
+    weights = task.atoms.weights[rows]
+    atoms = Atoms(task.atoms.points[rows], weights / weights.sum(), torch.arange(len(rows)))
+    return dataclasses.replace(task, atoms=atoms)
+
+
+def peak_memory() -> int | None:
+    """Bytes that this process took at most so far."""
+    if not hasattr(resource, "getrusage"):
+        return None
+    unit = 1 if sys.platform == "darwin" else 1024
+    return unit * int(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)

@@ -1,0 +1,74 @@
+"""What a fit is expected to take, beside what it takes."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import proxflow as pf
+from tests.cli.commands import call
+from tests.semidiscrete.test_checkpoint import cloud
+
+
+@pytest.mark.parametrize(
+    ("points", "options"),
+    [
+        (cloud(700, 5).float(), {"tol": 0.02}),
+        (cloud(300, 5), {"tol": 0.02, "max_samples": 20_000}),
+        (cloud(300, 4), {"tol": 0.05, "epsilon": 0.3}),
+        (cloud(4000, 6).float(), {"tol": 0.1}),
+    ],
+)
+def test_the_draws_are_those_of_the_fit(points: torch.Tensor, options: dict[str, Any]) -> None:
+    expected = pf.semidiscrete.estimate(points, **options, seconds=0.1)
+    if "max_samples" in options:
+        with pytest.warns(pf.ConvergenceWarning):
+            found = pf.semidiscrete.fit(points, **options)
+    else:
+        found = pf.semidiscrete.fit(points, **options)
+    assert expected.method == found.method == "averaged gradient"
+    assert expected.samples == pytest.approx(found.samples_used, rel=0.25)
+    assert expected.evaluation_samples == pytest.approx(found.evaluation_samples, rel=0.25)
+    assert found.seconds / 4 < expected.seconds < 4 * found.seconds  # the machine of the tests is shared
+    assert expected.spent < found.seconds + 5
+
+
+def test_time_follows_the_tolerance() -> None:
+    loose, tight = (pf.semidiscrete.estimate(cloud(2000, 8), tol=tol, seconds=0.3) for tol in (0.1, 0.001))
+    assert tight.samples == pytest.approx(1.6 * 2000 / 0.001, rel=0.01)
+    assert loose.samples == 1 << 17
+    assert tight.seconds > 4 * loose.seconds
+
+
+def test_exact_fits_are_timed_on_subsets() -> None:
+    line, plane, one = (pf.semidiscrete.estimate(cloud(*size), seconds=0.5) for size in ((900, 1), (900, 2), (1, 7)))
+    assert (line.method, plane.method, one.method) == ("quantiles", "damped Newton", "one atom")
+    for found in (line, plane, one):
+        assert found.samples == 0
+        assert math.isfinite(found.seconds)
+        assert found.seconds > 0
+    more = pf.semidiscrete.estimate(cloud(9000, 2), seconds=0.5)
+    assert more.seconds > 3 * plane.seconds
+
+
+def test_bad_arguments_are_those_of_the_fit() -> None:
+    with pytest.raises(ValueError, match="tol must be a positive number"):
+        pf.semidiscrete.estimate(cloud(20, 4), tol=-1)
+
+
+def test_the_command_prints_it_and_runs_nothing(tmp_path, capsys, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    np.save("x.npy", cloud(60, 5).numpy())
+    assert call("fit", "x.npy", "--estimate") == 0
+    said = capsys.readouterr().out
+    assert "x: 60 points in dimension 5, about" in said
+    assert "to fit" in said
+    assert "GB" in said
+    assert not (tmp_path / "runs").exists()
+    assert call("fit", "x.npy", "--estimate", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["samples"] > 0
