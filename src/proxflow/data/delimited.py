@@ -57,7 +57,8 @@ def read_delimited(path: Path, request: Request) -> tuple[Any, str]:
     """A table, with or without a line of column names (a first line of numbers is a row), and its decimal mark.
 
     Raises:
-        ValueError: no text, no lines, lines of different lengths, or a first line that is no part of the table.
+        ValueError: no text, no lines, lines of different lengths, or a first line that is no part of the table, such as
+            the counts that scikit-learn puts there.
     """
     lines = _decoded(path.read_bytes(), request.encoding).replace("\r\n", "\n").replace("\r", "\n").split("\n")
     quoted = any('"' in line for line in lines)  # then a line may be a part of a cell
@@ -73,7 +74,13 @@ def read_delimited(path: Path, request: Request) -> tuple[Any, str]:
     names = _names(head, form, _commented_names(lines[: kept[0]], form), begun)
     written = (lines[number] for number in kept)
     body = "\n".join(map(_tabbed, written) if form.separator == _SPACES else written)
-    return _parsed(body, names.names, names.in_first_line, form), form.decimal
+    table = _parsed(body, names.names, names.in_first_line, form)
+    if names.in_first_line and names.names[:2] == [str(table.num_rows), str(table.num_columns - 1)]:
+        raise ValueError(
+            f"its first line counts the rows and columns rather than name them: {head[0][:_SHOWN]!r}; "
+            f"skip_lines={begun[0] + 1} (--skip-lines {begun[0] + 1})"
+        )
+    return table, form.decimal
 
 
 def _decoded(content: bytes, encoding: str | None) -> str:

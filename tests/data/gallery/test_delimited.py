@@ -90,6 +90,20 @@ def test_lines_before_the_table_are_named_and_skipped(tmp_path):
     assert raw(tmp_path / "x.csv", skip_lines=4).columns == ("x", "y", "z")
 
 
+def test_counts_in_place_of_names_are_refused(tmp_path):
+    """As in scikit-learn's iris.csv, whose five classes' names fit its five columns by chance."""
+    lines = ["3,4,setosa,versicolor,virginica", "5.1,3.5,1.4,.2,0", "4.9,3,1.4,.2,1", "4.7,3.2,1.3,.2,2"]
+    (tmp_path / "x.csv").write_text("\n".join(lines))
+    message = refusal(tmp_path / "x.csv")
+    assert (
+        "its first line counts the rows and columns rather than name them: '3,4,setosa,versicolor,virginica'" in message
+    )
+    assert "skip_lines=1 (--skip-lines 1)" in message
+    assert raw(tmp_path / "x.csv", skip_lines=1).points.shape == (3, 5)
+    (tmp_path / "x.csv").write_text("\n".join(["4,4,a,b,c", *lines[1:]]))
+    assert raw(tmp_path / "x.csv").columns[2:] == ("a", "b", "c")  # years, such as 2019, are names
+
+
 def test_a_broken_line_is_shown(tmp_path):
     (tmp_path / "x.csv").write_text("x,y\n1,2\n3,4\n5,6,7\n8,9\n")
     assert "1 of its lines do not have 2 cells, the first of them 3: '5,6,7'" in refusal(tmp_path / "x.csv")
