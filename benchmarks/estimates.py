@@ -20,7 +20,7 @@ from torch import Tensor
 
 import proxflow as pf
 from proxflow.data.fashion_mnist import INSTALLED
-from proxflow.semidiscrete.estimate import peak_memory
+from proxflow.semidiscrete.fit_estimate import peak_memory
 
 
 def normal(n: int, d: int) -> Tensor:

@@ -1,6 +1,6 @@
 """Fitting a discrete potential to data: semidiscrete optimal transport, with a certificate."""
 
-from proxflow.semidiscrete.estimate import Estimate, estimate
+from proxflow.semidiscrete.fit_estimate import Estimate, estimate
 from proxflow.semidiscrete.fit_result import Evaluation, Fit
 from proxflow.semidiscrete.fitting import METHODS, fit
 
