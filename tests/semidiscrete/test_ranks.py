@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import datetime
 import random
 import signal
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch.distributed import HashStore
 
 import proxflow as pf
 from proxflow.measures import Uniform
 from proxflow.semidiscrete import Fit, fit
-from proxflow.semidiscrete.ranks import ALONE
+from proxflow.semidiscrete.ranks import ALONE, _name_of_start
 from tests.processes import Processes, Signalled
 from tests.semidiscrete.sources import PlainNormal
 from tests.semidiscrete.test_checkpoint import cloud
@@ -194,6 +197,22 @@ def test_killed_at_random_moments_the_others_stop_within_seconds(
         assert time.monotonic() - began < 10
         assert isinstance(results[1 - victim], ConnectionError | Fit)  # a Fit where it was over
         assert all(same(going_on, whole) for going_on in processes.run(1 + victim, signalled_fit, path))
+
+
+def test_processes_that_are_started_again_agree_on_a_new_name() -> None:
+    """The store of torchrun keeps what killed processes wrote; a process of the new start may come late."""
+    store = HashStore()
+    store.set_timeout(datetime.timedelta(seconds=10))
+    names = []
+    for _ in range(3):
+        with ThreadPoolExecutor(3) as pool:
+            first = pool.submit(_name_of_start, store, 0, 3)
+            time.sleep(0.05)  # it finds and answers what those of the last start wrote
+            others = [pool.submit(_name_of_start, store, rank, 3) for rank in (2, 1)]
+            found = {task.result(timeout=20) for task in (first, *others)}
+        assert len(found) == 1
+        names += found
+    assert len(set(names)) == 3
 
 
 def test_alone_nothing_is_exchanged_or_copied() -> None:
