@@ -118,6 +118,14 @@ def test_all_classes_are_sampled_with_their_labels(labelled, tmp_path, capsys) -
     assert "drawn-labels.npy is already there" in refusal(capsys, *draw, "--out", tmp_path / "drawn.npy")
 
 
+def test_all_of_one_class_are_labelled_too(tmp_path, capsys) -> None:
+    np.savez(tmp_path / "x.npz", points=np.random.default_rng(0).random((30, 2)), labels=np.zeros(30, dtype=int))
+    assert call("train", tmp_path / "x.npz", "--conditional", "--out", tmp_path / "run", *QUICK) == 0
+    assert call("sample", tmp_path / "run", "--label", "all", "--count", "3") == 0
+    assert np.load(tmp_path / "run/samples-labels.npy").tolist() == ["0"] * 3
+    assert "of 1 class:" in capsys.readouterr().out
+
+
 def test_images_of_all_classes_are_drawn_a_row_each(tmp_path) -> None:
     images, kinds = np.random.default_rng(0).random((40, 6, 6)), np.arange(40) % 3
     np.savez(tmp_path / "x.npz", points=images, labels=kinds)

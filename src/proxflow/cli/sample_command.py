@@ -10,6 +10,7 @@ import typer
 
 from proxflow.cli.options import Output, Seed, schedule_named, with_groups
 from proxflow.cli.sample_file import SampleFile, npy
+from proxflow.errors import counted
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor
@@ -129,18 +130,18 @@ def _sampled_network(
     from proxflow.report.drawn_samples import STEPS
 
     network, standardisation, shape, schedule = folder.read_network()
-    told, drawn, names = None, "", None
-    if label is not None:
-        numbers = folder.class_numbers(network.classes)
-        if label != "all" or label in numbers:
-            numbers = {label: folder.class_number(label, network.classes)}
-        told, drawn = torch.tensor([*numbers.values()]).repeat_interleave(count), f" of the class {label}"
-        if len(numbers) > 1:
-            drawn, names = f" of {len(numbers)} classes", tuple(name for name in numbers for _ in range(count))
+    told: Tensor | int | None = None
+    drawn, names, rows = "", None, count
+    numbers = {} if label is None else folder.class_numbers(network.classes)
+    if label == "all" and label not in numbers:
+        names = tuple(name for name in numbers for _ in range(count))
+        told, rows = torch.tensor([numbers[name] for name in names]), len(names)
+        drawn = f" of {counted(len(numbers), 'class', 'classes')}"
+    elif label is not None:
+        told, drawn = folder.class_number(label, network.classes), f" of the class {label}"
     elif network.classes:
         drawn = " of all classes mixed (--label chooses)"
     field = pf.matching.field_of(network, told, guidance)
-    rows = count if told is None else len(told)
     noise = torch.randn((rows, *shape), generator=generator, dtype=next(network.parameters()).dtype)
     path = pf.sampling.integrate(field, noise, steps=steps or STEPS, method=method, schedule=schedule_named(schedule))
     return standardisation.undo(path.end), names, drawn

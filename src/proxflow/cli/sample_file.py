@@ -28,7 +28,7 @@ class SampleFile:
     def claimed(
         cls, path: Path, event_shape: tuple[int, ...], *, overwrite: bool, labelled: bool = False
     ) -> SampleFile:
-        """The file, and where labels go beside it that one too, refused before anything is drawn if not to be written.
+        """The file, refused before anything is drawn if it, or that of labels beside it, cannot be written.
 
         Raises:
             ValueError: an unknown suffix, a file that is there, or a table of points that are no vectors.

@@ -11,7 +11,7 @@ import numpy as np
 from proxflow.data.reading import Array
 from proxflow.errors import optional_package
 
-__all__ = ["numbers_of", "plain_values"]
+__all__ = ["holds_images", "numbers_of", "plain_values"]
 
 _MOSTLY = 0.5  # share of numbers among its cells from which a column of text is one of numbers with mistakes
 _SHOWN = 20  # characters of a cell
@@ -35,8 +35,17 @@ def numbers_of(column: Any, name: str, decimal: str, *, mistakes_are_missing: bo
     if any(is_kind(kind) for is_kind in (types.is_list, types.is_large_list, types.is_fixed_size_list)):
         return _vectors(column, name)
     if types.is_struct(kind):
-        return "images" if "bytes" in [part.name for part in kind] else str(kind)
+        return "images" if holds_images(kind) else str(kind)
     return "dates or times" if types.is_temporal(kind) else str(kind)
+
+
+def holds_images(kind: Any) -> bool:
+    """Whether the cells of this type of arrow are encoded images, as Hugging Face data sets have them."""
+    types = optional_package("pyarrow", "data").types
+    if not types.is_struct(kind) or "bytes" not in [part.name for part in kind]:
+        return False
+    inner = kind.field("bytes").type
+    return bool(types.is_binary(inner) or types.is_large_binary(inner))
 
 
 def _decoded(column: Any) -> Any:

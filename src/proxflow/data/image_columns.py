@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from proxflow.data.column_values import plain_values
+from proxflow.data.column_values import holds_images, plain_values
 from proxflow.data.columns import check_names, class_names, label_column, reasons
 from proxflow.data.images import stack_images
 from proxflow.data.pixels import read_pixels
@@ -23,7 +23,7 @@ def image_column(table: Any, request: Request) -> str | None:
     Raises:
         ValueError: there are several, and neither ``columns`` nor ``drop`` chooses.
     """
-    found = [field.name for field in table.schema if _holds_images(field.type)]
+    found = [field.name for field in table.schema if holds_images(field.type)]
     if request.columns is not None:
         return request.columns[0] if len(request.columns) == 1 and request.columns[0] in found else None
     found = [name for name in found if name not in (request.drop or ())]
@@ -67,14 +67,6 @@ def images_of_table(table: Any, name: str, request: Request, origin: Path) -> Ra
         (f"images of the column {name}{reasons(left_out)}", *notes),
         left_out=left_out,
     )
-
-
-def _holds_images(kind: Any) -> bool:
-    types = optional_package("pyarrow", "data").types
-    if not types.is_struct(kind) or "bytes" not in [part.name for part in kind]:
-        return False
-    inner = kind.field("bytes").type
-    return bool(types.is_binary(inner) or types.is_large_binary(inner))
 
 
 def _encoded(table: Any, name: str) -> Any:

@@ -243,8 +243,10 @@ def _name_of_start(store: Store, rank: int, size: int) -> str:
         name: str = store.get(f"proxflow/answer/{own}").decode()
         store.set(f"proxflow/heard/{name}/{rank}", "")
         return name
-    waiting = set(range(1, size))
+    waiting, began = set(range(1, size)), time.monotonic()
     while waiting:
+        if time.monotonic() - began > _LONGEST_WAIT.total_seconds():
+            raise ConnectionError(f"fit: {len(waiting)} of {size} processes did not come; {_AGAIN}")
         for other in [other for other in waiting if store.check([f"proxflow/here/{other}"])]:
             store.set(f"proxflow/answer/{store.get(f'proxflow/here/{other}').decode()}", own)
             if store.check([f"proxflow/heard/{own}/{other}"]):

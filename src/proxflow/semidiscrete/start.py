@@ -98,7 +98,7 @@ def marginal_form(problem: SemiDual, generator: torch.Generator) -> Tensor:
     weights = problem.weights.repeat(problem.elements) / problem.elements
     form = torch.zeros_like(problem.weights)
     equal, slopes = draws is None and bool((weights == weights[0]).all()), None  # on every axis alike
-    for part in axes.mT.tensor_split(math.ceil(axes.shape[1] / _AXES)):
+    for part in axes.mT.tensor_split(max(1, math.ceil(axes.shape[1] / _AXES))):
         values = torch.cat([centred @ moved.mT for moved in _images(part, problem.symmetry)])
         for axis, column in zip(part, values.mT.contiguous(), strict=True):
             order = column.argsort()
