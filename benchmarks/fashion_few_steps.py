@@ -21,6 +21,7 @@ python benchmarks/fashion_few_steps.py
 from __future__ import annotations
 
 import argparse
+import math
 import time
 from collections.abc import Callable
 
@@ -41,26 +42,27 @@ MEASURES = ("Frechet", "energy", "variance", "nearest row", "precision", "recall
 
 
 class Classifier(nn.Module):
-    """Two convolutions and a layer of 64 features."""
+    """Two convolutions and a layer of 64 features, of square images whose sides are a multiple of 4."""
 
-    def __init__(self) -> None:
+    def __init__(self, side: int) -> None:
         super().__init__()
         self.features = nn.Sequential(
+            nn.Unflatten(1, (1, side, side)),
             nn.Conv2d(1, 16, 5, stride=2, padding=2), nn.ReLU(), nn.Conv2d(16, 32, 5, stride=2, padding=2), nn.ReLU(),
-            nn.Flatten(), nn.Linear(32 * 49, 64),
+            nn.Flatten(), nn.Linear(32 * (side // 4) ** 2, 64),
         )  # fmt: skip
         self.classes = nn.Linear(64, 10)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits (n, 10) of images (n, 784)."""
-        logits: Tensor = self.classes(torch.relu(self.features(images.reshape(-1, 1, 28, 28))))
+        """Logits (n, 10) of flat images."""
+        logits: Tensor = self.classes(torch.relu(self.features(images)))
         return logits
 
 
 def trained_classifier(images: Tensor, labels: Tensor, epochs: int) -> Classifier:
     """A classifier after some epochs of Adam."""
     torch.manual_seed(0)
-    network = Classifier().to(images.device)
+    network = Classifier(math.isqrt(images.shape[1])).to(images.device)
     optimiser = torch.optim.Adam(network.parameters(), 1e-3)
     for epoch in range(epochs):
         order = torch.randperm(len(images), generator=torch.Generator().manual_seed(epoch)).to(images.device)
@@ -95,7 +97,7 @@ class Judge:
 
     @torch.no_grad()
     def _features(self, images: Tensor) -> Tensor:
-        return torch.cat([self.classifier.features(rows.reshape(-1, 1, 28, 28)) for rows in images.split(1000)])
+        return torch.cat([self.classifier.features(rows) for rows in images.split(1000)])
 
     def measured(self, samples: Tensor) -> tuple[float, ...]:
         """The six measures."""

@@ -1,0 +1,202 @@
+"""Classifier-free guidance on class-wise, class-blind and independent pairs.
+
+One network, told the class, which is left out for a tenth of the pairs, is trained on each kind of pairs and sampled
+with guidance weights from 1 to 4. On class-blind optimal pairs the noise tells the class, which a network that is told
+the class misses in sampling; guidance makes up for it, or overdoes it. Of the samples, against held-out images:
+
+  right      share to which a classifier of the data gives the class that was asked for
+  Frechet    squared Frechet distance of normal laws fitted to 64 features of that classifier; no FID
+  energy     unbiased energy distance in the space of the images
+  variance   total variance over that of the held-out images: 1 is right
+  precision  share of samples among the held-out images, within their distance to their third neighbour, in the features
+  recall     share of held-out images among the samples, likewise
+
+"leak" is how often the class is predicted from the noise of pairs, over chance. Mean and standard error over the seeds,
+of the split, the network, the training and the noise. The last row are training images with their classes.
+
+python benchmarks/guidance.py --data digits
+python benchmarks/guidance.py --data fashion
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+import proxflow as pf
+from fashion_few_steps import covered, frechet, images, trained_classifier
+
+WEIGHTS = (1.0, 1.5, 2.0, 3.0, 4.0)
+BATCH = 256
+MEASURES = ("right", "Frechet", "energy", "variance", "precision", "recall")
+COMPARED = 1000  # samples of the measures that take all distances
+
+Labelled = tuple[Tensor, Tensor]  # images (n, d) and their classes
+Row = tuple[float, ...]
+
+
+def conditional(strength: float, directions: int | None) -> Callable[[Labelled, float, int], pf.couplings.Coupling]:
+    """A coupling of classes at a strength, in all directions or a few."""
+    return lambda train, tol, seed: pf.couplings.Conditional.fit(
+        *train, strength=strength, directions=directions, tol=tol, seed=seed
+    )
+
+
+COUPLINGS: dict[str, Callable[[Labelled, float, int], pf.couplings.Coupling]] = {
+    "independent": lambda train, *_: pf.couplings.Independent(*train),
+    "class-wise": conditional(math.inf, None),
+    "strength 0.3": conditional(0.3, None),
+    "class-blind": conditional(0.0, None),
+    "class-wise, 8 directions": conditional(math.inf, 8),
+    "class-blind, 8 directions": conditional(0.0, 8),
+}
+
+
+def digits(seed: int, _: int) -> tuple[Labelled, Labelled]:
+    """1,437 digits to train on and 360 held out."""
+    data = pf.data.load("digits")
+    order = torch.randperm(len(data.points), generator=torch.Generator().manual_seed(seed))
+    points, labels = data.points.flatten(1)[order], data.labels[order]
+    return (points[:1437], labels[:1437]), (points[1437:], labels[1437:])
+
+
+def fashion(seed: int, count: int) -> tuple[Labelled, Labelled]:
+    """Some of the training images, and the test images."""
+    (rows, labels), held_out = images("train", torch.device("cpu")), images("t10k", torch.device("cpu"))
+    chosen = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))[:count]
+    mean, scale = rows.mean(0), (rows - rows.mean(0)).square().mean().sqrt()  # as data.load standardises images
+    return ((rows[chosen] - mean) / scale, labels[chosen]), ((held_out[0] - mean) / scale, held_out[1])
+
+
+DATA = {"digits": digits, "fashion": fashion}
+
+
+class Judge:
+    """What samples are measured with."""
+
+    def __init__(self, train: Labelled, held_out: Labelled, epochs: int) -> None:
+        self.held_out, self.classifier = held_out[0], trained_classifier(*train, epochs)
+        self.features, predicted = self._read(held_out[0])
+        self.accuracy = float((predicted == held_out[1]).float().mean())
+
+    @torch.no_grad()
+    def _read(self, points: Tensor) -> tuple[Tensor, Tensor]:
+        """Features and predicted classes."""
+        parts = [self.classifier.features(part) for part in points.split(1000)]
+        features = torch.cat(parts)
+        return features, self.classifier.classes(torch.relu(features)).argmax(1)
+
+    def measured(self, samples: Labelled) -> Row:
+        """The six measures."""
+        points, few = samples[0], slice(COMPARED)
+        features, predicted = self._read(points)
+        return (
+            float((predicted == samples[1]).float().mean()),
+            frechet(features, self.features),
+            pf.metrics.energy_distance(points[few], self.held_out[few], unbiased=True),
+            pf.metrics.spread(points, self.held_out).total,
+            covered(features[few], self.features[few]),
+            covered(self.features[few], features[few]),
+        )
+
+
+def trained(train: Labelled, coupling: pf.couplings.Coupling, options: argparse.Namespace, seed: int) -> nn.Module:
+    """The network of a coupling."""
+    torch.manual_seed(seed)
+    shape, classes = tuple(train[0].shape[1:]), int(train[1].max()) + 1
+    network = pf.matching.ResidualMLP(shape, width=options.width, classes=classes)
+    start = pf.matching.AffineResidual.fit(network, coupling, pairs=options.pairs, seed=seed)
+    settings = {"steps": options.train_steps, "batch_size": BATCH, "seed": seed, "progress": False}
+    return pf.matching.train(start, coupling, **settings).network
+
+
+def sampled(network: nn.Module, labels: Tensor, dim: int, weight: float, steps: int, seed: int) -> Tensor:
+    """Samples of given classes with guidance."""
+    noise = torch.randn(len(labels), dim, generator=torch.Generator().manual_seed(1000 + seed))
+    with torch.no_grad():
+        return pf.sampling.integrate(
+            pf.matching.field_of(network, labels, weight), noise, steps=steps, method="euler"
+        ).end
+
+
+def results(name: str, seed: int, options: argparse.Namespace) -> tuple[dict[int, list[Row]], float, str]:
+    """For each number of steps the measures at each weight; the leak; what it took."""
+    train, held_out = DATA[options.data](seed, options.points)
+    judge = Judge(train, held_out, options.epochs)
+    began = time.perf_counter()
+    coupling = COUPLINGS[name](train, options.tol, seed)
+    pairs = coupling.sample(2000, generator=torch.Generator().manual_seed(2000 + seed))
+    leak = pf.metrics.label_leakage(pairs.source, pairs.label)
+    coupled = time.perf_counter()
+    network = trained(train, coupling, options, seed)
+    seconds = f"coupling {coupled - began:.0f} s, training {time.perf_counter() - coupled:.0f} s"
+    order = torch.randint(len(train[1]), (options.generated,), generator=torch.Generator().manual_seed(3000 + seed))
+    labels = train[1][order]
+    measures = {
+        steps: [
+            judge.measured((sampled(network, labels, train[0].shape[1], weight, steps, seed), labels))
+            for weight in WEIGHTS
+        ]
+        for steps in options.steps
+    }
+    return measures, leak.value - leak.chance, seconds
+
+
+def real(seed: int, options: argparse.Namespace) -> tuple[Row, float]:
+    """The measures of training images, and the classifier's accuracy on held-out ones."""
+    train, held_out = DATA[options.data](seed, options.points)
+    judge = Judge(train, held_out, options.epochs)
+    return judge.measured((train[0][: options.generated], train[1][: options.generated])), judge.accuracy
+
+
+def cell(values: list[float]) -> str:
+    """Mean and standard error."""
+    error = statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else math.nan
+    return f"{statistics.mean(values):.4g} +- {error:.2g}"
+
+
+def show(name: str, runs: list[list[Row]]) -> None:
+    """The lines of a row of the table: a measure each."""
+    for number, measure in enumerate(MEASURES):
+        cells = "".join(f"{cell([run[k][number] for run in runs]):>20s}" for k in range(len(runs[0])))
+        print(f"{name if number == 0 else '':38s}{cells}  {measure}", flush=True)
+
+
+def main() -> None:
+    """Print the measures of each kind of pairs at each weight."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", choices=list(DATA), default="digits")
+    parser.add_argument("--train-steps", type=int, default=3000)
+    parser.add_argument("--width", type=int, default=512)
+    parser.add_argument("--points", type=int, default=10_000, help="Fashion-MNIST's images to train on")
+    parser.add_argument("--generated", type=int, default=1000)
+    parser.add_argument("--steps", type=int, nargs="*", default=[8, 32], help="Euler steps")
+    parser.add_argument("--tol", type=float, default=0.05, help="chi2 of the fits")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--rows", nargs="*", default=list(COUPLINGS), choices=list(COUPLINGS))
+    parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that it runs")
+    options = parser.parse_args()
+    options.pairs, options.epochs = None, 30 if options.data == "digits" else 10
+    if options.quick:
+        options.train_steps, options.width, options.points, options.generated = 2, 16, 200, 60
+        options.seeds, options.tol, options.epochs, options.pairs, options.steps = 1, 0.5, 1, 256, [1]
+    print(f"{options.data}, {options.train_steps} steps, width {options.width}, {options.seeds} seeds")
+    print(f"{'guidance weight':38s}" + "".join(f"{weight:>20g}" for weight in WEIGHTS))
+    for name in options.rows:
+        runs = [results(name, seed, options) for seed in range(options.seeds)]
+        for steps in options.steps:
+            show(f"{name}, {steps} steps", [measures[steps] for measures, _, _ in runs])
+        print(f"  leak {cell([leak for _, leak, _ in runs])}; {'; '.join(words for *_, words in runs)}", flush=True)
+    truth = [real(seed, options) for seed in range(options.seeds)]
+    show("training images", [[row] for row, _ in truth])
+    print(f"classifier right on held-out images: {cell([accuracy for _, accuracy in truth])}")
+
+
+if __name__ == "__main__":
+    main()
