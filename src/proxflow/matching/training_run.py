@@ -1,91 +1,32 @@
-"""A training run in progress: its network, average and optimiser, one step at a time, and its state on disk."""
+"""A training run in progress: its network, average and optimiser, one step at a time."""
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import os
 import time
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from proxflow.couplings import Coupling, Pairs
-from proxflow.couplings.pairs import rows_of
 from proxflow.errors import ConvergenceError, optional_package
-from proxflow.matching.path import PathSample, Uniform, flow_matching_loss, sample_path
+from proxflow.matching.path import flow_matching_loss
 from proxflow.matching.settings import Settings
 from proxflow.matching.train_result import TrainRecord, TrainResult
-from proxflow.seeding import generator_of
-from proxflow.storage import load, save, storable
+from proxflow.matching.training_paths import held_out_path, training_path
+from proxflow.matching.training_state import TrainingState, random_state, read_state, set_random_state
+from proxflow.storage import save
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-__all__ = ["Run", "TrainingState", "random_state", "read_state", "set_random_state"]
+__all__ = ["Run"]
 
 _WARM_UP = 100  # steps over which the learning rate rises
-_HELD_OUT = (256, 1024)  # pairs, at least and at most; four batches in between
-_TIMES, _HELD_OUT_PAIRS, _HELD_OUT_TIMES = 1, 2, 3  # two numbers make a stream apart from the pairs' one
-
-
-@storable
-@dataclass(frozen=True)
-class TrainingState:
-    """A run after ``step`` steps, which is also the place of its coupling in the stream of batches.
-
-    ``fingerprint`` is a hash of what the run depends on; the dictionaries are state_dicts; ``random`` is the
-    ``random_state`` of each process.
-    """
-
-    fingerprint: str
-    step: int
-    network: dict[str, Tensor]
-    average: dict[str, Tensor]
-    optimiser: dict[str, Any]
-    scaler: dict[str, Any]
-    random: list[dict[str, Tensor]]
-    history: tuple[TrainRecord, ...]
-    loss_sum: float
-    seconds: float
-
-
-def read_state(path: str | os.PathLike[str], fingerprint: str) -> TrainingState | None:
-    """The state at a path, or None where there is no file.
-
-    Raises:
-        ValueError: the file holds no training run, or one that depends on other things than this one.
-    """
-    if not Path(path).exists():
-        return None
-    state = load(path)
-    if not isinstance(state, TrainingState):
-        raise ValueError(f"train: {path} is not a checkpoint of a training run; give another path")
-    if state.fingerprint != fingerprint:
-        raise ValueError(
-            f"train: the checkpoint {path} belongs to a run on other data or with another network, coupling, option, "
-            "seed, precision or number of processes; repeat that call to resume it, or give another path"
-        )
-    return state
-
-
-def random_state(device: torch.device) -> dict[str, Tensor]:
-    """PyTorch's own state of random numbers, of the CPU and of the device that trains, for networks with dropout."""
-    states = {"cpu": torch.get_rng_state()}
-    if device.type != "cpu":
-        states[device.type] = torch.get_device_module(device).get_rng_state(device)
-    return states
-
-
-def set_random_state(states: dict[str, Tensor], device: torch.device) -> None:
-    """Restore a ``random_state``."""
-    torch.set_rng_state(states["cpu"])
-    if device.type in states and device.type != "cpu":
-        torch.get_device_module(device).set_rng_state(states[device.type], device)
 
 
 class Run:
@@ -115,7 +56,7 @@ class Run:
         self._last_loss: Tensor | None = None
         self._signals = torch.zeros(2, device=accelerator.device)
         self._told_to_stop = False
-        self._held_out = None if reference is None else self._held_out_path(reference)
+        self._held_out = None if reference is None else held_out_path(reference, settings, accelerator.device)
         state = None if checkpoint is None else read_state(checkpoint, self._fingerprint)
         if state is not None:
             self._resume(state)
@@ -127,14 +68,15 @@ class Run:
 
     def advance(self, pairs: Pairs, interrupted: bool) -> None:
         """One step of the optimiser; an interruption is told to the other processes with it."""
-        path = self._path(pairs)
+        accelerator = self.accelerator
+        path = training_path(pairs, self.settings, self.step, accelerator.process_index, accelerator.device)
         for group in self.optimiser.param_groups:
             group["lr"] = self.settings.learning_rate * _rate(self.step, self.settings.steps)
         loss = flow_matching_loss(self.network, path)
         self._check_last_step()
         self.optimiser.zero_grad(set_to_none=True)
-        self.accelerator.backward(loss)
-        self.accelerator.clip_grad_norm_(self.network.parameters(), self.settings.gradient_clip)
+        accelerator.backward(loss)
+        accelerator.clip_grad_norm_(self.network.parameters(), self.settings.gradient_clip)
         self.optimiser.step()
         self.average.update_parameters(self._plain_network())
         self._last_loss = loss.detach()
@@ -228,27 +170,11 @@ class Run:
         module: nn.Module = self.accelerator.unwrap_model(self.network)
         return module
 
-    def _path(self, pairs: Pairs) -> PathSample:
-        """Points on the paths of this process's share of a batch; what is random was drawn for all of it."""
-        settings, share = self.settings, slice(self.accelerator.process_index, None, self.settings.processes)
-        generator = generator_of(settings.seed, _TIMES, self.step)
-        t = settings.times.sample(settings.batch_size, generator=generator)
-        dropped = torch.rand(settings.batch_size, generator=generator) < settings.label_dropout
-        own = rows_of(_without(pairs, dropped), share)
-        return sample_path(_moved(own, self.accelerator.device), t[share], settings.schedule)
-
     def _move_average(
         self, average: tuple[Tensor, ...] | list[Tensor], current: tuple[Tensor, ...] | list[Tensor], _: Tensor | int
     ) -> None:
         decay = min(self.settings.ema_decay, (1 + self.step) / (10 + self.step))
         torch._foreach_lerp_(list(average), list(current), 1 - decay)
-
-    def _held_out_path(self, reference: Coupling) -> PathSample:
-        least, most = _HELD_OUT
-        count = max(least, min(4 * self.settings.batch_size, most))
-        pairs = reference.sample(count, generator=generator_of(self.settings.seed, _HELD_OUT_PAIRS, 0))
-        t = Uniform().sample(count, generator=generator_of(self.settings.seed, _HELD_OUT_TIMES, 0))
-        return sample_path(_moved(pairs, self.accelerator.device), t, self.settings.schedule)
 
     @torch.no_grad()
     def _field_error(self) -> float:
@@ -295,18 +221,3 @@ class Run:
 def _rate(step: int, steps: int) -> float:
     """Share of the largest learning rate at a step."""
     return min((step + 1) / _WARM_UP, 1.0) * 0.5 * (1 + math.cos(math.pi * step / steps))
-
-
-def _without(pairs: Pairs, dropped: Tensor) -> Pairs:
-    """The pairs with some of their labels left out, as -1; labels that are no whole numbers stay."""
-    if pairs.label is None or pairs.label.is_floating_point():
-        return pairs
-    label = pairs.label.long()
-    rows = dropped.to(label.device).reshape(-1, *(1,) * (label.ndim - 1))
-    return dataclasses.replace(pairs, label=torch.where(rows, -1, label))
-
-
-def _moved(pairs: Pairs, device: torch.device) -> Pairs:
-    label = None if pairs.label is None else pairs.label.to(device, non_blocking=True)
-    source, target = pairs.source.to(device, non_blocking=True), pairs.target.to(device, non_blocking=True)
-    return Pairs(source, target, pairs.index, label)
