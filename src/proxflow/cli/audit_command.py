@@ -88,7 +88,7 @@ def audit(
         }  # fmt: skip
         page = render_audit_page(result, found.name, found.words, command_line("audit", arguments))
         complete = {**arguments, "schedule": found.schedule}
-        folder.write_study("audit", result, source.data, page, complete, _record(result))
+        folder.write_study("audit", result, {"data": source.facts.data}, page, complete, _record(result))
     _print(output, result)
     output.say(f"report: {folder.page}")
     output.end(folder.path, report=str(folder.page), **folder.record)
@@ -124,7 +124,7 @@ def _audited_run(folder: RunFolder) -> _Audited:
 
     import proxflow as pf
 
-    name = str(folder.data["data"]["name"])
+    name = str(folder.facts.data["name"])
     if folder.is_trained:
         network, standardisation, shape, schedule = folder.read_network()
         atoms = folder.read_atoms()

@@ -56,7 +56,7 @@ def batch_size(
     Example: `proxflow batch-size cells.h5ad --representation X_pca --max-batch 4096 --target-error 0.01`
     """
     import proxflow as pf
-    from proxflow.cli.run_folder import data_record
+    from proxflow.cli.run_record import data_record
     from proxflow.report import render_batch_size_page
 
     if not (math.isfinite(target_error) and target_error > 0):

@@ -74,7 +74,7 @@ def _compared(folders: list[RunFolder]) -> Comparison:
     from proxflow.report.compared_training import compared_training
 
     compare_records = {"train": compared_training, "audit": compared_audits}
-    kinds = [folder.command for folder in folders]
+    kinds = [folder.facts.command for folder in folders]
     for folder, kind in zip(folders, kinds, strict=True):
         if kind not in compare_records:
             raise ValueError(

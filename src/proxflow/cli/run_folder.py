@@ -6,18 +6,23 @@ import contextlib
 import json
 import math
 import os
-import platform
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-import proxflow
 from proxflow import storage
+from proxflow.cli.run_record import (
+    DAMAGE,
+    RunRecord,
+    command_record,
+    data_record,
+    fit_record,
+    training_record,
+    written,
+)
 from proxflow.data import Dataset, Standardisation
 from proxflow.semidiscrete import Fit
 
@@ -26,7 +31,7 @@ if TYPE_CHECKING:
     from proxflow.matching import MLP, AffineResidual, ResidualMLP, TrainResult, UNet
     from proxflow.metrics import FewSteps
 
-__all__ = ["RunFolder", "data_record"]
+__all__ = ["RunFolder"]
 
 _POINTS, _ROWS = "points.safetensors", "rows.safetensors"
 _RECORD, _FIT, _STANDARDISATION, _PAGE = "run.json", "fit.safetensors", "standardisation.safetensors", "report.html"
@@ -36,19 +41,6 @@ _CHECKPOINT, _TRAINING = "checkpoint.safetensors", "training.safetensors"
 _NETWORK = "network.safetensors"
 _HISTORY, _EVENTS = "history.csv", "events.out.tfevents.*"
 _STUDIES = {"audit": "audit.safetensors", "batch-size": "batch-size.safetensors", "terminal": "terminal.safetensors"}
-
-
-@dataclass(frozen=True)
-class _Record:
-    """What reading a run needs of its record."""
-
-    command: str
-    event_shape: tuple[int, ...]
-    schedule: str
-    classes: tuple[str, ...]
-    columns: tuple[str, ...] | None
-    value_range: tuple[float, float] | None
-    data: dict[str, Any]
 
 
 class RunFolder:
@@ -148,7 +140,7 @@ class RunFolder:
 
         What an interruption leaves thus never passes for a run. The checkpoint stays unless the fit converged.
         """
-        record = _record("fit", arguments) | data_record(dataset) | _fit_record(fit)
+        record = command_record("fit", arguments) | data_record(dataset) | fit_record(fit)
         objects: dict[str, object] = {_FIT: fit, _STANDARDISATION: dataset.standardisation}
         if dataset.rows is not None:
             objects[_ROWS] = {"rows": dataset.rows[_first_row_of_each_atom(fit)]}
@@ -177,7 +169,8 @@ class RunFolder:
             page: the report.
             arguments: arguments of the command line.
         """
-        record = _record("train", arguments) | data_record(dataset) | _training_record(result, quality, nearest_row)
+        outcome = training_record(result, quality, nearest_row)
+        record = command_record("train", arguments) | data_record(dataset) | outcome
         objects: dict[str, object] = {_NETWORK: result.network, _STANDARDISATION: dataset.standardisation}
         if kept is not None:
             objects |= {_POINTS: {"points": kept}} if isinstance(kept, Tensor) else {_FIT: kept}
@@ -193,53 +186,40 @@ class RunFolder:
         result: dict[str, Any],
     ) -> None:
         """Replace an earlier run by what a command found out; ``data`` is a ``data_record``."""
-        record = _record(command, arguments) | data | {"result": result}
+        record = command_record(command, arguments) | data | {"result": result}
         self._write({_STUDIES[command]: study}, page, record)
 
     @property
-    def value_range(self) -> tuple[float, float] | None:
-        """The least and the greatest number in the data, or None if the record does not say.
+    def record(self) -> dict[str, Any]:
+        """The record of the run, as it is written.
 
         Raises:
             ValueError: there is no run, or its record is damaged.
         """
-        return self._read_record().value_range
+        path = self.path / _RECORD
+        if not path.is_file() and self.kept:
+            raise ValueError(
+                f"{self.path} holds no run yet, only an unfinished one; continue it by the same command with --resume"
+            )
+        if not path.is_file():
+            raise ValueError(
+                f"{self.path} holds no run (no {_RECORD}); make one with: proxflow fit DATA --out {self.path}"
+            )
+        try:
+            record: dict[str, Any] = json.loads(path.read_text())
+            RunRecord.read(record)
+        except DAMAGE as error:
+            raise ValueError(f"{path} is damaged ({error!r}); fit again with --overwrite") from error
+        return record
 
     @property
-    def event_shape(self) -> tuple[int, ...]:
-        """Shape of one point.
+    def facts(self) -> RunRecord:
+        """What the record says of the run.
 
         Raises:
             ValueError: there is no run, or its record is damaged.
         """
-        return self._read_record().event_shape
-
-    @property
-    def columns(self) -> tuple[str, ...] | None:
-        """The names of the coordinates, where the data were a table.
-
-        Raises:
-            ValueError: there is no run, or its record is damaged.
-        """
-        return self._read_record().columns
-
-    @property
-    def data(self) -> dict[str, Any]:
-        """What the run was made from, as its record says.
-
-        Raises:
-            ValueError: there is no run, or its record is damaged.
-        """
-        return {"data": self._read_record().data}
-
-    @property
-    def command(self) -> str:
-        """The command that wrote the run, such as "train".
-
-        Raises:
-            ValueError: there is no run, or its record is damaged.
-        """
-        return self._read_record().command
+        return RunRecord.read(self.record)
 
     @property
     def is_trained(self) -> bool:
@@ -248,7 +228,7 @@ class RunFolder:
         Raises:
             ValueError: there is no run, its record is damaged, or it is of a study, which leaves no flow.
         """
-        command = self._read_record().command
+        command = self.facts.command
         if command in _STUDIES:
             raise ValueError(f"{self.path} holds a study by proxflow {command}; give a run of proxflow fit or train")
         return command == "train"
@@ -261,7 +241,7 @@ class RunFolder:
         """
         from proxflow.matching import MLP, AffineResidual, ResidualMLP, UNet  # here, since a fit needs no networks
 
-        record = self._read_record()
+        record = self.facts
         network, standardisation = storage.load(self.path / _NETWORK), storage.load(self.path / _STANDARDISATION)
         if (
             not isinstance(network, MLP | ResidualMLP | AffineResidual | UNet)
@@ -293,7 +273,7 @@ class RunFolder:
         """
         if classes == 0:
             raise ValueError(f"{self.path}: the network was trained without labels; train with --conditional")
-        names = self._read_record().classes
+        names = self.facts.classes
         numbered = all(name.isdecimal() for name in names)
         return {name: int(name) if numbered else place for place, name in enumerate(names)}
 
@@ -328,7 +308,7 @@ class RunFolder:
         for name, entry in objects.items():
             storage.save(entry, self.path / name)
         storage.write_atomically(self.page, page.encode())
-        storage.write_atomically(self.path / _RECORD, _json(record))
+        storage.write_atomically(self.path / _RECORD, written(record))
 
     def read_fit(self) -> tuple[Fit, Standardisation, tuple[int, ...], str]:
         """The fit, its standardisation, and the event shape and the name of the schedule of its run.
@@ -336,7 +316,7 @@ class RunFolder:
         Raises:
             ValueError: there is no run, or it is damaged.
         """
-        record = self._read_record()
+        record = self.facts
         fit, standardisation = storage.load(self.path / _FIT), storage.load(self.path / _STANDARDISATION)
         if not isinstance(fit, Fit) or math.prod(record.event_shape) != fit.potential.dim:
             raise ValueError(f"{self.path / _FIT} does not belong to {self.path / _RECORD}; fit again with --overwrite")
@@ -357,26 +337,15 @@ class RunFolder:
         Labels and pictures of earlier samples go.
         """
         storage.write_atomically(self.path / _SAMPLES, samples)
-        storage.write_atomically(self.path / _SAMPLE_RECORD, _json(_record("sample", arguments)))
-        written = [self.path / _SAMPLES]
+        storage.write_atomically(self.path / _SAMPLE_RECORD, written(command_record("sample", arguments)))
+        files = [self.path / _SAMPLES]
         for name, content in ((_SAMPLE_LABELS, labels), (_SAMPLE_PICTURE, picture)):
             if content is None:
                 (self.path / name).unlink(missing_ok=True)
                 continue
             storage.write_atomically(self.path / name, content)
-            written.append(self.path / name)
-        return written
-
-    @property
-    def record(self) -> dict[str, Any]:
-        """The record of the run, as it is written.
-
-        Raises:
-            ValueError: there is no run, or its record is damaged.
-        """
-        self._read_record()
-        record: dict[str, Any] = json.loads((self.path / _RECORD).read_text())
-        return record
+            files.append(self.path / name)
+        return files
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[None]:
@@ -387,120 +356,11 @@ class RunFolder:
         """
         try:
             yield
-        except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        except DAMAGE as error:
             raise ValueError(f"{self.path / _RECORD} is damaged ({error!r}); run again with --overwrite") from error
-
-    def _read_record(self) -> _Record:
-        path = self.path / _RECORD
-        if not path.is_file() and self.kept:
-            raise ValueError(
-                f"{self.path} holds no run yet, only an unfinished one; continue it by the same command with --resume"
-            )
-        if not path.is_file():
-            raise ValueError(
-                f"{self.path} holds no run (no {_RECORD}); make one with: proxflow fit DATA --out {self.path}"
-            )
-        try:
-            record = json.loads(path.read_text())
-            span = record["data"].get("range")
-            return _Record(
-                command=str(record["command"]),
-                event_shape=tuple(int(size) for size in record["data"]["event_shape"]),
-                schedule=str(record["arguments"]["schedule"]),
-                classes=tuple(record["data"].get("labels") or ()),
-                columns=None if record["data"].get("columns") is None else tuple(map(str, record["data"]["columns"])),
-                value_range=None if span is None else (float(span[0]), float(span[1])),
-                data=record["data"],
-            )
-        except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
-            raise ValueError(f"{path} is damaged ({error!r}); fit again with --overwrite") from error
-
-
-def _record(command: str, arguments: dict[str, Any]) -> dict[str, Any]:
-    """What repeats a command."""
-    versions = {
-        "proxflow": proxflow.__version__,
-        "torch": torch.__version__,
-        "numpy": np.__version__,
-        "python": platform.python_version(),
-    }
-    return {"command": command, "arguments": arguments, "versions": versions}
-
-
-def data_record(dataset: Dataset) -> dict[str, Any]:
-    """What a run was made from."""
-    return {
-        "data": {
-            "name": dataset.name,
-            "points": dataset.n,
-            "event_shape": list(dataset.event_shape),
-            "sha256": dataset.content_hash,
-            "labels": dataset.class_counts,
-            "range": list(dataset.value_range),
-            "standardise": dataset.standardisation.kind,
-            "columns": None if dataset.columns is None else list(dataset.columns),
-            "left_out": dict(dataset.left_out),
-            "notes": list(dataset.notes),
-        }
-    }
 
 
 def _first_row_of_each_atom(fit: Fit) -> Tensor:
     first = torch.full((len(fit.potential.points),), len(fit.atom_of_row))
     rows = torch.arange(len(fit.atom_of_row))
     return first.scatter_reduce(0, fit.atom_of_row.cpu(), rows, "amin")
-
-
-def _training_record(result: TrainResult, quality: FewSteps, nearest_row: Estimate) -> dict[str, Any]:
-    """How training went."""
-    last = result.history[-1]
-    return {
-        "result": {
-            "finished": result.finished,
-            "steps": result.steps,
-            "loss": last.loss,
-            "field_error": _finite(last.field_error),
-            "seconds": result.seconds,
-            "parameters": sum(parameter.numel() for parameter in result.network.parameters()),
-            "quality": {
-                "samples": len(quality.samples[0]),
-                "compared": quality.compared,
-                "steps": list(quality.steps),
-                "energy_distance": list(quality.energy_distance),
-                "energy_distance_error": list(quality.energy_distance_error),
-                "energy_distance_of_noise": quality.of_noise,
-                "energy_distance_of_normal_law": quality.of_normal,
-                "total_variance_over_data": [found.total for found in quality.spread],
-                "total_variance_error": [found.total_error for found in quality.spread],
-                "nearest_row_ratio": _finite(nearest_row.value),
-                "nearest_row_ratio_interval": [_finite(nearest_row.low), _finite(nearest_row.high)],
-            },
-        }
-    }
-
-
-def _fit_record(fit: Fit) -> dict[str, Any]:
-    """What a fit is worth."""
-    return {
-        "result": {
-            "method": fit.method,
-            "epsilon": fit.epsilon,
-            "atoms": len(fit.potential.points),
-            "converged": fit.converged,
-            "chi2": fit.chi2,
-            "chi2_stderr": fit.chi2_stderr,
-            "transport_cost": fit.transport_cost,
-            "transport_cost_interval": [_finite(end) for end in fit.transport_cost_interval],
-            "samples_used": fit.samples_used,
-            "evaluation_samples": fit.evaluation_samples,
-            "seconds": fit.seconds,
-        },
-    }
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
-
-
-def _json(record: dict[str, Any]) -> bytes:
-    return (json.dumps(record, indent=2, allow_nan=False) + "\n").encode()

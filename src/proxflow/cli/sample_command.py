@@ -63,7 +63,7 @@ def sample(
     file = (
         None
         if out is None
-        else SampleFile.claimed(out, folder.event_shape, overwrite=overwrite, labelled=label == "all")
+        else SampleFile.claimed(out, folder.facts.event_shape, overwrite=overwrite, labelled=label == "all")
     )
     generator = generator_of(seed)
     labels: tuple[str, ...] | None = None
@@ -77,7 +77,7 @@ def sample(
     shape = tuple(samples.shape[1:])
     said = f"{len(samples)} samples of shape {shape}{drawn}"
     if file is not None:
-        written = file.write(samples, folder.columns, labels)
+        written = file.write(samples, folder.facts.columns, labels)
         output.say(f"{said}: {written[0]}")
         for path in written[1:]:
             output.say(f"labels: {path}")
@@ -91,7 +91,7 @@ def sample(
         "guidance": guidance,
         "seed": seed,
     }
-    picture = _picture(samples, labels, folder.value_range)
+    picture = _picture(samples, labels, folder.facts.value_range)
     written = folder.write_samples(npy(samples), None if labels is None else npy(labels), picture, arguments)
     output.say(f"{said}: {written[0]}")
     for path in written[1:]:

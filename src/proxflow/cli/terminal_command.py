@@ -158,7 +158,7 @@ def _arriving_run(folder: RunFolder, label: str | None) -> _Arriving:
 
     import proxflow as pf
 
-    record = folder.data
+    record = {"data": folder.facts.data}
     name = str(record["data"]["name"])
     if folder.is_trained:
         network, standardisation, shape, schedule = folder.read_network()
@@ -189,7 +189,7 @@ def _arriving_data(dataset: Dataset, epsilon: float, schedule: str, seed: int) -
     import torch
 
     import proxflow as pf
-    from proxflow.cli.run_folder import data_record
+    from proxflow.cli.run_record import data_record
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", pf.ConvergenceWarning)  # any fit is an exact flow of its own weights
