@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from scipy.optimize import linprog
 from scipy.spatial.distance import cdist
 from torch import Tensor
@@ -151,12 +152,12 @@ def test_fits_certify_what_they_return(data: st.DataObject) -> None:
 # ------------------------------------------------------------------ metrics
 
 
-def brute_energy(x: Tensor, y: Tensor, a: Tensor, b: Tensor) -> float:
+def brute_energy(x: NDArray[Any], y: NDArray[Any], a: NDArray[Any], b: NDArray[Any]) -> float:
     parts = [cdist(p, q) for p, q in ((x, y), (x, x), (y, y))]
     return float(2 * a @ parts[0] @ b - a @ parts[1] @ a - b @ parts[2] @ b)
 
 
-def least_cost(x: Tensor, y: Tensor, a: Tensor, b: Tensor) -> float:
+def least_cost(x: NDArray[Any], y: NDArray[Any], a: NDArray[Any], b: NDArray[Any]) -> float:
     """W2^2 by a general solver of linear programmes, of points of size one."""
     n, m, cost = len(x), len(y), cdist(x, y, "sqeuclidean")
     marginals = np.concatenate([np.kron(np.eye(n), np.ones(m)), np.kron(np.ones(n), np.eye(m))])

@@ -212,8 +212,9 @@ def animation(path: Path, count: int = 3) -> list[np.ndarray]:
 def test_files_of_several_images_are_refused_or_expanded(suffix, tmp_path):
     if suffix == "webp" and not features.check("webp"):
         pytest.skip("this Pillow has no WebP")
-    arrays = animation(tmp_path / "b" / f"b.{suffix}") if (tmp_path / "b").mkdir() is None else []
-    (tmp_path / "a").mkdir()
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+    arrays = animation(tmp_path / "b" / f"b.{suffix}")
     Image.fromarray(np.full((4, 5), 250, np.uint8)).save(tmp_path / "a" / "a.png")
     message = refusal(tmp_path)
     assert f"b.{suffix}" in message
