@@ -21,9 +21,16 @@ def moons_coupling() -> pf.couplings.Semidiscrete:
     return pf.couplings.Semidiscrete(pf.semidiscrete.fit(points).potential, points)
 
 
+def moons_potential() -> pf.potentials.Discrete:
+    """That of ``moons_coupling``."""
+    potential = moons_coupling().potential
+    assert isinstance(potential, pf.potentials.Discrete)
+    return potential
+
+
 def exact_model(convention: Convention, schedule: pf.schedules.Schedule) -> Callable[[Tensor, Tensor], Tensor]:
     """What a perfect network trained on ``moons_coupling`` in this convention gives."""
-    flow = pf.ProximalFlow(moons_coupling().potential, schedule, on_failure="nan")
+    flow = pf.ProximalFlow(moons_potential(), schedule, on_failure="nan")
 
     def model(time: Tensor, x: Tensor) -> Tensor:
         t = time / convention.unit if convention.time == "forward" else 1 - time / convention.unit

@@ -14,7 +14,7 @@ import proxflow as pf
 from proxflow.adapters import Convention, check_convention, to_field
 from proxflow.adapters.convention import DIRECTIONS, PREDICTIONS
 from proxflow.results import Verdict
-from tests.adapters.models import F64, digit_field, digit_images, exact_model, moons_coupling
+from tests.adapters.models import F64, digit_field, digit_images, exact_model, moons_coupling, moons_potential
 
 CONVENTIONS = [Convention(prediction, time) for prediction, time in itertools.product(PREDICTIONS, DIRECTIONS)]
 SCHEDULES = [pf.schedules.Linear(), pf.schedules.Cosine()]
@@ -25,7 +25,7 @@ SCHEDULES = [pf.schedules.Linear(), pf.schedules.Cosine()]
 def test_a_model_in_any_convention_is_the_field_that_it_means(
     convention: Convention, schedule: pf.schedules.Schedule
 ) -> None:
-    flow = pf.ProximalFlow(moons_coupling().potential, schedule)
+    flow = pf.ProximalFlow(moons_potential(), schedule)
     field = to_field(exact_model(convention, schedule), convention, schedule=schedule)
     x0 = torch.randn(50, 2, dtype=F64, generator=torch.Generator().manual_seed(0))
     for t in (0.05, 0.5, 0.95):

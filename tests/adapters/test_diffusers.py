@@ -83,7 +83,7 @@ def test_a_transformer_is_sampled_to_the_same_images_by_both() -> None:
         out_channels=1,
         pos_embed_max_size=8,
     ).eval()
-    prompt = {"encoder_hidden_states": torch.randn(2, 5, 8), "pooled_projections": torch.randn(2, 8)}
+    prompt: dict[str, Any] = {"encoder_hidden_states": torch.randn(2, 5, 8), "pooled_projections": torch.randn(2, 8)}
     scheduler = FlowMatchEulerDiscreteScheduler(shift=3.0)
     scheduler.set_timesteps(4)
     theirs = scheduler_samples(model, scheduler, noise(2), **prompt)

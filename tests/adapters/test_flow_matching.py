@@ -13,7 +13,7 @@ from proxflow.adapters import Convention, check_convention
 from proxflow.adapters.flow_matching import FieldModel, to_field, to_path, to_schedule, to_scheduler
 from proxflow.results import Verdict
 from proxflow.schedules import Cosine, Linear, Polynomial
-from tests.adapters.models import F64, digit_field, digit_images, moons_coupling
+from tests.adapters.models import F64, digit_field, digit_images, moons_coupling, moons_potential
 
 pytest.importorskip("flow_matching")
 from flow_matching.path import CondOTProbPath, scheduler
@@ -46,7 +46,7 @@ def test_a_model_wrapper_is_sampled_to_the_same_points_by_both() -> None:
 
 
 def test_an_exact_flow_is_sampled_by_their_solver() -> None:
-    flow = pf.ProximalFlow(moons_coupling().potential)
+    flow = pf.ProximalFlow(moons_potential())
     noise = torch.randn(50, 2, dtype=F64, generator=torch.Generator().manual_seed(0))
     theirs = ODESolver(FieldModel(flow)).sample(x_init=noise, step_size=1 / 4)
     torch.testing.assert_close(theirs, flow.transport(noise), rtol=0, atol=1e-8)  # straight lines: Euler is exact
@@ -119,7 +119,7 @@ def test_a_path_that_does_not_begin_in_noise_is_refused() -> None:
     with pytest.raises(ValueError, match="needs a scheduler or a path"):
         to_schedule(Linear())
     with pytest.raises(ValueError, match="got None"):
-        to_scheduler(None)  # type: ignore[arg-type]
+        to_scheduler(None)
 
 
 def test_a_model_trained_from_data_to_noise_is_named() -> None:

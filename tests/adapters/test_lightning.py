@@ -15,7 +15,7 @@ import proxflow as pf
 from proxflow.adapters import Convention, PairedNoise
 from proxflow.matching import flow_matching_loss, sample_path
 from proxflow.results import Verdict
-from tests.adapters.models import moons_coupling
+from tests.adapters.models import moons_coupling, moons_potential
 
 pytest.importorskip("lightning")
 pytestmark = [
@@ -34,7 +34,7 @@ def library() -> Any:
 
 
 def module_of(library: Any) -> Any:
-    class Module(library.LightningModule):  # type: ignore[name-defined, misc]
+    class Module(library.LightningModule):  # type: ignore[misc]
         """A perceptron trained on pairs; it keeps the rows that it saw."""
 
         def __init__(self) -> None:
@@ -93,9 +93,9 @@ def test_a_data_module_of_ones_own_gives_noise_in_its_hook(library: Any, tmp_pat
     points = moons_coupling().rows.flat
     noise = PairedNoise(moons_coupling())
 
-    class Rows(library.LightningDataModule):  # type: ignore[name-defined, misc]
+    class Rows(library.LightningDataModule):  # type: ignore[misc]
         def train_dataloader(self) -> Any:
-            return torch.utils.data.DataLoader(points[:32], batch_size=16)
+            return torch.utils.data.DataLoader(points[:32], batch_size=16)  # type: ignore[arg-type]  # it takes any rows
 
         def on_after_batch_transfer(self, batch: Tensor, number: int) -> Any:
             index = noise.index_of(batch)
@@ -105,12 +105,12 @@ def test_a_data_module_of_ones_own_gives_noise_in_its_hook(library: Any, tmp_pat
     trainer_of(library, tmp_path, 1, enable_checkpointing=False).fit(module, datamodule=Rows())
     assert torch.cat(module.seen).tolist() == list(range(32))
     sources = torch.cat(module.sources)
-    assert torch.equal(moons_coupling().potential.sample_atom(sources, None), moons_coupling().atom_of_row[:32])
+    assert torch.equal(moons_potential().sample_atom(sources), moons_coupling().atom_of_row[:32])
 
 
 def test_the_callback_logs_distances_and_warns_of_a_wrong_convention(library: Any, tmp_path: Path) -> None:
     adapter = pf.adapters.lightning
-    flow = pf.ProximalFlow(moons_coupling().potential, on_failure="nan")
+    flow = pf.ProximalFlow(moons_potential(), on_failure="nan")
     points = moons_coupling().rows.flat
     right = adapter.FlowQuality(lambda module: flow, points, steps=(1, 4), count=100, coupling=moons_coupling())
     wrong = adapter.FlowQuality(
@@ -141,10 +141,10 @@ def test_what_is_no_number_is_refused(library: Any) -> None:
 
 def test_figures_of_an_audit_are_logged_every_few_steps(library: Any, tmp_path: Path) -> None:
     adapter = pf.adapters.lightning
-    flow = pf.ProximalFlow(moons_coupling().potential)
+    flow = pf.ProximalFlow(moons_potential())
     steps: list[int] = []
 
-    class Log(library.Callback):  # type: ignore[name-defined, misc]
+    class Log(library.Callback):  # type: ignore[misc]
         def on_train_batch_end(self, trainer: Any, module: Any, *_: Any) -> None:
             if "audit/recovered_drift" in trainer.callback_metrics:
                 steps.append(trainer.global_step)

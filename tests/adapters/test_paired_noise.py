@@ -11,7 +11,7 @@ import proxflow as pf
 from proxflow.adapters import PairedNoise
 from proxflow.adapters.row_lookup import RowLookup
 from proxflow.couplings.pairs import Rows
-from tests.adapters.models import moons_coupling
+from tests.adapters.models import moons_coupling, moons_potential
 from tests.couplings.normality import ALPHA, REJECTED, normal_p_value
 
 
@@ -29,7 +29,7 @@ def test_noise_of_a_coupling_lies_in_the_cells_of_its_rows_and_keeps_its_law() -
     drawn = epochs(noise, points, 10)
     assert normal_p_value(drawn) > ALPHA
     batch = points[torch.tensor([3, 50, 3])]
-    assert torch.equal(coupling.potential.sample_atom(noise(batch), None), coupling.atom_of_row[[3, 50, 3]])
+    assert torch.equal(moons_potential().sample_atom(noise(batch), None), coupling.atom_of_row[[3, 50, 3]])
 
 
 def test_noise_paired_within_batches_keeps_its_law_and_costs_least() -> None:

@@ -12,7 +12,7 @@ import proxflow as pf
 from proxflow.adapters import Convention, check_convention
 from proxflow.adapters.torchcfm import ConditionalFlowMatcher, to_field
 from proxflow.results import Verdict
-from tests.adapters.models import digit_field, digit_images, exact_model, moons_coupling
+from tests.adapters.models import digit_field, digit_images, exact_model, moons_coupling, moons_potential
 
 torchcfm = pytest.importorskip("torchcfm")
 torchcfm_models = pytest.importorskip("torchcfm.models.models")
@@ -73,7 +73,7 @@ def test_a_population_coupling_keeps_the_loaders_rows_and_makes_their_noise() ->
         assert torch.equal(label, rows)
         torch.testing.assert_close(x + (1 - t)[:, None] * velocity, points[rows])
         source = x - t[:, None] * velocity
-        assert torch.equal(coupling.potential.sample_atom(source, None), coupling.atom_of_row[rows])
+        assert torch.equal(moons_potential().sample_atom(source, None), coupling.atom_of_row[rows])
     half = points[rows].float() + 1
     _, x, _ = matcher.sample_location_and_conditional_flow(None, half, index=rows)
     assert x.dtype == torch.float32

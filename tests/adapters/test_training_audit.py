@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -10,13 +11,13 @@ from torch import Tensor
 
 import proxflow as pf
 from proxflow.adapters import TrainingAudit
-from tests.adapters.models import moons_coupling
+from tests.adapters.models import moons_coupling, moons_potential
 
 ROWS = torch.randn(3000, 2, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
 
 
 @pytest.mark.parametrize(("stretch", "turn"), [(1.0, 0.0), (0.3, 0.4), (0.0, 1.0)])
-def test_a_rotation_is_seen(stretch, turn) -> None:
+def test_a_rotation_is_seen(stretch: float, turn: float) -> None:
     """The Jacobian a I + b J has the antisymmetric share b / |a + ib|, at any point and in any direction of signs."""
     matrix = torch.tensor([[stretch, -turn], [turn, stretch]], dtype=torch.float64)
     found = TrainingAudit(ROWS)(lambda t, x: x @ matrix.mT)
@@ -24,7 +25,7 @@ def test_a_rotation_is_seen(stretch, turn) -> None:
 
 
 def test_an_exact_flow_has_no_drift() -> None:
-    flow = pf.ProximalFlow(moons_coupling().potential)
+    flow = pf.ProximalFlow(moons_potential())
     found = TrainingAudit(moons_coupling().rows.flat)(flow)
     assert found["recovered_drift"] < 1e-9
     assert found["jacobian_asymmetry"] < 1e-6
@@ -32,7 +33,7 @@ def test_an_exact_flow_has_no_drift() -> None:
 
 
 @pytest.mark.parametrize("scale", [0.5, 2.0])
-def test_the_exact_flow_to_a_wider_normal_law(scale) -> None:
+def test_the_exact_flow_to_a_wider_normal_law(scale: float) -> None:
     """x1 = s x0: v = (s - 1) x / (1 - t + s t), whose samples have s^2 of the variance of standard normal rows."""
     found = TrainingAudit(ROWS, count=1024)(lambda t, x: (scale - 1) / (1 - t + scale * t) * x)
     error = scale**2 * math.sqrt(2 / (2 * 1024) + 2 / (2 * 2048))  # of a variance of n d normal numbers: 2 / (n d)
@@ -44,7 +45,7 @@ def test_the_drift_of_independent_pairs() -> None:
     """To N(0, s^2): x_t = size(t) x0 with size^2 = (1 - t)^2 + s^2 t^2, and the field aims at s^2 t x0 / size(t)."""
     scale, times = 2.0, (0.0, 0.25, 0.5, 0.75)
 
-    def square(t):
+    def square(t: Any) -> Any:
         return (1 - t) ** 2 + scale**2 * t**2
 
     found = TrainingAudit(ROWS)(lambda t, x: (scale**2 * t - (1 - t)) / square(t) * x)
