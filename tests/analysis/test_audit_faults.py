@@ -90,7 +90,8 @@ def copied(seed: int) -> Audit:
 
 def too_wide(seed: int) -> Audit:
     flow = gaussian(seed)
-    centred = pf.ProximalFlow(Quadratic(torch.zeros(flow.dim, dtype=f64), flow.potential.covariance))
+    covariance: Any = flow.potential.covariance
+    centred = pf.ProximalFlow(Quadratic(torch.zeros(flow.dim, dtype=f64), covariance))
     return judged(pf.ProximalFlow(centred.potential.scale(math.sqrt(1.1))), centred)
 
 
@@ -104,7 +105,7 @@ def rotating(seed: int) -> Audit:
     return judged(turned(flow, 0.7), flow)
 
 
-FAULTS = {
+FAULTS: dict[Callable[[int], Audit], str] = {
     reversed_in_time: "time is reversed",
     swapped: "alpha and sigma are swapped",
     dropped: "Modes are dropped",

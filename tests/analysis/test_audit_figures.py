@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -129,7 +130,7 @@ def test_figures_rank_exact_between_and_independent() -> None:
     flow = pf.ProximalFlow(pf.potentials.Discrete(points, 0.4 * points.square().sum(1)))
     rows = flow.sample(2000, generator=torch.Generator().manual_seed(0))
     other = pf.IndependentField(rows)
-    fields = [flow, lambda t, x: 0.5 * (flow(t, x) + other(t, x)), other]
+    fields: list[Any] = [flow, lambda t, x: 0.5 * (flow(t, x) + other(t, x)), other]
     found = [audit(field, flow, data=rows, count=200, steps=16, marks=False).figures for field in fields]
     for name in ("recovered_drift", "one_step_error", "four_step_error", "velocity_error", "largest_eigenvalue"):
         exact, between, independent = (one[name].value for one in found)

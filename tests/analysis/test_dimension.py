@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -34,7 +36,7 @@ def uniform(*shape: int, seed: int = 0) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("schedule", [Linear(), Cosine(), Polynomial(2.5)], ids=str)
-def test_a_gaussian_counts_each_direction_by_its_deviation(schedule):
+def test_a_gaussian_counts_each_direction_by_its_deviation(schedule: pf.schedules.Schedule) -> None:
     """tr D prox of scale lam: a direction of deviation s counts s / (s + lam)."""
     deviations = torch.tensor([0.0, 0.01, 0.5, 3.0], dtype=f64)
     flow = pf.ProximalFlow(Quadratic(torch.ones(4, dtype=f64), torch.diag(deviations**2)), schedule)
@@ -50,7 +52,7 @@ def test_a_gaussian_counts_each_direction_by_its_deviation(schedule):
             assert found.probes == 0
 
 
-def test_probes_estimate_the_trace_within_their_error():
+def test_probes_estimate_the_trace_within_their_error() -> None:
     flow = pf.ProximalFlow(Product([Ball(20), Quadratic(torch.zeros(10, dtype=f64), torch.eye(10, dtype=f64))]))
     x = flow.interpolate(0.9, normal(6, 30))
     exact = local_dimension(flow, x, 0.9)
@@ -61,14 +63,14 @@ def test_probes_estimate_the_trace_within_their_error():
     assert (probed.stderr > 0).all()
 
 
-def test_high_dimension_takes_probes_by_itself():
+def test_high_dimension_takes_probes_by_itself() -> None:
     found = local_dimension(lambda t, x: (torch.zeros_like(x) - x) / (1 - t), normal(2, 300), 0.5)
     assert found.probes == 64
     assert found.dimension.abs().max() <= 1e-9
     assert found.below_spacing is None
 
 
-def test_images_keep_their_shape_out():
+def test_images_keep_their_shape_out() -> None:
     flow = pf.ProximalFlow(Ball(12))
     x = flow.interpolate(0.9, normal(5, 3, 2, 2))
     assert local_dimension(flow, x, 0.9).dimension.shape == (5,)
@@ -79,7 +81,7 @@ def circle(count: int, seed: int = 0) -> torch.Tensor:
     return torch.stack([angle.cos(), angle.sin(), torch.zeros_like(angle)], 1)
 
 
-def test_exact_flows_of_finite_data_memorise_and_say_so():
+def test_exact_flows_of_finite_data_memorise_and_say_so() -> None:
     points = circle(50)
     fit = pf.semidiscrete.fit(points)
     flow = pf.ProximalFlow(fit.potential)
@@ -89,7 +91,7 @@ def test_exact_flows_of_finite_data_memorise_and_say_so():
     assert found.below_spacing.all()
 
 
-def test_smoothing_finds_the_circle_and_its_flag_follows_the_spacing():
+def test_smoothing_finds_the_circle_and_its_flag_follows_the_spacing() -> None:
     """docs/theory.md 6: -1 across the plane, the scale law along the radius, 0 along the circle."""
     fit = pf.semidiscrete.fit(circle(600), epsilon=0.05)
     flow = pf.ProximalFlow(fit.potential)
@@ -116,7 +118,7 @@ def test_smoothing_finds_the_circle_and_its_flag_follows_the_spacing():
     assert low.dimension[low.below_spacing].median() < 0.1
 
 
-def test_the_calculus_hands_the_flag_on():
+def test_the_calculus_hands_the_flag_on() -> None:
     fit = Discrete(circle(9), torch.zeros(9, dtype=f64))
     turn = torch.linalg.qr(normal(5, 5, seed=2))[0]
     flow = pf.ProximalFlow(Product([fit.scale(2.0), Ball(2)]).rotate(turn, torch.ones(5, dtype=f64)))
@@ -125,7 +127,7 @@ def test_the_calculus_hands_the_flag_on():
     assert not local_dimension(smooth, smooth.interpolate(0.9, normal(6, 5)), 0.9).below_spacing.any()
 
 
-def test_a_bare_callable_is_judged_by_its_training_data():
+def test_a_bare_callable_is_judged_by_its_training_data() -> None:
     points = circle(100)
     x0 = normal(10, 3, seed=3)
     for t, memorised in ((0.5, False), (0.999, True)):
@@ -145,8 +147,8 @@ def test_a_bare_callable_is_judged_by_its_training_data():
         ({"schedule": Cosine()}, "the flow has the schedule"),
     ],
 )
-def test_bad_arguments_are_refused(options, message):
-    arguments = {"field": pf.ProximalFlow(Ball(3)), "x": normal(2, 3), "t": 0.5} | options
+def test_bad_arguments_are_refused(options: dict[str, Any], message: str) -> None:
+    arguments: dict[str, Any] = {"field": pf.ProximalFlow(Ball(3)), "x": normal(2, 3), "t": 0.5} | options
     with pytest.raises(ValueError, match=message):
         local_dimension(**arguments)
 
@@ -154,7 +156,7 @@ def test_bad_arguments_are_refused(options, message):
 # ------------------------------------------------------------------ of raw data
 
 
-def test_the_sweep_is_the_derivative_of_an_entropic_brenier_map():
+def test_the_sweep_is_the_derivative_of_an_entropic_brenier_map() -> None:
     points = normal(40, 3, seed=4)
     scales = [0.05, 0.3, 1.0]
     found = data_dimension(points, scales)
@@ -201,14 +203,16 @@ def swiss_roll(count: int) -> torch.Tensor:
     [(sphere, 16, 0.293 + 0.05), (circles, 8, 0.946 + 0.05), (noisy_plane, 5, 0.05), (swiss_roll, 2, 0.05)],
     ids=["sphere", "circles", "noisy plane", "swiss roll"],
 )
-def test_dimensions_of_four_sets_are_as_good_as_the_best_of_the_peers(points, dimension, allowed):
+def test_dimensions_of_four_sets_are_as_good_as_the_best_of_the_peers(
+    points: Callable[..., Any], dimension: int, allowed: float
+) -> None:
     found = data_dimension(points(2000))
     assert (found.dimension - dimension).abs().mean() <= allowed
     if dimension != 8:
         assert (found.rounded == dimension).all()
 
 
-def test_pieces_of_different_dimension_are_told_apart():
+def test_pieces_of_different_dimension_are_told_apart() -> None:
     line, plane = normal(500, 1, seed=13), uniform(500, 2, seed=14)
     zero = torch.zeros(500, 1, dtype=f64)
     points = torch.cat([torch.cat([line, zero, zero], 1), torch.cat([plane + 5, zero], 1)])
@@ -218,7 +222,7 @@ def test_pieces_of_different_dimension_are_told_apart():
     assert len(found.patch.unique()) == 2
 
 
-def test_the_estimate_ignores_units_rotation_place_and_repetition():
+def test_the_estimate_ignores_units_rotation_place_and_repetition() -> None:
     points = swiss_roll(400)
     found = data_dimension(points)
     turned = 1e3 * points.reshape(400, 1, 3) @ torch.linalg.qr(normal(3, 3, seed=16))[0] + 1e4
@@ -228,7 +232,7 @@ def test_the_estimate_ignores_units_rotation_place_and_repetition():
     assert torch.equal(again.patch[:400], again.patch[400:])
 
 
-def test_scales_below_the_spacing_are_flagged_and_give_no_dimension():
+def test_scales_below_the_spacing_are_flagged_and_give_no_dimension() -> None:
     points = torch.cartesian_prod(*[torch.arange(20, dtype=f64)] * 2)
     found = data_dimension(points, [0.01, 0.02, 0.05])
     assert found.below_spacing.all()
@@ -237,7 +241,7 @@ def test_scales_below_the_spacing_are_flagged_and_give_no_dimension():
     assert not data_dimension(points, [2.0]).below_spacing.any()
 
 
-def test_float32_points_are_taken():
+def test_float32_points_are_taken() -> None:
     points = swiss_roll(300)
     low = data_dimension(points.float())
     torch.testing.assert_close(low.dimension, data_dimension(points).dimension, rtol=1e-3, atol=1e-3)
@@ -255,6 +259,6 @@ def test_float32_points_are_taken():
         ({"max_memory": 0}, "max_memory must be"),
     ],
 )
-def test_bad_data_are_refused(options, message):
+def test_bad_data_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         data_dimension(**({"points": normal(10, 2)} | options))

@@ -7,7 +7,7 @@ import torch
 
 from proxflow.analysis.epiderivative import check_second_epi_derivative, directional_prox, second_epi_quotients
 from proxflow.analysis.hypotheses import Verdict, check_terminal_hypotheses
-from proxflow.potentials import Ball, Discrete, Potential, Product, Quadratic, Quantile
+from proxflow.potentials import Ball, Discrete, GeneralizedQuadratic, Potential, Product, Quadratic, Quantile
 from tests.laws.cases import CASES
 
 f64 = torch.float64
@@ -33,7 +33,7 @@ FEW = ("ball", "ellipsoid", "singular gaussian", "grid", "sharp entropic", "prod
 
 
 @pytest.mark.parametrize(("name", "radius"), [(name, 0.3) for name in POTENTIALS] + [(name, 5.0) for name in FEW])
-def test_the_derivative_of_the_prox_is_the_resolvent_of_the_form(name, radius):
+def test_the_derivative_of_the_prox_is_the_resolvent_of_the_form(name: str, radius: float) -> None:
     """D prox = P_L (I + lam H)^-1 P_L: differences against the potential's own second epi-derivative."""
     potential = POTENTIALS[name]()
     y, u = pairs(potential)
@@ -51,7 +51,7 @@ def test_the_derivative_of_the_prox_is_the_resolvent_of_the_form(name, radius):
 
 
 @pytest.mark.parametrize("name", POTENTIALS)
-def test_quotients_over_nearby_directions_converge_to_the_form(name):
+def test_quotients_over_nearby_directions_converge_to_the_form(name: str) -> None:
     potential = POTENTIALS[name]()
     y, u = pairs(potential)
     w = normal(len(y), potential.dim, seed=3)
@@ -67,7 +67,7 @@ def test_quotients_over_nearby_directions_converge_to_the_form(name):
 # ------------------------------------------------------------------ single truths
 
 
-def test_along_the_ray_a_sphere_looks_infinite_where_nearby_directions_do_not():
+def test_along_the_ray_a_sphere_looks_infinite_where_nearby_directions_do_not() -> None:
     """Indicator of the unit ball at y with u = c y: d2psi = c |w|^2 on tangents, and +inf on every ray off y."""
     y, w = torch.tensor([[0.0, 0.0, 1.0]], dtype=f64), torch.tensor([[1.0, 0.0, 0.0]], dtype=f64)
     found = second_epi_quotients(Ball(3), y, 2.5 * y, w, steps=(1e-2, 1e-4), radii=(1.0, 1e-2, 1e-4))
@@ -81,7 +81,7 @@ def test_along_the_ray_a_sphere_looks_infinite_where_nearby_directions_do_not():
     assert float(found.distance[1, 2]) <= 1e-3
 
 
-def test_off_the_subspace_the_envelope_grows_like_one_over_the_radius():
+def test_off_the_subspace_the_envelope_grows_like_one_over_the_radius() -> None:
     potential = Quadratic(torch.zeros(2, dtype=f64), torch.diag(torch.tensor([4.0, 0.0], dtype=f64)))
     y, w = torch.tensor([[1.0, 0.0]], dtype=f64), torch.tensor([[1.0, 1.0]], dtype=f64)
     found = second_epi_quotients(potential, y, torch.tensor([[0.5, 3.0]], dtype=f64), w, radii=(1e-1, 1e-2, 1e-3))
@@ -91,7 +91,7 @@ def test_off_the_subspace_the_envelope_grows_like_one_over_the_radius():
     torch.testing.assert_close(found.envelope[2, :, 0], wanted, rtol=1e-6, atol=0)
 
 
-def test_the_ends_of_a_segment_have_a_cone_not_a_subspace():
+def test_the_ends_of_a_segment_have_a_cone_not_a_subspace() -> None:
     """Two atoms +-a, u on the edge of the cell of a: d2psi is 0 on the ray towards -a and +inf elsewhere."""
     a = torch.tensor([[2.0, 0.0]], dtype=f64)
     potential = Discrete(torch.cat([a, -a]), torch.zeros(2, dtype=f64))
@@ -122,7 +122,7 @@ class ThreeHalves(Quantile):
         super().__init__(lambda level: torch.special.ndtri(level) * torch.special.ndtri(level).abs())
 
 
-def test_a_curvature_that_grows_without_end_is_seen():
+def test_a_curvature_that_grows_without_end_is_seen() -> None:
     """Quotients at 0 are (4/3) |w|^(3/2) / sqrt(s): L = {0}, though dpsi(0) is a point."""
     zero, one = torch.zeros(1, 1, dtype=f64), torch.ones(1, 1, dtype=f64)
     found = check_second_epi_derivative(ThreeHalves(), zero, zero)
@@ -135,12 +135,12 @@ def test_a_curvature_that_grows_without_end_is_seen():
 class WrongBall(Ball):
     """A ball that claims half of its curvature."""
 
-    def second_epi_derivative(self, y, u):
+    def second_epi_derivative(self, y: torch.Tensor, u: torch.Tensor) -> GeneralizedQuadratic:
         form = super().second_epi_derivative(y, u)
         return type(form)(form.basis, 0.5 * form.hessian)
 
 
-def test_a_wrong_claim_is_found():
+def test_a_wrong_claim_is_found() -> None:
     potential, u = WrongBall(3), normal(4, 3, seed=4)
     y = potential.brenier_map(u)
     found = check_second_epi_derivative(potential, y, u)
@@ -166,7 +166,7 @@ MANIFOLDS = {
 
 
 @pytest.mark.parametrize("name", MANIFOLDS)
-def test_all_hypotheses_are_verified_on_manifolds(name):
+def test_all_hypotheses_are_verified_on_manifolds(name: str) -> None:
     potential = CASES[name]()
     verdict = check_terminal_hypotheses(potential, normal(4, potential.dim, seed=5), manifold_dimension=MANIFOLDS[name])
     assert verdict.describe().count("verified") == 5
@@ -176,7 +176,7 @@ def test_all_hypotheses_are_verified_on_manifolds(name):
     assert (verdict.affine_dimension == potential.dim - MANIFOLDS[name]).all()
 
 
-def test_what_is_not_told_is_assumed():
+def test_what_is_not_told_is_assumed() -> None:
     verdict = check_terminal_hypotheses(CASES["entropic"](), normal(2, 4, seed=6))
     assert (verdict.affine_hull == Verdict.assumed).all()
     assert (verdict.smooth_support == Verdict.assumed).all()
@@ -184,7 +184,7 @@ def test_what_is_not_told_is_assumed():
     assert verdict.holds.all()
 
 
-def test_a_wrong_dimension_or_tangent_space_fails():
+def test_a_wrong_dimension_or_tangent_space_fails() -> None:
     u = normal(3, 3, seed=7)
     wrong = check_terminal_hypotheses(Ball(3), u, manifold_dimension=1)
     assert (wrong.affine_hull == Verdict.failed).all()
@@ -195,7 +195,7 @@ def test_a_wrong_dimension_or_tangent_space_fails():
     assert (check_terminal_hypotheses(Ball(3), u, tangent=turned).finite_on_tangent == Verdict.failed).all()
 
 
-def test_the_relative_boundary_fails():
+def test_the_relative_boundary_fails() -> None:
     """Two atoms at u on the edge of both cells; and inside a cell, where all is well."""
     atoms = torch.tensor([[1.0, 0.0], [-1.0, 0.0]], dtype=f64)
     u = torch.tensor([[0.0, 0.3], [0.5, 0.2]], dtype=f64)
@@ -208,7 +208,7 @@ def test_the_relative_boundary_fails():
     assert verdict.holds.tolist() == [False, True]
 
 
-def test_three_halves_meets_all_but_a_finite_form():
+def test_three_halves_meets_all_but_a_finite_form() -> None:
     """The example of docs/theory.md 6: psi = (2/3) |y|^(3/2) at 0."""
     verdict = check_terminal_hypotheses(ThreeHalves(), torch.zeros(1, 1, dtype=f64), manifold_dimension=1)
     names = ("affine_hull", "relative_interior", "quadratic_form")
@@ -220,7 +220,7 @@ def test_three_halves_meets_all_but_a_finite_form():
 # ------------------------------------------------------------------ refusals
 
 
-def test_bad_arguments_are_refused():
+def test_bad_arguments_are_refused() -> None:
     y, u = torch.tensor([[0.0, 0.0, 1.0]], dtype=f64), torch.tensor([[0.0, 0.0, 2.0]], dtype=f64)
     with pytest.raises(ValueError, match="must have shape"):
         check_second_epi_derivative(Ball(3), y[:, :2], u)

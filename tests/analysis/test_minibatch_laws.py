@@ -16,7 +16,7 @@ from proxflow.analysis.convergence.study import minibatch_convergence
 from proxflow.couplings.pairing import permutation
 from proxflow.flow import ProximalFlow
 from proxflow.potentials import Discrete, Potential, Quadratic
-from proxflow.schedules import Cosine, Linear, Polynomial
+from proxflow.schedules import Cosine, Linear, Polynomial, Schedule
 from proxflow.semidiscrete import fit
 from tests.laws.cases import CASES
 
@@ -48,7 +48,9 @@ def minibatch_pairs(
     spread=st.sampled_from([0.1, 1.0, 5.0]),
     seed=st.integers(0, 2**31),
 )
-def test_a_pair_is_no_further_from_the_flow_than_its_gap_allows(name, schedule, t, size, spread, seed) -> None:
+def test_a_pair_is_no_further_from_the_flow_than_its_gap_allows(
+    name: str, schedule: Schedule, t: float, size: int, spread: float, seed: int
+) -> None:
     """|x1 - prox_{lam psi}(x_t / beta)|^2 <= lam FY(x0, x1), in particular where x0 is far from typical."""
     potential = _potential(name)
     generator = torch.Generator().manual_seed(seed)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from typing import Any
 
 import pytest
 import torch
 
 import proxflow as pf
+from proxflow.analysis import MinibatchConvergence
 from proxflow.analysis.convergence import study
 from proxflow.analysis.convergence.advice import Findings, advise
+from proxflow.analysis.convergence.batches import run_size
 from proxflow.analysis.convergence.rate import Rate
 from proxflow.analysis.convergence.study import minibatch_convergence
 from proxflow.potentials import Ball, Discrete, Quadratic
@@ -25,8 +28,8 @@ def moons() -> torch.Tensor:
     return pf.data.load("moons", n=200).points
 
 
-def quick(points: object, sizes: list[int] = SIZES, **options: object) -> study.MinibatchConvergence:
-    return minibatch_convergence(points, sizes, relative_error=0.1, max_pairs=1 << 12, **options)  # type: ignore[arg-type]
+def quick(points: Any, sizes: list[int] = SIZES, **options: Any) -> MinibatchConvergence:
+    return minibatch_convergence(points, sizes, relative_error=0.1, max_pairs=1 << 12, **options)
 
 
 def test_shapes_and_bookkeeping(moons: torch.Tensor) -> None:
@@ -155,12 +158,10 @@ def test_one_point_has_no_excess() -> None:
 
 
 def test_ctrl_c_returns_what_is_done(moons: torch.Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
-    run_size = study.run_size
-
-    def interrupted(target, size, plan, generator):  # type: ignore[no-untyped-def]
+    def interrupted(target: Any, size: int, *rest: Any) -> Any:
         if size == 8:
             raise KeyboardInterrupt
-        return run_size(target, size, plan, generator)
+        return run_size(target, size, *rest)
 
     monkeypatch.setattr(study, "run_size", interrupted)
     with pytest.warns(pf.ConvergenceWarning, match="batch sizes 8, 32 are missing"):
@@ -193,9 +194,9 @@ def test_ctrl_c_returns_what_is_done(moons: torch.Tensor, monkeypatch: pytest.Mo
         ((Ball(2), [1]), {"source": pf.measures.Gaussian(2)}, "source is for data"),
     ],
 )
-def test_bad_arguments_are_refused(arguments: tuple[object, ...], options: dict[str, object], message: str) -> None:
+def test_bad_arguments_are_refused(arguments: tuple[Any, ...], options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        minibatch_convergence(*arguments, **options)  # type: ignore[arg-type]
+        minibatch_convergence(*arguments, **options)
 
 
 def test_a_discrete_potential_is_taken_with_its_weights() -> None:
@@ -225,7 +226,7 @@ def test_a_smooth_fit_is_measured_against_its_own_target(moons: torch.Tensor) ->
     assert (result.measured_error(0.5) <= result.bound(0.5)).all()
 
 
-def findings(**changes: object) -> Findings:
+def findings(**changes: Any) -> Findings:
     base = Findings(
         sizes=torch.tensor([1, 16, 256]),
         excess=torch.tensor([4.0, 1.0, 0.25]),
@@ -238,7 +239,7 @@ def findings(**changes: object) -> Findings:
         weighted=False,
         fit_seconds=200.0,
     )
-    return dataclasses.replace(base, **changes)  # type: ignore[arg-type]
+    return dataclasses.replace(base, **changes)
 
 
 def test_advice() -> None:

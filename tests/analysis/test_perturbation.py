@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -19,7 +20,7 @@ def noise(count: int, dim: int) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("schedule", [Linear(), Cosine()], ids=repr)
-def test_on_the_sphere_radial_pushes_die_and_tangent_ones_turn_the_point(schedule) -> None:
+def test_on_the_sphere_radial_pushes_die_and_tangent_ones_turn_the_point(schedule: pf.schedules.Schedule) -> None:
     """recover_target projects x_t / beta: a tangent push s turns it by atan(s / |x_t|)."""
     flow, t, size = pf.ProximalFlow(pf.potentials.Ball(3), schedule), 0.8, 0.03
     x0 = noise(5, 3)
@@ -33,7 +34,7 @@ def test_on_the_sphere_radial_pushes_die_and_tangent_ones_turn_the_point(schedul
 
 
 @pytest.mark.parametrize("known", [True, False], ids=["flow", "callable"])
-def test_linear_flows_do_what_is_predicted_at_any_size(known) -> None:
+def test_linear_flows_do_what_is_predicted_at_any_size(known: bool) -> None:
     covariance = torch.diag(torch.tensor([4.0, 0.25, 0.01], dtype=f64))
     flow = pf.ProximalFlow(pf.potentials.Quadratic(torch.zeros(3, dtype=f64), covariance))
     t = 0.6
@@ -54,6 +55,6 @@ def test_images_keep_their_shape() -> None:
 @pytest.mark.parametrize(
     ("options", "said"), [({"size": 0.0}, "size"), ({"size": math.nan}, "size"), ({"count": 1}, "count")]
 )
-def test_bad_options(options, said) -> None:
+def test_bad_options(options: dict[str, Any], said: str) -> None:
     with pytest.raises(ValueError, match=said):
         perturb(pf.ProximalFlow(pf.potentials.Ball(3)), noise(2, 3), 0.5, **options)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +19,7 @@ from proxflow.analysis.terminal.scale_law import local_scale, scale_law, scale_s
 from proxflow.analysis.terminal.terminal_spectrum import tangent_splitting, terminal_spectrum
 from proxflow.kernels.lanczos import extreme_eigenvalues
 from proxflow.potentials import Ball, Discrete, Ellipsoid, Product, Quadratic
+from proxflow.sampling.solvers import Field
 from proxflow.schedules import Cosine, Linear, Polynomial
 from tests.marks import slow_beyond
 
@@ -55,18 +58,20 @@ CASES = {
 }
 
 
-def predicted(phi, kept: int, x0: torch.Tensor, t: float, schedule: pf.schedules.Schedule) -> torch.Tensor:
+def predicted(
+    phi: Callable[[torch.Tensor], torch.Tensor], kept: int, x0: torch.Tensor, t: float, schedule: pf.schedules.Schedule
+) -> torch.Tensor:
     """(W / -alpha') c / (alpha + beta c) - 1, c an eigenvalue of Hess phi(x0): docs/theory.md 6 with eta = 1 / c."""
     c = torch.linalg.eigvalsh(torch.func.vmap(torch.func.hessian(phi))(x0))
     c[:, : x0.shape[1] - kept] = 0.0  # up to rounding
-    t = torch.tensor(t, dtype=f64)
-    alpha, beta, slope = schedule.alpha(t), schedule.beta(t), schedule.alpha_derivative(t)
-    return schedule.wronskian(t) / -slope * c / (alpha + beta * c) - 1
+    time = torch.tensor(t, dtype=f64)
+    alpha, beta, slope = schedule.alpha(time), schedule.beta(time), schedule.alpha_derivative(time)
+    return schedule.wronskian(time) / -slope * c / (alpha + beta * c) - 1
 
 
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize(("schedule", "exponent"), SCHEDULES, ids=lambda value: str(value))
-def test_exact_flows_follow_the_scale_law(name, schedule, exponent):
+def test_exact_flows_follow_the_scale_law(name: str, schedule: pf.schedules.Schedule, exponent: float) -> None:
     potential, phi, kept = CASES[name]
     flow = pf.ProximalFlow(potential, schedule)
     x0 = normal(3, potential.dim, seed=4)
@@ -83,12 +88,12 @@ def test_exact_flows_follow_the_scale_law(name, schedule, exponent):
         assert (slowest + exponent).abs().max() <= (math.pi * 1e-3 / 2) ** 2 / 3 + 1e-9
 
 
-BARE = [(name, Linear()) for name in CASES]
+BARE: list[tuple[str, pf.schedules.Schedule]] = [(name, Linear()) for name in CASES]
 BARE += [("sphere", Cosine()), ("atoms", Cosine()), ("clifford torus", Polynomial(2.5)), ("atoms", Polynomial(2.5))]
 
 
 @pytest.mark.parametrize(("name", "schedule"), slow_beyond(len(CASES), BARE), ids=lambda value: str(value))
-def test_a_bare_callable_has_the_spectrum_of_its_flow(name, schedule):
+def test_a_bare_callable_has_the_spectrum_of_its_flow(name: str, schedule: pf.schedules.Schedule) -> None:
     potential, _, _ = CASES[name]
     flow = pf.ProximalFlow(potential, schedule)
     x0 = normal(2, potential.dim, seed=4)
@@ -100,7 +105,7 @@ def test_a_bare_callable_has_the_spectrum_of_its_flow(name, schedule):
     assert bare.asymmetry.max() <= 1e-10
 
 
-def test_a_flow_between_the_normal_rate_and_zero_gains_a_direction():
+def test_a_flow_between_the_normal_rate_and_zero_gains_a_direction() -> None:
     """Noise of size s behaves like a normal direction while 1 - t >> s and like a tangent one once 1 - t << s."""
     s = 1e-3
     flow = pf.ProximalFlow(Quadratic(torch.zeros(2, dtype=f64), torch.diag(torch.tensor([1.0, s * s], dtype=f64))))
@@ -110,11 +115,11 @@ def test_a_flow_between_the_normal_rate_and_zero_gains_a_direction():
     assert rates[2] > -2e-3
 
 
-def matrix_field(matrix: torch.Tensor):
+def matrix_field(matrix: torch.Tensor) -> Field:
     return lambda t, x: x @ matrix.T.to(x)
 
 
-def test_rates_and_asymmetry_of_a_linear_field():
+def test_rates_and_asymmetry_of_a_linear_field() -> None:
     matrix = normal(6, 6, seed=5)
     found = terminal_spectrum(matrix_field(matrix), normal(3, 6), [0.5])
     wanted = 0.5 * torch.linalg.eigvalsh(0.5 * (matrix + matrix.T))  # alpha / -alpha' = 1 - t
@@ -128,10 +133,10 @@ def test_rates_and_asymmetry_of_a_linear_field():
 
 
 @pytest.mark.parametrize(("which", "lowest", "highest"), [("both", 3, 4), ("lowest", 7, 0), ("highest", 0, 7)])
-def test_extreme_rates_agree_with_the_whole_spectrum(which, lowest, highest):
+def test_extreme_rates_agree_with_the_whole_spectrum(which: str, lowest: int, highest: int) -> None:
     dim = 300
     matrix = normal(dim, dim, seed=6) / dim**0.5
-    options = {"count": 7, "which": which, "tolerance": 1e-5}
+    options: dict[str, Any] = {"count": 7, "which": which, "tolerance": 1e-5}
     found = terminal_spectrum(matrix_field(matrix), normal(2, dim), [0.2, 0.5], **options)
     assert (found.lowest, found.highest) == (lowest, highest)
     whole = torch.linalg.eigvalsh(0.5 * (matrix + matrix.T))
@@ -145,7 +150,7 @@ def test_extreme_rates_agree_with_the_whole_spectrum(which, lowest, highest):
     assert (found.asymmetry_stderr < 0.05).all()
 
 
-def test_repeated_eigenvalues_are_found_as_often_as_they_are_there():
+def test_repeated_eigenvalues_are_found_as_often_as_they_are_there() -> None:
     dim = 256
     frame = torch.linalg.qr(normal(dim, dim, seed=7))[0]
     values = torch.linspace(-0.5, 0.5, dim, dtype=f64)
@@ -161,7 +166,7 @@ def test_repeated_eigenvalues_are_found_as_often_as_they_are_there():
     assert zero.values.abs().max() == 0
 
 
-def test_an_exact_flow_in_high_dimension_keeps_its_multiplicities():
+def test_an_exact_flow_in_high_dimension_keeps_its_multiplicities() -> None:
     dim = 320
     flow = pf.ProximalFlow(Product([Ball(5), Quadratic(torch.zeros(315, dtype=f64), torch.zeros(315, 315, dtype=f64))]))
     x0 = normal(2, dim, seed=8)
@@ -178,7 +183,7 @@ class LargestTensor(TorchDispatchMode):
 
     numbers = 0
 
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = function(*args, **(kwargs or {}))
         for tensor in result if isinstance(result, tuple | list) else [result]:
             if isinstance(tensor, torch.Tensor):
@@ -186,10 +191,10 @@ class LargestTensor(TorchDispatchMode):
         return result
 
 
-def test_no_square_matrix_is_made_in_high_dimension():
+def test_no_square_matrix_is_made_in_high_dimension() -> None:
     dim = 1500
     scales = torch.linspace(-1, 1, dim, dtype=f64)
-    with LargestTensor() as largest:
+    with LargestTensor() as largest:  # type: ignore[no-untyped-call]
         found = terminal_spectrum(lambda t, x: scales * torch.sin(x), normal(1, dim), [0.5], count=4, tolerance=0.05)
     assert 0 < largest.numbers < dim**2 // 10
     assert torch.isfinite(found.rates).all()
@@ -202,7 +207,7 @@ class Network(torch.nn.Module):
         layers = [torch.nn.Linear(a, b) for a, b in itertools.pairwise(sizes)]
         self.layers = torch.nn.ModuleList(layers)
 
-    def forward(self, t, x, label=None):
+    def forward(self, t: torch.Tensor, x: torch.Tensor, label: torch.Tensor | None = None) -> torch.Tensor:
         times = torch.as_tensor(t, dtype=x.dtype).expand(len(x))
         h = torch.cat([x, times[:, None]], 1)
         for layer in self.layers[:-1]:
@@ -210,12 +215,12 @@ class Network(torch.nn.Module):
         return self.layers[-1](h)
 
 
-def test_a_network_on_images_against_its_dense_jacobian():
+def test_a_network_on_images_against_its_dense_jacobian() -> None:
     torch.manual_seed(0)
     network = Network(784, 64)
     x0 = normal(4, 1, 28, 28, dtype=torch.float32)
 
-    def field(t, x):
+    def field(t: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
         return network(t, x.flatten(1)).reshape(x.shape) - x
 
     found = terminal_spectrum(field, x0, [0.8, 0.9], count=20)
@@ -229,14 +234,14 @@ def test_a_network_on_images_against_its_dense_jacobian():
     torch.testing.assert_close(found.rates[1, 2], torch.cat([whole[:10], whole[-10:]]), rtol=0, atol=1e-4)
 
 
-def test_attention_is_differentiated_forward():
+def test_attention_is_differentiated_forward() -> None:
     torch.manual_seed(0)
     layer = torch.nn.MultiheadAttention(8, 2, batch_first=True).double().eval()
     found = terminal_spectrum(lambda t, x: layer(x, x, x, need_weights=False)[0], normal(2, 4, 8), [0.5])
     assert torch.isfinite(found.rates).all()
 
 
-def test_rows_that_are_not_finite_stay_alone():
+def test_rows_that_are_not_finite_stay_alone() -> None:
     x0 = normal(4, 3)
     x0[1, 0] = torch.nan
     flow = pf.ProximalFlow(Ball(3))
@@ -248,7 +253,7 @@ def test_rows_that_are_not_finite_stay_alone():
         torch.testing.assert_close(found.rates[:, [0, 2, 3]], clean.rates, rtol=0, atol=1e-8)
 
 
-def test_no_points_give_no_rates():
+def test_no_points_give_no_rates() -> None:
     flow = pf.ProximalFlow(Ball(3))
     for field in (flow, lambda t, x: flow(t, x)):
         found = terminal_spectrum(field, torch.empty(0, 3, dtype=f64), [0.5, 0.9], count=2)
@@ -256,7 +261,7 @@ def test_no_points_give_no_rates():
         assert found.points.shape == (2, 0, 3)
 
 
-def test_small_memory_gives_the_same():
+def test_small_memory_gives_the_same() -> None:
     flow, x0 = pf.ProximalFlow(Ball(4)), normal(7, 4)
     for field in (flow, lambda t, x: flow(t, x)):
         whole = terminal_spectrum(field, x0, [0.7])
@@ -272,7 +277,7 @@ def planes(y: torch.Tensor) -> torch.Tensor:
     return torch.linalg.svd(y[:, None, :])[2][:, 1:].mT
 
 
-def test_the_kept_directions_are_the_tangent_space():
+def test_the_kept_directions_are_the_tangent_space() -> None:
     flow, x0 = pf.ProximalFlow(Ball(4)), normal(6, 4, seed=9)
     for field in (flow, lambda t, x: flow(t, x)):
         split = tangent_splitting(field, x0, TIMES, planes)
@@ -282,7 +287,7 @@ def test_the_kept_directions_are_the_tangent_space():
         assert (split.next_rate + 1).abs().max() <= 1e-6
 
 
-def test_the_principal_angle_to_a_turned_space_is_the_turn():
+def test_the_principal_angle_to_a_turned_space_is_the_turn() -> None:
     flow, x0 = pf.ProximalFlow(Product([Ball(2), Ball(2)])), normal(3, 4, seed=10)
     y = flow.transport(x0)
     zero = torch.zeros_like(y[:, :2])
@@ -298,7 +303,7 @@ def test_the_principal_angle_to_a_turned_space_is_the_turn():
 
 
 @pytest.mark.parametrize("schedule", [Linear(), Cosine()], ids=str)
-def test_lyapunov_exponents_of_an_exact_flow(schedule):
+def test_lyapunov_exponents_of_an_exact_flow(schedule: pf.schedules.Schedule) -> None:
     """Dx_t / Dx_0 = alpha I + beta Hess phi, whose only other eigenvalue on the sphere is alpha + beta / |x0|."""
     flow, x0 = pf.ProximalFlow(Ball(3), schedule), normal(2, 3, seed=11)
     found = lyapunov_exponents(flow, x0, TIMES)
@@ -313,7 +318,7 @@ def test_lyapunov_exponents_of_an_exact_flow(schedule):
     torch.testing.assert_close(two.exponents, found.exponents[..., 1:], rtol=0, atol=1e-10)
 
 
-def test_lyapunov_exponents_of_a_field_that_is_not_symmetric():
+def test_lyapunov_exponents_of_a_field_that_is_not_symmetric() -> None:
     matrix = normal(4, 4, seed=12)
     found = lyapunov_exponents(matrix_field(matrix), normal(2, 4), [0.3, 0.8])
     for row, t in enumerate((0.3, 0.8)):
@@ -326,7 +331,7 @@ def test_lyapunov_exponents_of_a_field_that_is_not_symmetric():
 
 
 @pytest.mark.parametrize(("schedule", "_"), SCHEDULES, ids=lambda value: str(value))
-def test_local_scale_inverts_the_scale_law(schedule, _):
+def test_local_scale_inverts_the_scale_law(schedule: pf.schedules.Schedule, _: float) -> None:
     eta, t = torch.tensor([0.0, 0.3, 1.0, 20.0, 1e4], dtype=f64), torch.tensor(0.9, dtype=f64)
     torch.testing.assert_close(local_scale(scale_law(eta, t, schedule), t, schedule), eta, rtol=1e-8, atol=1e-12)
     assert scale_law(torch.tensor(torch.inf), t, schedule) == -1
@@ -334,7 +339,7 @@ def test_local_scale_inverts_the_scale_law(schedule, _):
 
 
 @pytest.mark.parametrize(("schedule", "_"), SCHEDULES[:2], ids=lambda value: str(value))
-def test_an_exact_flow_has_one_scale_spectrum_at_all_times(schedule, _):
+def test_an_exact_flow_has_one_scale_spectrum_at_all_times(schedule: pf.schedules.Schedule, _: float) -> None:
     flow, x0 = pf.ProximalFlow(Product([Ball(2), Ball(3)]), schedule), normal(2, 5, seed=13)
     eta = torch.stack([x0[:, :2].norm(dim=1), *[x0[:, 2:].norm(dim=1)] * 2], 1).sort(1, descending=True)[0]
     for field in (flow, lambda t, x: flow(t, x)):
@@ -344,11 +349,11 @@ def test_an_exact_flow_has_one_scale_spectrum_at_all_times(schedule, _):
         assert found.misfit.max() <= 1e-6
 
 
-def test_independent_flow_matching_breaks_the_scale_law():
+def test_independent_flow_matching_breaks_the_scale_law() -> None:
     """D recover_target = beta s^2 / (alpha^2 + beta^2 s^2) for N(0, s^2), so that eta(t) = alpha / (beta s^2)."""
     variance = torch.tensor([0.25, 4.0], dtype=f64)
 
-    def field(t, x):
+    def field(t: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
         alpha, beta = 1 - t, t
         target = beta * variance * x / (alpha**2 + beta**2 * variance)
         return (target - x) / alpha
@@ -382,13 +387,13 @@ def test_independent_flow_matching_breaks_the_scale_law():
         ({"max_memory": 0}, "max_memory must be"),
     ],
 )
-def test_bad_arguments_are_refused(options, message):
-    arguments = {"field": pf.ProximalFlow(Ball(3)), "x0": normal(2, 3), "times": [0.5]} | options
+def test_bad_arguments_are_refused(options: dict[str, Any], message: str) -> None:
+    arguments: dict[str, Any] = {"field": pf.ProximalFlow(Ball(3)), "x0": normal(2, 3), "times": [0.5]} | options
     with pytest.raises(ValueError, match=message):
         terminal_spectrum(**arguments)
 
 
-def test_more_refusals():
+def test_more_refusals() -> None:
     big = normal(1, 300)
     with pytest.raises(ValueError, match="give count"):
         terminal_spectrum(lambda t, x: -x, big, [0.5])

@@ -15,7 +15,7 @@ def noise(count: int, dim: int) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("schedule", [Linear(), Cosine()], ids=repr)
-def test_a_degenerate_normal_law(schedule) -> None:
+def test_a_degenerate_normal_law(schedule: pf.schedules.Schedule) -> None:
     """Widths 2 and 0.5 in a plane: rates by the scale law, and each direction counts s / (s + scale)."""
     widths = torch.tensor([2.0, 0.5, 0.0], dtype=torch.float64)
     flow = pf.ProximalFlow(
@@ -39,12 +39,12 @@ def test_a_network_in_many_dimensions_gives_extreme_rates() -> None:
 
 
 @pytest.mark.parametrize("times", [(), (0.9, 0.5), (0.5, 0.5), (0.5, 1.0)])
-def test_bad_times(times) -> None:
+def test_bad_times(times: tuple[float, ...]) -> None:
     with pytest.raises(ValueError, match="terminal_study: times must be"):
         terminal_study(pf.ProximalFlow(pf.potentials.Ball(3)), noise(2, 3), scale=0.5, times=times)
 
 
 @pytest.mark.parametrize("scale", [0.0, -1.0, float("nan"), 1e12])
-def test_bad_scales(scale) -> None:
+def test_bad_scales(scale: float) -> None:
     with pytest.raises(ValueError, match="scale must be"):
         terminal_study(pf.ProximalFlow(pf.potentials.Ball(3)), noise(2, 3), scale=scale)
