@@ -6,6 +6,7 @@ import hashlib
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from proxflow import cli
 
@@ -29,7 +30,7 @@ def call(*arguments: object) -> int:
     return 0
 
 
-def refusal(capsys, *arguments: object) -> str:
+def refusal(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
     """The one line on standard error of a refused command."""
     assert call(*arguments) == 2
     output = capsys.readouterr()

@@ -14,31 +14,31 @@ render_page = report.render_page
 
 
 @pytest.fixture(autouse=True)
-def blank_page(monkeypatch):
+def blank_page(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pages are the business of tests/report; ``real_page`` asks for one here."""
     monkeypatch.setattr(report, "render_page", lambda *_args, **_options: "<!doctype html>")
 
 
 @pytest.fixture
-def real_page(monkeypatch, blank_page):
+def real_page(monkeypatch: pytest.MonkeyPatch, blank_page: None) -> None:
     monkeypatch.setattr(report, "render_page", render_page)
 
 
 @pytest.fixture
-def data(tmp_path) -> Path:
+def data(tmp_path: Path) -> Path:
     np.save(tmp_path / "points.npy", POINTS)
     return tmp_path / "points.npy"
 
 
 @pytest.fixture
-def space(tmp_path) -> Path:
+def space(tmp_path: Path) -> Path:
     """Data that are fitted by noise."""
     np.save(tmp_path / "space.npy", SPACE)
     return tmp_path / "space.npy"
 
 
 @pytest.fixture(scope="session")
-def finished(tmp_path_factory) -> Path:
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that tests may read but not change."""
     folder = tmp_path_factory.mktemp("finished")
     np.save(folder / "points.npy", POINTS)
@@ -47,7 +47,7 @@ def finished(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def run(finished, tmp_path) -> Path:
+def run(finished: Path, tmp_path: Path) -> Path:
     """A copy of that run."""
     folder = tmp_path / "copy"
     folder.mkdir()

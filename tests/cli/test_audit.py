@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,12 +16,12 @@ QUICK = ("--count", 64, "--steps", 8, "--no-marks")
 
 
 @pytest.fixture(autouse=True)
-def blank_pages(monkeypatch):
+def blank_pages(monkeypatch: pytest.MonkeyPatch) -> None:
     for page in ("render_audit_page", "render_training_page"):
         monkeypatch.setattr(report, page, lambda *_args, **_options: "<!doctype html>", raising=False)
 
 
-def test_a_fit_obeys_the_laws(run, capsys) -> None:
+def test_a_fit_obeys_the_laws(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert call("audit", run, *QUICK) == 0
     printed = capsys.readouterr().out
     assert "It obeys the laws of exact optimal transport" in printed
@@ -32,7 +33,7 @@ def test_a_fit_obeys_the_laws(run, capsys) -> None:
     assert pf.load(folder / "audit.safetensors").verdict == record["result"]["verdict"]
 
 
-def test_a_network_is_audited_in_its_own_units(data, tmp_path, capsys) -> None:
+def test_a_network_is_audited_in_its_own_units(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The data are read in units of their own and standardised as those of the training were."""
     call("train", data, "--out", tmp_path / "run", "--steps", 5, "--width", 8, "--depth", 1)
     rows = np.load(data)
@@ -47,7 +48,7 @@ def test_a_network_is_audited_in_its_own_units(data, tmp_path, capsys) -> None:
     assert "nearest_row_ratio" in figures
 
 
-def test_bad_input(data, run, tmp_path, capsys) -> None:
+def test_bad_input(data: Path, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "is the run that is audited" in refusal(capsys, "audit", run, "--out", run, "--overwrite")
     assert "holds no run" in refusal(capsys, "audit", tmp_path)
     np.save(tmp_path / "wide.npy", np.zeros((9, 5)) + np.arange(9)[:, None])

@@ -7,6 +7,8 @@ import json
 import re
 import shlex
 import warnings
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -20,11 +22,11 @@ render = report.render_batch_size_page
 
 
 @pytest.fixture(autouse=True)
-def blank_study_page(monkeypatch):
+def blank_study_page(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(report, "render_batch_size_page", lambda *_args, **_options: "<!doctype html>", raising=False)
 
 
-def test_a_study_is_printed_and_kept(data, tmp_path, capsys) -> None:
+def test_a_study_is_printed_and_kept(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "run"
     assert call("batch-size", data, "--out", folder, "--max-batch", 12, "--target-error", 0.2) == 0
     output = capsys.readouterr()
@@ -46,7 +48,7 @@ def test_a_study_is_printed_and_kept(data, tmp_path, capsys) -> None:
     assert sorted(path.name for path in folder.iterdir()) == [STUDY, "report.html", "run.json"]
 
 
-def test_the_study_is_that_of_the_library(data, tmp_path) -> None:
+def test_the_study_is_that_of_the_library(data: Path, tmp_path: Path) -> None:
     assert call("batch-size", data, "--out", tmp_path / "run", "--max-batch", 4, "--seed", 3) == 0
     points = pf.data.load(data, seed=3).points
     expected = pf.analysis.minibatch_convergence(points, [1, 2, 4], seed=3)
@@ -55,7 +57,9 @@ def test_the_study_is_that_of_the_library(data, tmp_path) -> None:
     assert torch.equal(study.gap, expected.gap)
 
 
-def test_the_page_shows_the_study_and_its_command_repeats_it(data, tmp_path, monkeypatch) -> None:
+def test_the_page_shows_the_study_and_its_command_repeats_it(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(report, "render_batch_size_page", render)
     folder = tmp_path / "run"
     assert call("batch-size", data, "--out", folder, "--max-batch", 2, "--schedule", "cosine") == 0
@@ -71,7 +75,7 @@ def test_the_page_shows_the_study_and_its_command_repeats_it(data, tmp_path, mon
     assert again.schedule == study.schedule
 
 
-def test_columns_of_labels_are_no_coordinates(tmp_path) -> None:
+def test_columns_of_labels_are_no_coordinates(tmp_path: Path) -> None:
     (tmp_path / "table.csv").write_text("x,y,kind\n" + "".join(f"{i % 5},{i % 7},{i % 2}\n" for i in range(20)))
     assert (
         call("batch-size", tmp_path / "table.csv", "--label", "kind", "--out", tmp_path / "run", "--max-batch", 1) == 0
@@ -79,11 +83,13 @@ def test_columns_of_labels_are_no_coordinates(tmp_path) -> None:
     assert pf.load(tmp_path / "run" / STUDY).potential.dim == 2
 
 
-def test_interruption_keeps_the_sizes_that_are_done(data, tmp_path, monkeypatch, capsys) -> None:
+def test_interruption_keeps_the_sizes_that_are_done(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     module = importlib.import_module("proxflow.analysis.convergence.study")
     run_size = module.run_size
 
-    def stopped(target, size, *rest):
+    def stopped(target: object, size: int, *rest: Any) -> Any:
         if size == 4:
             raise KeyboardInterrupt
         return run_size(target, size, *rest)
@@ -94,11 +100,13 @@ def test_interruption_keeps_the_sizes_that_are_done(data, tmp_path, monkeypatch,
     assert pf.load(tmp_path / "run" / STUDY).batch_sizes.tolist() == [1, 2]
 
 
-def test_a_warning_of_every_batch_is_said_once(data, tmp_path, monkeypatch, capsys) -> None:
+def test_a_warning_of_every_batch_is_said_once(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     module = importlib.import_module("proxflow.analysis.convergence.batches")
     permutation = module.permutation
 
-    def doubtful(x0, *rest):
+    def doubtful(x0: torch.Tensor, *rest: Any) -> Any:
         warnings.warn(f"the plan of {float(x0.sum())} is not converged", pf.ConvergenceWarning, stacklevel=2)
         return permutation(x0, *rest)
 
@@ -107,7 +115,7 @@ def test_a_warning_of_every_batch_is_said_once(data, tmp_path, monkeypatch, caps
     assert capsys.readouterr().err.count("\n") == 1
 
 
-def test_a_study_leaves_no_flow(data, tmp_path, capsys) -> None:
+def test_a_study_leaves_no_flow(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     call("batch-size", data, "--out", tmp_path / "run", "--max-batch", 1)
     capsys.readouterr()
     assert "study by proxflow batch-size" in refusal(capsys, "sample", tmp_path / "run")
@@ -124,6 +132,8 @@ def test_a_study_leaves_no_flow(data, tmp_path, capsys) -> None:
         (["--max-batch", "0"], "--max-batch"),
     ],
 )
-def test_refusals(data, tmp_path, arguments, message, capsys) -> None:
+def test_refusals(
+    data: Path, tmp_path: Path, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert message in refusal(capsys, "batch-size", data, "--out", tmp_path / "run", *arguments)
     assert not (tmp_path / "run").exists()

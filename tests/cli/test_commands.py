@@ -9,6 +9,7 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any, NoReturn
 
 import anndata
 import numpy as np
@@ -32,7 +33,7 @@ STANDARDISATION = "standardisation.safetensors"
 # -------------------------------------------------------------------- fit
 
 
-def test_fit_writes_a_run_folder(data, tmp_path, capsys):
+def test_fit_writes_a_run_folder(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert call("fit", data, "--out", tmp_path / "deep" / "run") == 0
     output = capsys.readouterr()
     assert sorted(os.listdir(tmp_path / "deep" / "run")) == RUN_FILES
@@ -41,7 +42,7 @@ def test_fit_writes_a_run_folder(data, tmp_path, capsys):
     assert output.err == ""
 
 
-def test_another_seed_gives_another_fit(space, tmp_path):
+def test_another_seed_gives_another_fit(space: Path, tmp_path: Path) -> None:
     for name, seed in (("first", 3), ("second", 3), ("other", 4)):
         assert call("fit", space, "--out", tmp_path / name, "--seed", seed) == 0
     first, second, other = (
@@ -51,7 +52,7 @@ def test_another_seed_gives_another_fit(space, tmp_path):
     assert not torch.equal(first, other)
 
 
-def test_the_fit_is_that_of_the_library(finished):
+def test_the_fit_is_that_of_the_library(finished: Path) -> None:
     dataset = pf.data.load(finished.parent / "points.npy", seed=3)
     expected = pf.semidiscrete.fit(dataset.points, seed=3)
     fitted = pf.load(finished / "fit.safetensors")
@@ -59,7 +60,7 @@ def test_the_fit_is_that_of_the_library(finished):
     assert torch.equal(fitted.potential.heights, expected.potential.heights)
 
 
-def test_an_exact_fit_says_so(data, tmp_path, capsys):
+def test_an_exact_fit_says_so(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert call("fit", data, "--out", tmp_path / "run") == 0
     lines = capsys.readouterr().out
     assert re.search(r"^  method               damped Newton; the cell masses are computed exactly$", lines, re.M)
@@ -70,7 +71,7 @@ def test_an_exact_fit_says_so(data, tmp_path, capsys):
     assert "epsilon" not in lines
 
 
-def test_a_fit_by_noise_says_so(space, tmp_path, capsys):
+def test_a_fit_by_noise_says_so(space: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert call("fit", space, "--out", tmp_path / "run") == 0
     lines = capsys.readouterr().out
     assert re.search(r"^  method               averaged stochastic gradient; .* random draws$", lines, re.M)
@@ -79,7 +80,7 @@ def test_a_fit_by_noise_says_so(space, tmp_path, capsys):
     assert re.search(r"^  noise samples        [\d,]+ to fit, [\d,]+ to evaluate$", lines, re.M)
 
 
-def test_one_point_needs_no_draws(tmp_path, capsys):
+def test_one_point_needs_no_draws(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     np.save(tmp_path / "one.npy", np.ones((1, 2)))
     assert call("fit", tmp_path / "one.npy", "--out", tmp_path / "run") == 0
     lines = capsys.readouterr().out
@@ -87,7 +88,9 @@ def test_one_point_needs_no_draws(tmp_path, capsys):
     assert "noise samples" not in lines
 
 
-def test_a_fit_that_does_not_converge_says_so_and_is_kept(real_page, space, tmp_path, capsys):
+def test_a_fit_that_does_not_converge_says_so_and_is_kept(
+    real_page: None, space: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert call("fit", space, "--out", tmp_path / "run", "--max-samples", 1, "--tol", 1e-2) == 0
     output = capsys.readouterr()
     assert "NOT converged" in output.out
@@ -99,7 +102,9 @@ def test_a_fit_that_does_not_converge_says_so_and_is_kept(real_page, space, tmp_
     assert "Not converged" in (tmp_path / "run" / "report.html").read_text()
 
 
-def test_a_smoothed_fit_is_that_of_the_library(real_page, data, tmp_path, capsys):
+def test_a_smoothed_fit_is_that_of_the_library(
+    real_page: None, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert call("fit", data, "--out", tmp_path / "run", "--epsilon", 0.3) == 0
     assert "  smoothing epsilon    0.3\n" in capsys.readouterr().out
     record = json.loads((tmp_path / "run" / "run.json").read_text())
@@ -116,14 +121,16 @@ def test_a_smoothed_fit_is_that_of_the_library(real_page, data, tmp_path, capsys
 
 
 @pytest.fixture
-def cells(tmp_path) -> Path:
+def cells(tmp_path: Path) -> Path:
     kinds = [f"kind {'ba'[i % 2]}" for i in range(24)]
     obs = pd.DataFrame({"kind": kinds}, index=[f"cell{i}" for i in range(24)])
     anndata.AnnData(np.eye(24), obs=obs, obsm={"X_pca": POINTS}).write_h5ad(tmp_path / "cells.h5ad")
     return tmp_path / "cells.h5ad"
 
 
-def test_a_column_of_labels_and_a_representation_are_chosen_and_recorded(cells, tmp_path, capsys):
+def test_a_column_of_labels_and_a_representation_are_chosen_and_recorded(
+    cells: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     options = ["--label", "kind", "--representation", "X_pca", "--points", 10]
     assert call("fit", cells, *options, "--out", tmp_path / "run") == 0
     assert "labels               2 classes of " in capsys.readouterr().out
@@ -136,7 +143,7 @@ def test_a_column_of_labels_and_a_representation_are_chosen_and_recorded(cells, 
     assert record["data"]["points"] == 10
 
 
-def test_fashion_mnist_is_read_from_a_folder(tmp_path, capsys):
+def test_fashion_mnist_is_read_from_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = write_fashion_mnist(tmp_path)
     assert call("fit", "fashion-mnist", "--data-dir", folder, "--points", 5, "--out", tmp_path / "run") == 0
     assert "fashion-mnist: 5 points in dimension 784" in capsys.readouterr().out
@@ -148,7 +155,9 @@ def test_fashion_mnist_is_read_from_a_folder(tmp_path, capsys):
     assert np.load(tmp_path / "run" / "samples.npy").shape == (3, 28, 28)
 
 
-def test_what_was_read_of_a_folder_of_images_is_said_and_recorded(tmp_path, capsys):
+def test_what_was_read_of_a_folder_of_images_is_said_and_recorded(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     for name, side in (("train/cat/a", 5), ("train/dog/b", 6), ("test/cat/c", 7)):
         path = tmp_path / "pets" / f"{name}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -164,13 +173,15 @@ def test_what_was_read_of_a_folder_of_images_is_said_and_recorded(tmp_path, caps
     }
 
 
-def test_missing_fashion_mnist_is_one_line(tmp_path, capsys):
+def test_missing_fashion_mnist_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     message = refusal(capsys, "fit", "fashion-mnist", "--data-dir", tmp_path, "--out", tmp_path / "run")
     assert "Debian's package dataset-fashion-mnist" in message
     assert "--data-dir" in message
 
 
-def test_many_points_say_how_many_and_how_to_take_fewer(data, tmp_path, monkeypatch, capsys):
+def test_many_points_say_how_many_and_how_to_take_fewer(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert options.MANY_POINTS > 2000
     monkeypatch.setattr(options, "MANY_POINTS", 20)
     assert call("fit", data, "--out", tmp_path / "all") == 0
@@ -179,9 +190,14 @@ def test_many_points_say_how_many_and_how_to_take_fewer(data, tmp_path, monkeypa
     assert capsys.readouterr().err == ""
 
 
-def test_the_command_on_the_page_repeats_the_run(data, tmp_path, monkeypatch):
-    commands = []
-    monkeypatch.setattr(report, "render_page", lambda *_args, command, **_options: commands.append(command) or "")
+def test_the_command_on_the_page_repeats_the_run(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    commands: list[str] = []
+
+    def kept(*_args: object, command: str, **_options: object) -> str:
+        commands.append(command)
+        return ""
+
+    monkeypatch.setattr(report, "render_page", kept)
     spaced = tmp_path / "my points.npy"
     data.rename(spaced)
     assert call("fit", spaced, "--points", 20, "--seed", 3, "--out", tmp_path / "first") == 0
@@ -197,7 +213,7 @@ def test_the_command_on_the_page_repeats_the_run(data, tmp_path, monkeypatch):
 # -------------------------------------------------------------------- refusals
 
 
-def test_an_unknown_data_set_lists_the_known_ones(tmp_path, capsys):
+def test_an_unknown_data_set_lists_the_known_ones(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     message = refusal(capsys, "fit", "didgits", "--out", tmp_path / "run")
     assert "'didgits'" in message
     assert all(name in message for name in BUILT_IN)
@@ -226,29 +242,33 @@ def test_an_unknown_data_set_lists_the_known_ones(tmp_path, capsys):
         (["extra"], "extra"),
     ],
 )
-def test_wrong_options_of_fit_are_one_line(options, words, data, tmp_path, capsys):
+def test_wrong_options_of_fit_are_one_line(
+    options: list[str], words: str, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert words in refusal(capsys, "fit", data, "--out", tmp_path / "run", *options)
     assert not (tmp_path / "run").exists()
 
 
-def test_missing_and_unknown_commands_are_one_line(capsys):
+def test_missing_and_unknown_commands_are_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert "data" in refusal(capsys, "fit").lower()
     assert "run" in refusal(capsys, "sample").lower()
     assert "paint" in refusal(capsys, "paint")
 
 
-def test_a_damaged_file_is_one_line(tmp_path, capsys):
+def test_a_damaged_file_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "x.pt").write_bytes(b"no such thing")
     assert str(tmp_path / "x.pt") in refusal(capsys, "fit", tmp_path / "x.pt", "--out", tmp_path / "run")
 
 
-def test_a_missing_extra_is_one_line(real_page, data, tmp_path, monkeypatch, capsys):
+def test_a_missing_extra_is_one_line(
+    real_page: None, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setitem(sys.modules, "jinja2", None)
     assert 'pip install "proxflow[report]"' in refusal(capsys, "fit", data, "--out", tmp_path / "run")
 
 
-def test_our_own_mistakes_are_not_hidden(data, tmp_path, monkeypatch):
-    def broken(*_args, **_options):
+def test_our_own_mistakes_are_not_hidden(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_args: object, **_options: object) -> NoReturn:
         raise ZeroDivisionError
 
     monkeypatch.setattr(report, "render_page", broken)
@@ -259,7 +279,7 @@ def test_our_own_mistakes_are_not_hidden(data, tmp_path, monkeypatch):
 # -------------------------------------------------------------------- sample
 
 
-def test_samples_are_data_points_in_their_own_units(run, capsys):
+def test_samples_are_data_points_in_their_own_units(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert call("sample", run, "--count", 200, "--seed", 1) == 0
     samples = np.load(run / "samples.npy")
     assert samples.shape == (200, 2)
@@ -272,7 +292,7 @@ def test_samples_are_data_points_in_their_own_units(run, capsys):
     assert sorted(os.listdir(run)) == sorted([*RUN_FILES, *SAMPLE_FILES])
 
 
-def test_samples_follow_their_seed_and_record_it(run):
+def test_samples_follow_their_seed_and_record_it(run: Path) -> None:
     drawn = {}
     for label, seed in {"a": 1, "b": 1, "c": 2}.items():
         assert call("sample", run, "--count", 50, "--seed", seed) == 0
@@ -293,14 +313,14 @@ def test_samples_follow_their_seed_and_record_it(run):
 
 
 @pytest.mark.parametrize("method", ["euler", "midpoint", "heun", "dopri5", "proximal"])
-def test_every_method_ends_on_the_same_points(method, run):
+def test_every_method_ends_on_the_same_points(method: str, run: Path) -> None:
     assert call("sample", run, "--count", 20) == 0
     expected = np.load(run / "samples.npy")
     assert call("sample", run, "--count", 20, "--method", method, *([] if method == "dopri5" else ["--steps", 4])) == 0
     assert np.abs(np.load(run / "samples.npy") - expected).max() <= 1e-3 * np.abs(POINTS).max()
 
 
-def test_the_cosine_schedule_is_kept_with_the_run(real_page, data, tmp_path):
+def test_the_cosine_schedule_is_kept_with_the_run(real_page: None, data: Path, tmp_path: Path) -> None:
     assert call("fit", data, "--out", tmp_path / "run", "--schedule", "cosine") == 0
     assert "Cosine()" in (tmp_path / "run" / "report.html").read_text()
     assert call("sample", tmp_path / "run", "--count", 10) == 0
@@ -308,7 +328,7 @@ def test_the_cosine_schedule_is_kept_with_the_run(real_page, data, tmp_path):
     assert distances.max() <= 1e-3
 
 
-def test_samples_of_a_smoothed_fit_are_means_of_data_points(data, tmp_path):
+def test_samples_of_a_smoothed_fit_are_means_of_data_points(data: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     assert call("fit", data, "--out", folder, "--epsilon", 0.3) == 0
     potential, standardisation = pf.load(folder / "fit.safetensors").potential, pf.load(folder / STANDARDISATION)
@@ -325,7 +345,7 @@ def test_samples_of_a_smoothed_fit_are_means_of_data_points(data, tmp_path):
     assert np.median(distances) > 1  # the data are tens apart
 
 
-def test_images_get_a_picture(real_page, tmp_path, capsys):
+def test_images_get_a_picture(real_page: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rng = np.random.default_rng(0)
     for i in range(5):
         path = tmp_path / "pets" / f"{i}.png"
@@ -350,7 +370,9 @@ def test_images_get_a_picture(real_page, tmp_path, capsys):
         (["--seed", "-1"], "--seed"),
     ],
 )
-def test_wrong_options_of_sample_are_one_line(options, words, run, capsys):
+def test_wrong_options_of_sample_are_one_line(
+    options: list[str], words: str, run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert words in refusal(capsys, "sample", run, *options)
     assert sorted(os.listdir(run)) == RUN_FILES
 
@@ -367,21 +389,21 @@ def test_wrong_options_of_sample_are_one_line(options, words, run, capsys):
         ("sample", ["--count", "--steps", "--method", "--seed"]),
     ],
 )
-def test_help_mentions_every_option_and_an_example(command, options):
+def test_help_mentions_every_option_and_an_example(command: str, options: list[str]) -> None:
     result = CliRunner(env={"COLUMNS": "200", "TERM": "dumb"}).invoke(cli.app, [command, "--help"])
     assert result.exit_code == 0
     assert all(option in result.output for option in options)
     assert f"proxflow {command} " in result.output
 
 
-def test_no_arguments_show_the_commands(capsys):
+def test_no_arguments_show_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
     assert call() == 0
     output = capsys.readouterr().out
     assert "fit" in output
     assert "sample" in output
 
 
-def test_the_version_is_told(capsys):
+def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     assert call("--version") == 0
     assert capsys.readouterr().out == f"proxflow {pf.__version__}\n"
 
@@ -395,7 +417,9 @@ def test_the_version_is_told(capsys):
         ["terminal", "--count", "2"],
     ],
 )
-def test_json_is_one_object_that_says_what_the_record_says(command, data, tmp_path, capsys):
+def test_json_is_one_object_that_says_what_the_record_says(
+    command: list[str], data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert call(command[0], data, *command[1:], "--out", tmp_path / "run", "--json") == 0
     printed = json.loads(capsys.readouterr().out)
     assert printed.pop("run") == str(tmp_path / "run")
@@ -403,7 +427,7 @@ def test_json_is_one_object_that_says_what_the_record_says(command, data, tmp_pa
     assert printed == json.loads((tmp_path / "run" / "run.json").read_text())
 
 
-def test_json_of_samples(run, capsys):
+def test_json_of_samples(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert call("sample", run, "--count", 3, "--json") == 0
     printed = json.loads(capsys.readouterr().out)
     assert printed["samples"] == str(run / "samples.npy")
@@ -413,13 +437,13 @@ def test_json_of_samples(run, capsys):
 # -------------------------------------------------------------------- as a process
 
 
-def process(*arguments: object, **options) -> subprocess.CompletedProcess[str]:
+def process(*arguments: object, **options: Any) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-c", "from proxflow.cli import main; main()", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, **options)
 
 
 @pytest.mark.slow
-def test_a_real_process_fits_and_one_refuses(data, tmp_path):
+def test_a_real_process_fits_and_one_refuses(data: Path, tmp_path: Path) -> None:
     done = process("fit", data, "--out", "run", cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     assert sorted(os.listdir(tmp_path / "run")) == RUN_FILES

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,13 +15,13 @@ from tests.report.run_records import audit_record, training_record
 
 
 @pytest.fixture(autouse=True)
-def blank_pages(monkeypatch):
+def blank_pages(monkeypatch: pytest.MonkeyPatch) -> None:
     for page in ("render_comparison_page", "render_training_page"):
         monkeypatch.setattr(report, page, lambda *_args, **_options: "<!doctype html>", raising=False)
 
 
 @pytest.fixture
-def folder(tmp_path, monkeypatch):
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working folder with runs a and b, and one of an audit."""
     monkeypatch.chdir(tmp_path)
     for name, record in {
@@ -33,7 +35,7 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_the_table_is_printed_and_the_page_written(folder, capsys) -> None:
+def test_the_table_is_printed_and_the_page_written(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert call("compare", "a", "b") == 0
     printed = capsys.readouterr().out
     assert "b is nearer to the data at 1 to 8 steps; at 100 steps the runs do not differ beyond error." in printed
@@ -44,7 +46,7 @@ def test_the_table_is_printed_and_the_page_written(folder, capsys) -> None:
     assert (folder / "compare.html").read_text() == "<!doctype html>"
 
 
-def test_nothing_is_written_over(folder, capsys) -> None:
+def test_nothing_is_written_over(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (folder / "page.html").write_text("mine")
     assert "page.html is already there" in refusal(capsys, "compare", "a", "b", "--out", "page.html")
     assert "nope" in refusal(capsys, "compare", "a", "nope", "--out", "page.html")  # what matters more is said first
@@ -53,7 +55,7 @@ def test_nothing_is_written_over(folder, capsys) -> None:
     assert (folder / "page.html").read_text() == "<!doctype html>"
 
 
-def test_json_is_one_object(folder, capsys) -> None:
+def test_json_is_one_object(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert call("compare", "a", "b", "--json") == 0
     output = capsys.readouterr()
     record = json.loads(output.out)
@@ -71,12 +73,12 @@ def test_json_is_one_object(folder, capsys) -> None:
     assert record["not_ranked"] == []
 
 
-def test_audits_are_compared_with_audits(folder, capsys) -> None:
+def test_audits_are_compared_with_audits(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert call("compare", "audit", "audit-2") == 0
     assert "audit-2 leads in recovered drift" in capsys.readouterr().out
 
 
-def test_real_runs_hold_what_is_compared(data, folder, capsys) -> None:
+def test_real_runs_hold_what_is_compared(data: Path, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for coupling in ("independent", "minibatch"):
         call("train", data, "--out", coupling, "--coupling", coupling, "--steps", 4, "--width", 8, "--depth", 1)
     capsys.readouterr()
@@ -89,7 +91,7 @@ def test_real_runs_hold_what_is_compared(data, folder, capsys) -> None:
     assert record["figures"][-1]["name"] == "nearest-row ratio"
 
 
-def test_names_tell_runs_apart(folder, capsys) -> None:
+def test_names_tell_runs_apart(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (folder / "other").mkdir()
     shutil.copytree(folder / "a", folder / "other" / "a")
     assert call("compare", "a", "other/a", "--json") == 0
@@ -112,7 +114,7 @@ def test_names_tell_runs_apart(folder, capsys) -> None:
         (["a", "b", "--out", "none/page.html"], "there is no folder none"),
     ],
 )
-def test_refusals(folder, capsys, runs, message) -> None:
+def test_refusals(folder: Path, capsys: pytest.CaptureFixture[str], runs: Any, message: str) -> None:
     for name, text in {
         "fit": json.dumps(training_record() | {"command": "fit"}),
         "damaged": json.dumps(training_record())[:200],

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import pytest
@@ -26,11 +28,11 @@ WORK = {
     "terminal": (pf.analysis, "terminal_study"),
 }
 PAGES = {"fit": "page", "train": "training_page", "batch-size": "batch_size_page", "terminal": "terminal_page"}
-STAGES = dict.fromkeys(COMMANDS, ("load", "work", "render", "write"))
+STAGES: dict[str, tuple[str, ...]] = dict.fromkeys(COMMANDS, ("load", "work", "render", "write"))
 STAGES |= {"fit": ("read", "work", "render", "write"), "train on a fit": ("fit", "work", "write")}
 
 
-def interrupt(*_args, **_options):
+def interrupt(*_args: object, **_options: object) -> NoReturn:
     raise KeyboardInterrupt
 
 
@@ -47,28 +49,36 @@ def target(command: str, stage: str) -> tuple[object, str]:
 
 
 @pytest.fixture(autouse=True)
-def blank_pages(monkeypatch):
+def blank_pages(monkeypatch: pytest.MonkeyPatch) -> None:
     for page in PAGES.values():
         monkeypatch.setattr(report, f"render_{page}", lambda *_args, **_options: "<!doctype html>")
 
 
 @pytest.mark.parametrize(("name", "stage"), [(name, stage) for name in COMMANDS for stage in STAGES[name]])
-def test_ctrl_c_leaves_nothing_or_what_resume_continues(name, stage, data, tmp_path, monkeypatch, capsys):
+def test_ctrl_c_leaves_nothing_or_what_resume_continues(
+    name: str,
+    stage: str,
+    data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     command, *options = COMMANDS[name]
-    given = [command, data, *options, "--out", tmp_path / "runs" / "mine"]
+    folder = tmp_path / "runs" / "mine"
+    given = [command, data, *options, "--out", folder]
     with monkeypatch.context() as patched:
         patched.setattr(*target(command, stage), interrupt)
         assert call(*given) == 130
     error = capsys.readouterr().err
     assert error.splitlines()[-1] == "proxflow: interrupted"
     assert "Traceback" not in error
-    kept = sorted(os.listdir(given[-1])) if given[-1].exists() else []
+    kept = sorted(os.listdir(folder)) if folder.exists() else []
     assert "run.json" not in kept
-    assert not given[-1].exists() or kept
+    assert not folder.exists() or kept
     resumable = "checkpoint.safetensors" in kept or "training.safetensors" in kept
     assert resumable == ("--resume continues it" in error)
     assert resumable or not kept
     assert call(*given, *(["--resume"] if resumable else [])) == 0
-    assert (given[-1] / "run.json").is_file()
+    assert (folder / "run.json").is_file()
     lengthened = command == "train"  # by --resume and more --steps, for which it keeps its state
-    assert lengthened or "checkpoint.safetensors" not in os.listdir(given[-1])
+    assert lengthened or "checkpoint.safetensors" not in os.listdir(folder)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,7 +13,7 @@ import proxflow as pf
 from tests.cli.commands import call, refusal
 
 
-def test_the_file_gives_every_row_once_an_epoch(data, tmp_path, capsys) -> None:
+def test_the_file_gives_every_row_once_an_epoch(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "pairs.safetensors"
     assert call("pairs", data, "--epochs", 3, "--out", file, "--json") == 0
     printed = json.loads(capsys.readouterr().out)
@@ -26,7 +28,7 @@ def test_the_file_gives_every_row_once_an_epoch(data, tmp_path, capsys) -> None:
     assert len(pf.couplings.PairFile(file, dataset.points)) == dataset.n
 
 
-def test_classes_are_coupled_apart(tmp_path, capsys) -> None:
+def test_classes_are_coupled_apart(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "moons.safetensors"
     given = ["moons", "--points", 60, "--epochs", 40, "--out", file]
     assert call("pairs", *given, "--conditional") == 0
@@ -47,12 +49,14 @@ def test_classes_are_coupled_apart(tmp_path, capsys) -> None:
         (["--epochs", 1, "--conditional"], "has no labels; leave out --conditional"),
     ],
 )
-def test_refusals(options, message, data, tmp_path, capsys) -> None:
+def test_refusals(options: Any, message: str, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert message in refusal(capsys, "pairs", data, "--out", tmp_path / "pairs", *options)
     assert not (tmp_path / "pairs").exists()
 
 
-def test_a_folder_that_is_not_there_is_refused_before_the_fit(data, tmp_path, capsys, monkeypatch) -> None:
+def test_a_folder_that_is_not_there_is_refused_before_the_fit(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(pf.couplings.Subspace, "fit", None)
     message = refusal(capsys, "pairs", data, "--epochs", 1, "--out", tmp_path / "no" / "pairs")
     assert f"there is no folder {tmp_path / 'no'}; make it first" in message

@@ -7,7 +7,9 @@ import json
 import os
 import shlex
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, NoReturn
 
 import numpy as np
 import pytest
@@ -17,12 +19,13 @@ import proxflow as pf
 from proxflow import cli, report, storage
 from proxflow.semidiscrete import stochastic
 from proxflow.semidiscrete.damped_newton import DampedNewton
+from proxflow.semidiscrete.descent import descend
 from tests.cli.commands import POINTS, RUN_FILES, SPACE, UNFINISHED_FILES, call, digest, refusal
 
 # -------------------------------------------------------------------- record
 
 
-def test_the_record_holds_what_repeats_the_run(finished):
+def test_the_record_holds_what_repeats_the_run(finished: Path) -> None:
     record = json.loads((finished / "run.json").read_text())
     dataset = pf.data.load(finished.parent / "points.npy")
     assert record["command"] == "fit"
@@ -69,7 +72,7 @@ def test_the_record_holds_what_repeats_the_run(finished):
     assert record["versions"]["python"] == ".".join(map(str, sys.version_info[:3]))
 
 
-def test_the_record_holds_the_certificate(finished):
+def test_the_record_holds_the_certificate(finished: Path) -> None:
     result = json.loads((finished / "run.json").read_text())["result"]
     fitted = pf.load(finished / "fit.safetensors")
     assert result.pop("atoms") == len(fitted.potential.points)
@@ -89,7 +92,7 @@ def test_the_record_holds_the_certificate(finished):
     }
 
 
-def test_the_record_repeats_the_run(finished, tmp_path):
+def test_the_record_repeats_the_run(finished: Path, tmp_path: Path) -> None:
     arguments = json.loads((finished / "run.json").read_text())["arguments"]
     options = [str(part) for name in ("tol", "schedule", "seed") for part in (f"--{name}", arguments[name])]
     cli.main(["fit", arguments["data"], *options, "--out", str(tmp_path / "again")])
@@ -99,7 +102,9 @@ def test_the_record_repeats_the_run(finished, tmp_path):
     assert first.transport_cost == second.transport_cost
 
 
-def test_without_out_the_run_is_named_after_the_data(data, tmp_path, monkeypatch):
+def test_without_out_the_run_is_named_after_the_data(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     assert call("fit", data) == 0
     assert sorted(os.listdir(tmp_path / "runs" / "points")) == RUN_FILES
@@ -108,7 +113,7 @@ def test_without_out_the_run_is_named_after_the_data(data, tmp_path, monkeypatch
 # -------------------------------------------------------------------- claims
 
 
-def test_an_existing_run_is_refused(run, data, capsys):
+def test_an_existing_run_is_refused(run: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = digest(run)
     message = refusal(capsys, "fit", data, "--out", run)
     assert "already holds a run" in message
@@ -116,7 +121,7 @@ def test_an_existing_run_is_refused(run, data, capsys):
     assert digest(run) == before
 
 
-def test_overwrite_replaces_a_run_and_its_samples(run, tmp_path):
+def test_overwrite_replaces_a_run_and_its_samples(run: Path, tmp_path: Path) -> None:
     assert call("sample", run, "--count", 3) == 0
     (run / "notes.txt").write_text("mine")
     np.save(tmp_path / "other.npy", POINTS[:5])
@@ -126,7 +131,9 @@ def test_overwrite_replaces_a_run_and_its_samples(run, tmp_path):
     assert len(pf.load(run / "fit.safetensors").potential.points) == 5
 
 
-def test_a_failing_fit_leaves_the_old_run(run, data, tmp_path, capsys):
+def test_a_failing_fit_leaves_the_old_run(
+    run: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     before = digest(run)
     np.save(tmp_path / "bad.npy", np.array([[1.0, np.nan]]))
     assert "NaN" in refusal(capsys, "fit", tmp_path / "bad.npy", "--out", run, "--overwrite")
@@ -134,20 +141,22 @@ def test_a_failing_fit_leaves_the_old_run(run, data, tmp_path, capsys):
     assert digest(run) == before
 
 
-def test_an_output_folder_that_cannot_be_is_one_line(data, capsys):
+def test_an_output_folder_that_cannot_be_is_one_line(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "is a file" in refusal(capsys, "fit", data, "--out", data)
     assert "cannot be made (Not a directory); give another --out" in refusal(capsys, "fit", data, "--out", data / "run")
     refusal(capsys, "fit", data, "--out", data / "below")
 
 
-def test_an_empty_output_folder_is_one_line(data, tmp_path, monkeypatch, capsys):
+def test_an_empty_output_folder_is_one_line(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.chdir(tmp_path)
     for empty in ("", " "):
         assert "--out': it is empty; give a folder" in refusal(capsys, "fit", data, "--out", empty)
     assert os.listdir(tmp_path) == ["points.npy"]
 
 
-def test_the_home_directory_is_known(data, tmp_path, monkeypatch):
+def test_the_home_directory_is_known(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
     assert call("fit", "~/points.npy", "--out=~/run") == 0
@@ -155,7 +164,9 @@ def test_the_home_directory_is_known(data, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("below", ["run", "run/deep/er"])
-def test_a_read_only_folder_is_refused_before_the_work(below, data, tmp_path, monkeypatch, capsys):
+def test_a_read_only_folder_is_refused_before_the_work(
+    below: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Whoever runs the tests may write anywhere, so the system's answer is put in its place."""
     monkeypatch.setattr(os, "access", lambda path, _mode: Path(path) != tmp_path / "run")
     monkeypatch.setattr(pf.data, "load", None)
@@ -165,8 +176,10 @@ def test_a_read_only_folder_is_refused_before_the_work(below, data, tmp_path, mo
     )
 
 
-def test_a_full_disk_is_one_line_and_leaves_no_run(data, tmp_path, monkeypatch, capsys):
-    def full(path, content):
+def test_a_full_disk_is_one_line_and_leaves_no_run(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(path: Path, content: bytes) -> NoReturn:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(storage, "write_atomically", full)
@@ -179,7 +192,7 @@ def test_a_full_disk_is_one_line_and_leaves_no_run(data, tmp_path, monkeypatch, 
 # -------------------------------------------------------------------- Ctrl-C
 
 
-def interrupt(*_args, **_options):
+def interrupt(*_args: object, **_options: object) -> NoReturn:
     raise KeyboardInterrupt
 
 
@@ -188,7 +201,9 @@ HINT = "the same command with --resume continues it"
 
 
 @pytest.mark.parametrize("where", ["load", "write"])
-def test_ctrl_c_before_anything_is_written_leaves_nothing(where, data, tmp_path, monkeypatch, capsys):
+def test_ctrl_c_before_anything_is_written_leaves_nothing(
+    where: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     with monkeypatch.context() as patched:
         patched.setattr(*TARGETS[where], interrupt)
         assert call("fit", data, "--out", tmp_path / "run") == 130
@@ -198,7 +213,9 @@ def test_ctrl_c_before_anything_is_written_leaves_nothing(where, data, tmp_path,
     assert sorted(os.listdir(tmp_path / "run")) == RUN_FILES
 
 
-def test_ctrl_c_after_the_fit_keeps_its_checkpoint(data, tmp_path, monkeypatch, capsys):
+def test_ctrl_c_after_the_fit_keeps_its_checkpoint(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     with monkeypatch.context() as patched:
         patched.setattr(*TARGETS["render"], interrupt)
         assert call("fit", data, "--out", tmp_path / "run") == 130
@@ -213,7 +230,9 @@ def test_ctrl_c_after_the_fit_keeps_its_checkpoint(data, tmp_path, monkeypatch, 
 
 
 @pytest.mark.parametrize("where", ["load", "render", "write"])
-def test_ctrl_c_before_the_end_keeps_the_old_run(where, run, data, monkeypatch):
+def test_ctrl_c_before_the_end_keeps_the_old_run(
+    where: str, run: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     before = digest(run)
     monkeypatch.setattr(*TARGETS[where], interrupt)
     assert call("fit", data, "--out", run, "--overwrite") == 130
@@ -224,13 +243,15 @@ def test_ctrl_c_before_the_end_keeps_the_old_run(where, run, data, monkeypatch):
 
 
 @pytest.mark.parametrize("position", range(1, 5))
-def test_ctrl_c_between_two_files_never_mixes_two_runs(position, run, tmp_path, monkeypatch, capsys):
+def test_ctrl_c_between_two_files_never_mixes_two_runs(
+    position: int, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     np.save(tmp_path / "other.npy", POINTS[:5])
     command = ["fit", tmp_path / "other.npy", "--out", run]
-    written = []
+    written: list[str] = []
     write = storage.write_atomically
 
-    def counted(path, content):
+    def counted(path: Path, content: bytes) -> None:
         if len(written) == position:
             raise KeyboardInterrupt
         written.append(path.name)
@@ -248,7 +269,7 @@ def test_ctrl_c_between_two_files_never_mixes_two_runs(position, run, tmp_path, 
     assert len(pf.load(run / "fit.safetensors").potential.points) == 5
 
 
-def test_ctrl_c_while_sampling_keeps_the_old_samples(run, monkeypatch):
+def test_ctrl_c_while_sampling_keeps_the_old_samples(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert call("sample", run, "--count", 3) == 0
     before = digest(run)
     monkeypatch.setattr(pf.sampling, "integrate", interrupt)
@@ -266,8 +287,8 @@ class CtrlC:
     at: int | None
     steps: int = 0
 
-    def watch(self, step):
-        def watched(*arguments):
+    def watch(self, step: Callable[..., Any]) -> Callable[..., Any]:
+        def watched(*arguments: Any) -> Any:
             if self.steps == self.at:
                 self.at = None
                 raise KeyboardInterrupt
@@ -278,10 +299,10 @@ class CtrlC:
 
 
 @pytest.fixture
-def ctrl_c(monkeypatch) -> CtrlC:
+def ctrl_c(monkeypatch: pytest.MonkeyPatch) -> CtrlC:
     """Not pressed until ``at`` is set."""
     pressed = CtrlC(None)
-    monkeypatch.setattr(stochastic, "descend", pressed.watch(stochastic.descend))
+    monkeypatch.setattr(stochastic, "descend", pressed.watch(descend))
     monkeypatch.setattr(DampedNewton, "step", pressed.watch(DampedNewton.step))
     return pressed
 
@@ -294,7 +315,9 @@ FITS = {
 
 
 @pytest.mark.parametrize("kind", FITS)
-def test_an_interrupted_fit_is_kept_and_gone_on_with(kind, ctrl_c, tmp_path, capsys):
+def test_an_interrupted_fit_is_kept_and_gone_on_with(
+    kind: str, ctrl_c: CtrlC, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     points, options = FITS[kind]
     np.save(tmp_path / "data.npy", points)
     command = ["fit", tmp_path / "data.npy", *options, "--out"]
@@ -322,7 +345,9 @@ def test_an_interrupted_fit_is_kept_and_gone_on_with(kind, ctrl_c, tmp_path, cap
     assert torch.equal(*heights)
 
 
-def test_the_printed_command_goes_on(ctrl_c, space, tmp_path, capsys):
+def test_the_printed_command_goes_on(
+    ctrl_c: CtrlC, space: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder = tmp_path / "my run"
     ctrl_c.at = 3
     assert call("fit", space, "--tol", 1e-3, "--max-samples", 10**6, "--out", folder) == 0
@@ -332,7 +357,7 @@ def test_the_printed_command_goes_on(ctrl_c, space, tmp_path, capsys):
     assert json.loads((folder / "run.json").read_text())["result"]["converged"] is True
 
 
-def test_a_capped_fit_goes_on_with_a_larger_cap(space, tmp_path):
+def test_a_capped_fit_goes_on_with_a_larger_cap(space: Path, tmp_path: Path) -> None:
     command = ["fit", space, "--tol", 1e-3, "--out", tmp_path / "run"]
     assert call(*command, "--max-samples", 1000) == 0
     assert sorted(os.listdir(tmp_path / "run")) == UNFINISHED_FILES
@@ -345,7 +370,9 @@ def test_a_capped_fit_goes_on_with_a_larger_cap(space, tmp_path):
     assert json.loads((tmp_path / "run" / "run.json").read_text())["arguments"]["max_samples"] == 10**6
 
 
-def test_the_printed_command_of_a_capped_fit_raises_the_cap(space, tmp_path, capsys):
+def test_the_printed_command_of_a_capped_fit_raises_the_cap(
+    space: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert call("fit", space, "--tol", 1e-3, "--max-samples", 1000, "--out", tmp_path / "run") == 0
     capped = pf.load(tmp_path / "run" / "fit.safetensors")
     (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("    proxflow fit")]
@@ -354,7 +381,9 @@ def test_the_printed_command_of_a_capped_fit_raises_the_cap(space, tmp_path, cap
     assert pf.load(tmp_path / "run" / "fit.safetensors").samples_used > capped.samples_used
 
 
-def test_nothing_to_go_on_with_is_one_line(run, data, tmp_path, capsys):
+def test_nothing_to_go_on_with_is_one_line(
+    run: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     before = digest(run)
     assert "nothing to resume" in refusal(capsys, "fit", data, "--out", run, "--resume")
     assert digest(run) == before
@@ -363,20 +392,22 @@ def test_nothing_to_go_on_with_is_one_line(run, data, tmp_path, capsys):
 
 
 @pytest.fixture
-def unfinished(space, tmp_path) -> Path:
+def unfinished(space: Path, tmp_path: Path) -> Path:
     assert call("fit", space, "--out", tmp_path / "run", "--max-samples", 1, "--tol", 1e-2) == 0
     return tmp_path / "run"
 
 
 @pytest.mark.parametrize("other", [["--seed", 1], ["--epsilon", 0.1], ["--points", 20]], ids=lambda other: other[0])
-def test_another_fit_is_not_gone_on_with(other, unfinished, space, capsys):
+def test_another_fit_is_not_gone_on_with(
+    other: Any, unfinished: Path, space: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     before = digest(unfinished)
     capsys.readouterr()
     assert "belongs to a fit of other" in refusal(capsys, "fit", space, *other, "--out", unfinished, "--resume")
     assert digest(unfinished) == before
 
 
-def test_a_damaged_checkpoint_is_one_line(unfinished, space, capsys):
+def test_a_damaged_checkpoint_is_one_line(unfinished: Path, space: Path, capsys: pytest.CaptureFixture[str]) -> None:
     checkpoint = unfinished / "checkpoint.safetensors"
     checkpoint.write_bytes(checkpoint.read_bytes()[:100])
     before = digest(unfinished)
@@ -385,7 +416,7 @@ def test_a_damaged_checkpoint_is_one_line(unfinished, space, capsys):
     assert digest(unfinished) == before
 
 
-def test_overwrite_begins_again(ctrl_c, unfinished, space, tmp_path):
+def test_overwrite_begins_again(ctrl_c: CtrlC, unfinished: Path, space: Path, tmp_path: Path) -> None:
     command = ["fit", space, "--seed", 1, "--out"]
     ctrl_c.steps = 0
     assert call(*command, tmp_path / "new") == 0
@@ -398,25 +429,25 @@ def test_overwrite_begins_again(ctrl_c, unfinished, space, tmp_path):
 # -------------------------------------------------------------------- reading
 
 
-def test_sampling_without_a_run_says_how_to_make_one(tmp_path, capsys):
+def test_sampling_without_a_run_says_how_to_make_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "proxflow fit DATA" in refusal(capsys, "sample", tmp_path / "none")
 
 
 @pytest.mark.parametrize("content", ["", "not json", "[]", "{}", '{"data": {}}', '{"data": {"event_shape": ["a"]}}'])
-def test_a_damaged_record_is_one_line(content, run, capsys):
+def test_a_damaged_record_is_one_line(content: str, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (run / "run.json").write_text(content)
     assert "is damaged" in refusal(capsys, "sample", run)
 
 
 @pytest.mark.parametrize("name", ["fit.safetensors", "standardisation.safetensors"])
-def test_a_missing_or_truncated_part_is_one_line(name, run, capsys):
+def test_a_missing_or_truncated_part_is_one_line(name: str, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (run / name).write_bytes((run / name).read_bytes()[:50])
     assert "truncated" in refusal(capsys, "sample", run)
     (run / name).unlink()
     assert name in refusal(capsys, "sample", run)
 
 
-def test_parts_of_two_runs_are_refused(run, tmp_path, capsys):
+def test_parts_of_two_runs_are_refused(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pf.save(pf.schedules.Linear(), run / "fit.safetensors")
     assert "does not belong" in refusal(capsys, "sample", run)
     np.save(tmp_path / "line.npy", POINTS[:, :1])

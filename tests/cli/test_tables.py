@@ -18,7 +18,7 @@ ROWS = 60
 
 
 @pytest.fixture
-def table(tmp_path) -> Path:
+def table(tmp_path: Path) -> Path:
     """Two measures in unlike units, a counter, text, and two rows without a value."""
     generator = np.random.default_rng(0)
     kind = np.arange(ROWS) % 2
@@ -44,7 +44,9 @@ def rows_of(path: Path) -> set[tuple[float, ...]]:
     )
 
 
-def test_what_is_read_is_said_recorded_and_sampled(table, tmp_path, capsys, monkeypatch):
+def test_what_is_read_is_said_recorded_and_sampled(
+    table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     assert "--drop-missing" in refusal(capsys, "fit", table, "--out", "run")
     assert call("fit", table, "--drop-missing", "--out", "run") == 0
@@ -68,7 +70,9 @@ def test_what_is_read_is_said_recorded_and_sampled(table, tmp_path, capsys, monk
     assert not Path("run/samples.npy").exists()
 
 
-def test_a_file_is_not_silently_replaced(table, tmp_path, capsys, monkeypatch):
+def test_a_file_is_not_silently_replaced(
+    table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     assert call("fit", table, "--drop-missing", "--columns", '"mass, g",bill', "--out", "run") == 0
     assert call("sample", "run", "--count", 5, "--out", "x.csv") == 0
@@ -84,7 +88,9 @@ def test_a_file_is_not_silently_replaced(table, tmp_path, capsys, monkeypatch):
 
 
 @pytest.mark.parametrize("kind", ["global", "columns", "whiten", "none"])
-def test_a_standardisation_is_chosen_warned_of_and_undone(kind, table, tmp_path, capsys, monkeypatch):
+def test_a_standardisation_is_chosen_warned_of_and_undone(
+    kind: str, table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     assert call("fit", table, "--drop-missing", "--standardise", kind, "--out", "run") == 0
     assert ("warning: animals: one scale for all columns" in capsys.readouterr().err) == (kind == "global")
@@ -94,7 +100,9 @@ def test_a_standardisation_is_chosen_warned_of_and_undone(kind, table, tmp_path,
     assert set(map(tuple, np.load("run/samples.npy").tolist())) <= rows_of(table)
 
 
-def test_images_are_no_table(tmp_path, capsys, monkeypatch):
+def test_images_are_no_table(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     np.save("x.npy", np.random.default_rng(0).normal(size=(6, 2, 2)))
     assert call("fit", "x.npy", "--out", "run") == 0
@@ -104,7 +112,9 @@ def test_images_are_no_table(tmp_path, capsys, monkeypatch):
     )
 
 
-def test_fractions_are_labels_but_no_classes_to_train_on(tmp_path, capsys, monkeypatch):
+def test_fractions_are_labels_but_no_classes_to_train_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     Path("x.csv").write_text("a,day\n" + "".join(f"{i * i},{i % 3 + 0.5}\n" for i in range(9)))
     message = refusal_after_notes(capsys, "train", "x.csv", "--label", "day", "--out", "run")
@@ -112,6 +122,6 @@ def test_fractions_are_labels_but_no_classes_to_train_on(tmp_path, capsys, monke
     assert "JointConditional" in message
 
 
-def refusal_after_notes(capsys, *arguments: object) -> str:
+def refusal_after_notes(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
     assert call(*arguments) == 2
     return capsys.readouterr().err.splitlines()[-1]

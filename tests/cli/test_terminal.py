@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,11 +18,11 @@ WRITTEN = ["report.html", "run.json", "terminal.safetensors"]
 
 
 @pytest.fixture(autouse=True)
-def blank_arrival_page(monkeypatch):
+def blank_arrival_page(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(report, "render_terminal_page", lambda *_args, **_options: "<!doctype html>", raising=False)
 
 
-def test_data_are_fitted_and_studied(data, tmp_path, capsys) -> None:
+def test_data_are_fitted_and_studied(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "out"
     assert call("terminal", data, "--out", folder, "--epsilon", 1, "--scale", 1, "--count", 5) == 0
     printed = capsys.readouterr().out
@@ -37,14 +38,18 @@ def test_data_are_fitted_and_studied(data, tmp_path, capsys) -> None:
 
 
 @pytest.mark.parametrize("scale", [0.01, 20])
-def test_a_flow_that_memorises_does_so_at_any_scale(run, tmp_path, capsys, scale) -> None:
+def test_a_flow_that_memorises_does_so_at_any_scale(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], scale: float
+) -> None:
     assert call("terminal", run, "--out", tmp_path / "out", "--scale", scale, "--count", 4) == 0
     assert "One data point alone explains 100%" in capsys.readouterr().out
     study = pf.load(tmp_path / "out" / "terminal.safetensors")
     torch.testing.assert_close(study.spectrum.rates[-1], torch.full((4, 2), -1.0, dtype=torch.float64))
 
 
-def test_a_network_is_studied(data, tmp_path, capsys, monkeypatch) -> None:
+def test_a_network_is_studied(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(report, "render_training_page", lambda *_args, **_options: "<!doctype html>", raising=False)
     call("train", data, "--out", tmp_path / "run", "--steps", 5, "--width", 8, "--depth", 1)
     monkeypatch.setattr(report, "render_terminal_page", render)
@@ -54,7 +59,9 @@ def test_a_network_is_studied(data, tmp_path, capsys, monkeypatch) -> None:
     assert "the network of" in page
 
 
-def test_a_network_at_the_scale_of_single_atoms_is_warned_of(data, tmp_path, capsys, monkeypatch) -> None:
+def test_a_network_at_the_scale_of_single_atoms_is_warned_of(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(report, "render_training_page", lambda *_args, **_options: "<!doctype html>", raising=False)
     call("train", data, "--out", tmp_path / "run", "--steps", 5, "--width", 8, "--depth", 1)
     for scale, warned in ((0.001, True), (20, False)):
@@ -64,7 +71,9 @@ def test_a_network_at_the_scale_of_single_atoms_is_warned_of(data, tmp_path, cap
 
 
 @pytest.mark.slow
-def test_a_network_that_is_no_gradient_is_warned_of(data, run, tmp_path, capsys, monkeypatch) -> None:
+def test_a_network_that_is_no_gradient_is_warned_of(
+    data: Path, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(report, "render_training_page", lambda *_args, **_options: "<!doctype html>", raising=False)
     np.save(tmp_path / "wide.npy", np.random.default_rng(0).normal(size=(30, 12)).astype("f4"))
     monkeypatch.setattr(pf.matching.AffineResidual, "fit", lambda network, *_args, **_options: network)  # a gradient
@@ -83,7 +92,9 @@ def test_a_network_that_is_no_gradient_is_warned_of(data, run, tmp_path, capsys,
     assert "antisymmetric" not in capsys.readouterr().out
 
 
-def test_the_page_of_a_flow_that_memorises_shows_no_scales(run, tmp_path, monkeypatch) -> None:
+def test_the_page_of_a_flow_that_memorises_shows_no_scales(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(report, "render_terminal_page", render)
     assert call("terminal", run, "--out", tmp_path / "out", "--count", 4) == 0
     page = (tmp_path / "out" / "report.html").read_text()
@@ -92,7 +103,7 @@ def test_the_page_of_a_flow_that_memorises_shows_no_scales(run, tmp_path, monkey
     assert "<h2>Scales</h2>" not in page
 
 
-def test_times_can_be_chosen(run, tmp_path, capsys) -> None:
+def test_times_can_be_chosen(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "out"
     assert call("terminal", run, "--out", folder, "--count", 2, "--times", "0.2,0.8") == 0
     assert pf.load(folder / "terminal.safetensors").spectrum.times.tolist() == [0.2, 0.8]
@@ -101,7 +112,7 @@ def test_times_can_be_chosen(run, tmp_path, capsys) -> None:
         assert "--times" in refusal(capsys, "terminal", run, "--out", tmp_path / "other", "--times", times)
 
 
-def test_images_are_shown(tmp_path, monkeypatch) -> None:
+def test_images_are_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(report, "render_terminal_page", render)
     options = ["--points", 40, "--epsilon", 20, "--scale", 1, "--count", 4]
     assert call("terminal", "digits", "--out", tmp_path / "out", *options) == 0
@@ -110,13 +121,15 @@ def test_images_are_shown(tmp_path, monkeypatch) -> None:
     assert "Samples moved" in page
 
 
-def test_a_run_is_not_replaced_by_its_own_study(run, capsys) -> None:
+def test_a_run_is_not_replaced_by_its_own_study(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = {path.name: path.read_bytes() for path in run.iterdir()}
     assert "is the run that is studied" in refusal(capsys, "terminal", run, "--out", run, "--overwrite")
     assert {path.name: path.read_bytes() for path in run.iterdir()} == before
 
 
-def test_a_network_without_its_data_says_that_nothing_was_checked(data, tmp_path, capsys, monkeypatch) -> None:
+def test_a_network_without_its_data_says_that_nothing_was_checked(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(report, "render_training_page", lambda *_args, **_options: "<!doctype html>", raising=False)
     quick = ("--steps", 5, "--width", 8, "--depth", 1)
     call("train", data, "--coupling", "minibatch", "--out", tmp_path / "run", *quick)
@@ -125,7 +138,7 @@ def test_a_network_without_its_data_says_that_nothing_was_checked(data, tmp_path
     assert "its run keeps no data" in capsys.readouterr().out
 
 
-def test_labels_of_a_table_are_no_coordinates(tmp_path, capsys) -> None:
+def test_labels_of_a_table_are_no_coordinates(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = [f"{k / 20},{k % 5},{'ab'[k % 2]}" for k in range(20)]
     (tmp_path / "table.csv").write_text("x,y,kind\n" + "\n".join(rows) + "\n")
     for options, left_out in (([], True), (["--label", "kind"], False)):
@@ -137,7 +150,7 @@ def test_labels_of_a_table_are_no_coordinates(tmp_path, capsys) -> None:
         assert pf.load(tmp_path / "out" / "terminal.safetensors").spectrum.points.shape[2] == 2
 
 
-def test_bad_input(data, run, tmp_path, capsys) -> None:
+def test_bad_input(data: Path, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "see proxflow terminal --help" in refusal(capsys, "terminal", data, "--colour", "red")
     assert "scale" in refusal(capsys, "terminal", data, "--out", tmp_path / "out", "--scale", 0)
     assert "nowhere" in refusal(capsys, "terminal", tmp_path / "nowhere")
@@ -149,7 +162,9 @@ def test_bad_input(data, run, tmp_path, capsys) -> None:
 
 
 @pytest.mark.slow
-def test_a_conditional_network_is_told_a_label_or_none(tmp_path, capsys, monkeypatch) -> None:
+def test_a_conditional_network_is_told_a_label_or_none(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(report, "render_training_page", lambda *_args, **_options: "<!doctype html>", raising=False)
     monkeypatch.setattr(report, "render_terminal_page", render)
     rows = [f"{k / 20},{k % 5},{'ab'[k % 2]}" for k in range(40)]
@@ -168,5 +183,5 @@ def test_a_conditional_network_is_told_a_label_or_none(tmp_path, capsys, monkeyp
     assert "no class 'c'" in refusal(capsys, "terminal", tmp_path / "run", "--label", "c")
 
 
-def test_a_fitted_flow_is_told_no_label(run, capsys) -> None:
+def test_a_fitted_flow_is_told_no_label(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "takes no --label" in refusal(capsys, "terminal", run, "--label", "1")

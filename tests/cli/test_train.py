@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 import json
 import shlex
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -29,12 +31,12 @@ FITTED = "checkpoint.safetensors"
 
 
 @pytest.fixture(autouse=True)
-def blank_training_page(monkeypatch):
+def blank_training_page(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(report, "render_training_page", lambda *_args, **_options: "<!doctype html>")
 
 
 @pytest.fixture
-def labelled(tmp_path):
+def labelled(tmp_path: Path) -> Path:
     """Three classes, told by name, in a table."""
     generator = np.random.default_rng(0)
     rows = [f"{x:.6f},{y:.6f},{'abc'[i % 3]}" for i, (x, y) in enumerate(generator.normal(size=(60, 2)))]
@@ -42,12 +44,14 @@ def labelled(tmp_path):
     return tmp_path / "table.csv"
 
 
-def _files(folder) -> list[str]:
+def _files(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir() if "tfevents" not in path.name)
 
 
 @pytest.mark.parametrize("coupling", ["subspace", "semidiscrete", "minibatch", "independent"])
-def test_a_run_of_each_coupling_can_be_sampled(data, tmp_path, coupling, capsys) -> None:
+def test_a_run_of_each_coupling_can_be_sampled(
+    data: Path, tmp_path: Path, coupling: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder = tmp_path / "run"
     assert call("train", data, "--out", folder, "--coupling", coupling, *QUICK) == 0
     assert "energy distance" in capsys.readouterr().out
@@ -64,7 +68,9 @@ def test_a_run_of_each_coupling_can_be_sampled(data, tmp_path, coupling, capsys)
 
 
 @pytest.mark.parametrize("options", [[], ["--directions", "1"]])
-def test_the_directions_are_chosen_or_given(data, tmp_path, capsys, options) -> None:
+def test_the_directions_are_chosen_or_given(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], options: Any
+) -> None:
     assert call("train", data, "--out", tmp_path / "run", *options, *QUICK) == 0
     said = capsys.readouterr().out
     assert ("principal directions coupled" in said) == (not options)
@@ -73,7 +79,7 @@ def test_the_directions_are_chosen_or_given(data, tmp_path, capsys, options) -> 
     assert record["arguments"]["directions"] == (1 if options else None)
 
 
-def test_classes_are_sampled_by_name(labelled, tmp_path, capsys) -> None:
+def test_classes_are_sampled_by_name(labelled: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "run"
     assert call("train", labelled, "--label", "kind", "--out", folder, *QUICK) == 0
     assert call("sample", folder, "--label", "b", "--guidance", "2.5", "--count", "3") == 0
@@ -85,7 +91,9 @@ def test_classes_are_sampled_by_name(labelled, tmp_path, capsys) -> None:
     assert "needs a label" in refusal(capsys, "sample", folder, "--guidance", "2")
 
 
-def test_all_classes_are_sampled_with_their_labels(labelled, tmp_path, capsys) -> None:
+def test_all_classes_are_sampled_with_their_labels(
+    labelled: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder = tmp_path / "run"
     assert call("train", labelled, "--label", "kind", "--out", folder, *QUICK) == 0
     capsys.readouterr()
@@ -118,7 +126,7 @@ def test_all_classes_are_sampled_with_their_labels(labelled, tmp_path, capsys) -
     assert "drawn-labels.npy is already there" in refusal(capsys, *draw, "--out", tmp_path / "drawn.npy")
 
 
-def test_all_of_one_class_are_labelled_too(tmp_path, capsys) -> None:
+def test_all_of_one_class_are_labelled_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     np.savez(tmp_path / "x.npz", points=np.random.default_rng(0).random((30, 2)), labels=np.zeros(30, dtype=int))
     assert call("train", tmp_path / "x.npz", "--conditional", "--out", tmp_path / "run", *QUICK) == 0
     assert call("sample", tmp_path / "run", "--label", "all", "--count", "3") == 0
@@ -126,7 +134,7 @@ def test_all_of_one_class_are_labelled_too(tmp_path, capsys) -> None:
     assert "of 1 class:" in capsys.readouterr().out
 
 
-def test_images_of_all_classes_are_drawn_a_row_each(tmp_path) -> None:
+def test_images_of_all_classes_are_drawn_a_row_each(tmp_path: Path) -> None:
     images, kinds = np.random.default_rng(0).random((40, 6, 6)), np.arange(40) % 3
     np.savez(tmp_path / "x.npz", points=images, labels=kinds)
     folder = tmp_path / "run"
@@ -141,15 +149,22 @@ def test_images_of_all_classes_are_drawn_a_row_each(tmp_path) -> None:
     assert sizes[30][0] < 4 * sizes[30][1]  # at most ten of a class
 
 
-def test_the_command_on_the_page_repeats_the_run(labelled, tmp_path, monkeypatch) -> None:
-    commands = []
-    monkeypatch.setattr(report, "render_training_page", lambda *given, **_options: commands.append(given[-1]) or "")
+def test_the_command_on_the_page_repeats_the_run(
+    labelled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commands: list[str] = []
+
+    def kept(*given: Any, **_options: object) -> str:
+        commands.append(given[-1])
+        return ""
+
+    monkeypatch.setattr(report, "render_training_page", kept)
     assert call("train", labelled, "--conditional", "--label", "kind", "--out", tmp_path / "one", *QUICK) == 0
     assert call(*shlex.split(commands[0])[1:], "--out", tmp_path / "two") == 0
     assert (tmp_path / "one/network.safetensors").read_bytes() == (tmp_path / "two/network.safetensors").read_bytes()
 
 
-def test_a_fit_in_its_place_leaves_nothing_of_a_training(data, tmp_path) -> None:
+def test_a_fit_in_its_place_leaves_nothing_of_a_training(data: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     assert call("train", data, "--out", folder, *QUICK) == 0
     assert (folder / "history.csv").exists()
@@ -163,25 +178,27 @@ def test_a_fit_in_its_place_leaves_nothing_of_a_training(data, tmp_path) -> None
     ]
 
 
-def test_minibatch_with_labels_says_what_it_does(labelled, tmp_path, capsys) -> None:
+def test_minibatch_with_labels_says_what_it_does(
+    labelled: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert call("train", labelled, "--label", "kind", "--coupling", "minibatch", "--out", tmp_path / "run", *QUICK) == 0
     assert "the noise is not normal in training" in capsys.readouterr().err
 
 
-def test_same_command_same_network(data, tmp_path) -> None:
+def test_same_command_same_network(data: Path, tmp_path: Path) -> None:
     for name in ("one", "two"):
         assert call("train", data, "--out", tmp_path / name, *QUICK) == 0
     assert (tmp_path / "one/network.safetensors").read_bytes() == (tmp_path / "two/network.safetensors").read_bytes()
 
 
-def test_resume_after_interruption(data, tmp_path, monkeypatch) -> None:
+def test_resume_after_interruption(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     module = importlib.import_module("proxflow.matching.training_run")
     whole, folder = tmp_path / "whole", tmp_path / "run"
     assert call("train", data, "--out", whole, *QUICK) == 0
     step = module.Run.advance
     with monkeypatch.context() as patch:
 
-        def stop(self, pairs, interrupted) -> None:
+        def stop(self: Any, pairs: Any, interrupted: Any) -> None:
             step(self, pairs, interrupted)
             if self.step == 9:
                 self.save()
@@ -195,7 +212,7 @@ def test_resume_after_interruption(data, tmp_path, monkeypatch) -> None:
     assert (folder / "network.safetensors").read_bytes() == (whole / "network.safetensors").read_bytes()
 
 
-def test_a_finished_run_is_lengthened(data, tmp_path, capsys) -> None:
+def test_a_finished_run_is_lengthened(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "run"
     assert call("train", data, "--out", folder, *QUICK) == 0
     short = (folder / "network.safetensors").read_bytes()
@@ -224,12 +241,16 @@ def test_a_finished_run_is_lengthened(data, tmp_path, capsys) -> None:
         (["--resume"], "holds nothing to resume"),
     ],
 )
-def test_refusals(data, tmp_path, capsys, options, message) -> None:
+def test_refusals(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str], message: str
+) -> None:
     assert message in refusal(capsys, "train", data, "--out", tmp_path / "run", *QUICK, *options)
     assert not (tmp_path / "run" / "run.json").exists()
 
 
-def test_guidance_that_is_no_number_leaves_the_samples_alone(labelled, tmp_path, capsys) -> None:
+def test_guidance_that_is_no_number_leaves_the_samples_alone(
+    labelled: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     call("train", labelled, "--label", "kind", "--out", tmp_path / "run", *QUICK)
     capsys.readouterr()
     said = refusal(capsys, "sample", tmp_path / "run", "--label", "a", "--guidance", "nan")
@@ -237,10 +258,12 @@ def test_guidance_that_is_no_number_leaves_the_samples_alone(labelled, tmp_path,
     assert "samples.npy" not in _files(tmp_path / "run")
 
 
-def test_minibatches_are_no_larger_than_the_data(data, tmp_path, capsys) -> None:
+def test_minibatches_are_no_larger_than_the_data(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert call("train", data, "--coupling", "minibatch", "--out", tmp_path / "run", *QUICK, "--batch-size", 100) == 0
     assert "noise itself" in capsys.readouterr().out
 
 
-def test_a_fitted_flow_takes_no_label(run, capsys) -> None:
+def test_a_fitted_flow_takes_no_label(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "takes no --label" in refusal(capsys, "sample", run, "--label", "1")
