@@ -23,7 +23,7 @@ def normal_p_value(noise: Tensor) -> float:
     directions = torch.cat([torch.eye(dim, dtype=torch.float64), random / random.norm(dim=1, keepdim=True)])
     along = [stats.kstest(projected.numpy(), "norm").pvalue for projected in directions @ rows.mT]
     norm = stats.kstest(rows.square().sum(1).numpy(), "chi2", args=(dim,)).pvalue
-    return min(1.0, (len(along) + 1) * min([*along, norm]))
+    return float(min(1.0, (len(along) + 1) * min([*along, norm])))
 
 
 def same_law_p_value(x: Tensor, y: Tensor) -> float:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed
@@ -29,8 +30,10 @@ def main(folder: Path, method: str) -> None:
     rank = torch.distributed.get_rank() if together else 0
     pairs = PairFile(folder / "pairs", points())
     sampler = PairSampler(pairs, rank=rank, processes=torch.distributed.get_world_size() if together else 1)
-    options = {"num_workers": 2, "multiprocessing_context": method, "persistent_workers": True} if method else {}
-    loader = DataLoader(pairs, batch_size=4, sampler=sampler, **options)  # type: ignore[arg-type]
+    options: dict[str, Any] = {}
+    if method:
+        options = {"num_workers": 2, "multiprocessing_context": method, "persistent_workers": True}
+    loader = DataLoader(pairs, batch_size=4, sampler=sampler, **options)
     seen = []
     for epoch in range(EPOCHS):
         sampler.set_epoch(epoch)

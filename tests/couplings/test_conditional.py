@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -37,7 +40,7 @@ def conditional() -> Conditional:
 # ------------------------------------------------------------------ classes
 
 
-def test_given_the_class_the_noise_is_normal(conditional):
+def test_given_the_class_the_noise_is_normal(conditional: Conditional) -> None:
     pairs = conditional.sample(6000, generator=seeded())
     for label in (0, 1):
         assert normal_p_value(pairs.source[pairs.label == label]) > ALPHA
@@ -46,7 +49,7 @@ def test_given_the_class_the_noise_is_normal(conditional):
 
 
 @pytest.mark.parametrize("kind", ["semidiscrete", "minibatch", "pair"])
-def test_one_coupling_of_all_classes_gives_each_its_own_noise(kind):
+def test_one_coupling_of_all_classes_gives_each_its_own_noise(kind: str) -> None:
     """What couples the data and not the classes: the same test sees the bias of a network that is told the class."""
     points, labels = two_classes()
     if kind == "semidiscrete":
@@ -62,7 +65,7 @@ def test_one_coupling_of_all_classes_gives_each_its_own_noise(kind):
         assert normal_p_value(pairs.source[pairs.label == label]) < REJECTED
 
 
-def test_pairs_are_optimal_in_their_class(conditional):
+def test_pairs_are_optimal_in_their_class(conditional: Conditional) -> None:
     points, labels = two_classes()
     pairs = conditional.sample(1000, generator=seeded())
     for label, potential in conditional.potentials.items():
@@ -73,7 +76,7 @@ def test_pairs_are_optimal_in_their_class(conditional):
     assert torch.equal(pairs.target, points[pairs.index])
 
 
-def test_epochs_see_normal_noise_in_each_class(conditional):
+def test_epochs_see_normal_noise_in_each_class(conditional: Conditional) -> None:
     points, labels = two_classes()
     coupling = Conditional(points, labels, conditional.potentials)
     generator = seeded()
@@ -89,7 +92,7 @@ def test_epochs_see_normal_noise_in_each_class(conditional):
     assert law.draws >= 6000
 
 
-def test_a_class_that_loses_rows_of_its_noise_says_so():
+def test_a_class_that_loses_rows_of_its_noise_says_so() -> None:
     """The second atom of class 1 lies above the envelope of the others, so that no noise belongs to it."""
     points = torch.tensor([[-1.0], [0.0], [1.0], [5.0]], dtype=F64)
     labels = torch.tensor([1, 1, 1, 0])
@@ -102,7 +105,7 @@ def test_a_class_that_loses_rows_of_its_noise_says_so():
     assert law.largest_gap == pytest.approx(2, abs=0.01)  # |u| + 2 at the draw nearest to 0
 
 
-def test_a_class_of_one_row(generator):
+def test_a_class_of_one_row(generator: torch.Generator) -> None:
     points, labels = two_classes()
     labels[5] = 9
     coupling = Conditional.fit(points, labels)
@@ -119,7 +122,7 @@ def test_a_class_of_one_row(generator):
      torch.tensor([0, 1, 2, 3]), torch.tensor([0, 255, 0, 255], dtype=torch.uint8)],
     ids=["bool", "any numbers", "one class", "a class each", "uint8"],
 )  # fmt: skip
-def test_classes_may_be_any_whole_numbers(labels, generator):
+def test_classes_may_be_any_whole_numbers(labels: Tensor, generator: torch.Generator) -> None:
     points = torch.randn(4, 3, generator=generator)
     coupling = Conditional.fit(points, labels)
     pairs = coupling.sample(50, generator=generator)
@@ -128,7 +131,7 @@ def test_classes_may_be_any_whole_numbers(labels, generator):
     assert coupling.noise_for(torch.arange(4), generator=generator).shape == (4, 3)
 
 
-def test_noise_of_another_law(generator):
+def test_noise_of_another_law(generator: torch.Generator) -> None:
     source = Uniform(2, -1.0, 1.0)
     coupling = Conditional.fit(*two_classes(), source=source, tol=0.05)
     pairs = coupling.sample(2000, generator=generator)
@@ -147,19 +150,19 @@ def test_noise_of_another_law(generator):
         (torch.ones(60, dtype=torch.bool), "whole numbers"),
     ],
 )
-def test_an_index_that_names_no_rows_is_refused(conditional, index, said):
+def test_an_index_that_names_no_rows_is_refused(conditional: Conditional, index: Tensor, said: str) -> None:
     with pytest.raises(ValueError, match=f"noise_for: index must .*{said}"):
         conditional.noise_for(index)
 
 
-def test_an_empty_index_is_no_noise(conditional):
+def test_an_empty_index_is_no_noise(conditional: Conditional) -> None:
     points, labels = two_classes()
     coupling = Conditional(points, labels, conditional.potentials)
     assert coupling.noise_for(torch.empty(0, dtype=torch.int64)).shape == (0, 2)
     assert coupling.noise_law == NoiseLaw()
 
 
-def test_labels_and_potentials_that_do_not_go_together_are_refused(conditional):
+def test_labels_and_potentials_that_do_not_go_together_are_refused(conditional: Conditional) -> None:
     points, labels = two_classes()
     zero, one = (conditional.potentials[label] for label in (0, 1))
     cases = {
@@ -192,7 +195,7 @@ def joint() -> dict[float, JointConditional]:
     return {weight: JointConditional.fit(*graded(), weight) for weight in (0.1, 3.0, 30.0)}
 
 
-def test_labels_have_the_law_of_the_data_and_noise_is_independent_of_them(joint):
+def test_labels_have_the_law_of_the_data_and_noise_is_independent_of_them(joint: dict[float, JointConditional]) -> None:
     _, condition = graded()
     for coupling in joint.values():
         pairs = coupling.sample(3000, generator=seeded())
@@ -203,7 +206,9 @@ def test_labels_have_the_law_of_the_data_and_noise_is_independent_of_them(joint)
             assert normal_p_value(pairs.source[part]) > ALPHA
 
 
-def test_the_condition_of_the_row_makes_noise_dependent_where_the_drawn_one_does_not(joint):
+def test_the_condition_of_the_row_makes_noise_dependent_where_the_drawn_one_does_not(
+    joint: dict[float, JointConditional],
+) -> None:
     """With a small weight rows are chosen by the noise, so that their own condition would give it away."""
     points, condition = graded()
     pairs = joint[0.1].sample(3000, generator=seeded())
@@ -212,7 +217,7 @@ def test_the_condition_of_the_row_makes_noise_dependent_where_the_drawn_one_does
     assert normal_p_value(plain.source[plain.label > 0.3]) < REJECTED
 
 
-def test_a_saved_potential_couples_the_same_pairs(joint, tmp_path):
+def test_a_saved_potential_couples_the_same_pairs(joint: dict[float, JointConditional], tmp_path: Path) -> None:
     coupling = joint[3.0]
     pf.save(coupling.potential, tmp_path / "potential")
     again = JointConditional(pf.load(tmp_path / "potential"), *graded(), 3.0)
@@ -222,7 +227,7 @@ def test_a_saved_potential_couples_the_same_pairs(joint, tmp_path):
     assert torch.equal(one.label, other.label)
 
 
-def test_the_row_misses_the_label_less_as_the_weight_grows(joint):
+def test_the_row_misses_the_label_less_as_the_weight_grows(joint: dict[float, JointConditional]) -> None:
     _, condition = graded()
     misses = []
     for coupling in joint.values():
@@ -235,7 +240,7 @@ def test_the_row_misses_the_label_less_as_the_weight_grows(joint):
     assert misses[0] > 2 * misses[1] > 10 * misses[2]
 
 
-def test_several_conditions_and_any_event_keep_their_shape(generator):
+def test_several_conditions_and_any_event_keep_their_shape(generator: torch.Generator) -> None:
     points = torch.randn(30, 1, 2, generator=generator)
     conditions = torch.randn(30, 2, generator=generator)
     pairs = JointConditional.fit(points, conditions, 3.0, tol=0.1).sample(7, generator=generator)
@@ -244,7 +249,7 @@ def test_several_conditions_and_any_event_keep_their_shape(generator):
     assert pairs.label.dtype == torch.float32
 
 
-def test_conditions_may_be_uneven_and_repeated(generator):
+def test_conditions_may_be_uneven_and_repeated(generator: torch.Generator) -> None:
     points, _ = graded(30)
     condition = torch.where(torch.arange(30) < 24, 0.0, 1.0).to(F64)
     pairs = JointConditional.fit(points, condition, 20.0).sample(3000, generator=generator)
@@ -254,7 +259,7 @@ def test_conditions_may_be_uneven_and_repeated(generator):
         assert normal_p_value(pairs.source[pairs.label == value]) > ALPHA
 
 
-def test_noise_of_another_law_with_conditions(generator):
+def test_noise_of_another_law_with_conditions(generator: torch.Generator) -> None:
     points, condition = graded(30)
     source = Uniform(2, -1.0, 1.0)
     coupling = JointConditional.fit(points, condition, 1.0, source=source, tol=0.05)
@@ -263,11 +268,11 @@ def test_noise_of_another_law_with_conditions(generator):
     assert same_law_p_value(drawn, source.sample(2000, generator=generator, dtype=F64)) > ALPHA
 
 
-def test_bad_conditions_are_refused():
+def test_bad_conditions_are_refused() -> None:
     points, condition = graded(30)
     nan = condition.clone()
     nan[3] = torch.nan
-    cases = {
+    cases: dict[str, tuple[Any, ...]] = {
         "of the points' torch.float64, got torch.int64; for classes use": (points, condition.long(), 1.0),
         "got torch.float32": (points, condition.float(), 1.0),
         "conditions must be finite": (points, nan, 1.0),
@@ -285,7 +290,7 @@ def test_bad_conditions_are_refused():
         JointConditional.fit(points, condition, 1.0, source=Gaussian(3))
 
 
-def test_potentials_of_other_noise_conditions_or_weight_are_refused(joint):
+def test_potentials_of_other_noise_conditions_or_weight_are_refused(joint: dict[float, JointConditional]) -> None:
     points, condition = graded()
     whole = torch.cat([points, condition[:, None]], 1)
     with pytest.raises(ValueError, match=r"does not hold the conditions .*JointConditional\.fit"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -35,7 +36,9 @@ def same(a: Pairs, b: Pairs) -> bool:
 
 @EVERY
 @pytest.mark.parametrize("n", [1, 40])
-def test_pairs_have_the_shape_of_the_data_and_name_their_rows(built, name, n, generator):
+def test_pairs_have_the_shape_of_the_data_and_name_their_rows(
+    built: dict[str, Any], name: str, n: int, generator: torch.Generator
+) -> None:
     points, labels = data()
     pairs = built[name].sample(n, generator=generator)
     assert len(pairs) == n
@@ -50,14 +53,14 @@ def test_pairs_have_the_shape_of_the_data_and_name_their_rows(built, name, n, ge
 
 @EVERY
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_the_dtype_of_the_data_is_kept(name, dtype, generator):
+def test_the_dtype_of_the_data_is_kept(name: str, dtype: torch.dtype, generator: torch.Generator) -> None:
     pairs = CASES[name](*data(dtype)).sample(5, generator=generator)
     assert pairs.source.dtype == pairs.target.dtype == dtype
     assert pairs.label.dtype == (torch.int64 if name in LABEL_OF_THE_ROW else dtype)
 
 
 @EVERY
-def test_a_seed_gives_the_same_pairs_and_leaves_the_global_generator_alone(name):
+def test_a_seed_gives_the_same_pairs_and_leaves_the_global_generator_alone(name: str) -> None:
     before = torch.random.get_rng_state()
     points, labels = data()
     first, again = (CASES[name](points, labels).sample(40, generator=seeded(5)) for _ in range(2))
@@ -68,7 +71,7 @@ def test_a_seed_gives_the_same_pairs_and_leaves_the_global_generator_alone(name)
 
 
 @EVERY
-def test_without_a_generator_torch_s_own_is_used(name):
+def test_without_a_generator_torch_s_own_is_used(name: str) -> None:
     draws = []
     for _ in range(2):
         coupling = CASES[name](*data())
@@ -78,7 +81,7 @@ def test_without_a_generator_torch_s_own_is_used(name):
 
 
 @EVERY
-def test_both_marginals_are_exact(built, name, generator):
+def test_both_marginals_are_exact(built: dict[str, Any], name: str, generator: torch.Generator) -> None:
     """What is drawn as often as in the data is the row, whatever the coupling."""
     parts = [built[name].sample(100, generator=generator) for _ in range(40)]  # 4,000 pairs in many calls
     noise = torch.cat([part.source for part in parts])
@@ -88,7 +91,7 @@ def test_both_marginals_are_exact(built, name, generator):
 
 
 @pytest.mark.parametrize("name", OPTIMAL)
-def test_pairs_are_nearer_than_independent_ones(built, name, generator):
+def test_pairs_are_nearer_than_independent_ones(built: dict[str, Any], name: str, generator: torch.Generator) -> None:
     """The clusters lie 4 apart along an axis on which the noise has variance 1: choosing a side saves 6 of 7."""
 
     def cost(pairs: Pairs) -> Tensor:
@@ -101,12 +104,12 @@ def test_pairs_are_nearer_than_independent_ones(built, name, generator):
 
 
 @pytest.mark.parametrize("name", WITHOUT_LABELS)
-def test_points_without_labels_give_pairs_without(name, generator):
+def test_points_without_labels_give_pairs_without(name: str, generator: torch.Generator) -> None:
     assert CASES[name](data()[0], None).sample(3, generator=generator).label is None
 
 
 @pytest.mark.parametrize("name", WITHOUT_LABELS)
-def test_labels_of_several_numbers_travel_with_their_rows(name, generator):
+def test_labels_of_several_numbers_travel_with_their_rows(name: str, generator: torch.Generator) -> None:
     points, _ = data()
     labels = torch.randn(ROWS, 3, generator=generator)
     pairs = CASES[name](points, labels).sample(30, generator=generator)
@@ -114,7 +117,7 @@ def test_labels_of_several_numbers_travel_with_their_rows(name, generator):
 
 
 @EVERY
-def test_what_a_checkpoint_depends_on_changes_with_the_data(built, name):
+def test_what_a_checkpoint_depends_on_changes_with_the_data(built: dict[str, Any], name: str) -> None:
     points, labels = data()
     tensors, moved = built[name].tensors, CASES[name](points + 1, labels).tensors
     assert all(tensor is None or isinstance(tensor, Tensor) for tensor in tensors)
@@ -122,7 +125,9 @@ def test_what_a_checkpoint_depends_on_changes_with_the_data(built, name):
 
 
 @EVERY
-def test_pairs_carry_no_gradient_and_share_no_memory_with_the_data(built, name, generator):
+def test_pairs_carry_no_gradient_and_share_no_memory_with_the_data(
+    built: dict[str, Any], name: str, generator: torch.Generator
+) -> None:
     points, labels = data()
     kept = points.clone()
     pairs = CASES[name](points.requires_grad_(), labels).sample(8, generator=generator)
@@ -134,12 +139,12 @@ def test_pairs_carry_no_gradient_and_share_no_memory_with_the_data(built, name, 
 
 @EVERY
 @pytest.mark.parametrize("n", [0, -1])
-def test_fewer_than_one_pair_is_refused(built, name, n):
+def test_fewer_than_one_pair_is_refused(built: dict[str, Any], name: str, n: int) -> None:
     with pytest.raises(ValueError, match=f"n must be at least 1, got {n}"):
         built[name].sample(n)
 
 
-BAD_DATA = {
+BAD_DATA: dict[str, tuple[Callable[..., Any], str]] = {
     "nan": (lambda x, y: (torch.where(torch.arange(ROWS)[:, None, None] == 3, torch.nan, x), y), r"1 row .*\[3\]"),
     "inf": (lambda x, y: (x / 0, y), "24 rows"),
     "flat": (lambda x, y: (x[:, 0, 0], y), r"points must be a non-empty \(N, \*event\)"),
@@ -156,14 +161,14 @@ BAD_DATA = {
 
 @pytest.mark.parametrize("case", BAD_DATA)
 @pytest.mark.parametrize("name", ["independent", "minibatch", "conditional"])
-def test_bad_data_are_refused_by_name(name, case):
+def test_bad_data_are_refused_by_name(name: str, case: str) -> None:
     spoil, said = BAD_DATA[case]
     with pytest.raises(ValueError, match=rf"(?s){name.capitalize()}: .*{said}"):
         CASES[name](*spoil(*data()))
 
 
 @pytest.mark.parametrize("case", BAD_DATA)
-def test_a_semidiscrete_coupling_refuses_bad_data_too(case):
+def test_a_semidiscrete_coupling_refuses_bad_data_too(case: str) -> None:
     spoil, said = BAD_DATA[case]
     points, labels = data()
     potential = fit(points).potential

@@ -23,7 +23,7 @@ def joined(parts: list[Pairs]) -> tuple[Tensor, Tensor]:
 
 @pytest.mark.parametrize("size", [1, 7, 12, 50])
 @pytest.mark.parametrize("wanted", [[5, 5, 5], [1] * 20, [13, 2, 30, 1], [60]])
-def test_calls_together_hand_out_whole_assignments_in_order(size, wanted):
+def test_calls_together_hand_out_whole_assignments_in_order(size: int, wanted: list[int]) -> None:
     coupling, whole = Minibatch(rows(), size), Minibatch(rows(), size)
     generator, same = (torch.Generator().manual_seed(4) for _ in range(2))
     source, index = joined([coupling.sample(n, generator=generator) for n in wanted])
@@ -33,26 +33,26 @@ def test_calls_together_hand_out_whole_assignments_in_order(size, wanted):
     assert torch.equal(index, expected_index[: sum(wanted)])
 
 
-def test_no_row_comes_twice_in_an_assignment(generator):
+def test_no_row_comes_twice_in_an_assignment(generator: torch.Generator) -> None:
     coupling = Minibatch(rows(), 20)
     parts = [coupling.sample(4, generator=generator).index for _ in range(25)]
     for assignment in torch.cat(parts).split(20):
         assert len(assignment.unique()) == 20
 
 
-def test_an_assignment_of_all_rows_holds_each(generator):
+def test_an_assignment_of_all_rows_holds_each(generator: torch.Generator) -> None:
     coupling = Minibatch(rows(), 50)
     assert torch.equal(coupling.assign(generator=generator).index.sort().values, torch.arange(50))
 
 
 @pytest.mark.parametrize("event", [(1,), (2,), (3, 5)])
-def test_an_assignment_costs_least(event, generator):
+def test_an_assignment_costs_least(event: tuple[int, ...], generator: torch.Generator) -> None:
     pairs = Minibatch(rows(50, *event), 40).assign(generator=generator)
     table = torch.cdist(pairs.source.flatten(1), pairs.target.flatten(1)).square().numpy()
     assert table.trace() == pytest.approx(table[linear_sum_assignment(table)].sum(), rel=1e-12)
 
 
-def test_larger_assignments_are_straighter_in_batches_of_one_size(generator):
+def test_larger_assignments_are_straighter_in_batches_of_one_size(generator: torch.Generator) -> None:
     costs = []
     for size in (1, 16, 256):
         coupling = Minibatch(rows(256), size)
@@ -64,7 +64,7 @@ def test_larger_assignments_are_straighter_in_batches_of_one_size(generator):
     assert costs[-1] == pytest.approx(8, rel=0.15)
 
 
-def test_handed_out_pairs_stay_as_they_are(generator):
+def test_handed_out_pairs_stay_as_they_are(generator: torch.Generator) -> None:
     coupling = Minibatch(rows(), 20)
     first = coupling.sample(8, generator=generator)
     kept = first.target.clone()
@@ -76,7 +76,7 @@ def test_handed_out_pairs_stay_as_they_are(generator):
     assert torch.equal(third.target, rows()[third.index])
 
 
-def test_assign_leaves_the_buffer_alone():
+def test_assign_leaves_the_buffer_alone() -> None:
     coupling, undisturbed = Minibatch(rows(), 20), Minibatch(rows(), 20)
     generator = torch.Generator().manual_seed(1)
     coupling.sample(5, generator=generator)
@@ -85,7 +85,7 @@ def test_assign_leaves_the_buffer_alone():
     assert torch.equal(coupling.sample(15, generator=generator).index, waiting)
 
 
-def test_equal_rows_are_different_rows(generator):
+def test_equal_rows_are_different_rows(generator: torch.Generator) -> None:
     """Duplicates are neither lost nor merged: each of three equal rows comes as often as any other."""
     points = rows(12)
     points[:3] = points[0].clone()
@@ -95,7 +95,7 @@ def test_equal_rows_are_different_rows(generator):
 
 
 @pytest.mark.parametrize("source", [Uniform(2), Empirical(rows(30, seed=9)), Gaussian(2)], ids=repr)
-def test_noise_of_another_law(source, generator):
+def test_noise_of_another_law(source: Empirical | Gaussian | Uniform, generator: torch.Generator) -> None:
     pairs = Minibatch(rows(), 25, source=source).sample(200, generator=generator)
     if isinstance(source, Empirical):
         assert torch.isin(pairs.source, source.points).all()
@@ -105,12 +105,12 @@ def test_noise_of_another_law(source, generator):
 
 
 @pytest.mark.parametrize("size", [0, -1, 51])
-def test_a_batch_that_the_data_cannot_fill_is_refused(size):
+def test_a_batch_that_the_data_cannot_fill_is_refused(size: int) -> None:
     with pytest.raises(ValueError, match=f"between 1 and the 50 points, got {size}; couplings.Semidiscrete"):
         Minibatch(rows(), size)
 
 
-def test_bad_options_are_refused_when_built():
+def test_bad_options_are_refused_when_built() -> None:
     with pytest.raises(ValueError, match="Minibatch: unknown solver 'auction'"):
         Minibatch(rows(), 5, solver="auction")
     with pytest.raises(ValueError, match="Minibatch: epsilon must be a positive number, got -1"):
@@ -120,7 +120,7 @@ def test_bad_options_are_refused_when_built():
 
 
 @pytest.mark.slow
-def test_an_entropic_plan_that_does_not_converge_says_so(generator):
+def test_an_entropic_plan_that_does_not_converge_says_so(generator: torch.Generator) -> None:
     coupling = Minibatch(rows(400).exp(), 400, solver="sinkhorn", epsilon=1e-6)
     with pytest.warns(ConvergenceWarning, match="raise epsilon"):
         coupling.sample(1, generator=generator)

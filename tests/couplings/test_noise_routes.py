@@ -66,7 +66,7 @@ def file_by_epochs(coupling: Any, folder: Path) -> Tensor:
 
 @pytest.mark.parametrize("route", [sample, batches, noise_for, drawn_file, file_by_epochs])
 @pytest.mark.parametrize("name", COUPLINGS)
-def test_noise_is_standard_normal(built, name, route, tmp_path) -> None:
+def test_noise_is_standard_normal(built: dict[str, Any], name: str, route: Callable[..., Any], tmp_path: Path) -> None:
     noise = route(built[name], tmp_path)
     assert noise.shape == (PAIRS, 3)
     assert normal_p_value(noise) > ALPHA
@@ -74,7 +74,7 @@ def test_noise_is_standard_normal(built, name, route, tmp_path) -> None:
 
 
 @pytest.mark.parametrize("choices", [2, 4])
-def test_the_nearest_of_several_noises_is_not(choices) -> None:
+def test_the_nearest_of_several_noises_is_not(choices: int) -> None:
     """What some trainers do at batch size 1: draw a few vectors and keep the one nearest to the row.
 
     Here of rows about the origin: the noise is too short.

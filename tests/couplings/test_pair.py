@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import sys
+from typing import Any
 
 import pytest
 import torch
@@ -27,7 +28,9 @@ def cost(pairs: Pairs) -> float:
 
 @SOLVERS
 @pytest.mark.parametrize("event", [(1,), (2,), (3, 4, 4)])
-def test_every_point_is_used_once_and_its_label_goes_with_it(solver, event, generator):
+def test_every_point_is_used_once_and_its_label_goes_with_it(
+    solver: str, event: tuple[int, ...], generator: torch.Generator
+) -> None:
     x0, x1, label = batches(32, event)
     pairs = pair(x0, x1, label=label, solver=solver, generator=generator)
     assert pairs.source is x0
@@ -37,13 +40,13 @@ def test_every_point_is_used_once_and_its_label_goes_with_it(solver, event, gene
     assert pairs.target.shape == x1.shape
 
 
-def test_no_order_of_six_points_is_cheaper():
+def test_no_order_of_six_points_is_cheaper() -> None:
     x0, x1, _ = batches(6)
     every = [cost(Pairs(x0, x1[list(order)], torch.tensor(order))) for order in itertools.permutations(range(6))]
     assert cost(pair(x0, x1)) == pytest.approx(min(every), rel=1e-6)
 
 
-def test_shuffling_the_data_changes_nothing_but_the_index():
+def test_shuffling_the_data_changes_nothing_but_the_index() -> None:
     x0, x1, label = batches(40)
     order = torch.randperm(40, generator=torch.Generator().manual_seed(1))
     first = pair(x0, x1, label=label)
@@ -55,7 +58,9 @@ def test_shuffling_the_data_changes_nothing_but_the_index():
 
 @pytest.mark.parametrize("labels", [(32,), (32, 3), (32, 2, 2)])
 @pytest.mark.parametrize("dtype", [torch.int64, torch.float64, torch.bool])
-def test_labels_of_any_kind_are_permuted(labels, dtype, generator):
+def test_labels_of_any_kind_are_permuted(
+    labels: tuple[int, ...], dtype: torch.dtype, generator: torch.Generator
+) -> None:
     x0, x1, _ = batches()
     label = torch.randint(0, 2, labels, generator=generator).to(dtype)
     pairs = pair(x0, x1, label=label)
@@ -63,20 +68,20 @@ def test_labels_of_any_kind_are_permuted(labels, dtype, generator):
     assert pairs.label.dtype == dtype
 
 
-def test_without_labels_there_are_none():
+def test_without_labels_there_are_none() -> None:
     assert pair(*batches()[:2]).label is None
 
 
 @SOLVERS
 @pytest.mark.parametrize("n", [0, 1])
-def test_one_pair_or_none(solver, n):
+def test_one_pair_or_none(solver: str, n: int) -> None:
     x0, x1, label = batches(n)
     pairs = pair(x0, x1, label=label, solver=solver)
     assert len(pairs) == n
     assert torch.equal(pairs.target, x1)
 
 
-def test_gradients_pass_through_the_pairs_but_not_through_the_choice():
+def test_gradients_pass_through_the_pairs_but_not_through_the_choice() -> None:
     x0, x1, _ = batches()
     x0.requires_grad_()
     x1.requires_grad_()
@@ -86,7 +91,7 @@ def test_gradients_pass_through_the_pairs_but_not_through_the_choice():
     torch.testing.assert_close(x1.grad[pairs.index], 2 * (x1[pairs.index] - x0).detach())
 
 
-def test_half_precision_is_paired_as_its_float64_copy():
+def test_half_precision_is_paired_as_its_float64_copy() -> None:
     x0, x1, _ = batches(64, (3,))
     x0, x1 = x0.bfloat16(), x1.bfloat16()
     assert torch.equal(pair(x0, x1).index, pair(x0.double(), x1.double()).index)
@@ -94,7 +99,7 @@ def test_half_precision_is_paired_as_its_float64_copy():
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_an_entropic_plan_of_half_precision_is_computed_in_float32(dtype):
+def test_an_entropic_plan_of_half_precision_is_computed_in_float32(dtype: torch.dtype) -> None:
     x0, x1, _ = (part.to(dtype) for part in batches(64, (3,)))
     low, high = (
         pair(a, b, solver="sinkhorn", generator=torch.Generator().manual_seed(0)).index
@@ -103,7 +108,7 @@ def test_an_entropic_plan_of_half_precision_is_computed_in_float32(dtype):
     assert torch.equal(low, high)
 
 
-def test_it_replaces_the_plan_of_a_training_loop():
+def test_it_replaces_the_plan_of_a_training_loop() -> None:
     """The loop of torchcfm's tutorials with the sampling of a plan replaced: it learns, and steadier than without."""
 
     def train(coupled: bool) -> float:
@@ -129,7 +134,7 @@ def test_it_replaces_the_plan_of_a_training_loop():
     assert train(coupled=True) < 0.5 * train(coupled=False)
 
 
-def test_a_generator_decides_an_entropic_draw():
+def test_a_generator_decides_an_entropic_draw() -> None:
     x0, x1, _ = batches()
     first, again, other = (
         pair(x0, x1, solver="sinkhorn", epsilon=0.5, generator=torch.Generator().manual_seed(s)).index
@@ -139,7 +144,7 @@ def test_a_generator_decides_an_entropic_draw():
     assert not torch.equal(first, other)
 
 
-def test_epsilon_leads_from_the_exact_pairs_to_random_ones():
+def test_epsilon_leads_from_the_exact_pairs_to_random_ones() -> None:
     x0, x1, _ = batches(100)
     exact = cost(pair(x0, x1))
     drawn = [
@@ -149,7 +154,7 @@ def test_epsilon_leads_from_the_exact_pairs_to_random_ones():
     assert exact < drawn[0] < drawn[1] < drawn[2] < drawn[3]
 
 
-def test_an_entropic_plan_that_does_not_converge_says_so():
+def test_an_entropic_plan_that_does_not_converge_says_so() -> None:
     x0, x1, _ = batches()
     with pytest.warns(ConvergenceWarning, match="raise epsilon, or use the exact solver") as warned:
         pairs = pair(x0, x1, solver="sinkhorn", epsilon=1e-7)
@@ -157,7 +162,7 @@ def test_an_entropic_plan_that_does_not_converge_says_so():
     assert torch.equal(pairs.index.sort().values, torch.arange(32))
 
 
-def test_sinkhorn_without_its_package_names_the_extra(monkeypatch):
+def test_sinkhorn_without_its_package_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ot", None)
     with pytest.raises(MissingExtraError, match=r'pip install "proxflow\[metrics\]"'):
         pair(*batches()[:2], solver="sinkhorn")
@@ -165,7 +170,7 @@ def test_sinkhorn_without_its_package_names_the_extra(monkeypatch):
 
 NAN_ROWS = torch.zeros(4, 2)
 NAN_ROWS[1, 0], NAN_ROWS[3, 1] = torch.nan, torch.inf
-REFUSED = {
+REFUSED: dict[str, tuple[Any, dict[str, Any], str]] = {
     "unequal numbers": ((torch.zeros(3, 2), torch.zeros(4, 2)), {}, r"\(3, 2\) and \(4, 2\).*Semidiscrete"),
     "unequal events": ((torch.zeros(3, 2), torch.zeros(3, 3)), {}, r"\(3, 2\) and \(3, 3\)"),
     "one would be broadcast": ((torch.zeros(3, 2), torch.zeros(1, 2)), {}, r"\(3, 2\) and \(1, 2\)"),
@@ -192,14 +197,14 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_what_cannot_be_paired_is_refused(case):
+def test_what_cannot_be_paired_is_refused(case: str) -> None:
     arguments, options, said = REFUSED[case]
     with pytest.raises(ValueError, match=said):
         pair(*arguments, **options)
 
 
 @SOLVERS
-def test_inside_autocast_the_pairs_are_the_same(solver, generator):
+def test_inside_autocast_the_pairs_are_the_same(solver: str, generator: torch.Generator) -> None:
     x0, x1 = torch.randn(2, 200, 16, generator=generator)
     outside = pair(x0, x1, solver=solver, generator=torch.Generator().manual_seed(0))
     with torch.autocast("cpu", dtype=torch.bfloat16):

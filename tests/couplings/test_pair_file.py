@@ -9,6 +9,7 @@ import pickle
 from collections import Counter
 from pathlib import Path
 from statistics import NormalDist
+from typing import Any
 
 import numpy as np
 import pytest
@@ -47,7 +48,7 @@ def coupling() -> Semidiscrete:
 
 
 @pytest.fixture(scope="module")
-def folder(coupling, tmp_path_factory) -> Path:
+def folder(coupling: Semidiscrete, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("pairs")
     PairFile.write(coupling, folder / "drawn", pairs=1000)
     PairFile.write(coupling, folder / "epochs", epochs=20)
@@ -74,7 +75,7 @@ def test_vectors_are_normal_quantiles_of_one_stream_of_philox() -> None:
 
 
 @pytest.mark.parametrize("dim", [1, 3, 4, 70_000])
-def test_a_vector_is_the_same_alone_and_in_company(dim) -> None:
+def test_a_vector_is_the_same_alone_and_in_company(dim: int) -> None:
     noise = NumberedNoise(3, dim)
     run = noise.run(5, 4)
     assert torch.equal(noise.of([8, 5, 7]), run[[3, 0, 2]])
@@ -93,7 +94,7 @@ def test_vectors_are_independent_and_normal() -> None:
 
 
 @pytest.mark.parametrize("name", ["drawn", "epochs"])
-def test_noise_goes_to_the_row_of_its_cell(coupling, folder, name) -> None:
+def test_noise_goes_to_the_row_of_its_cell(coupling: Semidiscrete, folder: Path, name: str) -> None:
     noise, row = opened(folder, name)
     assert noise.shape == (len(row), *EVENT)
     assert noise.dtype == torch.float32
@@ -102,14 +103,14 @@ def test_noise_goes_to_the_row_of_its_cell(coupling, folder, name) -> None:
     assert len(noise.flatten(1).unique(dim=0)) == len(noise)  # each vector once
 
 
-def test_every_row_comes_once_an_epoch_in_an_order_of_its_own(folder) -> None:
+def test_every_row_comes_once_an_epoch_in_an_order_of_its_own(folder: Path) -> None:
     _, row = opened(folder, "epochs")
     epochs = row.reshape(20, ROWS)
     assert torch.equal(epochs.sort(1).values, torch.arange(ROWS).expand(20, -1))
     assert len(epochs.unique(dim=0)) == 20
 
 
-def test_pairs_of_a_row_are_independent_draws_of_its_cell(coupling, tmp_path) -> None:
+def test_pairs_of_a_row_are_independent_draws_of_its_cell(coupling: Semidiscrete, tmp_path: Path) -> None:
     """Of the largest cell, where draws would be most alike: the same law as of pairs that were sampled."""
     PairFile.write(coupling, tmp_path / "many", epochs=300)
     noise, row = opened(tmp_path, "many")
@@ -122,7 +123,7 @@ def test_pairs_of_a_row_are_independent_draws_of_its_cell(coupling, tmp_path) ->
         assert float(along.abs().max()) < 4 / math.sqrt(len(own))  # of neighbours in the file
 
 
-def test_rows_that_are_drawn_come_by_their_weights(tmp_path) -> None:
+def test_rows_that_are_drawn_come_by_their_weights(tmp_path: Path) -> None:
     weights = torch.arange(1, ROWS + 1) / 10.0
     PairFile.write(
         Semidiscrete(fit(points(), weights).potential, points(), weights=weights), tmp_path / "a", pairs=6000
@@ -132,7 +133,7 @@ def test_rows_that_are_drawn_come_by_their_weights(tmp_path) -> None:
 
 
 @pytest.mark.parametrize("directions", [None, 1])
-def test_classes_keep_their_noise_apart(directions, tmp_path) -> None:
+def test_classes_keep_their_noise_apart(directions: int | None, tmp_path: Path) -> None:
     labels = torch.tensor([4] * 20 + [9] * 10)
     coupling = Conditional.fit(points(), labels, directions=directions, tol=1e-3)
     PairFile.write(coupling, tmp_path / "a", epochs=60)
@@ -146,7 +147,7 @@ def test_classes_keep_their_noise_apart(directions, tmp_path) -> None:
         torch.testing.assert_close(potential.points[best], points()[row[own]].flatten(1) @ frame)
 
 
-def test_a_subspace_takes_its_directions_from_the_same_noise(tmp_path) -> None:
+def test_a_subspace_takes_its_directions_from_the_same_noise(tmp_path: Path) -> None:
     coupling = Subspace.fit(points(), dim=1, tol=1e-3)
     PairFile.write(coupling, tmp_path / "a", epochs=30)
     noise, row = opened(tmp_path, "a")
@@ -160,11 +161,11 @@ def test_a_subspace_takes_its_directions_from_the_same_noise(tmp_path) -> None:
     assert normal_p_value(noise) > ALPHA
 
 
-def test_equal_rows_and_independent_pairs_come_once_an_epoch_too(tmp_path) -> None:
+def test_equal_rows_and_independent_pairs_come_once_an_epoch_too(tmp_path: Path) -> None:
     doubled = torch.cat([points(), points()[:3]])
     for coupling in (Semidiscrete(fit(doubled).potential, doubled), Independent(doubled)):
         PairFile.write(coupling, tmp_path / "a", epochs=4)
-        row = [row for _, row in PairFile(tmp_path / "a", doubled)]
+        row = [row for _, row in PairFile(tmp_path / "a", doubled)]  # type: ignore[attr-defined]
         assert Counter(row) == dict.fromkeys(range(ROWS + 3), 4)
 
 
@@ -177,9 +178,10 @@ def uneven() -> tuple[Discrete, Tensor]:
     return Discrete(rows, torch.tensor([0.0, 2 * NormalDist().inv_cdf(0.6)], dtype=F64)), rows
 
 
-def test_it_states_the_error_of_the_masses_and_how_even_the_visits_are(tmp_path) -> None:
+def test_it_states_the_error_of_the_masses_and_how_even_the_visits_are(tmp_path: Path) -> None:
     potential, rows = uneven()
-    for options in ({"pairs": 4000}, {"epochs": 1000}):
+    several: tuple[dict[str, Any], ...] = ({"pairs": 4000}, {"epochs": 1000})
+    for options in several:
         record = PairFile.write(Semidiscrete(potential, rows), tmp_path / "a", **options)
         assert record.chi2 == pytest.approx(0.04, abs=4 * record.chi2_stderr)  # (.2^2 + .2^2) / 2
         assert record.chi2_stderr < 0.02
@@ -195,7 +197,7 @@ def test_it_states_the_error_of_the_masses_and_how_even_the_visits_are(tmp_path)
     assert (record.epochs, record.visit_chi2) == (1000, 0)
 
 
-def test_the_stated_error_of_chi2_is_its_spread_over_seeds(tmp_path) -> None:
+def test_the_stated_error_of_chi2_is_its_spread_over_seeds(tmp_path: Path) -> None:
     potential, rows = uneven()
     found = [PairFile.write(Semidiscrete(potential, rows), tmp_path / "a", pairs=500, seed=s) for s in range(60)]
     chi2 = torch.tensor([record.chi2 for record in found])
@@ -204,7 +206,7 @@ def test_the_stated_error_of_chi2_is_its_spread_over_seeds(tmp_path) -> None:
     assert float(chi2.mean()) == pytest.approx(0.04, abs=4 * stated / math.sqrt(60))
 
 
-def test_a_row_without_a_cell_gets_independent_noise_which_is_counted(tmp_path) -> None:
+def test_a_row_without_a_cell_gets_independent_noise_which_is_counted(tmp_path: Path) -> None:
     rows = torch.tensor([[-1.0], [0.0], [1.0]], dtype=F64)
     high = Discrete(rows, torch.tensor([0.0, 2.0, 0.0], dtype=F64))
     record = PairFile.write(Semidiscrete(high, rows), tmp_path / "a", epochs=500)
@@ -218,7 +220,7 @@ def test_a_row_without_a_cell_gets_independent_noise_which_is_counted(tmp_path) 
     assert PairFile.write(Semidiscrete(high, rows), tmp_path / "a", epochs=2, max_draws=64).draws == 64
 
 
-def test_files_are_small(folder) -> None:
+def test_files_are_small(folder: Path) -> None:
     overhead = 4 * ROWS + 1400  # the sketch, and the description
     assert (folder / "drawn").stat().st_size < 4 * 1000 + overhead
     assert (folder / "epochs").stat().st_size < 8 * 20 * ROWS + overhead
@@ -227,7 +229,7 @@ def test_files_are_small(folder) -> None:
 # ------------------------------------------------------------------ reading
 
 
-def test_a_pair_is_the_same_alone_in_a_batch_and_in_copies(folder) -> None:
+def test_a_pair_is_the_same_alone_in_a_batch_and_in_copies(folder: Path) -> None:
     file = PairFile(folder / "epochs", points())
     copies = [file, copy.deepcopy(file), pickle.loads(pickle.dumps(file)), PairFile(folder / "epochs", points())]
     for other in copies:
@@ -239,7 +241,7 @@ def test_a_pair_is_the_same_alone_in_a_batch_and_in_copies(folder) -> None:
     assert isinstance(file[0][1], int)
 
 
-def test_the_noise_follows_the_points_in_dtype_and_shape(folder) -> None:
+def test_the_noise_follows_the_points_in_dtype_and_shape(folder: Path) -> None:
     single = PairFile(folder / "drawn", points())[5][0]
     double = PairFile(folder / "drawn", points().double().flatten(1))[5][0]
     assert (double.dtype, double.shape) == (F64, (2,))
@@ -247,22 +249,24 @@ def test_the_noise_follows_the_points_in_dtype_and_shape(folder) -> None:
     assert torch.equal(PairFile(folder / "drawn", points().numpy())[5][0], single)
 
 
-def test_global_generators_are_left_alone(coupling, folder, tmp_path) -> None:
-    before, numpy_before = torch.random.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
+def test_global_generators_are_left_alone(coupling: Semidiscrete, folder: Path, tmp_path: Path) -> None:
+    before, numpy_before = torch.random.get_rng_state(), np.random.get_state(legacy=False)["state"]["key"].copy()  # noqa: NPY002
     PairFile.write(coupling, tmp_path / "a", epochs=2)
     _ = PairFile(folder / "drawn", points())[0]
     assert torch.equal(before, torch.random.get_rng_state())
-    assert np.array_equal(numpy_before, np.random.get_state()[1])  # noqa: NPY002
+    assert np.array_equal(numpy_before, np.random.get_state(legacy=False)["state"]["key"])  # noqa: NPY002
 
 
-def test_seeds_are_other_noise_and_the_same_seed_is_the_same_file(coupling, folder, tmp_path) -> None:
+def test_seeds_are_other_noise_and_the_same_seed_is_the_same_file(
+    coupling: Semidiscrete, folder: Path, tmp_path: Path
+) -> None:
     for seed, name in ((0, "again"), (1, "other")):
         PairFile.write(coupling, tmp_path / name, pairs=1000, seed=seed)
     assert (tmp_path / "again").read_bytes() == (folder / "drawn").read_bytes()
     assert not torch.isin(opened(tmp_path, "other")[0], opened(folder, "drawn")[0]).any()
 
 
-def test_a_smoothed_potential_draws_its_rows_at_random(tmp_path) -> None:
+def test_a_smoothed_potential_draws_its_rows_at_random(tmp_path: Path) -> None:
     coupling = Semidiscrete(fit(points(), epsilon=0.3, tol=1e-3).potential, points())
     record = PairFile.write(coupling, tmp_path / "a", pairs=3000)
     noise, row = opened(tmp_path, "a")
@@ -271,7 +275,7 @@ def test_a_smoothed_potential_draws_its_rows_at_random(tmp_path) -> None:
     assert abs(record.chi2) < 4 * record.chi2_stderr + 1e-3
 
 
-def test_a_sampler_takes_epoch_after_epoch_and_shares_them_out(folder) -> None:
+def test_a_sampler_takes_epoch_after_epoch_and_shares_them_out(folder: Path) -> None:
     file = PairFile(folder / "epochs", points())
     sampler = PairSampler(file)
     loader = DataLoader(file, batch_size=7, sampler=sampler)
@@ -292,7 +296,7 @@ def test_a_sampler_takes_epoch_after_epoch_and_shares_them_out(folder) -> None:
 # ------------------------------------------------------------------ what is refused
 
 
-def test_damaged_files_are_refused_in_one_line(folder, tmp_path) -> None:
+def test_damaged_files_are_refused_in_one_line(folder: Path, tmp_path: Path) -> None:
     whole, path = (folder / "epochs").read_bytes(), tmp_path / "damaged"
     for length in (0, 7, 100, len(whole) // 2, len(whole) - 1):
         path.write_bytes(whole[:length])
@@ -307,7 +311,7 @@ def test_damaged_files_are_refused_in_one_line(folder, tmp_path) -> None:
         assert "\n" not in str(caught.value)
 
 
-def test_other_files_and_none_are_refused(folder, tmp_path) -> None:
+def test_other_files_and_none_are_refused(folder: Path, tmp_path: Path) -> None:
     pf.save(pf.schedules.Linear(), tmp_path / "schedule")
     with pytest.raises(ValueError, match="schedule holds no pairs"):
         PairFile(tmp_path / "schedule", points())
@@ -319,7 +323,7 @@ def test_other_files_and_none_are_refused(folder, tmp_path) -> None:
         PairFile(tmp_path / "newer", points())
 
 
-def test_a_copy_whose_file_was_written_anew_says_so(coupling, tmp_path) -> None:
+def test_a_copy_whose_file_was_written_anew_says_so(coupling: Semidiscrete, tmp_path: Path) -> None:
     PairFile.write(coupling, tmp_path / "a", pairs=10)
     pickled = pickle.dumps(PairFile(tmp_path / "a", points()))
     PairFile.write(coupling, tmp_path / "a", pairs=10, seed=1)
@@ -327,7 +331,7 @@ def test_a_copy_whose_file_was_written_anew_says_so(coupling, tmp_path) -> None:
         pickle.loads(pickled)
 
 
-def test_points_that_it_was_not_written_for_are_refused(folder) -> None:
+def test_points_that_it_was_not_written_for_are_refused(folder: Path) -> None:
     swapped = points()
     swapped[[3, 8]] = swapped[[8, 3]]
     for given, said in (
@@ -341,17 +345,17 @@ def test_points_that_it_was_not_written_for_are_refused(folder) -> None:
     PairFile(folder / "drawn", points() * (1 + 2**-20))  # another rounding
 
 
-def test_pairs_that_are_not_there_are_refused(folder) -> None:
+def test_pairs_that_are_not_there_are_refused(folder: Path) -> None:
     file = PairFile(folder / "drawn", points())
     for pair in (1000, -1001, 0.5, None):
         with pytest.raises(IndexError, match="pairs are numbered 0 to 999"):
-            _ = file[pair]
+            _ = file[pair]  # type: ignore[index]
 
 
-def test_what_cannot_be_written_is_refused(coupling, tmp_path) -> None:
+def test_what_cannot_be_written_is_refused(coupling: Semidiscrete, tmp_path: Path) -> None:
     flat, weights = points().flatten(1), torch.arange(1, ROWS + 1)
     uneven = Semidiscrete(fit(points(), weights).potential, points(), weights=weights)
-    cases = [
+    cases: list[tuple[Any, dict[str, Any], str]] = [
         (coupling, {}, "one of pairs= and epochs=, got None and None"),
         (coupling, {"pairs": 3, "epochs": 3}, "one of pairs= and epochs="),
         (coupling, {"pairs": 0}, "pairs must be an integer of at least 1, got 0"),
@@ -372,7 +376,9 @@ def test_what_cannot_be_written_is_refused(coupling, tmp_path) -> None:
         PairFile.write(coupling, tmp_path / "missing" / "a", pairs=3)
 
 
-def test_an_older_file_stays_where_writing_fails(coupling, tmp_path, monkeypatch) -> None:
+def test_an_older_file_stays_where_writing_fails(
+    coupling: Semidiscrete, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     PairFile.write(coupling, tmp_path / "a", pairs=10)
     before = (tmp_path / "a").read_bytes()
 
@@ -386,7 +392,7 @@ def test_an_older_file_stays_where_writing_fails(coupling, tmp_path, monkeypatch
     assert (tmp_path / "a").read_bytes() == before
 
 
-def test_the_record_prints_in_a_few_lines(folder) -> None:
+def test_the_record_prints_in_a_few_lines(folder: Path) -> None:
     record = PairFile(folder / "drawn", points()).record
     assert "chi2=" in repr(record)
     assert dataclasses.is_dataclass(record)

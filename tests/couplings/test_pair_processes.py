@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])
-def test_processes_with_two_workers_each_see_the_pairs_of_one(tmp_path, method) -> None:
+def test_processes_with_two_workers_each_see_the_pairs_of_one(tmp_path: Path, method: str) -> None:
     points = pair_readers.points()
     coupling = Semidiscrete(fit(points, tol=0.1).potential, points)
     PairFile.write(coupling, tmp_path / "pairs", epochs=pair_readers.EPOCHS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import pytest
 import torch
@@ -58,12 +59,12 @@ def smooth() -> Entropic:
 # ------------------------------------------------------------------ sample
 
 
-def test_noise_goes_to_the_row_of_its_cell(exact):
+def test_noise_goes_to_the_row_of_its_cell(exact: Discrete) -> None:
     pairs = Semidiscrete(exact, rows()).sample(3000, generator=seeded())
     assert torch.equal(pairs.target, exact.points[cell(exact, pairs.source)])
 
 
-def test_rows_come_as_often_as_their_cells_have_mass():
+def test_rows_come_as_often_as_their_cells_have_mass() -> None:
     """Weights of a ratio of 1 to 30, which frequencies must show."""
     weights = torch.arange(1.0, ROWS + 1, dtype=torch.float64)
     result = fit(rows(), weights)
@@ -74,7 +75,7 @@ def test_rows_come_as_often_as_their_cells_have_mass():
     assert frequency_p_value(index, torch.ones(ROWS)) < REJECTED
 
 
-def test_heights_that_are_no_fit_give_the_masses_of_their_cells():
+def test_heights_that_are_no_fit_give_the_masses_of_their_cells() -> None:
     """Any potential is exact for its own weights: those of two half-planes here."""
     points = torch.tensor([[-1.0, 0.0], [1.0, 0.0]], dtype=torch.float64)
     potential = Discrete(points, torch.tensor([0.0, 0.5], dtype=torch.float64))
@@ -84,7 +85,7 @@ def test_heights_that_are_no_fit_give_the_masses_of_their_cells():
 
 
 @pytest.mark.parametrize("given", ["sample", "noise_for"])
-def test_equal_rows_share_their_cell_evenly(given):
+def test_equal_rows_share_their_cell_evenly(given: str) -> None:
     points = rows(10)
     doubled = torch.cat([points, points[:4], points[:2]])  # rows 0 and 1 thrice, 2 and 3 twice
     labels = torch.arange(16)
@@ -102,20 +103,20 @@ def test_equal_rows_share_their_cell_evenly(given):
     assert same_law_p_value(first, copy) > ALPHA
 
 
-def test_zeros_of_either_sign_are_one_row():
+def test_zeros_of_either_sign_are_one_row() -> None:
     points = torch.tensor([[0.0, 1.0], [-0.0, 1.0], [1.0, 0.0]], dtype=torch.float64)
     coupling = Semidiscrete(fit(points).potential, points)
     assert coupling.atom_of_row[0] == coupling.atom_of_row[1] != coupling.atom_of_row[2]
 
 
-def test_one_row_takes_all_noise():
+def test_one_row_takes_all_noise() -> None:
     points = torch.tensor([[3.0, 4.0]], dtype=torch.float64)
     coupling = Semidiscrete(fit(points).potential, points)
     assert normal_p_value(coupling.sample(2000, generator=seeded()).source) > ALPHA
     assert normal_p_value(coupling.noise_for(torch.zeros(2000, dtype=torch.int64), generator=seeded())) > ALPHA
 
 
-def test_a_stochastic_fit_of_images_couples_images():
+def test_a_stochastic_fit_of_images_couples_images() -> None:
     images = rows(40, 6).float().reshape(40, 1, 2, 3)
     potential = fit(images).potential
     coupling = Semidiscrete(potential, images)
@@ -128,7 +129,7 @@ def test_a_stochastic_fit_of_images_couples_images():
 # ------------------------------------------------------------------ entropic
 
 
-def test_a_smooth_potential_draws_rows_with_its_softmax_probabilities(smooth):
+def test_a_smooth_potential_draws_rows_with_its_softmax_probabilities(smooth: Entropic) -> None:
     pairs = Semidiscrete(smooth, rows()).sample(8000, generator=seeded())
     score = (pairs.source @ smooth.points.mT - smooth.heights) / smooth.epsilon
     law = score.softmax(1)
@@ -142,7 +143,7 @@ def test_a_smooth_potential_draws_rows_with_its_softmax_probabilities(smooth):
     assert float((drawn < law.amax(1)).double().mean()) > 0.3
 
 
-def test_noise_given_a_row_of_a_smooth_potential_has_the_law_of_the_pairs_with_that_row(smooth):
+def test_noise_given_a_row_of_a_smooth_potential_has_the_law_of_the_pairs_with_that_row(smooth: Entropic) -> None:
     coupling = Semidiscrete(smooth, rows())
     pairs = coupling.sample(30_000, generator=seeded(1))
     for row in (0, 17):
@@ -151,7 +152,7 @@ def test_noise_given_a_row_of_a_smooth_potential_has_the_law_of_the_pairs_with_t
         assert same_law_p_value(given, pairs.source[pairs.index == row + 1]) < REJECTED
 
 
-def test_epochs_of_a_smooth_potential_see_the_source_s_law(smooth):
+def test_epochs_of_a_smooth_potential_see_the_source_s_law(smooth: Entropic) -> None:
     _, noise = epochs(Semidiscrete(smooth, rows()), 150, 7)
     assert normal_p_value(noise) > ALPHA
 
@@ -159,9 +160,10 @@ def test_epochs_of_a_smooth_potential_see_the_source_s_law(smooth):
 # ------------------------------------------------------------------ unpaired data to data
 
 
-def test_data_are_coupled_with_data_that_are_not_paired():
+def test_data_are_coupled_with_data_that_are_not_paired() -> None:
     before, after = 2 * rows(3000, seed=5) + 1, rows(12)
     potential = fit(after, source=Empirical(before), tol=0.01).potential
+    assert isinstance(potential, Discrete)
     coupling = Semidiscrete(potential, after)
     pairs = coupling.sample(1000, generator=seeded())
     place = torch.cdist(pairs.source, before).argmin(1)
@@ -173,7 +175,7 @@ def test_data_are_coupled_with_data_that_are_not_paired():
     assert coupling.noise_law.approximated == 0
 
 
-def test_a_blurred_data_set_is_a_source(generator):
+def test_a_blurred_data_set_is_a_source(generator: torch.Generator) -> None:
     source = Empirical(rows(200, seed=5), bandwidth=0.2)
     coupling = Semidiscrete(fit(rows(12), source=source, tol=0.05).potential, rows(12))
     assert coupling.source is coupling.potential.source
@@ -185,7 +187,7 @@ def test_a_blurred_data_set_is_a_source(generator):
 
 
 @pytest.mark.parametrize(("batch", "count"), [(1, 40), (7, 120), (ROWS, 120)])
-def test_epochs_see_noise_of_the_source_s_law_each_in_its_cell(exact, batch, count):
+def test_epochs_see_noise_of_the_source_s_law_each_in_its_cell(exact: Discrete, batch: int, count: int) -> None:
     coupling = Semidiscrete(exact, rows())
     index, noise = epochs(coupling, count, batch)
     assert torch.equal(exact.points[cell(exact, noise)], rows()[index])
@@ -194,7 +196,7 @@ def test_epochs_see_noise_of_the_source_s_law_each_in_its_cell(exact, batch, cou
     assert (coupling.noise_law.approximated, coupling.noise_law.largest_gap) == (0, 0.0)
 
 
-def test_the_test_of_normality_has_power(exact):
+def test_the_test_of_normality_has_power(exact: Discrete) -> None:
     """Cells of the wrong masses, a small shift and draws given often are all seen in as many rows."""
     wrong = Semidiscrete(Discrete(exact.points, 0.8 * exact.heights), rows())
     assert normal_p_value(epochs(wrong, 120, 7)[1]) < REJECTED
@@ -204,7 +206,7 @@ def test_the_test_of_normality_has_power(exact):
     assert normal_p_value(noise[:60].repeat(60, 1)) < REJECTED
 
 
-def test_a_request_does_not_change_the_law_of_what_waits(exact):
+def test_a_request_does_not_change_the_law_of_what_waits(exact: Discrete) -> None:
     """Asking for one cell over and over leaves the draws of the others: they must be as good as fresh ones."""
     coupling = Semidiscrete(exact, rows())
     coupling.noise_for(torch.full((300,), 4), generator=seeded())
@@ -212,7 +214,7 @@ def test_a_request_does_not_change_the_law_of_what_waits(exact):
     assert normal_p_value(waited) > ALPHA
 
 
-def test_repetitions_are_different_draws_of_one_cell(exact):
+def test_repetitions_are_different_draws_of_one_cell(exact: Discrete) -> None:
     coupling = Semidiscrete(exact, rows(), max_draws=32 * ROWS)
     noise = coupling.noise_for(torch.full((500,), 7), generator=seeded())
     assert len(noise.unique(dim=0)) == 500
@@ -222,12 +224,12 @@ def test_repetitions_are_different_draws_of_one_cell(exact):
     assert coupling.noise_law.approximated == 0
 
 
-def test_the_same_generator_gives_the_same_noise(exact):
+def test_the_same_generator_gives_the_same_noise(exact: Discrete) -> None:
     first, again = (epochs(Semidiscrete(exact, rows()), 2, 7, seed=3)[1] for _ in range(2))
     assert torch.equal(first, again)
 
 
-def test_every_draw_is_given_once_and_counted(exact):
+def test_every_draw_is_given_once_and_counted(exact: Discrete) -> None:
     coupling = Semidiscrete(exact, rows())
     assert coupling.noise_law == NoiseLaw()
     generator, source = seeded(), seeded()
@@ -242,12 +244,12 @@ def test_every_draw_is_given_once_and_counted(exact):
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64])
-def test_an_index_of_any_whole_type_names_rows(exact, dtype):
+def test_an_index_of_any_whole_type_names_rows(exact: Discrete, dtype: torch.dtype) -> None:
     noise = Semidiscrete(exact, rows()).noise_for(torch.tensor([0, 1, 1, 29], dtype=dtype), generator=seeded())
     assert torch.equal(exact.points[cell(exact, noise)], rows()[[0, 1, 1, 29]])
 
 
-def test_no_row_asked_for_is_no_noise(exact):
+def test_no_row_asked_for_is_no_noise(exact: Discrete) -> None:
     coupling = Semidiscrete(exact, rows())
     assert coupling.noise_for(torch.empty(0, dtype=torch.int64)).shape == (0, 2)
     assert coupling.noise_law == NoiseLaw()
@@ -265,7 +267,7 @@ def test_no_row_asked_for_is_no_noise(exact):
         (["row 3"], "of numbers, got an array of <U5"),
     ],
 )
-def test_an_index_that_names_no_rows_is_refused(exact, index, said):
+def test_an_index_that_names_no_rows_is_refused(exact: Discrete, index: Any, said: str) -> None:
     coupling = Semidiscrete(exact, rows())
     with pytest.raises(ValueError, match=f"noise_for: index must .*{said}"):
         coupling.noise_for(index)
@@ -282,7 +284,7 @@ def far_and_near() -> tuple[Discrete, Tensor]:
 
 
 @pytest.mark.parametrize("row", [2, 3])
-def test_a_cell_that_is_never_hit_gets_the_nearest_draw_in_bounded_time(row):
+def test_a_cell_that_is_never_hit_gets_the_nearest_draw_in_bounded_time(row: int) -> None:
     potential, points = far_and_near()
     coupling = Semidiscrete(potential, points)
     start = time.process_time()
@@ -305,7 +307,7 @@ def test_a_cell_that_is_never_hit_gets_the_nearest_draw_in_bounded_time(row):
     assert float(loss.min()) > (0 if row == 2 else 1)
 
 
-def test_a_rare_cell_is_given_up_only_until_a_draw_hits_it():
+def test_a_rare_cell_is_given_up_only_until_a_draw_hits_it() -> None:
     points = torch.tensor([[-1.0], [1.0]], dtype=torch.float64)
     potential = Discrete(points, torch.tensor([0.0, 7.0], dtype=torch.float64))  # right of 3.5: a mass of .00023
     coupling = Semidiscrete(potential, points, max_draws=256)
@@ -317,10 +319,11 @@ def test_a_rare_cell_is_given_up_only_until_a_draw_hits_it():
     assert bool((right[int((right < 3.5).nonzero()[0]) :] >= 3.5).any())
 
 
-def test_a_whole_epoch_asked_for_at_once_is_exact():
+def test_a_whole_epoch_asked_for_at_once_is_exact() -> None:
     """N ln N draws, far more than the default of those that may miss, if each request counted for all."""
     points = rows(300)
     potential = fit(points).potential
+    assert isinstance(potential, Discrete)
     coupling = Semidiscrete(potential, points, max_draws=300 * 32)
     noise = coupling.noise_for(torch.arange(300).repeat(20), generator=seeded())
     assert coupling.noise_law.approximated == 0
@@ -328,7 +331,7 @@ def test_a_whole_epoch_asked_for_at_once_is_exact():
     assert torch.equal(potential.points[cell(potential, noise)], points.repeat(20, 1))
 
 
-def test_waiting_draws_stay_within_the_memory_given(exact):
+def test_waiting_draws_stay_within_the_memory_given(exact: Discrete) -> None:
     """2^15 draws miss a cell of mass 1e-7: 16 MB of 64 numbers each, if they are kept.
 
     Without, it takes 8 MB: four copies of the 4096 draws that the nearest is looked for in.
@@ -348,7 +351,7 @@ def test_waiting_draws_stay_within_the_memory_given(exact):
     assert normal_p_value(noise) > ALPHA
 
 
-def test_scarce_draws_are_kept_before_those_of_common_cells():
+def test_scarce_draws_are_kept_before_those_of_common_cells() -> None:
     """Masses .98, .02 and 1e-7, and room for 512 draws, of which chance would give the second 10."""
     points = torch.tensor([[-1.0], [1.0], [2.0]], dtype=torch.float64)
     potential = Discrete(points, torch.tensor([0.0, 4.107, 9.307], dtype=torch.float64))
@@ -363,7 +366,7 @@ def test_scarce_draws_are_kept_before_those_of_common_cells():
 # ------------------------------------------------------------------ what is refused
 
 
-def test_points_of_another_fit_are_refused(exact):
+def test_points_of_another_fit_are_refused(exact: Discrete) -> None:
     points = rows()
     cases = {
         "2 points are no atoms .* rows \\[4, 9\\]": points
@@ -378,7 +381,7 @@ def test_points_of_another_fit_are_refused(exact):
             Semidiscrete(exact, given)
 
 
-def test_points_in_another_order_keep_their_rows(exact):
+def test_points_in_another_order_keep_their_rows(exact: Discrete) -> None:
     order = torch.randperm(ROWS, generator=seeded())
     pairs = Semidiscrete(exact, rows()[order], order).sample(200, generator=seeded(1))
     same = Semidiscrete(exact, rows()).sample(200, generator=seeded(1))
@@ -386,7 +389,7 @@ def test_points_in_another_order_keep_their_rows(exact):
     assert torch.equal(pairs.label, same.index)
 
 
-def test_what_is_no_fitted_potential_is_refused():
+def test_what_is_no_fitted_potential_is_refused() -> None:
     points = rows()
     with pytest.raises(ValueError, match=r"fit\(points\).potential, got Fit"):
         Semidiscrete(fit(points), points)  # type: ignore[arg-type]

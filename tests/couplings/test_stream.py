@@ -7,6 +7,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -71,7 +72,7 @@ def put_together(parts: list[Pairs]) -> Pairs:
 
 @EVERY
 @pytest.mark.parametrize("ahead", [1, 5])
-def test_the_batches_are_the_same_however_far_ahead_they_are_drawn(coupling, ahead):
+def test_the_batches_are_the_same_however_far_ahead_they_are_drawn(coupling: Callable[..., Any], ahead: int) -> None:
     at_once, before = batches(coupling, 8, ahead=0), batches(coupling, 8, ahead=ahead)
     assert all(len(pairs) == BATCH for pairs in at_once)
     assert all(map(same, at_once, before))
@@ -79,7 +80,7 @@ def test_the_batches_are_the_same_however_far_ahead_they_are_drawn(coupling, ahe
 
 @EVERY
 @pytest.mark.parametrize("ahead", [0, 2])
-def test_a_stream_goes_on_from_any_position(coupling, ahead):
+def test_a_stream_goes_on_from_any_position(coupling: Callable[..., Any], ahead: int) -> None:
     whole = batches(coupling, 9, ahead=ahead)
     for position in (1, 4, 8):
         rest = batches(coupling, 9 - position, position=position, ahead=ahead)
@@ -88,7 +89,7 @@ def test_a_stream_goes_on_from_any_position(coupling, ahead):
 
 @EVERY
 @pytest.mark.parametrize("processes", [2, 3])
-def test_the_shares_of_several_processes_are_the_batch_of_one(coupling, processes):
+def test_the_shares_of_several_processes_are_the_batch_of_one(coupling: Callable[..., Any], processes: int) -> None:
     alone = batches(coupling, 5)
     shares = [batches(coupling, 5, rank=rank, processes=processes) for rank in range(processes)]
     for step, batch in enumerate(alone):
@@ -97,7 +98,7 @@ def test_the_shares_of_several_processes_are_the_batch_of_one(coupling, processe
         assert {len(part) for part in parts} == {BATCH // processes}
 
 
-def test_shares_of_a_batch_that_does_not_divide_differ_by_one():
+def test_shares_of_a_batch_that_does_not_divide_differ_by_one() -> None:
     alone = batches(COUPLINGS["semidiscrete"], 3, batch_size=11)
     shares = [batches(COUPLINGS["semidiscrete"], 3, batch_size=11, rank=r, processes=3) for r in range(3)]
     assert [len(share[0]) for share in shares] == [4, 4, 3]
@@ -105,7 +106,7 @@ def test_shares_of_a_batch_that_does_not_divide_differ_by_one():
 
 
 @EVERY
-def test_another_seed_and_another_position_are_other_draws(coupling):
+def test_another_seed_and_another_position_are_other_draws(coupling: Callable[..., Any]) -> None:
     first, second = batches(coupling, 2)
     other = batches(coupling, 1, seed=4)[0]
     assert not torch.isin(first.source, second.source).any()
@@ -113,14 +114,14 @@ def test_another_seed_and_another_position_are_other_draws(coupling):
 
 
 @EVERY
-def test_global_random_numbers_are_left_alone(coupling):
+def test_global_random_numbers_are_left_alone(coupling: Callable[..., Any]) -> None:
     made = coupling()
     before = torch.random.get_rng_state()
     batches(lambda: made, 3)
     assert torch.equal(before, torch.random.get_rng_state())
 
 
-def test_streams_of_one_coupling_do_not_disturb_each_other():
+def test_streams_of_one_coupling_do_not_disturb_each_other() -> None:
     coupling = Minibatch(points(), 31)
     alone = batches(lambda: coupling, 6, ahead=0)
     coupling.sample(7, generator=torch.Generator().manual_seed(0))  # leaves pairs in its own buffer
@@ -134,7 +135,7 @@ def test_streams_of_one_coupling_do_not_disturb_each_other():
 
 @ASSIGNED
 @pytest.mark.parametrize("batch", [1, 12, 50])
-def test_batches_are_cut_from_whole_assignments_laid_end_to_end(size, batch):
+def test_batches_are_cut_from_whole_assignments_laid_end_to_end(size: int, batch: int) -> None:
     pairs = batches(lambda: Minibatch(points(), size), 6, batch_size=batch)
     coupling = Minibatch(points(), size)
     whole = [coupling.assign(generator=generator_of(3, k)) for k in range(-(-6 * batch // size))]
@@ -143,11 +144,11 @@ def test_batches_are_cut_from_whole_assignments_laid_end_to_end(size, batch):
         assert torch.equal(torch.cat([getattr(part, name) for part in pairs]), laid)
 
 
-def test_an_assignment_is_made_once_though_several_batches_are_cut_from_it(monkeypatch):
+def test_an_assignment_is_made_once_though_several_batches_are_cut_from_it(monkeypatch: pytest.MonkeyPatch) -> None:
     made = []
     assign = Minibatch.assign
 
-    def counted(self, **options):
+    def counted(self: Minibatch, **options: Any) -> Pairs:
         made.append(1)
         return assign(self, **options)
 
@@ -156,7 +157,7 @@ def test_an_assignment_is_made_once_though_several_batches_are_cut_from_it(monke
     assert len(made) == 3
 
 
-def test_assignments_that_are_used_up_are_forgotten():
+def test_assignments_that_are_used_up_are_forgotten() -> None:
     coupling = Minibatch(points(), 5)
     stream = PairStream(coupling, 2, ahead=0)
     for _ in range(50):
@@ -192,7 +193,7 @@ def settled(watched: Watched, calls: int) -> bool:
 
 
 @pytest.mark.parametrize("ahead", [1, 3])
-def test_that_many_batches_wait_drawn_by_a_thread_of_their_own(ahead):
+def test_that_many_batches_wait_drawn_by_a_thread_of_their_own(ahead: int) -> None:
     watched = Watched()
     with PairStream(watched, 4, ahead=ahead) as stream:
         assert settled(watched, 0)
@@ -203,7 +204,7 @@ def test_that_many_batches_wait_drawn_by_a_thread_of_their_own(ahead):
     assert all(name.startswith("coupling") for name in watched.threads)
 
 
-def test_nothing_ahead_is_drawn_by_the_caller():
+def test_nothing_ahead_is_drawn_by_the_caller() -> None:
     watched = Watched()
     with PairStream(watched, 4, ahead=0) as stream:
         next(stream)
@@ -212,7 +213,7 @@ def test_nothing_ahead_is_drawn_by_the_caller():
 
 
 @pytest.mark.parametrize("ahead", [0, 2])
-def test_what_the_coupling_raises_reaches_the_caller_at_its_batch(ahead):
+def test_what_the_coupling_raises_reaches_the_caller_at_its_batch(ahead: int) -> None:
     with PairStream(Watched(3, OSError("disk full")), 4, ahead=ahead) as stream:
         assert len(list(itertools.islice(stream, 3))) == 3
         with pytest.raises(OSError, match="disk full"):
@@ -220,7 +221,7 @@ def test_what_the_coupling_raises_reaches_the_caller_at_its_batch(ahead):
         assert stream.position == 3
 
 
-def test_a_batch_that_failed_is_not_passed_over():
+def test_a_batch_that_failed_is_not_passed_over() -> None:
     """Going on would silently give the batches after it under wrong numbers."""
     with PairStream(Watched(1, OSError("disk full")), 4, ahead=2) as stream:
         next(stream)
@@ -230,7 +231,7 @@ def test_a_batch_that_failed_is_not_passed_over():
         assert stream.position == 1
 
 
-def test_a_failure_that_passes_leaves_the_batches_in_order_without_a_thread():
+def test_a_failure_that_passes_leaves_the_batches_in_order_without_a_thread() -> None:
     undisturbed = list(itertools.islice(PairStream(Watched(), 4, ahead=0), 3))
     stream = PairStream(Watched(1, OSError("disk full")), 4, ahead=0)
     batches = [next(stream)]
@@ -240,7 +241,7 @@ def test_a_failure_that_passes_leaves_the_batches_in_order_without_a_thread():
     assert all(map(same, batches, undisturbed))
 
 
-def test_a_warning_of_the_thread_reaches_the_caller_as_the_error_it_was_made():
+def test_a_warning_of_the_thread_reaches_the_caller_as_the_error_it_was_made() -> None:
     many = torch.randn(150, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     with (
         PairStream(Minibatch(many, 150, solver="sinkhorn", epsilon=1e-5), 4) as stream,
@@ -249,7 +250,7 @@ def test_a_warning_of_the_thread_reaches_the_caller_as_the_error_it_was_made():
         next(stream)
 
 
-def test_warning_filters_of_the_caller_stay_as_they_are():
+def test_warning_filters_of_the_caller_stay_as_they_are() -> None:
     """The filters are the process's, not a thread's: a draw must not change them."""
     with PairStream(Minibatch(points(), 30, solver="sinkhorn", epsilon=0.2), 4, ahead=3) as stream:
         before = list(warnings.filters)
@@ -258,7 +259,7 @@ def test_warning_filters_of_the_caller_stay_as_they_are():
             assert warnings.filters == before
 
 
-def test_closing_stops_the_thread_and_what_it_would_have_drawn():
+def test_closing_stops_the_thread_and_what_it_would_have_drawn() -> None:
     watched = Watched()
     alive = threading.active_count()
     stream = PairStream(watched, 4, ahead=50)
@@ -272,7 +273,7 @@ def test_closing_stops_the_thread_and_what_it_would_have_drawn():
     stream.close()  # once more does no harm
 
 
-def test_leaving_the_with_block_by_an_error_closes_too():
+def test_leaving_the_with_block_by_an_error_closes_too() -> None:
     alive = threading.active_count()
 
     def interrupted() -> None:
@@ -285,7 +286,7 @@ def test_leaving_the_with_block_by_an_error_closes_too():
     assert threading.active_count() == alive
 
 
-def test_the_position_counts_the_batches_taken():
+def test_the_position_counts_the_batches_taken() -> None:
     with PairStream(Watched(), 4, position=7) as stream:
         assert stream.position == 7
         next(stream)
@@ -299,11 +300,11 @@ def test_the_position_counts_the_batches_taken():
     [{"rank": -1}, {"rank": 2, "processes": 2}, {"processes": 0}, {"processes": 5}, {"position": -1}, {"ahead": -1}],
     ids=str,
 )
-def test_numbers_out_of_range_are_refused(options):
+def test_numbers_out_of_range_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="PairStream: needs 0 <= rank < processes <= batch_size"):
         PairStream(Watched(), 4, **options)
 
 
-def test_a_batch_of_nothing_is_refused():
+def test_a_batch_of_nothing_is_refused() -> None:
     with pytest.raises(ValueError, match="batch_size 0"):
         PairStream(Watched(), 0)

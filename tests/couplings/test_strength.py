@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -44,7 +46,7 @@ CONDITIONS = {
 
 @pytest.mark.parametrize("conditions", CONDITIONS)
 @pytest.mark.parametrize("strength", [0.25, 1.0])
-def test_between_two_rows_the_noise_is_as_the_strength_says(conditions, strength) -> None:
+def test_between_two_rows_the_noise_is_as_the_strength_says(conditions: str, strength: float) -> None:
     points = torch.tensor([[-0.7], [0.7]], dtype=F64)
     coupling = Conditional.fit(points, CONDITIONS[conditions], strength=strength, tol=1e-5)
     pairs = coupling.sample(20_000, generator=seeded())
@@ -71,7 +73,7 @@ def test_without_strength_it_is_the_coupling_of_all_rows() -> None:
     assert torch.equal(blind.sample(9, generator=seeded()).label, labels[blind.sample(9, generator=seeded()).index])
 
 
-def test_noise_rows_and_labels_keep_their_laws_at_any_strength(between) -> None:
+def test_noise_rows_and_labels_keep_their_laws_at_any_strength(between: Conditional) -> None:
     points, labels, _ = clouds()
     pairs = between.sample(4000, generator=seeded())
     assert normal_p_value(pairs.source) > ALPHA
@@ -81,7 +83,7 @@ def test_noise_rows_and_labels_keep_their_laws_at_any_strength(between) -> None:
     assert not between.deterministic
 
 
-def test_the_noise_tells_the_class_the_less_the_larger_the_strength(between) -> None:
+def test_the_noise_tells_the_class_the_less_the_larger_the_strength(between: Conditional) -> None:
     points, labels, _ = clouds()
     couplings = [
         Conditional.fit(points, labels, strength=0),
@@ -103,7 +105,7 @@ def test_the_noise_tells_the_class_the_less_the_larger_the_strength(between) -> 
         assert normal_p_value(given[3]) > ALPHA
 
 
-def test_noise_for_rows_and_rows_for_noise_are_those_of_the_pairs(between) -> None:
+def test_noise_for_rows_and_rows_for_noise_are_those_of_the_pairs(between: Conditional) -> None:
     pairs = between.sample(20_000, generator=seeded())
     noise = between.noise_for(torch.full((600,), 3), generator=seeded(1))
     assert same_law_p_value(noise, pairs.source[pairs.index == 3]) > ALPHA
@@ -133,7 +135,7 @@ def test_some_conditions_are_kept_apart_and_others_cost() -> None:
         assert normal_p_value(pairs.source[(pairs.label == torch.tensor(combination)).all(1)]) > ALPHA
 
 
-def test_directions_weights_files_and_saved_potentials_go_with_a_strength(tmp_path) -> None:
+def test_directions_weights_files_and_saved_potentials_go_with_a_strength(tmp_path: Path) -> None:
     points, labels, _ = clouds()
     weights = torch.where(labels == 1, 1.0, 2.0)
     coupling = Conditional.fit(points, labels, strength=0.5, directions=1, weights=weights, tol=0.1)
@@ -153,10 +155,10 @@ def test_directions_weights_files_and_saved_potentials_go_with_a_strength(tmp_pa
         Conditional(points, labels, coupling.potentials, strength=0.6, weights=weights, directions=coupling.directions)
 
 
-def test_bad_strengths_and_labels_are_refused(between) -> None:
+def test_bad_strengths_and_labels_are_refused(between: Conditional) -> None:
     points, labels, other = clouds()
     both = torch.stack([labels, other], 1)
-    cases = [
+    cases: list[tuple[Any, Any, str]] = [
         (labels, -1.0, "strength must be a number of at least 0, .* got -1"),
         (labels, math.nan, "strength must be a number"),
         (both, "strong", "strength must be a number"),

@@ -5,6 +5,9 @@ from __future__ import annotations
 import copy
 import math
 import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,6 +16,7 @@ from torch import Tensor
 import proxflow as pf
 from proxflow.couplings import (
     Conditional,
+    Coupling,
     Independent,
     JointConditional,
     Minibatch,
@@ -47,19 +51,22 @@ def coupling(points: Tensor) -> Subspace:
     return Subspace.fit(points, dim=2, tol=1e-3)
 
 
-def test_in_the_directions_it_is_the_coupling_there_and_elsewhere_independent(points, coupling, generator) -> None:
+def test_in_the_directions_it_is_the_coupling_there_and_elsewhere_independent(
+    points: Tensor, coupling: Subspace, generator: torch.Generator
+) -> None:
     pairs = coupling.sample(20000, generator=generator)
     frame = coupling.directions
     assert frame.shape == (5, 2)
     z = pairs.source @ frame
-    assert torch.equal(coupling.potential.nearest_atom(z), coupling.coupling.atom_of_row[pairs.index])
+    potential: Any = coupling.potential
+    assert torch.equal(potential.nearest_atom(z), coupling.coupling.atom_of_row[pairs.index])
     assert normal_p_value(pairs.source) > ALPHA
     rest = pairs.source - z @ frame.T
     target = points[pairs.index] - points.mean(0)
     assert (rest.T @ target / len(rest)).abs().max() < 5 * float(target.norm(dim=1).max()) / math.sqrt(len(rest))
 
 
-def test_without_a_dimension_it_is_chosen_and_the_choice_is_kept(points) -> None:
+def test_without_a_dimension_it_is_chosen_and_the_choice_is_kept(points: Tensor) -> None:
     fitted = Subspace.fit(points, tol=0.1)
     assert fitted.selection is not None
     assert fitted.dim == fitted.selection.count == fitted.directions.shape[1]
@@ -67,7 +74,7 @@ def test_without_a_dimension_it_is_chosen_and_the_choice_is_kept(points) -> None
     assert Subspace.fit(points, 3, tol=0.1).selection is None
 
 
-def test_of_a_given_frame_the_first_directions_are_taken(points) -> None:
+def test_of_a_given_frame_the_first_directions_are_taken(points: Tensor) -> None:
     frame = principal_directions(points, 5).flip(1)[:, :4]  # the least first
     fitted = Subspace.fit(points, 2, frame=frame, tol=0.1)
     assert torch.equal(fitted.directions, frame[:, :2])
@@ -76,8 +83,10 @@ def test_of_a_given_frame_the_first_directions_are_taken(points) -> None:
     assert torch.equal(chosen.directions, frame)
 
 
-def test_the_cost_lies_between_that_of_all_directions_and_of_none(points, coupling, generator) -> None:
-    def cost(of) -> float:
+def test_the_cost_lies_between_that_of_all_directions_and_of_none(
+    points: Tensor, coupling: Subspace, generator: torch.Generator
+) -> None:
+    def cost(of: Coupling) -> float:
         pairs = of.sample(20000, generator=generator)
         return float((pairs.source - pairs.target).square().sum(1).mean())
 
@@ -88,17 +97,18 @@ def test_the_cost_lies_between_that_of_all_directions_and_of_none(points, coupli
     assert costs[2] == pytest.approx(cost(Semidiscrete(fit(points, tol=1e-3).potential, points)), rel=0.02)
 
 
-def test_noise_of_rows_is_in_their_cells_and_normal_over_epochs(points, coupling, generator) -> None:
+def test_noise_of_rows_is_in_their_cells_and_normal_over_epochs(
+    points: Tensor, coupling: Subspace, generator: torch.Generator
+) -> None:
     index = torch.arange(len(points)).repeat(100)
     noise = copy.deepcopy(coupling).noise_for(index, generator=generator)
-    assert torch.equal(
-        coupling.potential.nearest_atom(noise @ coupling.directions), coupling.coupling.atom_of_row[index]
-    )
+    potential: Any = coupling.potential
+    assert torch.equal(potential.nearest_atom(noise @ coupling.directions), coupling.coupling.atom_of_row[index])
     assert normal_p_value(noise) > ALPHA
 
 
 @pytest.mark.parametrize("size", [7, 10, 16])
-def test_batches_of_minibatches_are_known_by_their_number(points, size) -> None:
+def test_batches_of_minibatches_are_known_by_their_number(points: Tensor, size: int) -> None:
     frame = principal_directions(points, 2)
 
     def stream(position: int) -> PairStream:
@@ -112,7 +122,7 @@ def test_batches_of_minibatches_are_known_by_their_number(points, size) -> None:
 
 
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))])
-def test_copies_draw_the_same_pairs_for_a_seed_and_share_none(coupling, copied) -> None:
+def test_copies_draw_the_same_pairs_for_a_seed_and_share_none(coupling: Subspace, copied: Callable[..., Any]) -> None:
     again = copied(coupling)
     first, second = (each.sample(5, generator=torch.Generator().manual_seed(0)) for each in (coupling, again))
     assert torch.equal(first.source, second.source)
@@ -120,7 +130,7 @@ def test_copies_draw_the_same_pairs_for_a_seed_and_share_none(coupling, copied) 
     assert not torch.equal(one, other)
 
 
-def test_it_is_built_again_from_files(points, coupling, tmp_path) -> None:
+def test_it_is_built_again_from_files(points: Tensor, coupling: Subspace, tmp_path: Path) -> None:
     pf.save(coupling.potential, tmp_path / "potential")
     pf.save({"directions": coupling.directions}, tmp_path / "directions")
     directions = pf.load(tmp_path / "directions")["directions"]
@@ -129,7 +139,7 @@ def test_it_is_built_again_from_files(points, coupling, tmp_path) -> None:
     assert torch.equal(first.source, second.source)
 
 
-def test_a_potential_fitted_with_other_rounding_is_that_of_the_rows(points) -> None:
+def test_a_potential_fitted_with_other_rounding_is_that_of_the_rows(points: Tensor) -> None:
     frame = principal_directions(points, 2)
     rounded = fit((points @ frame) * (1 + 1e-15), tol=1e-3).potential
     assert len(Subspace.from_potential(rounded, points, frame).sample(9)) == 9
@@ -137,7 +147,7 @@ def test_a_potential_fitted_with_other_rounding_is_that_of_the_rows(points) -> N
         Subspace.from_potential(rounded, points + 0.1, frame)
 
 
-def test_features_of_any_kind_may_decide(points, generator) -> None:
+def test_features_of_any_kind_may_decide(points: Tensor, generator: torch.Generator) -> None:
     """Ranks of the first two coordinates: optimal for them, and exact in law in the space of the data."""
     features = points[:, :2].argsort(0).argsort(0).to(f64) / len(points)
     frame = torch.eye(5, dtype=f64)[:, [3, 1]]
@@ -149,7 +159,7 @@ def test_features_of_any_kind_may_decide(points, generator) -> None:
     assert float(torch.corrcoef(torch.stack([pairs.source[:, 3], features[pairs.index, 0]]))[0, 1]) > 0.5
 
 
-def test_labels_come_with_their_rows_or_as_they_were_drawn(points, generator) -> None:
+def test_labels_come_with_their_rows_or_as_they_were_drawn(points: Tensor, generator: torch.Generator) -> None:
     labels = torch.arange(60) % 3
     assert torch.equal((pairs := Subspace.fit(points, 1, labels=labels).sample(9)).label, labels[pairs.index])
     frame = principal_directions(points, 1)
@@ -158,7 +168,7 @@ def test_labels_come_with_their_rows_or_as_they_were_drawn(points, generator) ->
     assert not torch.equal(pairs.label, points[pairs.index, 0])  # the condition that was drawn with the noise
 
 
-def test_classes_apart_have_directions_of_their_own(generator) -> None:
+def test_classes_apart_have_directions_of_their_own(generator: torch.Generator) -> None:
     """Two classes that vary along other axes: the noise is normal in each, and paired along its axis."""
     points = torch.randn(200, 3, generator=torch.Generator().manual_seed(0), dtype=f64) * 0.1
     labels = torch.arange(200) % 2
@@ -196,7 +206,7 @@ FRAME = torch.eye(5, dtype=f64)
         (lambda x, c: Subspace(c.coupling, x, 2 * FRAME[:, :2]), "must be orthonormal, .* by 3; torch.linalg.qr"),
         (lambda x, c: Subspace(c.coupling, x, FRAME[:, :2] * torch.nan), "must be orthonormal"),
         (lambda x, c: Subspace(c.coupling, x, FRAME[:2, :2]), r"must be \(d, k\) with d = 5"),
-        (lambda x, c: Subspace("pairs", x, FRAME[:, :2]), "must be one of proxflow's, .* got str"),
+        (lambda x, c: Subspace("pairs", x, FRAME[:, :2]), "must be one of proxflow's, .* got str"),  # type: ignore[arg-type]
         (
             lambda x, c: Subspace(Minibatch(x[:, :1], 9, source=pf.measures.Uniform(1)), x, FRAME[:, :1]),
             "the noise of the coupling must be standard normal in 1 dimension",
@@ -207,7 +217,7 @@ FRAME = torch.eye(5, dtype=f64)
         ),
         (lambda x, c: Subspace.fit(x, dim=6), "between 1 and the 5 coordinates, got 6"),
         (lambda x, c: Subspace.fit(x, dim=0), "between 1 and the 5 coordinates, got 0"),
-        (lambda x, c: Subspace.fit(x, dim="all"), "between 1 and the 5 coordinates, got 'all'"),
+        (lambda x, c: Subspace.fit(x, dim="all"), "between 1 and the 5 coordinates, got 'all'"),  # type: ignore[arg-type]
         (lambda x, c: Subspace.fit(x, 3, frame=FRAME[:, :2]), "dim must be between 1 and the 2 of the frame, got 3"),
         (lambda x, c: Subspace.fit(x, 1, frame=2 * FRAME[:, :2]), "must be orthonormal"),
         (lambda x, c: Subspace.fit(x, frame=FRAME[:3]), r"must be \(d, k\) with d = 5"),
@@ -221,11 +231,11 @@ FRAME = torch.eye(5, dtype=f64)
             "directions need standard normal noise",
         ),
         (lambda x, c: choose_directions(x, counts=[]), "counts must be whole numbers of at least 1"),
-        (lambda x, c: choose_directions(x, counts=[1.5]), "counts must be whole numbers of at least 1"),
+        (lambda x, c: choose_directions(x, counts=[1.5]), "counts must be whole numbers of at least 1"),  # type: ignore[list-item]
         (lambda x, c: principal_directions(x, 9), "between 1 and the 5 coordinates, got 9"),
     ],
 )
-def test_refusals(points, coupling, build, message) -> None:
+def test_refusals(points: Tensor, coupling: Subspace, build: Callable[..., Any], message: str) -> None:
     with pytest.raises(ValueError, match=f"(?s){message}"):
         build(points, coupling)
 
@@ -263,7 +273,7 @@ def test_rows_that_come_twice_confirm_nothing() -> None:
 
 
 @pytest.mark.parametrize("scale", [1e-200, 1e200])
-def test_the_unit_of_the_data_does_not_matter(scale) -> None:
+def test_the_unit_of_the_data_does_not_matter(scale: float) -> None:
     plain = rows(80, [2, 1, 0.5]) - 5
     assert torch.allclose(
         choose_directions(scale * plain).agreement, choose_directions(plain).agreement, rtol=1e-3, atol=1e-3
@@ -272,7 +282,7 @@ def test_the_unit_of_the_data_does_not_matter(scale) -> None:
 
 
 @pytest.mark.parametrize("n", [1, 3, 7])
-def test_few_rows_are_coupled_in_one_direction(n) -> None:
+def test_few_rows_are_coupled_in_one_direction(n: int) -> None:
     choice = choose_directions(rows(n, [2, 1, 0.5]))
     assert choice.count == 1
     assert torch.isnan(choice.agreement).all()
@@ -283,7 +293,7 @@ def test_rows_that_are_all_equal_are_coupled_in_one_direction() -> None:
     assert choose_directions(torch.ones(50, 3)).count == 1
 
 
-def test_the_choice_repeats_and_touches_no_global_generator(points) -> None:
+def test_the_choice_repeats_and_touches_no_global_generator(points: Tensor) -> None:
     before = torch.random.get_rng_state()
     first, again = (choose_directions(points, seed=4) for _ in range(2))
     assert torch.equal(first.agreement, again.agreement)
@@ -291,7 +301,7 @@ def test_the_choice_repeats_and_touches_no_global_generator(points) -> None:
     assert torch.equal(before, torch.random.get_rng_state())
 
 
-def test_weights_are_those_of_the_law(points) -> None:
+def test_weights_are_those_of_the_law(points: Tensor) -> None:
     weights = torch.zeros(60, dtype=f64)
     weights[:30] = 1
     assert torch.allclose(principal_directions(points, 2, weights), principal_directions(points[:30], 2), atol=1e-9)
@@ -302,7 +312,7 @@ def test_weights_are_those_of_the_law(points) -> None:
 
 
 @pytest.mark.parametrize(("n", "d", "count"), slow_beyond(2, [(50, 3000, 4), (400, 30, 3), (50, 3000, 30)]))
-def test_principal_directions_are_singular_vectors(n, d, count) -> None:
+def test_principal_directions_are_singular_vectors(n: int, d: int, count: int) -> None:
     points = torch.randn(n, d, generator=torch.Generator().manual_seed(0), dtype=f64) * (1 + torch.arange(d) % 7)
     directions = principal_directions(points, count)
     expected = torch.linalg.svd(points - points.mean(0), full_matrices=False).Vh[:count].T

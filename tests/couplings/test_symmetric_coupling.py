@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor
 
 import proxflow as pf
 from proxflow.couplings import Conditional, PairFile, Semidiscrete, Subspace
+from proxflow.potentials import SymmetricDiscrete
 from proxflow.symmetry import Group
 from tests.couplings.normality import ALPHA, REJECTED, frequency_p_value, normal_p_value
 from tests.test_symmetry import turns
@@ -29,6 +32,11 @@ def coupling() -> Semidiscrete:
     return Semidiscrete(potential, rows(), torch.arange(N + 2))
 
 
+def fitted_potential(coupling: Semidiscrete) -> SymmetricDiscrete:
+    assert isinstance(coupling.potential, SymmetricDiscrete)
+    return coupling.potential
+
+
 def element_of(pairs: pf.couplings.Pairs) -> Tensor:
     """Which turn takes the row of each pair to its target."""
     images = torch.stack([QUARTER_TURNS.apply(rows()[pairs.index], g) for g in range(4)], 1)
@@ -37,7 +45,7 @@ def element_of(pairs: pf.couplings.Pairs) -> Tensor:
     return equal.double().argmax(1)
 
 
-def test_targets_are_images_of_rows_in_the_law_that_was_fitted(coupling):
+def test_targets_are_images_of_rows_in_the_law_that_was_fitted(coupling: Semidiscrete) -> None:
     pairs = coupling.sample(4000, generator=torch.Generator().manual_seed(1))
     assert torch.equal(pairs.label, pairs.index)
     element = element_of(pairs)
@@ -52,12 +60,12 @@ def test_targets_are_images_of_rows_in_the_law_that_was_fitted(coupling):
     assert frequency_p_value(4 * pairs.index[turned], torch.full((4 * (N + 1),), 1 / 4 / (N + 1))) < REJECTED
 
 
-def test_pairs_are_those_of_the_coupling_with_every_image_as_a_row(coupling):
+def test_pairs_are_those_of_the_coupling_with_every_image_as_a_row(coupling: Semidiscrete) -> None:
     pairs = coupling.sample(2000, generator=torch.Generator().manual_seed(1))
-    assert torch.equal(coupling.potential.expanded().brenier_map(pairs.source), pairs.target)
+    assert torch.equal(fitted_potential(coupling).expanded().brenier_map(pairs.source), pairs.target)
 
 
-def test_an_epoch_has_every_row_once_with_normal_noise_and_images_in_turn(coupling):
+def test_an_epoch_has_every_row_once_with_normal_noise_and_images_in_turn(coupling: Semidiscrete) -> None:
     index = torch.arange(N + 2).repeat(300)
     pairs = coupling.pairs_for(index, generator=torch.Generator().manual_seed(2))
     assert torch.equal(pairs.index, index)
@@ -67,11 +75,11 @@ def test_an_epoch_has_every_row_once_with_normal_noise_and_images_in_turn(coupli
     assert frequency_p_value(element[turned], torch.full((4,), 1 / 4)) > ALPHA
     assert normal_p_value(pairs.source) > ALPHA
     assert normal_p_value(pairs.source[element == 0]) < REJECTED  # the cells of one image are no normal law
-    assert torch.equal(coupling.potential.brenier_map(pairs.source), pairs.target)
+    assert torch.equal(fitted_potential(coupling).brenier_map(pairs.source), pairs.target)
     assert coupling.noise_law.approximated == 0
 
 
-def test_a_cell_that_no_draw_hits_gets_the_draw_nearest_to_any_of_its_images():
+def test_a_cell_that_no_draw_hits_gets_the_draw_nearest_to_any_of_its_images() -> None:
     points = rows()[:3]
     heights = torch.tensor([0.0, 0.0, 100.0], dtype=f64)
     potential = pf.potentials.SymmetricDiscrete(points, heights, QUARTER_TURNS)
@@ -83,7 +91,7 @@ def test_a_cell_that_no_draw_hits_gets_the_draw_nearest_to_any_of_its_images():
     assert lost.noise_law.largest_gap == pytest.approx(float(gap.max()))
 
 
-def test_without_a_symmetry_pairs_for_gives_rows_with_the_noise_of_noise_for():
+def test_without_a_symmetry_pairs_for_gives_rows_with_the_noise_of_noise_for() -> None:
     points = rows()[:N]
     potential = pf.semidiscrete.fit(points).potential
     index = torch.arange(N).flip(0)
@@ -93,7 +101,7 @@ def test_without_a_symmetry_pairs_for_gives_rows_with_the_noise_of_noise_for():
     assert torch.equal(pairs.target, points[index])
 
 
-def test_events_keep_their_shape_and_streams_train_on_images():
+def test_events_keep_their_shape_and_streams_train_on_images() -> None:
     flip = pf.symmetry.HorizontalFlip((1, 2, 3))
     images = torch.randn(8, 1, 2, 3, generator=torch.Generator().manual_seed(0))
     potential = pf.semidiscrete.fit(images, symmetry=flip, tol=0.1, max_samples=3000).potential
@@ -105,7 +113,7 @@ def test_events_keep_their_shape_and_streams_train_on_images():
     assert 0 < int(is_own.sum()) < 64
 
 
-def test_what_takes_rows_for_targets_refuses(coupling, tmp_path):
+def test_what_takes_rows_for_targets_refuses(coupling: Semidiscrete, tmp_path: Path) -> None:
     points = rows()
     with pytest.raises(ValueError, match=r"noise_for: with a symmetry .* pairs_for"):
         coupling.noise_for(torch.arange(3))
