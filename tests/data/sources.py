@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import struct
 from pathlib import Path
+from typing import Any
 
 import anndata
 import numpy as np
@@ -14,6 +15,7 @@ import pyarrow.csv
 import pyarrow.parquet
 import pytest
 import torch
+from numpy.typing import NDArray
 
 import proxflow as pf
 
@@ -23,11 +25,11 @@ SYNTHETIC = ["8gaussians", "circle", "moons", "scurve", "swissroll"]
 f64 = torch.float64
 
 
-def raw(source, **options) -> pf.data.Dataset:
+def raw(source: Any, **options: Any) -> pf.data.Dataset:
     return pf.data.load(source, standardise="none", dtype=f64, **options)
 
 
-def table(points=POINTS, **more) -> pa.Table:
+def table(points: NDArray[Any] = POINTS, **more: Any) -> pa.Table:
     return pa.table({f"x{i}": points[:, i] for i in range(points.shape[1])} | more)
 
 
@@ -51,7 +53,7 @@ def write_parquet(path: Path) -> None:
     pyarrow.parquet.write_table(table(label=LABELS), path)
 
 
-def cells(matrix=POINTS, obsm=None, **columns) -> anndata.AnnData:
+def cells(matrix: Any = POINTS, obsm: dict[str, Any] | None = None, **columns: Any) -> anndata.AnnData:
     """An annotated matrix with columns of ``obs``."""
     index = [f"cell{row}" for row in range(len(next(iter(columns.values()))) if columns else matrix.shape[0])]
     return anndata.AnnData(matrix, obs=pd.DataFrame(columns, index=index), obsm=obsm)
@@ -66,7 +68,7 @@ IMAGE_LABELS = np.array([9, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 0], dtype=np.uint8)
 IMAGE_FILE, LABEL_FILE = "train-images-idx3-ubyte", "train-labels-idx1-ubyte"
 
 
-def write_fashion_mnist(folder: Path, images=IMAGES, labels=IMAGE_LABELS) -> Path:
+def write_fashion_mnist(folder: Path, images: NDArray[Any] = IMAGES, labels: NDArray[Any] = IMAGE_LABELS) -> Path:
     """The two files that fashion-mnist is read from, one of them gzipped."""
     (folder / f"{IMAGE_FILE}.gz").write_bytes(gzip.compress(idx(images)))
     (folder / LABEL_FILE).write_bytes(idx(labels))
@@ -93,7 +95,7 @@ def csv_file(tmp_path: Path, text: str) -> Path:
     return path
 
 
-def refusal(source, **options) -> str:
+def refusal(source: Any, **options: Any) -> str:
     """The one line that a refused source gives."""
     with pytest.raises(ValueError, match=r"\S") as caught:
         pf.data.load(source, **options)

@@ -10,6 +10,7 @@ import signal
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -52,7 +53,7 @@ def corrupted(content: bytes, generator: np.random.Generator) -> bytes:
     return content[:last] if damage == 3 else content[:first] + content[last:] * int(generator.integers(1, 3))
 
 
-def source_of(kind: str, path: Path) -> tuple[str, dict[str, object]]:
+def source_of(kind: str, path: Path) -> tuple[str, dict[str, Any]]:
     if kind.startswith("idx"):
         return "fashion-mnist", {"data_dir": path.parent}
     return str(path if kind in WRITERS else path.parent), {}
@@ -93,7 +94,9 @@ def outcome(kind: str, path: Path) -> str:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_corrupted_files_are_read_or_refused_in_one_line(kind, tmp_path, capfd):
+def test_corrupted_files_are_read_or_refused_in_one_line(
+    kind: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     generator = np.random.default_rng(KINDS.index(kind))
     path = write(kind, tmp_path)
     content = path.read_bytes()
@@ -109,7 +112,7 @@ def test_corrupted_files_are_read_or_refused_in_one_line(kind, tmp_path, capfd):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_files_under_another_name_are_read_or_refused_in_one_line(kind, tmp_path):
+def test_files_under_another_name_are_read_or_refused_in_one_line(kind: str, tmp_path: Path) -> None:
     content = write(kind, tmp_path).read_bytes()
     for number, other in enumerate(KINDS):
         folder = tmp_path / str(number)
@@ -121,7 +124,7 @@ def test_files_under_another_name_are_read_or_refused_in_one_line(kind, tmp_path
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_corrupted_file_leaves_no_run(kind, tmp_path, capsys):
+def test_a_corrupted_file_leaves_no_run(kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = write(kind, tmp_path)
     path.write_bytes(path.read_bytes()[:15])
     source, options = source_of(kind, path)

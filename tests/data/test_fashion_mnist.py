@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 import proxflow as pf
 from proxflow.data import fashion_mnist
 from tests.data.sources import IMAGE_FILE, IMAGE_LABELS, IMAGES, LABEL_FILE, raw, refusal, write_fashion_mnist
 
 
-def test_files_of_a_folder_come_back(tmp_path):
+def test_files_of_a_folder_come_back(tmp_path: Path) -> None:
     dataset = raw("fashion-mnist", data_dir=write_fashion_mnist(tmp_path))
     assert dataset.event_shape == (28, 28)
     assert np.array_equal(dataset.points.numpy(), IMAGES / 255)
@@ -20,7 +24,7 @@ def test_files_of_a_folder_come_back(tmp_path):
     assert dataset.class_counts["Ankle boot"] == 2
 
 
-def test_a_subset_is_of_these_images(tmp_path):
+def test_a_subset_is_of_these_images(tmp_path: Path) -> None:
     write_fashion_mnist(tmp_path)
     dataset, whole = (raw("fashion-mnist", data_dir=str(tmp_path), n=n) for n in (5, None))
     rows = [int((whole.points == image).flatten(1).all(1).nonzero()) for image in dataset.points]
@@ -30,7 +34,7 @@ def test_a_subset_is_of_these_images(tmp_path):
     assert dataset.label_names == whole.label_names
 
 
-def test_a_missing_package_says_how_to_get_it(tmp_path, monkeypatch):
+def test_a_missing_package_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fashion_mnist, "INSTALLED", tmp_path / "none")
     message = refusal("fashion-mnist")
     assert "dataset-fashion-mnist" in message
@@ -39,7 +43,7 @@ def test_a_missing_package_says_how_to_get_it(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", [IMAGE_FILE, LABEL_FILE])
-def test_a_missing_file_is_named(name, tmp_path):
+def test_a_missing_file_is_named(name: str, tmp_path: Path) -> None:
     write_fashion_mnist(tmp_path)
     for path in tmp_path.glob(f"{name}*"):
         path.unlink()
@@ -57,20 +61,22 @@ def test_a_missing_file_is_named(name, tmp_path):
         (IMAGES, IMAGE_LABELS + 1, "has the label 10; the classes are 0 to 9"),
     ],
 )
-def test_files_of_other_data_are_refused(images, labels, words, tmp_path):
+def test_files_of_other_data_are_refused(
+    images: NDArray[Any], labels: NDArray[Any], words: str, tmp_path: Path
+) -> None:
     message = refusal("fashion-mnist", data_dir=write_fashion_mnist(tmp_path, images, labels))
     assert words in message
     assert str(tmp_path) in message
 
 
 @pytest.mark.parametrize("kept", [0, 1, 5, 100, 5000])
-def test_truncated_files_are_named(kept, tmp_path):
+def test_truncated_files_are_named(kept: int, tmp_path: Path) -> None:
     path = write_fashion_mnist(tmp_path) / f"{IMAGE_FILE}.gz"
     path.write_bytes(path.read_bytes()[:kept])
     assert f"{path} cannot be read" in refusal("fashion-mnist", data_dir=tmp_path)
 
 
-def test_a_damaged_archive_is_named(tmp_path):
+def test_a_damaged_archive_is_named(tmp_path: Path) -> None:
     path = write_fashion_mnist(tmp_path) / f"{IMAGE_FILE}.gz"
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 0xFF
@@ -79,7 +85,7 @@ def test_a_damaged_archive_is_named(tmp_path):
 
 
 @pytest.mark.skipif(not fashion_mnist.INSTALLED.is_dir(), reason="needs Debian's package dataset-fashion-mnist")
-def test_the_real_files_have_the_published_statistics():
+def test_the_real_files_have_the_published_statistics() -> None:
     dataset = pf.data.load("fashion-mnist", standardise=False)
     assert (dataset.n, dataset.event_shape) == (60_000, (28, 28))
     assert set(dataset.class_counts.values()) == {6000}

@@ -5,19 +5,21 @@ from __future__ import annotations
 import os
 import pickle
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.csv
 import pyarrow.parquet
 import pytest
 import torch
+from numpy.typing import NDArray
 
 import proxflow as pf
 from tests.data.sources import LABELS, POINTS, WRITERS, f64, raw, refusal, table
 
 
 @pytest.mark.parametrize("suffix", WRITERS)
-def test_files_come_back_bit_by_bit(suffix, tmp_path):
+def test_files_come_back_bit_by_bit(suffix: str, tmp_path: Path) -> None:
     path = tmp_path / f"points{suffix}"
     WRITERS[suffix](path)
     for source in (path, str(path)):
@@ -30,14 +32,14 @@ def test_files_come_back_bit_by_bit(suffix, tmp_path):
             assert np.array_equal(dataset.labels.numpy(), LABELS)
 
 
-def test_suffixes_are_read_in_any_case(tmp_path):
+def test_suffixes_are_read_in_any_case(tmp_path: Path) -> None:
     path = tmp_path / "POINTS.NPY"
     with path.open("wb") as file:
         np.save(file, POINTS)
     assert raw(path).n == 6
 
 
-def test_the_only_array_of_an_archive_may_have_any_name(tmp_path):
+def test_the_only_array_of_an_archive_may_have_any_name(tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", whatever=POINTS)
     assert np.array_equal(raw(tmp_path / "a.npz").points.numpy(), POINTS)
     np.savez(tmp_path / "b.npz", first=POINTS, second=POINTS)
@@ -47,13 +49,13 @@ def test_the_only_array_of_an_archive_may_have_any_name(tmp_path):
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.int64, torch.uint8, torch.bool])
-def test_tensors_of_any_real_dtype_keep_their_values(dtype, tmp_path):
+def test_tensors_of_any_real_dtype_keep_their_values(dtype: torch.dtype, tmp_path: Path) -> None:
     tensor = torch.tensor([[0.5, 3.0], [1.0, 0.0]]).to(dtype)
     torch.save(tensor, tmp_path / "x.pt")
     assert torch.equal(raw(tmp_path / "x.pt").points, tensor.double())
 
 
-def test_tensors_with_a_gradient_and_sparse_ones_are_read(tmp_path):
+def test_tensors_with_a_gradient_and_sparse_ones_are_read(tmp_path: Path) -> None:
     torch.save(torch.eye(3, requires_grad=True), tmp_path / "a.pt")
     torch.save(torch.eye(3).to_sparse(), tmp_path / "b.pt")
     assert torch.equal(raw(tmp_path / "a.pt").points, torch.eye(3, dtype=f64))
@@ -72,7 +74,7 @@ class Trap:
 
 @pytest.mark.parametrize("wrapped", [True, False], ids=["in torch.save", "bare pickle"])
 @pytest.mark.parametrize("suffix", [".pt", ".npy", ".npz"])
-def test_no_file_runs_code(wrapped, suffix, tmp_path):
+def test_no_file_runs_code(wrapped: bool, suffix: str, tmp_path: Path) -> None:
     mark, path = tmp_path / "sprung", tmp_path / f"trap{suffix}"
     if wrapped:
         torch.save({"points": Trap(mark)}, path)
@@ -87,14 +89,14 @@ def test_no_file_runs_code(wrapped, suffix, tmp_path):
     assert mark.exists()
 
 
-def test_a_pickle_in_a_pt_file_says_what_to_save_instead(tmp_path):
+def test_a_pickle_in_a_pt_file_says_what_to_save_instead(tmp_path: Path) -> None:
     torch.save({"points": Trap(tmp_path / "sprung")}, tmp_path / "trap.pt")
     assert "objects other than tensors" in refusal(tmp_path / "trap.pt")
 
 
 @pytest.mark.parametrize("content", [b"", b"hello world\n" * 20, bytes(range(256))], ids=["empty", "text", "bytes"])
 @pytest.mark.parametrize("suffix", WRITERS)
-def test_unreadable_files_are_named(suffix, content, tmp_path):
+def test_unreadable_files_are_named(suffix: str, content: bytes, tmp_path: Path) -> None:
     path = tmp_path / f"broken{suffix}"
     path.write_bytes(content)
     assert str(path) in refusal(path)
@@ -102,7 +104,7 @@ def test_unreadable_files_are_named(suffix, content, tmp_path):
 
 @pytest.mark.parametrize("suffix", sorted(set(WRITERS) - {".csv"}))
 @pytest.mark.parametrize("kept", [0.3, 0.7, 0.98])
-def test_truncated_files_are_named(suffix, kept, tmp_path):
+def test_truncated_files_are_named(suffix: str, kept: float, tmp_path: Path) -> None:
     path = tmp_path / f"cut{suffix}"
     WRITERS[suffix](path)
     content = path.read_bytes()
@@ -110,7 +112,7 @@ def test_truncated_files_are_named(suffix, kept, tmp_path):
     assert f"{path} cannot be read" in refusal(path)
 
 
-def test_an_unknown_suffix_lists_the_known_ones(tmp_path):
+def test_an_unknown_suffix_lists_the_known_ones(tmp_path: Path) -> None:
     (tmp_path / "x.txt").write_text("1 2")
     message = refusal(tmp_path / "x.txt")
     assert "'.txt'" in message
@@ -119,7 +121,7 @@ def test_an_unknown_suffix_lists_the_known_ones(tmp_path):
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("suffix", [".npy", ".csv", ".parquet"])
-def test_rows_that_are_not_finite_are_named(bad, suffix, tmp_path):
+def test_rows_that_are_not_finite_are_named(bad: float, suffix: str, tmp_path: Path) -> None:
     points = POINTS.copy()
     points[[1, 4], [0, 1]] = bad
     path = tmp_path / f"holes{suffix}"
@@ -148,7 +150,7 @@ def test_rows_that_are_not_finite_are_named(bad, suffix, tmp_path):
         (np.array([[object()]]), "cannot be read"),
     ],
 )
-def test_arrays_that_are_no_points_are_refused(array, words, tmp_path):
+def test_arrays_that_are_no_points_are_refused(array: NDArray[Any], words: str, tmp_path: Path) -> None:
     path = tmp_path / "x.npy"
     np.save(path, array)
     message = refusal(path)
@@ -156,7 +158,7 @@ def test_arrays_that_are_no_points_are_refused(array, words, tmp_path):
     assert str(path) in message
 
 
-def test_values_beyond_the_dtype_are_refused(tmp_path):
+def test_values_beyond_the_dtype_are_refused(tmp_path: Path) -> None:
     np.save(tmp_path / "x.npy", np.array([[1e200], [-1e200]]))
     assert "too large for torch.float32" in refusal(tmp_path / "x.npy", standardise=False)
     assert pf.data.load(tmp_path / "x.npy").points.tolist() == [[1.0], [-1.0]]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import struct
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ BYTES = bytes.fromhex("00000802 00000002 00000003 0001027f80ff")
 
 @pytest.mark.parametrize("compressed", [False, True])
 @pytest.mark.parametrize("name", ["x-ubyte", "x-ubyte.gz"])
-def test_bytes_written_by_hand_are_read(name, compressed, tmp_path):
+def test_bytes_written_by_hand_are_read(name: str, compressed: bool, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(gzip.compress(BYTES) if compressed else BYTES)
     array = read_idx(tmp_path / name)
     assert array.dtype == np.uint8
@@ -33,7 +34,7 @@ def test_bytes_written_by_hand_are_read(name, compressed, tmp_path):
         (0x0E, "d", [0.1, -1e300]),
     ],
 )
-def test_every_type_is_big_endian(code, letter, values, tmp_path):
+def test_every_type_is_big_endian(code: int, letter: str, values: list[float], tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(struct.pack(f">HBBI2{letter}", 0, code, 1, 2, *values))
     array = read_idx(tmp_path / "x")
     assert array.dtype.isnative
@@ -41,7 +42,7 @@ def test_every_type_is_big_endian(code, letter, values, tmp_path):
 
 
 @pytest.mark.parametrize("shape", [(4,), (2, 3), (2, 3, 4), (1, 2, 3, 4), (0, 3)])
-def test_every_number_of_dimensions_is_read(shape, tmp_path):
+def test_every_number_of_dimensions_is_read(shape: tuple[int, ...], tmp_path: Path) -> None:
     values = np.arange(np.prod(shape), dtype=np.uint8)
     (tmp_path / "x").write_bytes(struct.pack(f">HBB{len(shape)}I", 0, 8, len(shape), *shape) + values.tobytes())
     assert np.array_equal(read_idx(tmp_path / "x"), values.reshape(shape))
@@ -64,7 +65,7 @@ def test_every_number_of_dimensions_is_read(shape, tmp_path):
     ],
 )
 @pytest.mark.parametrize("compressed", [False, True])
-def test_broken_files_say_what_is_wrong(content, words, compressed, tmp_path):
+def test_broken_files_say_what_is_wrong(content: bytes, words: str, compressed: bool, tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(gzip.compress(content) if compressed else content)
     with pytest.raises(ValueError, match=words):
         read_idx(tmp_path / "x")

@@ -41,7 +41,7 @@ def write(path: Path, images: list[bytes | None], metadata: dict[str, str] | Non
     return path
 
 
-def test_images_come_back_with_the_names_of_their_classes(tmp_path):
+def test_images_come_back_with_the_names_of_their_classes(tmp_path: Path) -> None:
     path = write(tmp_path / "pets.parquet", [*map(encoded, COLOUR)], hugging_face(NAMES), label=LABELS)
     dataset = raw(path)
     assert np.array_equal(dataset.points.numpy(), np.moveaxis(COLOUR / 255, -1, 1))
@@ -53,7 +53,7 @@ def test_images_come_back_with_the_names_of_their_classes(tmp_path):
     assert any(np.array_equal(some.points[0].numpy(), np.moveaxis(image / 255, -1, 0)) for image in COLOUR)
 
 
-def test_grey_images_without_labels_in_many_files(tmp_path):
+def test_grey_images_without_labels_in_many_files(tmp_path: Path) -> None:
     for part in range(2):
         write(tmp_path / "digits" / f"{part}.parquet", [encoded(image[:, :, 0]) for image in COLOUR[3 * part :][:3]])
     dataset = raw(tmp_path / "digits")
@@ -61,18 +61,18 @@ def test_grey_images_without_labels_in_many_files(tmp_path):
     assert dataset.labels is None
 
 
-def test_names_are_left_out_where_labels_are_not_their_numbers(tmp_path):
+def test_names_are_left_out_where_labels_are_not_their_numbers(tmp_path: Path) -> None:
     path = write(tmp_path / "x.parquet", [*map(encoded, COLOUR)], hugging_face(NAMES[:3]), label=LABELS)
     assert raw(path).label_names is None
 
 
-def test_vectors_have_the_names_of_their_classes_too(tmp_path):
+def test_vectors_have_the_names_of_their_classes_too(tmp_path: Path) -> None:
     table = pa.table({"v": [[1.0, 2.0], [3.0, 4.5]], "label": [1, 0]}).replace_schema_metadata(hugging_face(NAMES))
     pyarrow.parquet.write_table(table, tmp_path / "x.parquet")
     assert raw(tmp_path / "x.parquet").label_names == tuple(NAMES)
 
 
-def test_mixed_sizes_are_cut_out_and_resized(tmp_path):
+def test_mixed_sizes_are_cut_out_and_resized(tmp_path: Path) -> None:
     images = [encoded(COLOUR[0]), encoded(np.zeros((9, 7), np.uint8), "JPEG")]
     path = write(tmp_path / "x.parquet", images)
     message = refusal(path)
@@ -81,7 +81,7 @@ def test_mixed_sizes_are_cut_out_and_resized(tmp_path):
     assert raw(path, size=3).points.shape == (2, 3, 3, 3)
 
 
-def test_other_columns_are_named_and_numbers_are_had_for_the_asking(tmp_path):
+def test_other_columns_are_named_and_numbers_are_had_for_the_asking(tmp_path: Path) -> None:
     path = write(tmp_path / "x.parquet", [*map(encoded, COLOUR)], width=[1.0, 2, 4, 3, 5, 7], mask=[0, 1] * 3)
     assert raw(path, drop="mask").notes[0] == (
         "images of the column image; left out: width (beside images), mask (dropped)"
@@ -95,7 +95,7 @@ def test_other_columns_are_named_and_numbers_are_had_for_the_asking(tmp_path):
     assert "frames='all' (--frames all) is for folders" in refusal(path, frames="all")
 
 
-def test_of_two_columns_of_images_one_is_chosen(tmp_path):
+def test_of_two_columns_of_images_one_is_chosen(tmp_path: Path) -> None:
     cells = [{"bytes": encoded(image), "path": None} for image in COLOUR]
     path = write(tmp_path / "x.parquet", [encoded(image[:, :, 0]) for image in COLOUR], mask=cells)
     assert "the columns image, mask hold images; choose one with columns='image' (--columns image)" in refusal(path)
@@ -103,7 +103,7 @@ def test_of_two_columns_of_images_one_is_chosen(tmp_path):
     assert raw(path, drop="mask").points.shape == (6, 5, 4)
 
 
-def test_rows_without_an_image_are_named_or_left_out(tmp_path):
+def test_rows_without_an_image_are_named_or_left_out(tmp_path: Path) -> None:
     path = write(tmp_path / "x.parquet", [encoded(COLOUR[0]), None, encoded(COLOUR[2])], label=[0, 1, 2])
     assert "row 1 of the column 'image' holds no image" in refusal(path)
     kept = raw(path, drop_missing=True)
@@ -113,12 +113,12 @@ def test_rows_without_an_image_are_named_or_left_out(tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"", b"no image", encoded(COLOUR[0])[:60]])
-def test_a_damaged_image_is_refused_by_its_row(content, tmp_path):
+def test_a_damaged_image_is_refused_by_its_row(content: bytes, tmp_path: Path) -> None:
     path = write(tmp_path / "x.parquet", [encoded(COLOUR[0]), content])
     assert f"row 1 of the column 'image' of {path} cannot be read" in refusal(path)
 
 
-def test_the_command_line_fits_them_and_names_the_classes(tmp_path, capsys):
+def test_the_command_line_fits_them_and_names_the_classes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = write(
         tmp_path / "x.parquet", [encoded(image[:, :, 0]) for image in COLOUR], hugging_face(NAMES), label=LABELS
     )

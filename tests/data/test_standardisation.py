@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 
 import proxflow as pf
 from proxflow.data import Standardisation
+from proxflow.data.standardisation import Kind
 from tests.data.sources import POINTS, f64, raw, write_npy
 
 
-def test_standardised_points_have_mean_zero_and_unit_spread(tmp_path):
+def test_standardised_points_have_mean_zero_and_unit_spread(tmp_path: Path) -> None:
     write_npy(tmp_path / "x.npy")
     points = pf.data.load(tmp_path / "x.npy", dtype=f64).points
     torch.testing.assert_close(points.mean(0), torch.zeros(2, dtype=f64), rtol=0, atol=1e-15)
     assert float(points.square().mean()) == pytest.approx(1, rel=1e-14)
 
 
-def test_one_scale_keeps_the_proportions_of_distances(tmp_path):
+def test_one_scale_keeps_the_proportions_of_distances(tmp_path: Path) -> None:
     write_npy(tmp_path / "x.npy")
     points = pf.data.load(tmp_path / "x.npy", dtype=f64).points
     original = torch.from_numpy(POINTS)
@@ -28,7 +32,7 @@ def test_one_scale_keeps_the_proportions_of_distances(tmp_path):
 
 @pytest.mark.parametrize("dtype", [torch.float32, f64])
 @pytest.mark.parametrize("offset", [0.0, 1e3])
-def test_standardisation_is_undone_to_rounding(dtype, offset, tmp_path):
+def test_standardisation_is_undone_to_rounding(dtype: torch.dtype, offset: float, tmp_path: Path) -> None:
     original = torch.from_numpy(POINTS + offset)
     np.save(tmp_path / "x.npy", original.numpy())
     dataset = pf.data.load(tmp_path / "x.npy", dtype=dtype)
@@ -40,12 +44,12 @@ def test_standardisation_is_undone_to_rounding(dtype, offset, tmp_path):
     assert (undone.double() - original).abs().max() <= rounding
 
 
-def test_standardisation_takes_whole_numbers():
+def test_standardisation_takes_whole_numbers() -> None:
     standardisation = Standardisation(torch.tensor([0.5], dtype=f64), 2.0)
     assert standardisation.apply(torch.tensor([[1], [2]])).tolist() == [[0.25], [0.75]]
 
 
-def test_without_standardisation_nothing_changes(tmp_path):
+def test_without_standardisation_nothing_changes(tmp_path: Path) -> None:
     write_npy(tmp_path / "x.npy")
     standardisation = raw(tmp_path / "x.npy").standardisation
     assert standardisation.scale == 1.0
@@ -53,7 +57,7 @@ def test_without_standardisation_nothing_changes(tmp_path):
 
 
 @pytest.mark.parametrize("value", [0.1, 0.0, -7.3e5, 1e308])
-def test_constant_columns_become_exactly_zero_and_come_back(value, tmp_path):
+def test_constant_columns_become_exactly_zero_and_come_back(value: float, tmp_path: Path) -> None:
     points = POINTS.copy()
     points[:, 1] = value
     np.save(tmp_path / "x.npy", points)
@@ -63,7 +67,7 @@ def test_constant_columns_become_exactly_zero_and_come_back(value, tmp_path):
 
 
 @pytest.mark.parametrize("count", [1, 3])
-def test_equal_points_get_scale_one(count, tmp_path):
+def test_equal_points_get_scale_one(count: int, tmp_path: Path) -> None:
     np.save(tmp_path / "x.npy", np.full((count, 2), 0.1))
     dataset = pf.data.load(tmp_path / "x.npy")
     assert dataset.standardisation.scale == 1.0
@@ -71,7 +75,7 @@ def test_equal_points_get_scale_one(count, tmp_path):
 
 
 @pytest.mark.parametrize("size", [1e-200, 1e-3, 1e200])
-def test_the_scale_follows_the_size_of_the_data(size, tmp_path):
+def test_the_scale_follows_the_size_of_the_data(size: float, tmp_path: Path) -> None:
     np.save(tmp_path / "x.npy", POINTS)
     np.save(tmp_path / "y.npy", POINTS * size)
     scale = pf.data.load(tmp_path / "x.npy").standardisation.scale
@@ -85,13 +89,13 @@ UNITS = np.random.default_rng(7).normal(size=(40, 3)) @ np.array([[1, 0, 0], [0.
 UNITS = UNITS * [800.0, 1.0, 0.01] + [4200.0, 17.0, -3.0]
 
 
-def test_each_column_has_its_own_deviation():
+def test_each_column_has_its_own_deviation() -> None:
     dataset = pf.data.from_array(UNITS, standardise="columns", dtype=f64)
     expected = (UNITS - UNITS.mean(0)) / UNITS.std(0)
     torch.testing.assert_close(dataset.points, torch.from_numpy(expected), rtol=0, atol=1e-13)
 
 
-def test_whitened_points_are_uncorrelated_and_close_to_their_columns():
+def test_whitened_points_are_uncorrelated_and_close_to_their_columns() -> None:
     points = pf.data.from_array(UNITS, standardise="whiten", dtype=f64).points.numpy()
     assert np.allclose(np.cov(points.T, bias=True), np.eye(3), atol=1e-12)
     # R^(-1/2) is the symmetric square root: the cross-correlation with the columns is R^(1/2), which is symmetric
@@ -101,7 +105,7 @@ def test_whitened_points_are_uncorrelated_and_close_to_their_columns():
 
 
 @pytest.mark.parametrize("kind", ["columns", "whiten"])
-def test_units_change_nothing(kind):
+def test_units_change_nothing(kind: Kind) -> None:
     ours = pf.data.from_array(UNITS, standardise=kind, dtype=f64).points
     theirs = pf.data.from_array(UNITS * [1e-5, 1e6, 3.0] + [0.0, 5.0, 1.0], standardise=kind, dtype=f64).points
     torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-10)
@@ -110,7 +114,7 @@ def test_units_change_nothing(kind):
 @pytest.mark.filterwarnings("ignore::proxflow.DataWarning")
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("form", [(40, 3), (10, 3, 2, 2)])
-def test_every_standardisation_is_undone_and_saved(kind, form, tmp_path):
+def test_every_standardisation_is_undone_and_saved(kind: Kind, form: tuple[int, ...], tmp_path: Path) -> None:
     data = UNITS if form == (40, 3) else np.random.default_rng(3).normal(size=form) + 5
     dataset = pf.data.from_array(data, standardise=kind, dtype=f64)
     assert dataset.standardisation.kind == kind
@@ -123,7 +127,7 @@ def test_every_standardisation_is_undone_and_saved(kind, form, tmp_path):
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_directions_without_variance_are_not_blown_up(dtype):
+def test_directions_without_variance_are_not_blown_up(dtype: type[np.floating[Any]]) -> None:
     """A sum, a copy in another unit and a constant: of rank two, up to the rounding of the data."""
     two = UNITS[:, :2]
     data = np.stack([two[:, 0], two[:, 1], two.sum(1), 1000 * two[:, 0], 0 * two[:, 0] + 7], axis=1).astype(dtype)
@@ -135,14 +139,14 @@ def test_directions_without_variance_are_not_blown_up(dtype):
     assert np.abs((undone - data) / data.std(0).clip(1)).max() < 20 * np.finfo(dtype).eps * 10
 
 
-def test_fewer_points_than_columns_are_whitened():
+def test_fewer_points_than_columns_are_whitened() -> None:
     data = np.random.default_rng(1).normal(size=(5, 30))
     dataset = pf.data.from_array(data, standardise="whiten", dtype=f64)
     assert dataset.standardisation.directions.shape == (30, 4)
     assert np.allclose(dataset.standardisation.undo(dataset.points).numpy(), data, atol=1e-12)
 
 
-def test_tables_have_a_scale_for_each_column_and_arrays_one(tmp_path):
+def test_tables_have_a_scale_for_each_column_and_arrays_one(tmp_path: Path) -> None:
     np.save(tmp_path / "x.npy", POINTS)
     np.savetxt(tmp_path / "x.csv", POINTS, delimiter=",")
     assert pf.data.load(tmp_path / "x.npy").standardisation.kind == "global"
@@ -151,7 +155,7 @@ def test_tables_have_a_scale_for_each_column_and_arrays_one(tmp_path):
     assert pf.data.load(tmp_path / "x.csv", standardise=False).standardisation.kind == "none"
 
 
-def test_one_scale_for_unlike_columns_is_doubted(tmp_path):
+def test_one_scale_for_unlike_columns_is_doubted(tmp_path: Path) -> None:
     with pytest.warns(pf.DataWarning, match=r"one scale for all columns, but 0 varies \d+,\d+ times as much as 2"):
         pf.data.from_array(UNITS)
     np.savetxt(tmp_path / "x.csv", UNITS, delimiter=",", header="a,b,c")
@@ -165,7 +169,7 @@ def test_one_scale_for_unlike_columns_is_doubted(tmp_path):
 
 @pytest.mark.parametrize("kind", ["global", "columns", "whiten"])
 @pytest.mark.parametrize("offset", [0.0, 5_411_000.0, 1e9, -1e12])
-def test_points_of_the_data_become_their_rows_bit_for_bit(kind, offset):
+def test_points_of_the_data_become_their_rows_bit_for_bit(kind: Kind, offset: float) -> None:
     rows = POINTS * 3 + offset
     dataset = pf.data.from_array(rows, standardise=kind)
     order = torch.tensor([3, 0, 5, 5])
@@ -176,13 +180,13 @@ def test_points_of_the_data_become_their_rows_bit_for_bit(kind, offset):
     assert torch.equal(mixed[4:], dataset.standardisation.undo(ends[:1] + 0.25))
 
 
-def test_rows_that_float32_cannot_tell_apart_become_one_of_them():
+def test_rows_that_float32_cannot_tell_apart_become_one_of_them() -> None:
     rows = POINTS + 1e9
     dataset = pf.data.from_array(rows, standardise="none")
     assert {tuple(row) for row in dataset.undo(dataset.points).tolist()} < {tuple(row) for row in rows.tolist()}
 
 
-def test_undoing_keeps_the_digits_of_data_far_from_zero():
+def test_undoing_keeps_the_digits_of_data_far_from_zero() -> None:
     """Northings of a survey: 3 metres about 5,411,000, where numbers of float32 are half a metre apart."""
     rows = np.random.default_rng(0).normal(size=(200, 2)) * 3 + [5_411_000, 1e9]
     dataset = pf.data.from_array(rows)
@@ -192,14 +196,14 @@ def test_undoing_keeps_the_digits_of_data_far_from_zero():
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int32, np.float32, np.float64])
-def test_rows_keep_their_dtype(dtype):
+def test_rows_keep_their_dtype(dtype: type[np.generic]) -> None:
     rows = np.arange(12).reshape(6, 2).astype(dtype) ** 2
     dataset = pf.data.from_array(rows)
     assert dataset.undo(dataset.points).numpy().dtype == dtype
     assert np.array_equal(dataset.undo(dataset.points).numpy(), rows)
 
 
-def test_every_way_along_an_exact_flow_ends_on_rows():
+def test_every_way_along_an_exact_flow_ends_on_rows() -> None:
     rows = np.random.default_rng(2).normal(size=(30, 2)) * [3, 0.5] + [5_411_000, 0]
     dataset = pf.data.from_array(rows)
     flow = pf.ProximalFlow(pf.semidiscrete.fit(dataset.points).potential)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pandas as pd
 import pyarrow as pa
@@ -17,7 +20,7 @@ FRAME = pd.DataFrame(GOOD, columns=["width", "height"])
 
 @pytest.mark.parametrize("start", [0, 1])
 @pytest.mark.parametrize("name", ["anything", "Unnamed: 0", "id"])
-def test_a_column_that_counts_the_rows_is_left_out(name, start, tmp_path):
+def test_a_column_that_counts_the_rows_is_left_out(name: str, start: int, tmp_path: Path) -> None:
     FRAME.assign(**{name: range(start, start + 30)}).to_csv(tmp_path / "x.csv", index=False)
     dataset = raw(tmp_path / "x.csv")
     assert dataset.columns == ("width", "height")
@@ -25,47 +28,47 @@ def test_a_column_that_counts_the_rows_is_left_out(name, start, tmp_path):
     assert np.array_equal(dataset.points.numpy(), GOOD)
 
 
-def test_whole_numbers_in_another_order_are_data(tmp_path):
+def test_whole_numbers_in_another_order_are_data(tmp_path: Path) -> None:
     FRAME.assign(rank=np.random.default_rng(0).permutation(30)).to_csv(tmp_path / "x.csv", index=False)
     assert raw(tmp_path / "x.csv").columns == ("width", "height", "rank")
 
 
-def test_a_few_numbers_that_count_by_chance_are_data(tmp_path):
+def test_a_few_numbers_that_count_by_chance_are_data(tmp_path: Path) -> None:
     assert raw(csv_file(tmp_path, "a,b\n0,5\n1,3\n2,9\n")).columns == ("a", "b")
     assert raw(csv_file(tmp_path, "id,b\n0,5\n1,3\n2,9\n")).columns == ("b",)
 
 
-def test_a_counter_that_is_all_there_is_is_data(tmp_path):
+def test_a_counter_that_is_all_there_is_is_data(tmp_path: Path) -> None:
     path = csv_file(tmp_path, "t,kind\n" + "".join(f"{i},a\n" for i in range(40)))
     assert raw(path).points[:, 0].tolist() == list(range(40))
 
 
 @pytest.mark.parametrize("name", ["patient_id", "CustomerId", "ID", "row number"])
-def test_numbers_that_only_tell_rows_apart_are_doubted(name, tmp_path):
+def test_numbers_that_only_tell_rows_apart_are_doubted(name: str, tmp_path: Path) -> None:
     FRAME.assign(**{name: np.arange(30) * 7 + 1000}).to_csv(tmp_path / "x.csv", index=False)
     with pytest.warns(pf.DataWarning, match=rf"the column '{name}' .*\(--drop '?{name}"):
         assert raw(tmp_path / "x.csv").columns == ("width", "height", name)
 
 
 @pytest.mark.parametrize("name", ["covid", "humid", "casein", "notation"])
-def test_names_that_end_like_identities_are_not_doubted(name, tmp_path):
+def test_names_that_end_like_identities_are_not_doubted(name: str, tmp_path: Path) -> None:
     FRAME.assign(**{name: np.arange(30) * 7 + 1000}).to_csv(tmp_path / "x.csv", index=False)
     assert name in raw(tmp_path / "x.csv").columns
 
 
 @pytest.mark.parametrize("name", ["Label", "target", "class", "y", "Species"])
-def test_a_numeric_target_is_doubted(name, tmp_path):
+def test_a_numeric_target_is_doubted(name: str, tmp_path: Path) -> None:
     FRAME.assign(**{name: np.arange(30) % 3}).to_csv(tmp_path / "x.csv", index=False)
     with pytest.warns(pf.DataWarning, match=rf"--drop {name}\) leaves it out; label='{name}' \(--label {name}\)"):
         raw(tmp_path / "x.csv")
     assert raw(tmp_path / "x.csv", label=name).class_counts == {"0": 10, "1": 10, "2": 10}
 
 
-def test_beside_x_y_is_a_coordinate(tmp_path):
+def test_beside_x_y_is_a_coordinate(tmp_path: Path) -> None:
     assert raw(csv_file(tmp_path, "x,y\n1,2\n3,5\n")).columns == ("x", "y")
 
 
-def test_columns_are_chosen_in_their_order_and_dropped(tmp_path):
+def test_columns_are_chosen_in_their_order_and_dropped(tmp_path: Path) -> None:
     path = csv_file(tmp_path, "a,b,c,id,kind\n1,2,3,0,x\n4,5,7,1,y\n")
     assert raw(path, columns=["c", "a"]).points.tolist() == [[3, 1], [7, 4]]
     assert raw(path, columns=["c", "a"]).left_out == dict.fromkeys(["b", "id", "kind"], "not asked for")
@@ -76,12 +79,12 @@ def test_columns_are_chosen_in_their_order_and_dropped(tmp_path):
     assert "in columns= and in drop=" in refusal(path, columns=["a"], drop=["a"])
 
 
-def test_columns_of_one_name_are_told_apart(tmp_path):
+def test_columns_of_one_name_are_told_apart(tmp_path: Path) -> None:
     assert raw(csv_file(tmp_path, "a,a,a.1,a\n1,2,3,4\n2,2,2,1\n")).columns == ("a", "a.1", "a.1.1", "a.2")
 
 
 @pytest.mark.parametrize("named", [True, False])
-def test_the_index_of_a_pandas_frame_is_no_column(named, tmp_path):
+def test_the_index_of_a_pandas_frame_is_no_column(named: bool, tmp_path: Path) -> None:
     frame = FRAME.set_index(pd.Index([f"gene{i}" for i in range(30)] if named else range(5, 35), name="who"))
     frame.to_parquet(tmp_path / "x.parquet")
     dataset = raw(tmp_path / "x.parquet")
@@ -94,7 +97,7 @@ def test_the_index_of_a_pandas_frame_is_no_column(named, tmp_path):
 
 
 @pytest.mark.parametrize("kind", [pa.list_(pa.float32()), pa.list_(pa.float64(), 3), pa.large_list(pa.int16())])
-def test_a_column_of_vectors_is_coordinates_under_one_scale(kind, tmp_path):
+def test_a_column_of_vectors_is_coordinates_under_one_scale(kind: Any, tmp_path: Path) -> None:
     vectors = np.arange(18).reshape(6, 3) ** 2
     values = pa.array(vectors.astype(kind.value_type.to_pandas_dtype()).tolist(), kind)
     pyarrow.parquet.write_table(pa.table({"text": list("abcdef"), "embedding": values}), tmp_path / "x.parquet")
@@ -104,18 +107,18 @@ def test_a_column_of_vectors_is_coordinates_under_one_scale(kind, tmp_path):
     assert pf.data.load(tmp_path / "x.parquet").standardisation.kind == "global"
 
 
-def test_vectors_of_two_lengths_are_named(tmp_path):
+def test_vectors_of_two_lengths_are_named(tmp_path: Path) -> None:
     pyarrow.parquet.write_table(pa.table({"v": [[1.0, 2.0], [3.0, 4.0], [5.0]]}), tmp_path / "x.parquet")
     assert "'v' has lists of 2 numbers and in row 2 of 1" in refusal(tmp_path / "x.parquet")
 
 
-def test_a_missing_vector_is_a_missing_row(tmp_path):
+def test_a_missing_vector_is_a_missing_row(tmp_path: Path) -> None:
     pyarrow.parquet.write_table(pa.table({"v": [[1.0, 2.0], None, [3.0, 7.0]]}), tmp_path / "x.parquet")
     assert "the first: [1] (no value in the column 'v[0]')" in refusal(tmp_path / "x.parquet")
     assert raw(tmp_path / "x.parquet", drop_missing=True).points.tolist() == [[1, 2], [3, 7]]
 
 
-def test_a_folder_of_parquet_files_is_one_table_with_its_partitions(tmp_path):
+def test_a_folder_of_parquet_files_is_one_table_with_its_partitions(tmp_path: Path) -> None:
     kinds = np.where(np.arange(6) % 2, "b", "a")
     pyarrow.parquet.write_to_dataset(
         pa.table({"x": POINTS[:, 0], "z": POINTS[:, 1], "kind": kinds}), tmp_path / "all", partition_cols=["kind"]
@@ -129,7 +132,7 @@ def test_a_folder_of_parquet_files_is_one_table_with_its_partitions(tmp_path):
 # -------------------------------------------------------------------- missing values
 
 
-def test_rows_without_all_values_are_left_out_with_their_labels(tmp_path):
+def test_rows_without_all_values_are_left_out_with_their_labels(tmp_path: Path) -> None:
     path = csv_file(tmp_path, "a,b,label\n1,2,u\n3,?,v\n,4,u\n5,6,\n7,8,v\n9,1,NA\n2,2,u\n4,4,u\n1,1,v\n")
     message = refusal(path)
     assert "the column 'b' holds '?' in row 1, and numbers elsewhere (1 such rows of 9)" in message
@@ -140,7 +143,7 @@ def test_rows_without_all_values_are_left_out_with_their_labels(tmp_path):
     assert dataset.notes[-1] == "4 rows of 9 left out, with missing values"
 
 
-def test_where_no_row_is_complete_the_emptiest_column_is_named(tmp_path):
+def test_where_no_row_is_complete_the_emptiest_column_is_named(tmp_path: Path) -> None:
     path = csv_file(tmp_path, "a,b\n1,\n3,\n,4\n")
     assert "no row is complete; most is missing in column 'b' (67%): leave it out with drop=" in refusal(
         path, drop_missing=True
@@ -150,7 +153,7 @@ def test_where_no_row_is_complete_the_emptiest_column_is_named(tmp_path):
 # -------------------------------------------------------------------- in memory
 
 
-def test_a_frame_is_what_its_file_is(tmp_path):
+def test_a_frame_is_what_its_file_is(tmp_path: Path) -> None:
     frame = FRAME.assign(kind=pd.Categorical(["u", "v", "w"] * 10), when=pd.Timestamp("2020-01-01"))
     frame.to_parquet(tmp_path / "frame.parquet")
     ours, theirs = pf.data.from_frame(frame, "kind"), pf.data.load(tmp_path / "frame.parquet", label="kind")
@@ -162,7 +165,7 @@ def test_a_frame_is_what_its_file_is(tmp_path):
     assert pf.data.from_frame(pa.Table.from_pandas(frame), "kind").points.equal(ours.points)
 
 
-def test_arrays_are_what_their_file_is(tmp_path):
+def test_arrays_are_what_their_file_is(tmp_path: Path) -> None:
     np.save(tmp_path / "array.npy", POINTS)
     ours = pf.data.from_array(POINTS, list("abcabc"), dtype=f64)
     assert ours.points.equal(pf.data.load(tmp_path / "array.npy", dtype=f64).points)
@@ -171,11 +174,11 @@ def test_arrays_are_what_their_file_is(tmp_path):
     assert pf.data.from_array(ours.rows, standardise="columns").standardisation.kind == "columns"
 
 
-def test_what_is_no_source_says_which_function_takes_it():
+def test_what_is_no_source_says_which_function_takes_it() -> None:
     with pytest.raises(ValueError, match="from_array takes arrays"):
-        pf.data.load(POINTS)
+        pf.data.load(POINTS)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="from_frame takes data frames"):
-        pf.data.load(FRAME)
+        pf.data.load(FRAME)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="from_array takes arrays"):
         pf.data.from_frame(POINTS)
     with pytest.raises(ValueError, match="a column mixes types"):
@@ -183,4 +186,4 @@ def test_what_is_no_source_says_which_function_takes_it():
     with pytest.raises(ValueError, match=r"x must hold numbers, got list of <U1"):
         pf.data.from_array(["a", "b"])
     with pytest.raises(ValueError, match="standardise must be one of 'global', 'columns', 'whiten', 'none', got 'all'"):
-        pf.data.from_array(POINTS, standardise="all")
+        pf.data.from_array(POINTS, standardise="all")  # type: ignore[arg-type]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ ROWS = [[1.5, -2.25], [3.125, 40.0], [-0.5, 7.75]]
 FRAME = pd.DataFrame(ROWS, columns=["width", "height"])
 NAMES = ("width", "height")
 
-WRITERS = {
+WRITERS: dict[str, Callable[[Path], object]] = {
     "comma": lambda path: FRAME.to_csv(path, index=False),
     "semicolon": lambda path: FRAME.to_csv(path, index=False, sep=";"),
     "tab": lambda path: FRAME.to_csv(path, index=False, sep="\t"),
@@ -40,7 +41,7 @@ WRITERS = {
 
 
 @pytest.mark.parametrize("kind", WRITERS)
-def test_every_common_form_is_found(kind, tmp_path):
+def test_every_common_form_is_found(kind: str, tmp_path: Path) -> None:
     WRITERS[kind](tmp_path / "table.csv")
     dataset = raw(tmp_path / "table.csv")
     assert dataset.points.tolist() == ROWS
@@ -48,7 +49,7 @@ def test_every_common_form_is_found(kind, tmp_path):
 
 
 @pytest.mark.parametrize("suffix", [".tsv", ".csv.gz", ".tsv.gz", ".CSV.GZ"])
-def test_suffixes_of_tables(suffix, tmp_path):
+def test_suffixes_of_tables(suffix: str, tmp_path: Path) -> None:
     text = FRAME.to_csv(index=False, sep="\t" if "tsv" in suffix else ",").encode()
     (tmp_path / f"a.b{suffix}").write_bytes(gzip.compress(text) if "gz" in suffix.lower() else text)
     dataset = raw(tmp_path / f"a.b{suffix}")
@@ -57,25 +58,25 @@ def test_suffixes_of_tables(suffix, tmp_path):
 
 
 @pytest.mark.parametrize("text", ["1,5;2,5\n3,5;4,25\n", "x;y\n1,5;2,5\n3,5;4,25\n"])
-def test_a_decimal_comma_is_not_a_separator(text, tmp_path):
+def test_a_decimal_comma_is_not_a_separator(text: str, tmp_path: Path) -> None:
     (tmp_path / "x.csv").write_text(text)
     assert raw(tmp_path / "x.csv").points.tolist() == [[1.5, 2.5], [3.5, 4.25]]
 
 
-def test_a_mistake_beside_decimal_commas_is_named(tmp_path):
+def test_a_mistake_beside_decimal_commas_is_named(tmp_path: Path) -> None:
     (tmp_path / "x.csv").write_text("x;y\n1,5;2,5\n3,5;?\n1,25;4,5\n2,5;1,5\n")
     assert "the column 'y' holds '?' in row 1" in refusal(tmp_path / "x.csv")
     assert raw(tmp_path / "x.csv", drop_missing=True).points.tolist() == [[1.5, 2.5], [1.25, 4.5], [2.5, 1.5]]
 
 
-def test_the_form_can_be_said(tmp_path):
+def test_the_form_can_be_said(tmp_path: Path) -> None:
     (tmp_path / "x.csv").write_text("x:y\n1,5:2\n3,5:4\n")
     assert raw(tmp_path / "x.csv", sep=":", decimal=",").points.tolist() == [[1.5, 2], [3.5, 4]]
     assert "sep must be one character" in refusal(tmp_path / "x.csv", sep="ab")
     assert "decimal must be '.' or ','" in refusal(tmp_path / "x.csv", decimal=";")
 
 
-def test_latin_1_is_named_by_its_line(tmp_path):
+def test_latin_1_is_named_by_its_line(tmp_path: Path) -> None:
     (tmp_path / "x.csv").write_bytes("größe,x\n1,2\n3,4\n".encode("latin-1"))
     message = refusal(tmp_path / "x.csv")
     assert "line 1 is not utf-8: byte 0xf6" in message
@@ -84,13 +85,13 @@ def test_latin_1_is_named_by_its_line(tmp_path):
     assert "there is no encoding 'martian'" in refusal(tmp_path / "x.csv", encoding="martian")
 
 
-def test_lines_before_the_table_are_named_and_skipped(tmp_path):
+def test_lines_before_the_table_are_named_and_skipped(tmp_path: Path) -> None:
     (tmp_path / "x.csv").write_text("Report of today\n\nby me,and you\n\nx,y,z\n1,2,3\n4,5,7\n2,2,2\n")
     assert "skip_lines=4 (--skip-lines 4)" in refusal(tmp_path / "x.csv")
     assert raw(tmp_path / "x.csv", skip_lines=4).columns == ("x", "y", "z")
 
 
-def test_counts_in_place_of_names_are_refused(tmp_path):
+def test_counts_in_place_of_names_are_refused(tmp_path: Path) -> None:
     """As in scikit-learn's iris.csv, whose five classes' names fit its five columns by chance."""
     lines = ["3,4,setosa,versicolor,virginica", "5.1,3.5,1.4,.2,0", "4.9,3,1.4,.2,1", "4.7,3.2,1.3,.2,2"]
     (tmp_path / "x.csv").write_text("\n".join(lines))
@@ -104,7 +105,7 @@ def test_counts_in_place_of_names_are_refused(tmp_path):
     assert raw(tmp_path / "x.csv").columns[2:] == ("a", "b", "c")  # years, such as 2019, are names
 
 
-def test_a_broken_line_is_shown(tmp_path):
+def test_a_broken_line_is_shown(tmp_path: Path) -> None:
     (tmp_path / "x.csv").write_text("x,y\n1,2\n3,4\n5,6,7\n8,9\n")
     assert "1 of its lines do not have 2 cells, the first of them 3: '5,6,7'" in refusal(tmp_path / "x.csv")
 
@@ -119,23 +120,23 @@ def test_a_broken_line_is_shown(tmp_path):
         ("x,y\n1,2\n".encode("utf-16-le"), "encoding='utf-16-le'"),
     ],
 )
-def test_what_is_no_table_is_one_line(content, words, tmp_path):
+def test_what_is_no_table_is_one_line(content: bytes, words: str, tmp_path: Path) -> None:
     (tmp_path / "x.csv").write_bytes(content)
     assert words in refusal(tmp_path / "x.csv")
 
 
-def test_a_cell_of_many_lines_keeps_them(tmp_path):
+def test_a_cell_of_many_lines_keeps_them(tmp_path: Path) -> None:
     (tmp_path / "x.csv").write_text('x,label\n1,"a\n# b"\n2,"a\n\nc"\n3,d\n')
     assert raw(tmp_path / "x.csv").label_names == ("a\n\nc", "a\n# b", "d")
 
 
-def test_numbers_keep_all_their_digits(tmp_path):
+def test_numbers_keep_all_their_digits(tmp_path: Path) -> None:
     values = np.random.default_rng(0).normal(size=(50, 3)) * 10.0 ** np.arange(-3, 6, 3)
     np.savetxt(tmp_path / "x.csv", values, fmt="%.17g", delimiter=";")
     assert np.array_equal(raw(tmp_path / "x.csv").points.numpy(), values)
 
 
-def test_another_kind_of_file_takes_no_separator(tmp_path):
+def test_another_kind_of_file_takes_no_separator(tmp_path: Path) -> None:
     FRAME.to_parquet(tmp_path / "x.parquet")
     assert "sep= (--sep) is for .csv and .tsv files" in refusal(tmp_path / "x.parquet", sep=";")
     assert isinstance(pf.data.load(Path(tmp_path / "x.parquet")), pf.data.Dataset)
