@@ -16,7 +16,7 @@ def clarabel_prox(points: torch.Tensor, heights: torch.Tensor, z: torch.Tensor, 
     link = sparse.hstack([sparse.csc_matrix(points.numpy().T), -sparse.eye(d)])
     total = sparse.hstack([sparse.csc_matrix(np.ones((1, count))), sparse.csc_matrix((1, d))])
     positive = sparse.hstack([-sparse.eye(count), sparse.csc_matrix((count, d))])
-    matrix = sparse.vstack([link, total, positive]).tocsc()
+    matrix = sparse.csc_matrix(sparse.vstack([link, total, positive]))
     right = np.concatenate([np.zeros(d), [1.0], np.zeros(count)])
     settings = clarabel.DefaultSettings()
     settings.verbose = False

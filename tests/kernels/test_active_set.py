@@ -77,7 +77,9 @@ def test_agrees_with_an_interior_point_solver(name: str, step: float) -> None:
 
 @pytest.fixture(scope="module")
 def digits() -> Discrete:
-    return fit(load("digits", dtype=f64).points, tol=0.05).potential
+    potential = fit(load("digits", dtype=f64).points, tol=0.05).potential
+    assert isinstance(potential, Discrete)
+    return potential
 
 
 @pytest.mark.parametrize("t", slow_beyond(1, [0.5, 0.1, 0.9, 0.99]))

@@ -6,6 +6,8 @@ import itertools
 import math
 import sys
 import warnings
+from collections.abc import Callable
+from typing import Any
 
 import ot
 import pytest
@@ -56,7 +58,7 @@ def is_permutation(permutation: Tensor, n: int) -> bool:
 @pytest.mark.parametrize("dtype", [F32, F64])
 @pytest.mark.parametrize("n", [1, 2, 17, 450])
 @pytest.mark.parametrize("d", [1, 2, 3, 8, 9, 20])
-def test_costs_what_scipy_s_assignment_costs(d, n, dtype):
+def test_costs_what_scipy_s_assignment_costs(d: int, n: int, dtype: torch.dtype) -> None:
     x0, x1 = batches(n, d, dtype)
     permutation = least_cost_permutation(x0, x1)
     assert is_permutation(permutation, n)
@@ -64,14 +66,14 @@ def test_costs_what_scipy_s_assignment_costs(d, n, dtype):
 
 
 @pytest.mark.parametrize("d", [1, 3, 12])
-def test_no_permutation_of_five_is_cheaper(d):
+def test_no_permutation_of_five_is_cheaper(d: int) -> None:
     x0, x1 = batches(5, d)
     every = [cost(x0, x1, torch.tensor(order)) for order in itertools.permutations(range(5))]
     assert cost(x0, x1, least_cost_permutation(x0, x1)) == pytest.approx(min(every), rel=1e-13)
 
 
 @pytest.mark.parametrize("d", [1, 2, 20])
-def test_two_batches_that_are_one_reordered_are_put_in_order(d, generator):
+def test_two_batches_that_are_one_reordered_are_put_in_order(d: int, generator: torch.Generator) -> None:
     x0, _ = batches(60, d)
     order = torch.randperm(60, generator=generator)
     assert torch.equal(x0[order][least_cost_permutation(x0, x0[order])], x0)
@@ -79,7 +81,7 @@ def test_two_batches_that_are_one_reordered_are_put_in_order(d, generator):
 
 @pytest.mark.parametrize("dtype", [F32, F64])
 @pytest.mark.parametrize("d", [1, 2, 20])
-def test_duplicates_are_each_used_once(d, dtype):
+def test_duplicates_are_each_used_once(d: int, dtype: torch.dtype) -> None:
     x0, x1 = batches(90, d, dtype)
     x1 = x1[:7].repeat(13, 1)[:90]
     permutation = least_cost_permutation(x0, x1)
@@ -88,7 +90,7 @@ def test_duplicates_are_each_used_once(d, dtype):
 
 
 @pytest.mark.parametrize("d", [1, 2, 20])
-def test_float64_tells_points_apart_that_float32_does_not(d, generator):
+def test_float64_tells_points_apart_that_float32_does_not(d: int, generator: torch.Generator) -> None:
     x0, x1 = batches(90, d)
     x1 = x1[:5].repeat(18, 1) + 1e-8 * torch.randn(90, d, generator=generator, dtype=F64)
     assert cost(x0, x1, least_cost_permutation(x0, x1)) == pytest.approx(least_cost(x0, x1), rel=1e-14)
@@ -96,7 +98,7 @@ def test_float64_tells_points_apart_that_float32_does_not(d, generator):
 
 @pytest.mark.parametrize("d", [1, 2, 20])
 @pytest.mark.parametrize("shift", [(1e4, 1e4), (0.0, 1e4), (-1e4, 1e4)])
-def test_far_from_the_origin_float32_batches_lose_nothing(d, shift):
+def test_far_from_the_origin_float32_batches_lose_nothing(d: int, shift: tuple[float, ...]) -> None:
     """Numbers of 10 bits shifted by 2^13 and more are exact: only the arithmetic can lose digits."""
     x0, x1 = (torch.round(64 * x) / 64 for x in batches(150, d, F32))
     moved0, moved1 = x0 + shift[0], x1 + shift[1]
@@ -107,14 +109,14 @@ def test_far_from_the_origin_float32_batches_lose_nothing(d, shift):
 
 @pytest.mark.parametrize("d", [1, 2, 20])
 @pytest.mark.parametrize(("dtype", "scale"), [(F32, 1e-30), (F32, 1e30), (F64, 1e-200), (F64, 1e200)])
-def test_squares_may_leave_the_range_of_floating_point(d, dtype, scale):
+def test_squares_may_leave_the_range_of_floating_point(d: int, dtype: torch.dtype, scale: float) -> None:
     x0, x1 = batches(40, d, dtype)
     permutation = least_cost_permutation(x0 * scale, x1 * scale)
     assert cost(x0, x1, permutation) == pytest.approx(least_cost(x0, x1), rel=1e-6)
 
 
 @pytest.mark.parametrize("d", [2, 20])
-def test_one_outlier_does_not_spoil_the_others(d):
+def test_one_outlier_does_not_spoil_the_others(d: int) -> None:
     x0, x1 = batches(60, d)
     x1[0] *= 1e5
     permutation = least_cost_permutation(x0, x1)
@@ -123,7 +125,7 @@ def test_one_outlier_does_not_spoil_the_others(d):
     assert cost(x0[others], x1, permutation[others]) == pytest.approx(least_cost(x0[others], x1[1:]), abs=1e-4)
 
 
-HARD = {
+HARD: dict[str, Callable[[Tensor], Tensor]] = {
     "heavy tails": lambda x: torch.tan(1.5 * torch.erf(x)),
     "over thirteen decades": lambda x: torch.exp(10 * x),
     "outliers of two sizes": lambda x: torch.cat([1e8 * x[:1], 1e4 * x[1:9], x[9:]]),
@@ -136,16 +138,16 @@ HARD = {
 @pytest.mark.parametrize("d", [2, 20])
 @pytest.mark.parametrize("side", [0, 1])
 @pytest.mark.parametrize("hard", HARD)
-def test_the_starting_prices_survive_hard_clouds(hard, side, d):
+def test_the_starting_prices_survive_hard_clouds(hard: str, side: int, d: int) -> None:
     clouds = list(batches(300, d))
     clouds[side] = HARD[hard](clouds[side])
     table = distances(*clouds)
-    excess = cost(*clouds, least_cost_permutation(*clouds)) - least_cost(*clouds)
+    excess = cost(clouds[0], clouds[1], least_cost_permutation(*clouds)) - least_cost(*clouds)
     assert abs(excess) <= 1e-13 * len(table) * float(table.max())
 
 
 @pytest.mark.parametrize("d", [2, 20])
-def test_starting_prices_are_nearly_optimal(d):
+def test_starting_prices_are_nearly_optimal(d: int) -> None:
     """Any prices give the right pairs, bad ones late: the dual value of these is close to the least cost."""
     a, b = _centred(*batches(300, d))
     cost_table = -a @ b.mT
@@ -160,7 +162,7 @@ def test_starting_prices_are_nearly_optimal(d):
 
 @pytest.mark.parametrize("hard", HARD)
 @pytest.mark.parametrize("d", [2, 20])
-def test_starting_prices_are_finite(hard, d):
+def test_starting_prices_are_finite(hard: str, d: int) -> None:
     x0, x1 = batches(300, d)
     a, b = _centred(x0, HARD[hard](x1))
     cost = -a @ b.mT
@@ -173,7 +175,7 @@ def test_starting_prices_are_finite(hard, d):
 @pytest.mark.parametrize("dtype", [F32, F64])
 @pytest.mark.parametrize("d", [1, 2, 20])
 @pytest.mark.parametrize("equal", ["both", "x0", "x1"])
-def test_a_constant_cost_still_gives_a_permutation(d, equal, dtype):
+def test_a_constant_cost_still_gives_a_permutation(d: int, equal: str, dtype: torch.dtype) -> None:
     x0, x1 = batches(70, d, dtype)
     if equal in ("both", "x0"):
         x0 = x0[:1].expand(70, d)
@@ -184,7 +186,7 @@ def test_a_constant_cost_still_gives_a_permutation(d, equal, dtype):
 
 
 @pytest.mark.parametrize("d", [1, 2, 20])
-def test_no_rows(d):
+def test_no_rows(d: int) -> None:
     nothing = torch.empty(0, d)
     assert is_permutation(least_cost_permutation(nothing, nothing), 0)
     assert is_permutation(sinkhorn_permutation(nothing, nothing, 0.1, None), 0)
@@ -196,12 +198,12 @@ def test_no_rows(d):
 @pytest.mark.parametrize("dtype", [F32, F64])
 @pytest.mark.parametrize("d", [1, 2, 20])
 @pytest.mark.parametrize("n", [1, 2, 100])
-def test_an_entropic_plan_gives_a_permutation(n, d, dtype, generator):
+def test_an_entropic_plan_gives_a_permutation(n: int, d: int, dtype: torch.dtype, generator: torch.Generator) -> None:
     assert is_permutation(sinkhorn_permutation(*batches(n, d, dtype), 0.05, generator), n)
 
 
 @pytest.mark.parametrize("d", [2, 20])
-def test_the_cost_falls_to_the_exact_one_with_epsilon(d):
+def test_the_cost_falls_to_the_exact_one_with_epsilon(d: int) -> None:
     x0, x1 = batches(150, d)
     least = least_cost(x0, x1)
     excess = []
@@ -215,14 +217,14 @@ def test_the_cost_falls_to_the_exact_one_with_epsilon(d):
     assert excess[0] == pytest.approx(float(distances(x0, x1).mean()) * 150 / least - 1, rel=0.2)
 
 
-def test_moving_or_scaling_the_batches_leaves_an_entropic_draw(generator):
+def test_moving_or_scaling_the_batches_leaves_an_entropic_draw(generator: torch.Generator) -> None:
     x0, x1 = (torch.round(64 * x) / 64 for x in batches(80, 3))
     still = sinkhorn_permutation(x0, x1, 0.1, torch.Generator().manual_seed(2))
     for moved in ((x0 + 2**12, x1 - 2**12), (x0 * 2.0**400, x1 * 2.0**400), (x0 * 2.0**-400, x1 * 2.0**-400)):
         assert torch.equal(sinkhorn_permutation(*moved, 0.1, torch.Generator().manual_seed(2)), still)
 
 
-def test_a_generator_decides_the_draw_and_torch_s_own_is_left_alone():
+def test_a_generator_decides_the_draw_and_torch_s_own_is_left_alone() -> None:
     x0, x1 = batches(60, 2)
     before = torch.random.get_rng_state()
     first, again, other = (sinkhorn_permutation(x0, x1, 0.3, torch.Generator().manual_seed(s)) for s in (1, 1, 2))
@@ -232,7 +234,7 @@ def test_a_generator_decides_the_draw_and_torch_s_own_is_left_alone():
 
 
 @pytest.mark.slow
-def test_two_rows_are_paired_with_the_probability_of_the_plan():
+def test_two_rows_are_paired_with_the_probability_of_the_plan() -> None:
     """The pair of the largest perturbed logarithm decides, and by Gumbel's trick each pair has it with its own mass."""
     x0 = torch.tensor([[0.0], [1.0]], dtype=F64)
     kept = [int(sinkhorn_permutation(x0, x0, 2.0, torch.Generator().manual_seed(s))[0]) == 0 for s in range(500)]
@@ -243,7 +245,7 @@ def test_two_rows_are_paired_with_the_probability_of_the_plan():
 
 @pytest.mark.parametrize("dtype", [F32, F64])
 @pytest.mark.parametrize("epsilon", [0.05, 0.01, 0.001])
-def test_what_lies_far_off_in_both_batches_is_paired(epsilon, dtype):
+def test_what_lies_far_off_in_both_batches_is_paired(epsilon: float, dtype: torch.dtype) -> None:
     """Prices that start badly leave an outlier's column empty, which no thousand iterations fill."""
     x0, x1 = batches(300, 2, dtype)
     x0[0], x1[5] = 100.0, 100.0
@@ -255,11 +257,11 @@ def test_what_lies_far_off_in_both_batches_is_paired(epsilon, dtype):
     assert torch.equal(found[:5].sort().values, torch.arange(5))
 
 
-def test_a_column_that_stays_empty_warns(monkeypatch):
+def test_a_column_that_stays_empty_warns(monkeypatch: pytest.MonkeyPatch) -> None:
     """One column in 300 is an error of 1/300 in the 1-norm: small, but a point that is paired at random."""
     solve = ot.sinkhorn
 
-    def without_a_column(*arguments, **options):
+    def without_a_column(*arguments: Any, **options: Any) -> Any:
         plan, log = solve(*arguments, **options)
         plan[:, 7] = 0.0
         return plan, log
@@ -271,7 +273,7 @@ def test_a_column_that_stays_empty_warns(monkeypatch):
 
 @pytest.mark.parametrize("epsilon", [1e-10, 1e-300])
 @pytest.mark.parametrize("dtype", slow_beyond(1, [F32, F64]))
-def test_a_tiny_epsilon_leaves_no_nan(epsilon, dtype):
+def test_a_tiny_epsilon_leaves_no_nan(epsilon: float, dtype: torch.dtype) -> None:
     x0, x1 = batches(200, 2, dtype)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
@@ -280,14 +282,14 @@ def test_a_tiny_epsilon_leaves_no_nan(epsilon, dtype):
 
 
 @pytest.mark.parametrize("dtype", [F32, F64])
-def test_a_plan_that_has_not_converged_warns_and_gives_a_permutation(dtype):
+def test_a_plan_that_has_not_converged_warns_and_gives_a_permutation(dtype: torch.dtype) -> None:
     x0, x1 = batches(150, 2, dtype)
     with pytest.warns(ConvergenceWarning, match=r"error of .* in the marginals .* raise epsilon"):
         permutation = sinkhorn_permutation(x0, x1, 1e-5, torch.Generator().manual_seed(0))
     assert is_permutation(permutation, 150)
 
 
-def test_a_plan_whose_entries_underflow_still_chooses_by_distance():
+def test_a_plan_whose_entries_underflow_still_chooses_by_distance() -> None:
     """In float32 most entries of this plan are 0, but not their logarithms: rows left over choose as in float64."""
     low, high = (
         unconverged(*(torch.randn(80, 2, generator=torch.Generator().manual_seed(s)).to(dtype) for s in (2, 102)))
@@ -301,7 +303,7 @@ def unconverged(x0: Tensor, x1: Tensor) -> Tensor:
         return sinkhorn_permutation(x0, x1, 1e-5, torch.Generator().manual_seed(0))
 
 
-def test_a_missing_package_names_its_extra(monkeypatch):
+def test_a_missing_package_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ot", None)
     with pytest.raises(MissingExtraError, match=r"proxflow\[metrics\]"):
         sinkhorn_permutation(*batches(3, 2), 0.1, None)

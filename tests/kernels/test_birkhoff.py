@@ -40,7 +40,7 @@ def drawn(plan: Tensor, count: int, seed: int = 0) -> Tensor:
 
 @pytest.mark.parametrize(("n", "count"), [(2, 2048), (3, 3000), (8, 4000), (64, 160)])
 @pytest.mark.parametrize("sharpness", [0.0, 6.0])
-def test_the_mean_of_many_permutations_is_the_plan(n, count, sharpness):
+def test_the_mean_of_many_permutations_is_the_plan(n: int, count: int, sharpness: float) -> None:
     plan = plan_of(n, sharpness)
     draws = drawn(plan, count)
     mean = torch.nn.functional.one_hot(draws, n).double().mean(0)
@@ -53,7 +53,7 @@ def test_the_mean_of_many_permutations_is_the_plan(n, count, sharpness):
     )
 
 
-def test_the_mean_test_has_power():
+def test_the_mean_test_has_power() -> None:
     """The greedy matching of perturbed logarithms, which keeps each row's law only before rows compete for columns."""
     plan = plan_of(8, 6.0)
     generator, count = seeded(), 4000
@@ -70,7 +70,7 @@ def test_the_mean_test_has_power():
 
 @pytest.mark.parametrize("n", [1, 2, 5, 33, 300])
 @pytest.mark.parametrize("kind", ["equal", "one permutation", "uneven"])
-def test_every_draw_is_a_permutation(n, kind):
+def test_every_draw_is_a_permutation(n: int, kind: str) -> None:
     plan = {
         "equal": lambda: torch.full((n, n), 1 / n, dtype=F64),
         "one permutation": lambda: torch.eye(n, dtype=F64)[torch.randperm(n, generator=seeded())],
@@ -84,7 +84,7 @@ def test_every_draw_is_a_permutation(n, kind):
             assert torch.equal(found, plan.argmax(1))
 
 
-def test_the_draw_follows_from_the_generator_and_leaves_torch_s_own_alone():
+def test_the_draw_follows_from_the_generator_and_leaves_torch_s_own_alone() -> None:
     plan, before = plan_of(40, 1.0), torch.random.get_rng_state()
     first, again, other = (permutation_of_mean(plan, seeded(seed)) for seed in (0, 0, 1))
     assert torch.equal(before, torch.random.get_rng_state())
@@ -93,7 +93,7 @@ def test_the_draw_follows_from_the_generator_and_leaves_torch_s_own_alone():
 
 
 @pytest.mark.parametrize("error", [0.0, 1e-6, 0.3])
-def test_sums_are_made_one_by_moving_twice_their_error_at_most(error):
+def test_sums_are_made_one_by_moving_twice_their_error_at_most(error: float) -> None:
     plan = plan_of(20, 2.0)
     spoilt = plan * (1 + error * (2 * torch.rand(20, 20, generator=seeded(), dtype=F64) - 1))
     right = doubly_stochastic(spoilt.float() if error else plan)
@@ -106,7 +106,7 @@ def test_sums_are_made_one_by_moving_twice_their_error_at_most(error):
 
 @pytest.mark.parametrize("kind", ["one", "many", "fixed points", "pairs"])
 @pytest.mark.parametrize("count", [1, 10, 3 * _FEW])
-def test_orbits_are_those_of_a_graph_search(count, kind):
+def test_orbits_are_those_of_a_graph_search(count: int, kind: str) -> None:
     number = torch.arange(count)
     order = torch.randperm(count, generator=seeded())
     following = torch.empty_like(number)

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 
@@ -57,7 +58,7 @@ print(json.dumps({"same": same, "ties": ties, "alone": alone, "ratio": float(rat
 
 
 @pytest.fixture(scope="module")
-def found() -> dict:
+def found() -> dict[str, Any]:
     environment = os.environ | {"TRITON_INTERPRET": "1"}
     result = subprocess.run(
         [sys.executable, "-c", SCRIPT], env=environment, capture_output=True, text=True, timeout=300
@@ -66,19 +67,19 @@ def found() -> dict:
     return json.loads(result.stdout.splitlines()[-1])
 
 
-def test_the_answers_are_those_of_float32(found: dict) -> None:
+def test_the_answers_are_those_of_float32(found: dict[str, Any]) -> None:
     assert all(found["same"])
     assert found["ties"]
 
 
-def test_a_nan_row_stays_alone(found: dict) -> None:
+def test_a_nan_row_stays_alone(found: dict[str, Any]) -> None:
     assert found["alone"]
 
 
-def test_what_tf32_loses_stays_within_its_bound(found: dict) -> None:
+def test_what_tf32_loses_stays_within_its_bound(found: dict[str, Any]) -> None:
     assert 0.05 < found["ratio"] <= 1
 
 
-def test_rows_whose_best_scores_are_near_are_searched_again_in_float32(found: dict) -> None:
+def test_rows_whose_best_scores_are_near_are_searched_again_in_float32(found: dict[str, Any]) -> None:
     assert {precision for precision, _ in found["searched"]} == {"tf32", "ieee"}
     assert ["ieee", 50] not in found["searched"]  # not all of the tied ones

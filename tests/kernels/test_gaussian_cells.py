@@ -39,7 +39,7 @@ def test_cells_of_a_turned_product_are_products_of_intervals(dim: int) -> None:
     mass = np.diff(np.concatenate([[0.0], levels, [1.0]]))
     grids = np.meshgrid(*[line] * dim, indexing="ij")
     points = torch.from_numpy(np.stack([g.ravel() for g in grids], axis=1)) @ rotation(dim)
-    total = sum(np.meshgrid(*[heights] * dim, indexing="ij")).ravel()
+    total = np.sum(np.meshgrid(*[heights] * dim, indexing="ij"), axis=0).ravel()
     expected = np.prod([g.ravel() for g in np.meshgrid(*[mass] * dim, indexing="ij")], axis=0)
     cells = gaussian_cells(points, torch.from_numpy(total))
     assert cells.mass.numpy() == pytest.approx(expected, abs=1e-9)

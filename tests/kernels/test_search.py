@@ -23,7 +23,16 @@ def first_best(scores: torch.Tensor) -> torch.Tensor:
 @pytest.mark.parametrize(("rows", "columns", "k"), [(1, 1, 1), (7, 1, 3), (1, 500, 2), (300, 129, 5), (1000, 700, 3)])
 @pytest.mark.parametrize("budget", [1 << 8, 1 << 14, 1 << 20])
 @pytest.mark.parametrize("with_offsets", [False, True])
-def test_agrees_with_the_whole_product(rows, columns, k, dtype, budget, with_offsets, generator, monkeypatch):
+def test_agrees_with_the_whole_product(
+    rows: int,
+    columns: int,
+    k: int,
+    dtype: torch.dtype,
+    budget: int,
+    with_offsets: bool,
+    generator: torch.Generator,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(search, "_BLOCK_BYTES", budget)
     monkeypatch.setattr(search, "_MIN_ROWS", 16)
     queries = integers(rows, k, generator=generator, dtype=dtype)
@@ -35,13 +44,13 @@ def test_agrees_with_the_whole_product(rows, columns, k, dtype, budget, with_off
     assert best.dtype == torch.int64
 
 
-def test_no_rows(generator):
+def test_no_rows(generator: torch.Generator) -> None:
     best = argmax_affine(torch.empty(0, 3), integers(5, 3, generator=generator, dtype=torch.float32))
     assert best.shape == (0,)
 
 
 @pytest.mark.parametrize("budget", [1 << 10, 1 << 20])
-def test_a_nan_row_stays_alone(budget, generator, monkeypatch):
+def test_a_nan_row_stays_alone(budget: int, generator: torch.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(search, "_BLOCK_BYTES", budget)
     queries = integers(40, 3, generator=generator, dtype=torch.float64)
     slopes = integers(600, 3, generator=generator, dtype=torch.float64)
@@ -53,7 +62,7 @@ def test_a_nan_row_stays_alone(budget, generator, monkeypatch):
     assert torch.equal(spoiled[others], clean[others])
 
 
-def test_columns_of_a_wider_table(generator):
+def test_columns_of_a_wider_table(generator: torch.Generator) -> None:
     table = integers(50, 9, generator=generator, dtype=torch.float64)
     queries = integers(20, 7, generator=generator, dtype=torch.float64)
     best = argmax_affine(queries, table[:, :-2], table[:, -1])
@@ -61,7 +70,9 @@ def test_columns_of_a_wider_table(generator):
 
 
 @pytest.mark.parametrize("numbers", [90 * 200, 16 * 45, 16 * 7, 16])
-def test_the_best_two_are_the_two_largest_scores_whatever_the_blocks(numbers, monkeypatch) -> None:
+def test_the_best_two_are_the_two_largest_scores_whatever_the_blocks(
+    numbers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     generator = torch.Generator().manual_seed(3)
     queries, slopes = (torch.randn(n, 5, generator=generator, dtype=torch.float64) for n in (700, 90))
     offsets = torch.randn(90, generator=generator, dtype=torch.float64)
@@ -79,7 +90,7 @@ def test_the_best_two_are_the_two_largest_scores_whatever_the_blocks(numbers, mo
     assert len(search.top_two_affine(queries[:0], slopes, offsets).best) == 0
 
 
-def test_equal_scores_have_no_gap(monkeypatch) -> None:
+def test_equal_scores_have_no_gap(monkeypatch: pytest.MonkeyPatch) -> None:
     """In one block or in two, the lower place first."""
     monkeypatch.setattr(search, "_BLOCK_BYTES", 8 * 16 * 3)
     monkeypatch.setattr(search, "_MIN_ROWS", 16)
