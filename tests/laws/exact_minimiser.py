@@ -56,7 +56,9 @@ class JointLaw(Protocol):
 class AtomLaw(JointLaw, Protocol):
     """A joint law whose targets are finitely many atoms ``points`` (J, d)."""
 
-    points: Tensor
+    @property
+    def points(self) -> Tensor:
+        """The atoms."""
 
     def probability(self, source: Tensor) -> Tensor:
         """P(x1 = y_j | x0), (M, J), at source points (M, d)."""

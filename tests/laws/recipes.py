@@ -226,14 +226,14 @@ def conditional() -> Recipe:
     for label in (0, 1):
         points, weights = atoms_of(ROWS[label == CLASSES])
         law = OptimalAtoms(points, optimal_heights(points, weights))
-        labels.append(GivenLabel(label, float((label == CLASSES).double().mean()), law, weights))
+        labels.append(GivenLabel(label, float((CLASSES.eq(label)).double().mean()), law, weights))
     return Recipe(Conditional.fit(ROWS, CLASSES), labels, ATOMS, WEIGHTS)
 
 
 def class_left_out() -> Recipe:
     """The network is not given the class, as for guidance: the law is the mixture of those of the classes."""
     potentials = {label: entropic_potential(*atoms_of(ROWS[label == CLASSES])) for label in (0, 1)}
-    shares = [float((label == CLASSES).double().mean()) for label in (0, 1)]
+    shares = [float((CLASSES.eq(label)).double().mean()) for label in (0, 1)]
 
     def probability(source: Tensor) -> Tensor:
         total = source.new_zeros(len(source), len(ATOMS))
@@ -256,7 +256,7 @@ def joint_conditional() -> Recipe:
         each = zip(conditions.tolist(), WEIGHTS.tolist(), laws, strict=True)
         return [GivenLabel(c, share, law, cell_masses(law)) for c, share, law in each]
 
-    heights = heights_of(lambda h: sum(part.share * part.weights for part in given(h)), WEIGHTS)
+    heights = heights_of(lambda h: sum((part.share * part.weights for part in given(h)), h.new_zeros(())), WEIGHTS)
     potential = Discrete(fitted.points, heights[place.argsort()], WEIGHTS[place.argsort()], source=fitted.source)
     coupling = JointConditional(potential, ATOMS, conditions, scale, weights=WEIGHTS)
     return Recipe(coupling, given(heights), ATOMS, WEIGHTS)

@@ -32,7 +32,9 @@ def moves(potential: Potential, x: torch.Tensor) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("step", STEPS)
-def test_moreau_pair_meets_fenchel_young_with_equality(potential, queries, step):
+def test_moreau_pair_meets_fenchel_young_with_equality(
+    potential: Potential, queries: torch.Tensor, step: float
+) -> None:
     pair = potential.prox(queries, step)
     assert (pair.status == int(Status.converged)).all()
     torch.testing.assert_close(pair.point + step * pair.multiplier, queries, rtol=0, atol=1e-12 * max(step, 10))
@@ -43,28 +45,28 @@ def test_moreau_pair_meets_fenchel_young_with_equality(potential, queries, step)
     assert (pair.gap <= 1e-9 * size).all()
 
 
-def test_fenchel_young_inequality(potential, queries, generator):
+def test_fenchel_young_inequality(potential: Potential, queries: torch.Tensor, generator: torch.Generator) -> None:
     y = potential.brenier_map(queries)
     other = y[torch.randperm(len(y), generator=generator)]
     gap = potential.conjugate(queries) + potential.value(other) - (queries * other).sum(1)
     assert (gap >= -1e-10 * (1 + potential.conjugate(queries).abs())).all()
 
 
-def test_conjugate_is_convex(potential, queries):
+def test_conjugate_is_convex(potential: Potential, queries: torch.Tensor) -> None:
     a, b = queries[:40], queries[40:]
     middle = potential.conjugate(0.5 * (a + b))
     ends = 0.5 * (potential.conjugate(a) + potential.conjugate(b))
     assert (middle <= ends + 1e-10 * (1 + ends.abs())).all()
 
 
-def test_brenier_map_is_the_gradient_of_the_conjugate(potential, queries):
+def test_brenier_map_is_the_gradient_of_the_conjugate(potential: Potential, queries: torch.Tensor) -> None:
     u = queries.clone().requires_grad_()
     (gradient,) = torch.autograd.grad(potential.conjugate(u).sum(), u)
     torch.testing.assert_close(potential.brenier_map(queries), gradient, rtol=1e-11, atol=1e-11)
 
 
 @pytest.mark.parametrize("step", STEPS)
-def test_prox_is_firmly_nonexpansive(potential, queries, step):
+def test_prox_is_firmly_nonexpansive(potential: Potential, queries: torch.Tensor, step: float) -> None:
     a, b = queries[:40], queries[40:]
     p, q = potential.prox(a, step).point, potential.prox(b, step).point
     inner = ((p - q) * (a - b)).sum(1)
@@ -73,7 +75,9 @@ def test_prox_is_firmly_nonexpansive(potential, queries, step):
 
 
 @pytest.mark.parametrize("step", STEPS)
-def test_prox_minimises_its_objective(potential, queries, step, generator):
+def test_prox_minimises_its_objective(
+    potential: Potential, queries: torch.Tensor, step: float, generator: torch.Generator
+) -> None:
     """No feasible rival point does better by more than rounding: strong convexity makes that a certificate."""
     pair = potential.prox(queries, step)
     rival = potential.brenier_map(pair.multiplier + torch.randn(queries.shape, generator=generator).double())
@@ -86,7 +90,9 @@ def test_prox_minimises_its_objective(potential, queries, step, generator):
 
 
 @pytest.mark.parametrize("step", [0.3, 5.0])
-def test_jacobian_is_symmetric_with_spectrum_in_unit_interval(potential, queries, step):
+def test_jacobian_is_symmetric_with_spectrum_in_unit_interval(
+    potential: Potential, queries: torch.Tensor, step: float
+) -> None:
     jacobian = potential.prox_jacobian(queries, step)
     torch.testing.assert_close(jacobian, jacobian.mT, rtol=0, atol=1e-11)
     spectrum = torch.linalg.eigvalsh(jacobian)
@@ -95,7 +101,9 @@ def test_jacobian_is_symmetric_with_spectrum_in_unit_interval(potential, queries
 
 
 @pytest.mark.parametrize("step", [0.3, 5.0])
-def test_jacobian_agrees_with_differences_and_autograd(potential, queries, step, generator):
+def test_jacobian_agrees_with_differences_and_autograd(
+    potential: Potential, queries: torch.Tensor, step: float, generator: torch.Generator
+) -> None:
     direction = torch.randn(queries.shape, generator=generator, dtype=torch.float64)
     h = 1e-7
     ahead = potential.prox(queries + h * direction, step).point
@@ -114,19 +122,21 @@ def test_jacobian_agrees_with_differences_and_autograd(potential, queries, step,
         assert analytic.abs().max() == 0
 
 
-def test_batched_function_transforms_agree_with_the_jacobian(potential, queries):
+def test_batched_function_transforms_agree_with_the_jacobian(potential: Potential, queries: torch.Tensor) -> None:
     few = queries[:5]
     by_rows = torch.func.vmap(torch.func.jacrev(lambda z: potential.prox(z[None], 0.7).point[0]))(few)
     torch.testing.assert_close(by_rows, potential.prox_jacobian(few, 0.7), rtol=1e-7, atol=1e-9)
 
 
-def test_the_gradient_of_the_conjugate_by_function_transforms_is_the_brenier_map(potential, queries):
+def test_the_gradient_of_the_conjugate_by_function_transforms_is_the_brenier_map(
+    potential: Potential, queries: torch.Tensor
+) -> None:
     few = queries[:5]
     by_rows = torch.func.vmap(torch.func.grad(lambda u: potential.conjugate(u[None])[0]))(few)
     torch.testing.assert_close(by_rows, potential.brenier_map(few), rtol=1e-7, atol=1e-9)
 
 
-def test_autocast_changes_no_answer(potential, queries):
+def test_autocast_changes_no_answer(potential: Potential, queries: torch.Tensor) -> None:
     potential, x = potential.to(torch.float32), queries[:8].float()
 
     def answers() -> list[torch.Tensor]:
@@ -140,7 +150,7 @@ def test_autocast_changes_no_answer(potential, queries):
     assert all(torch.equal(a, b) and a.dtype == b.dtype for a, b in zip(plain, inside, strict=True))
 
 
-def test_error_bound_holds_between_precisions(potential, queries):
+def test_error_bound_holds_between_precisions(potential: Potential, queries: torch.Tensor) -> None:
     """The float32 answer is within its own certificate of the float64 one (plus its input's rounding)."""
     low = potential.to(torch.float32).prox(queries.float(), 0.7)
     exact = potential.to(torch.float64).prox(queries.float().double(), 0.7)
@@ -150,7 +160,7 @@ def test_error_bound_holds_between_precisions(potential, queries):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_dtype_is_kept(potential, queries, dtype):
+def test_dtype_is_kept(potential: Potential, queries: torch.Tensor, dtype: torch.dtype) -> None:
     potential = potential.to(dtype)
     x = queries.to(dtype)
     pair = potential.prox(x, 0.5)
@@ -162,7 +172,7 @@ def test_dtype_is_kept(potential, queries, dtype):
     assert torch.isfinite(potential.value(pair.point)).all()
 
 
-def test_nan_row_stays_alone(potential, queries):
+def test_nan_row_stays_alone(potential: Potential, queries: torch.Tensor) -> None:
     clean = potential.prox(queries, 0.5)
     spoiled = queries.clone()
     spoiled[3, 0] = torch.nan
@@ -177,13 +187,13 @@ def test_nan_row_stays_alone(potential, queries):
     assert (pair.status[~hit] == int(Status.converged)).all()
 
 
-def test_empty_batch(potential):
+def test_empty_batch(potential: Potential) -> None:
     pair = potential.prox(torch.empty(0, potential.dim, dtype=torch.float64), 1.0)
     assert pair.point.shape == (0, potential.dim)
     assert pair.status.shape == (0,)
 
 
-def test_state_dict_round_trip(potential, queries):
+def test_state_dict_round_trip(potential: Potential, queries: torch.Tensor) -> None:
     before = potential.prox(queries, 0.5).point
     state = {name: tensor.clone() for name, tensor in potential.state_dict().items()}
     for tensor in potential.state_dict().values():
@@ -192,7 +202,7 @@ def test_state_dict_round_trip(potential, queries):
     torch.testing.assert_close(potential.prox(queries, 0.5).point, before, rtol=0, atol=0)
 
 
-def test_value_is_infinite_off_the_domain(potential, queries):
+def test_value_is_infinite_off_the_domain(potential: Potential, queries: torch.Tensor) -> None:
     far = 1e3 * (1 + queries.abs())
     value = potential.value(far)
     bounded = torch.isfinite(potential.value(potential.brenier_map(queries))).all()
@@ -202,12 +212,12 @@ def test_value_is_infinite_off_the_domain(potential, queries):
 
 
 @pytest.mark.parametrize("step", [0.0, -1.0, float("nan"), float("inf")])
-def test_bad_step_is_refused(potential, queries, step):
+def test_bad_step_is_refused(potential: Potential, queries: torch.Tensor, step: float) -> None:
     with pytest.raises(ValueError, match="step must be a positive finite number"):
         potential.prox(queries, step)
 
 
-def test_bad_queries_are_refused(potential, queries):
+def test_bad_queries_are_refused(potential: Potential, queries: torch.Tensor) -> None:
     with pytest.raises(ValueError, match=r"must have shape \(B, "):
         potential.prox(torch.zeros(4, potential.dim + 1, dtype=torch.float64), 1.0)
     with pytest.raises(ValueError, match="must be float32 or float64"):
@@ -221,7 +231,9 @@ def difference_quotient(potential: Potential, y: torch.Tensor, u: torch.Tensor, 
     return 2 * (potential.value(moved) - potential.value(y) - (u * (moved - y)).sum(1))
 
 
-def test_second_epi_derivative_is_reached_by_difference_quotients(potential, queries, generator):
+def test_second_epi_derivative_is_reached_by_difference_quotients(
+    potential: Potential, queries: torch.Tensor, generator: torch.Generator
+) -> None:
     """Along the directions that the subdifferential follows (docs/theory.md 5): a recovery sequence for the liminf."""
     pair = potential.prox(queries, 1.0)
     y, u = pair.point, pair.multiplier
@@ -244,7 +256,9 @@ def test_second_epi_derivative_is_reached_by_difference_quotients(potential, que
 
 
 @pytest.mark.slow
-def test_second_epi_derivative_is_infinite_where_quotients_blow_up(potential, queries, generator):
+def test_second_epi_derivative_is_infinite_where_quotients_blow_up(
+    potential: Potential, queries: torch.Tensor, generator: torch.Generator
+) -> None:
     """Off the subspace a quotient grows like one over the step, for directions along which psi is finite at all."""
     pair = potential.prox(queries, 1.0)
     y, u = pair.point, pair.multiplier
