@@ -11,6 +11,7 @@ import signal
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -35,17 +36,18 @@ def network() -> MLP:
         return MLP((3,), width=16, depth=2, classes=4)
 
 
-def small_run(model: torch.nn.Module, **options: object) -> TrainResult:
+def small_run(model: torch.nn.Module, **options: Any) -> TrainResult:
     """OT batches of 100, training batches of 32: assignments are cut across steps."""
     arguments = {"steps": STEPS, "batch_size": 32, "evaluate_every": 10, "progress": False, "seed": 5} | options
-    return train(model, Minibatch(points(), 100, labels()), **arguments)  # type: ignore[arg-type]
+    return train(model, Minibatch(points(), 100, labels()), **arguments)
 
 
 if __name__ == "__main__":
     folder, rank = Path(sys.argv[1]), int(os.environ.get("RANK", "0"))
     last = rank == int(os.environ.get("WORLD_SIZE", "1")) - 1
     checkpoint = folder / "state.safetensors"
-    model, seen = network(), []
+    model = network()
+    seen: list[torch.Tensor] = []
     torch.manual_seed(rank)
     if "--dropout" in sys.argv:
         model.register_forward_hook(lambda _model, _inputs, output: torch.nn.functional.dropout(output, 0.1))

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -41,7 +44,7 @@ class Normal:
         source = math.cos(self.angle) * mapped + math.sin(self.angle) * other
         return pf.couplings.Pairs(source, self.mean + mapped @ self.root, torch.arange(n))
 
-    def velocity(self, t: float, x: Tensor, schedule: pf.schedules.Schedule) -> Tensor:
+    def velocity(self, t: Any, x: Tensor, schedule: pf.schedules.Schedule) -> Tensor:
         """E[V | X = x], by the full covariance matrices."""
         alpha, beta, alpha_rate, beta_rate = (
             float(coefficient(t))
@@ -124,7 +127,7 @@ def test_coordinates_that_never_vary(t: float) -> None:
     ],
     ids=["independent", "minibatch", "entropic", "subspace", "conditional"],
 )
-def test_couplings(coupling) -> None:
+def test_couplings(coupling: Callable[..., Any]) -> None:
     """Half of the error of the velocity's mean at least is gone, before any training."""
     points = torch.randn(300, 6, generator=torch.Generator().manual_seed(0)) * torch.linspace(3, 0.1, 6) + 2
     drawn = coupling(points)
@@ -134,20 +137,21 @@ def test_couplings(coupling) -> None:
 
 
 @pytest.mark.parametrize("label", [None, 1])
-def test_it_is_called_as_its_network_is(label: int | None, tmp_path) -> None:
+def test_it_is_called_as_its_network_is(label: int | None, tmp_path: Path) -> None:
     points = torch.randn(100, 2, 3)
     inner = residual((2, 3), classes=3)
     network = AffineResidual.fit(inner, pf.couplings.Independent(points), schedule=pf.schedules.Cosine()).eval()
     assert network.event_shape == (2, 3)
     assert network.classes == 3
-    field = pf.matching.field_of(network, label)
+    field: Any = pf.matching.field_of(network, label)
     velocity = field(0.5, points[:4])
     assert velocity.shape == (4, 2, 3)
     assert torch.allclose(velocity[:1], field(torch.tensor(0.5), points[:1]), atol=1e-5)
     pf.save(network, tmp_path / "network")
     loaded = pf.load(tmp_path / "network").eval()
     assert loaded.schedule == network.schedule
-    assert torch.equal(pf.matching.field_of(loaded, label)(0.5, points[:4]), velocity)
+    again: Any = pf.matching.field_of(loaded, label)
+    assert torch.equal(again(0.5, points[:4]), velocity)
     with pytest.raises(ValueError, match="labels 0 to 2"):
         pf.matching.field_of(network, 3)
 
@@ -179,7 +183,8 @@ def test_bad_arguments() -> None:
     with pytest.raises(ValueError, match="means must be finite"):
         AffineResidual(Nothing(), torch.eye(3), torch.full((2, 3), torch.nan), torch.ones(2, 3), one)
     with pytest.raises(ValueError, match="must be a torch"):
-        AffineResidual(lambda t, x: x, torch.eye(3), torch.ones(2, 3), torch.ones(2, 3), one)
+        AffineResidual(lambda t, x: x, torch.eye(3), torch.ones(2, 3), torch.ones(2, 3), one)  # type: ignore[arg-type]
+    pairs: Any
     for pairs in (1, 2.5, "many"):
         with pytest.raises(ValueError, match="pairs must be a whole number of at least 2"):
             AffineResidual.fit(Nothing(), pf.couplings.Independent(torch.randn(5, 2)), pairs=pairs)

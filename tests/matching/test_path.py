@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -20,7 +22,7 @@ def _pairs(n: int = 7) -> pf.couplings.Pairs:
 
 
 @pytest.mark.parametrize("schedule", [None, Linear(), Cosine(), Polynomial(2)])
-def test_velocity_is_the_time_derivative_of_the_path(schedule) -> None:
+def test_velocity_is_the_time_derivative_of_the_path(schedule: pf.schedules.Schedule | None) -> None:
     pairs, t = _pairs(), torch.linspace(0.1, 0.9, 7, dtype=torch.float64)
     step = 1e-6
     path = sample_path(pairs, t, schedule)
@@ -30,7 +32,7 @@ def test_velocity_is_the_time_derivative_of_the_path(schedule) -> None:
 
 
 @pytest.mark.parametrize("schedule", [Linear(), Cosine(), Polynomial(3)])
-def test_path_runs_from_source_to_target(schedule) -> None:
+def test_path_runs_from_source_to_target(schedule: pf.schedules.Schedule) -> None:
     pairs = _pairs()
     assert torch.allclose(sample_path(pairs, torch.zeros(7), schedule).x, pairs.source)
     assert torch.allclose(sample_path(pairs, torch.ones(7), schedule).x, pairs.target)
@@ -54,7 +56,7 @@ def test_one_time_for_each_pair() -> None:
         (LogitNormal(0.5, 2.0), lambda t: stats.norm.cdf(stats.logistic.ppf(t), 0.5, 2.0)),
     ],
 )
-def test_times_follow_their_law(law, cdf) -> None:
+def test_times_follow_their_law(law: LogitNormal | Uniform, cdf: Callable[..., Any]) -> None:
     t = law.sample(4000, generator=torch.Generator().manual_seed(0))
     assert t.shape == (4000,)
     assert 0 <= float(t.min()) <= float(t.max()) < 1
@@ -68,6 +70,6 @@ def test_uniform_times_are_stratified() -> None:
 
 
 @pytest.mark.parametrize(("mean", "std"), [(math.nan, 1.0), (0.0, 0.0), (0.0, math.inf)])
-def test_bad_times(mean, std) -> None:
+def test_bad_times(mean: float, std: float) -> None:
     with pytest.raises(ValueError, match="LogitNormal"):
         LogitNormal(mean, std)

@@ -28,7 +28,7 @@ def _finish(process: subprocess.Popen[bytes]) -> None:
 
 
 @pytest.mark.slow
-def test_two_processes_see_step_by_step_the_pairs_of_one(tmp_path) -> None:
+def test_two_processes_see_step_by_step_the_pairs_of_one(tmp_path: Path) -> None:
     alone, together = _start(tmp_path / "one"), _start(tmp_path / "two", processes=2)
     _finish(alone)
     _finish(together)
@@ -45,7 +45,7 @@ def test_two_processes_see_step_by_step_the_pairs_of_one(tmp_path) -> None:
 
 
 @pytest.mark.slow
-def test_ctrl_c_in_one_process_stops_all_and_resumed_they_draw_the_same_random_numbers(tmp_path) -> None:
+def test_ctrl_c_in_one_process_stops_all_and_resumed_they_draw_the_same_random_numbers(tmp_path: Path) -> None:
     for folder, options in (("whole", ()), ("parts", ("--interrupt",)), ("parts", ())):
         _finish(_start(tmp_path / folder, "--dropout", *options, processes=2))
         if options:
@@ -59,7 +59,7 @@ def test_ctrl_c_in_one_process_stops_all_and_resumed_they_draw_the_same_random_n
 
 
 @pytest.mark.slow
-def test_what_fails_in_one_process_is_said_by_all(tmp_path) -> None:
+def test_what_fails_in_one_process_is_said_by_all(tmp_path: Path) -> None:
     """One that waits for another that has given up would wait for ever."""
     for option, said in (
         ("--nan", ["the loss of another process is not finite at step 12; ", "the loss is nan at step 12; "]),
@@ -71,7 +71,7 @@ def test_what_fails_in_one_process_is_said_by_all(tmp_path) -> None:
 
 
 @pytest.mark.slow
-def test_killed_and_resumed_it_ends_with_the_same_parameters(tmp_path) -> None:
+def test_killed_and_resumed_it_ends_with_the_same_parameters(tmp_path: Path) -> None:
     folder = tmp_path / "killed"
     process = _start(folder, "--pause")
     deadline = time.monotonic() + 60
