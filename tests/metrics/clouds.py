@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -17,7 +18,7 @@ def normal(n: int, *event: int, seed: int = 0) -> Tensor:
     return torch.randn((n, *event), generator=torch.Generator().manual_seed(seed), dtype=f64)
 
 
-BAD_PAIRS = {
+BAD_PAIRS: dict[str, tuple[Any, Any, str]] = {
     "empty": (torch.zeros(0, 2), torch.zeros(3, 2), r"a must be .* got \(0, 2\)"),
     "no coordinate": (torch.zeros(3, 2), torch.zeros(3, 0), r"b must be .* got \(3, 0\)"),
     "single number": (torch.tensor(1.0), torch.zeros(3), r"a must be .* got \(\)"),

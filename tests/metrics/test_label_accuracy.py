@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from tests.metrics.clouds import f64, normal
 
 
 @pytest.fixture(scope="module")
-def digits():
+def digits() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     """Points and labels of two disjoint halves."""
     dataset = pf.data.load("digits")
     rows = torch.randperm(dataset.n, generator=torch.Generator().manual_seed(0))
@@ -24,13 +25,17 @@ def digits():
     return points[:900], labels[:900], points[900:], labels[900:]
 
 
-def clusters(n=40, classes=(3, 7), dim=2, gap=20.0, seed=0):
+def clusters(
+    n: int = 40, classes: tuple[int, ...] = (3, 7), dim: int = 2, gap: float = 20.0, seed: int = 0
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Classes so far apart that any classifier tells them."""
     labels = torch.tensor(classes).repeat(n)
     return normal(len(labels), dim, seed=seed) + gap * labels[:, None], labels
 
 
-def test_real_images_are_judged_as_the_data_are(digits):
+def test_real_images_are_judged_as_the_data_are(
+    digits: tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor],
+) -> None:
     samples, labels, points, known = digits
     found = label_accuracy(samples, labels, points, known)
     held_out = math.sqrt(found.classifier_accuracy * (1 - found.classifier_accuracy) / 180)
@@ -38,7 +43,9 @@ def test_real_images_are_judged_as_the_data_are(digits):
     assert found.value == pytest.approx(found.classifier_accuracy, abs=4 * math.hypot(found.stderr, held_out))
 
 
-def test_shuffled_labels_are_right_by_chance(digits):
+def test_shuffled_labels_are_right_by_chance(
+    digits: tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor],
+) -> None:
     samples, labels, points, known = digits
     shuffled = labels[torch.randperm(len(labels), generator=torch.Generator().manual_seed(1))]
     found = label_accuracy(samples, shuffled, points, known)
@@ -47,7 +54,7 @@ def test_shuffled_labels_are_right_by_chance(digits):
 
 
 @pytest.mark.parametrize("wrong", [0, 10, 80])
-def test_counts_what_is_right_and_gives_its_binomial_error(wrong):
+def test_counts_what_is_right_and_gives_its_binomial_error(wrong: int) -> None:
     points, known = clusters()
     samples, labels = clusters(seed=1)
     labels[:wrong] = 10 - labels[:wrong]  # 3 becomes 7 and 7 becomes 3
@@ -58,26 +65,28 @@ def test_counts_what_is_right_and_gives_its_binomial_error(wrong):
     assert found.classifier_accuracy == 1
 
 
-def test_the_classifier_is_judged_on_rows_that_it_has_not_seen():
+def test_the_classifier_is_judged_on_rows_that_it_has_not_seen() -> None:
     points, _ = clusters()  # labels that have nothing to do with the points can only be learnt by heart
     labels = torch.randint(2, (80,), generator=torch.Generator().manual_seed(3))
     assert label_accuracy(points, labels, points, labels).classifier_accuracy < 0.85
 
 
 @pytest.mark.parametrize(("dtype", "away"), [(torch.float32, 2**10), (f64, 2**33)])
-def test_keeps_its_judgement_in_other_frames_and_event_shapes(dtype, away):
+def test_keeps_its_judgement_in_other_frames_and_event_shapes(dtype: torch.dtype, away: int) -> None:
     points, known = clusters(dim=4, gap=0.5)
     samples, labels = clusters(dim=4, gap=0.5, seed=1)
     expected = label_accuracy(samples, labels, points, known)
     assert 0.5 < expected.value < 1
 
-    def moved(x):
+    def moved(x: torch.Tensor) -> torch.Tensor:
         return (x.reshape(-1, 2, 2) + away).to(dtype)
 
     assert label_accuracy(moved(samples), labels, moved(points), known) == expected
 
 
-def test_same_seed_same_result_and_another_seed_other_rows(digits):
+def test_same_seed_same_result_and_another_seed_other_rows(
+    digits: tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor],
+) -> None:
     samples, labels, points, known = digits
     first, again, other = (label_accuracy(samples, labels, points, known, seed=seed) for seed in (4, 4, 5))
     assert isinstance(first, LabelAccuracy)
@@ -85,18 +94,21 @@ def test_same_seed_same_result_and_another_seed_other_rows(digits):
     assert first != other
 
 
-def test_two_rows_of_a_class_are_enough():
+def test_two_rows_of_a_class_are_enough() -> None:
     points, known = clusters(n=2, classes=(0, 1, 2, 3, 4))
     assert label_accuracy(points, known, points, known).value == 1
 
 
-def test_large_data_train_on_some_rows_of_every_class(monkeypatch):
+def test_large_data_train_on_some_rows_of_every_class(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(classifier, "_MOST_ROWS", 50)
     seen = []
     fit = pytest.importorskip("sklearn.svm").SVC.fit
-    monkeypatch.setattr(
-        "sklearn.svm.SVC.fit", lambda self, x, y: seen.append(np.unique(y, return_counts=True)) or fit(self, x, y)
-    )
+
+    def counted(self: Any, x: Any, y: Any) -> Any:
+        seen.append(np.unique(y, return_counts=True))
+        return fit(self, x, y)
+
+    monkeypatch.setattr("sklearn.svm.SVC.fit", counted)
     points, known = clusters(n=500)
     rare, rare_labels = clusters(n=2, classes=(5,))
     found = label_accuracy(points, known, torch.cat([points, rare]), torch.cat([known, rare_labels]))
@@ -107,22 +119,22 @@ def test_large_data_train_on_some_rows_of_every_class(monkeypatch):
     assert 45 <= counts.sum() <= 55
 
 
-def test_leaves_the_global_generators_alone():
+def test_leaves_the_global_generators_alone() -> None:
     points, known = clusters()
-    before, before_torch = np.random.get_state()[1].copy(), torch.random.get_rng_state()  # noqa: NPY002
+    before, before_torch = np.random.get_state(legacy=False)["state"]["key"].copy(), torch.random.get_rng_state()  # noqa: NPY002
     label_accuracy(points, known, points, known)
-    assert np.array_equal(before, np.random.get_state()[1])  # noqa: NPY002
+    assert np.array_equal(before, np.random.get_state(legacy=False)["state"]["key"])  # noqa: NPY002
     assert torch.equal(before_torch, torch.random.get_rng_state())
 
 
-def test_a_missing_scikit_learn_names_its_extra(monkeypatch):
+def test_a_missing_scikit_learn_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "sklearn.svm", None)
     points, known = clusters()
     with pytest.raises(MissingExtraError, match=r"sklearn.*proxflow\[data\]"):
         label_accuracy(points, known, points, known)
 
 
-def _with(**changes):
+def _with(**changes: Any) -> dict[str, Any]:
     points, known = clusters(n=3)
     given = {"samples": points, "labels": known, "train_points": points, "train_labels": known}
     return given | {name: change(given[name]) for name, change in changes.items()}
@@ -156,13 +168,13 @@ BAD = {
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_refuses_bad_arguments(case):
+def test_refuses_bad_arguments(case: str) -> None:
     arguments, message = BAD[case]
     with pytest.raises(ValueError, match=f"label_accuracy: .*{message}|label_accuracy: {message}"):
         label_accuracy(**arguments)
 
 
-def test_refuses_a_bad_seed():
+def test_refuses_a_bad_seed() -> None:
     points, known = clusters()
     with pytest.raises(ValueError, match="seed must be an integer from 0"):
         label_accuracy(points, known, points, known, seed=-1)

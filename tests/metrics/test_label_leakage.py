@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -17,7 +19,7 @@ def seeded(seed: int = 0) -> torch.Generator:
 
 @pytest.mark.parametrize("dim", [2, 100])
 @pytest.mark.parametrize("shares", [(0.5, 0.5), (0.9, 0.1), (0.1,) * 10], ids=str)
-def test_labels_drawn_apart_are_predicted_by_chance(dim, shares) -> None:
+def test_labels_drawn_apart_are_predicted_by_chance(dim: int, shares: tuple[float, ...]) -> None:
     """Standardised excesses of many seeds have the variance that the stated errors claim."""
     found = []
     for seed in range(16):
@@ -42,7 +44,7 @@ def test_half_of_the_labels_given_away_is_half_of_the_way() -> None:
 @pytest.mark.parametrize(
     "rule", [lambda x: x.norm(dim=1) > math.sqrt(2), lambda x: x[:, 0] > 1.5], ids=["size", "rare"]
 )
-def test_it_sees_what_no_plane_separates_and_what_is_rare(rule) -> None:
+def test_it_sees_what_no_plane_separates_and_what_is_rare(rule: Callable[..., Any]) -> None:
     noise = normal(3000, 2)
     leak = label_leakage(noise, rule(noise).long())
     assert leak.excess > 10 * leak.stderr
@@ -52,7 +54,7 @@ def test_it_sees_what_no_plane_separates_and_what_is_rare(rule) -> None:
 
 
 @pytest.mark.parametrize("slope", [0.0, 0.5, 2.0])
-def test_of_numbers_it_is_the_share_of_their_variance(slope) -> None:
+def test_of_numbers_it_is_the_share_of_their_variance(slope: float) -> None:
     noise, error = normal(6000, 3), normal(6000, 2, seed=1)
     direction = torch.tensor([[0.6, 0.0], [0.8, 0.0], [0.0, 1.0]], dtype=f64)
     leak = label_leakage(noise, 100 + 7 * (slope * noise @ direction + error))

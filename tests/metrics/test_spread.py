@@ -37,7 +37,7 @@ def test_the_error_is_that_of_repeated_draws() -> None:
 
 
 @pytest.mark.parametrize("scale", [1e-150, 1e150])
-def test_units_and_offsets_do_not_matter(scale) -> None:
+def test_units_and_offsets_do_not_matter(scale: float) -> None:
     samples, data = normal(50, 3, 2, seed=1), normal(60, 3, 2, seed=2)
     plain, moved = spread(samples, data), spread(scale * (samples + 1e3), scale * (data + 1e3))
     assert moved.total == pytest.approx(plain.total, rel=1e-6)
@@ -53,7 +53,7 @@ def test_a_column_in_which_the_data_do_not_vary_has_no_ratio() -> None:
 
 
 @pytest.mark.parametrize("case", BAD_PAIRS)
-def test_bad_clouds_are_refused(case) -> None:
+def test_bad_clouds_are_refused(case: str) -> None:
     check_refusals(spread, case)
     check_refusals(lambda a, b: nearest_row_ratio(a, b, b), case)
 
