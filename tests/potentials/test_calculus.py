@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
 
@@ -18,7 +21,9 @@ def flat(dtype: torch.dtype) -> Potential:
 
 @pytest.mark.parametrize("inner", [ball, flat])
 @pytest.mark.parametrize(("dtype", "shift"), [(torch.float32, 1e4), (torch.float64, 1e9)])
-def test_rounding_by_a_large_shift_does_not_leave_the_domain(inner, dtype, shift, generator):
+def test_rounding_by_a_large_shift_does_not_leave_the_domain(
+    inner: Callable[..., Any], dtype: torch.dtype, shift: float, generator: torch.Generator
+) -> None:
     rotation = torch.linalg.qr(torch.randn(3, 3, generator=generator, dtype=torch.float64)).Q.to(dtype)
     potential = inner(dtype).rotate(rotation, torch.full((3,), shift, dtype=dtype))
     y = potential.brenier_map(torch.randn(200, 3, generator=generator, dtype=dtype))

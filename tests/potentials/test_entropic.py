@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -359,12 +361,14 @@ def test_gradients_of_every_argument() -> None:
             super().__init__()
             self.inner = Entropic(points, heights, 0.4)
 
-        def forward(self, x, alpha, beta):
+        def forward(self, x: torch.Tensor, alpha: torch.Tensor, beta: torch.Tensor) -> pf.ProxResult:
             return self.inner.decompose(x, alpha, beta)
 
     solved = Solved()
 
-    def function(x, alpha, beta, points, heights):
+    def function(
+        x: torch.Tensor, alpha: torch.Tensor, beta: torch.Tensor, points: torch.Tensor, heights: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         swapped = {"inner.points": points, "inner.heights": heights}
         found = torch.func.functional_call(solved, swapped, (x, alpha, beta))
         return found.point, found.multiplier
@@ -372,7 +376,7 @@ def test_gradients_of_every_argument() -> None:
     arguments = [t.detach().requires_grad_() for t in (x, alpha, beta, points, heights)]
     assert torch.autograd.gradcheck(function, arguments, check_forward_ad=True, rtol=1e-5, atol=1e-6)
 
-    def conjugate(u, points, heights):
+    def conjugate(u: torch.Tensor, points: torch.Tensor, heights: torch.Tensor) -> torch.Tensor:
         swapped = {"inner.points": points, "inner.heights": heights}
         return torch.func.functional_call(Conjugate(solved.inner), swapped, (u,))
 
@@ -426,7 +430,7 @@ def test_score_of_the_density_agrees_with_differences() -> None:
 def test_forward_mode_agrees_with_the_jacobian() -> None:
     potential = cloud(0.1)
     z, direction = normal(30, 3, seed=2), normal(30, 3, seed=3)
-    _, pushed = torch.func.jvp(lambda z: potential.prox(z, 0.7).point, (z,), (direction,))
+    pushed = torch.func.jvp(lambda z: potential.prox(z, 0.7).point, (z,), (direction,))[1]
     expected = (potential.prox_jacobian(z, 0.7) @ direction[..., None])[..., 0]
     torch.testing.assert_close(pushed, expected, rtol=1e-8, atol=1e-9)
 
@@ -453,7 +457,7 @@ def test_compiled_with_gradients() -> None:
     torch.testing.assert_close(gradient, expected, rtol=1e-10, atol=1e-10)
 
 
-def test_the_state_is_points_heights_and_weights_and_survives_a_copy_and_a_file(tmp_path) -> None:
+def test_the_state_is_points_heights_and_weights_and_survives_a_copy_and_a_file(tmp_path: Path) -> None:
     potential = Entropic(normal(9, 2), normal(9, seed=1), 0.3, torch.rand(9, dtype=f64) + 0.1)
     assert sorted(potential.state_dict()) == ["heights", "points", "weights"]
     z = normal(5, 2, seed=2)
@@ -485,8 +489,9 @@ def test_epsilon_must_be_positive(epsilon: float) -> None:
 
 @pytest.mark.parametrize("name", ["max_iterations", "max_memory"])
 def test_caps_must_be_positive(name: str) -> None:
+    caps: dict[str, Any] = {name: 0}
     with pytest.raises(ValueError, match=f"{name} must be at least 1"):
-        Entropic(torch.eye(3), torch.zeros(3), 0.1, **{name: 0})
+        Entropic(torch.eye(3), torch.zeros(3), 0.1, **caps)
 
 
 @pytest.mark.parametrize(
@@ -500,7 +505,7 @@ def test_caps_must_be_positive(name: str) -> None:
         (torch.eye(2), torch.zeros(2), torch.tensor([1.0, 0.0]), "weights must be positive"),
     ],
 )
-def test_bad_atoms_are_refused(points, heights, weights, said) -> None:
+def test_bad_atoms_are_refused(points: torch.Tensor, heights: torch.Tensor, weights: Any, said: str) -> None:
     with pytest.raises(ValueError, match=said):
         Entropic(points, heights, 0.1, weights)
 

@@ -37,7 +37,8 @@ GAPPED = Quantile(([0.0, 0.2, 0.5, 0.5, 1.0], [-2.0, -1.0, 0.5, 1.0, 3.0]))  # d
 
 def test_gaussian() -> None:
     potential, y = full_gaussian(), normal(50, 3, 4.0)
-    law = stats.multivariate_normal(potential.mean.numpy(), potential.covariance.numpy())
+    buffers = dict(potential.named_buffers())
+    law = stats.multivariate_normal(buffers["mean"].numpy(), buffers["covariance"].numpy())
     np.testing.assert_allclose(log_prob(potential, y), law.logpdf(y.numpy()), rtol=1e-9, atol=1e-9)
 
 

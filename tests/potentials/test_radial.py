@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import math
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -45,15 +47,22 @@ class DiscSource:
     dim = 2
     rotation_invariant = True
 
-    def sample(self, n, *, generator=None, dtype=None, device=None):
+    def sample(
+        self,
+        n: int,
+        *,
+        generator: torch.Generator | None = None,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+    ) -> torch.Tensor:
         r = torch.rand(n, 1, generator=generator, dtype=dtype, device=device).sqrt()
         x = torch.randn(n, 2, generator=generator, dtype=dtype, device=device)
         return r * x / x.norm(dim=1, keepdim=True)
 
-    def log_prob(self, x):
+    def log_prob(self, x: torch.Tensor) -> torch.Tensor:
         return torch.where(x.norm(dim=1) <= 1, x.new_full((), -math.log(math.pi)), -torch.inf)
 
-    def radius_cdf(self, r):
+    def radius_cdf(self, r: torch.Tensor) -> torch.Tensor:
         return r.square().clamp(0, 1)
 
 
@@ -227,19 +236,19 @@ def test_terminal_directions(name: str) -> None:
 @pytest.mark.parametrize(
     "quantile", [lambda level: level ** (1 / 3), SHELLS, ([0.0, 1.0], [1.0, 2.0])], ids=["function", "shells", "hollow"]
 )
-def test_derivatives_in_all_arguments(quantile) -> None:
+def test_derivatives_in_all_arguments(quantile: Any) -> None:
     potential = Radial(3, quantile)
     x = torch.cat([normal(8, 3, seed=4), torch.zeros(1, 3, dtype=f64)]).requires_grad_()
     alpha = torch.linspace(0.3, 1.2, 9, dtype=f64).requires_grad_()
     beta = torch.linspace(1.5, 0.3, 9, dtype=f64).requires_grad_()
 
-    def both(x, alpha, beta):
+    def both(x: torch.Tensor, alpha: torch.Tensor, beta: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         pair = potential.decompose(x, alpha, beta)
         return pair.point, pair.multiplier
 
     assert torch.autograd.gradcheck(both, (x, alpha, beta), eps=1e-6, atol=1e-5)
     direction = normal(9, 3, seed=5)
-    _, pushed = torch.func.jvp(lambda z: potential.prox(z, 0.7).point, (x.detach(),), (direction,))
+    pushed = torch.func.jvp(lambda z: potential.prox(z, 0.7).point, (x.detach(),), (direction,))[1]
     expected = (potential.prox_jacobian(x.detach(), 0.7) @ direction[:, :, None])[:, :, 0]
     torch.testing.assert_close(pushed, expected, rtol=1e-10, atol=1e-12)
 
@@ -318,7 +327,7 @@ def test_a_source_without_an_upper_tail_keeps_the_map_right_where_its_levels_rou
         sample = pf.measures.Gaussian(2).sample
         log_prob = pf.measures.Gaussian(2).log_prob
 
-        def radius_cdf(self, r):
+        def radius_cdf(self, r: torch.Tensor) -> torch.Tensor:
             return -torch.expm1(-0.5 * r.square())
 
     law = stats.chi(2, scale=3.0)
@@ -330,7 +339,7 @@ def test_a_source_without_an_upper_tail_keeps_the_map_right_where_its_levels_rou
 # ------------------------------------------------------------------ state and refusals
 
 
-def test_state_copies_and_files(tmp_path) -> None:
+def test_state_copies_and_files(tmp_path: Path) -> None:
     table = Radial(3, SHELLS)
     assert sorted(table.state_dict()) == ["levels", "values"]
     other = copy.deepcopy(table)
@@ -354,7 +363,7 @@ def test_state_copies_and_files(tmp_path) -> None:
         (lambda level: level[0], r"got shape \(3,\) for levels \(1, 3\)"),
     ],
 )
-def test_what_is_no_quantile_function_of_a_distance_is_refused(quantile, said) -> None:
+def test_what_is_no_quantile_function_of_a_distance_is_refused(quantile: Any, said: str) -> None:
     with pytest.raises(ValueError, match=rf"Radial: .*{said}"):
         Radial(2, quantile)
 

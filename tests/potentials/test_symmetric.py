@@ -20,7 +20,7 @@ def all_images(points: Tensor, group: Symmetry) -> Tensor:
 
 
 @pytest.mark.parametrize("group", GROUPS.values(), ids=GROUPS.keys())
-def test_queries_agree_with_a_potential_of_all_images(group):
+def test_queries_agree_with_a_potential_of_all_images(group: Symmetry) -> None:
     points, heights = rows(7, group.dim) + 0.3, 0.5 * rows(7)
     symmetric = SymmetricDiscrete(points, heights, group)
     plain = Discrete(all_images(points, group), heights.repeat(len(group)))
@@ -36,7 +36,7 @@ def test_queries_agree_with_a_potential_of_all_images(group):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, f64])
-def test_an_orbit_has_as_many_points_as_it_has_whatever_the_rounding(dtype):
+def test_an_orbit_has_as_many_points_as_it_has_whatever_the_rounding(dtype: torch.dtype) -> None:
     """A centre of rotation has an orbit of 1, a point on an axis one of 2."""
     three = Group(turns(3, dtype))
     points = torch.tensor([[0.0, 0.0], [1.0, 0.2]], dtype=dtype)
@@ -49,7 +49,7 @@ def test_an_orbit_has_as_many_points_as_it_has_whatever_the_rounding(dtype):
 
 
 @pytest.mark.parametrize("group", GROUPS.values(), ids=GROUPS.keys())
-def test_rows_of_one_orbit_are_found_among_others(group):
+def test_rows_of_one_orbit_are_found_among_others(group: Symmetry) -> None:
     points = rows(40, group.dim)
     mixed = torch.cat([points, group.apply(points, len(group) - 1)[::2], group.apply(points, 1)[:5], 1.001 * points])
     expected = torch.cat([torch.arange(40), torch.arange(0, 40, 2), torch.arange(5), torch.arange(65, 105)])
@@ -57,7 +57,7 @@ def test_rows_of_one_orbit_are_found_among_others(group):
 
 
 @pytest.mark.parametrize("group", GROUPS.values(), ids=GROUPS.keys())
-def test_orbits_are_as_far_apart_as_their_nearest_images(group):
+def test_orbits_are_as_far_apart_as_their_nearest_images(group: Symmetry) -> None:
     """Over the images of both, while the library moves one of them: light atoms are bounded by these distances."""
     ours, others = rows(5, group.dim) + 0.3, 2 * rows(4, group.dim) - 0.1
     apart = all_images(ours, group)[:, None] - all_images(others, group)
@@ -65,7 +65,7 @@ def test_orbits_are_as_far_apart_as_their_nearest_images(group):
     torch.testing.assert_close(orbit_distances(group, ours, others), nearest, rtol=1e-12, atol=1e-12)
 
 
-def test_a_flow_ends_on_images_and_is_equivariant():
+def test_a_flow_ends_on_images_and_is_equivariant() -> None:
     group = HorizontalFlip((2, 3))
     points = rows(10, 6)
     flow = pf.ProximalFlow(SymmetricDiscrete(points, 0.1 * rows(10), group))
@@ -77,13 +77,13 @@ def test_a_flow_ends_on_images_and_is_equivariant():
     torch.testing.assert_close(flow.velocity(0.5, group.apply(x, 1)), group.apply(flow.velocity(0.5, x), 1))
 
 
-def test_what_does_not_go_together_is_refused():
+def test_what_does_not_go_together_is_refused() -> None:
     points, heights, flip = rows(4, 6), torch.zeros(4, dtype=f64), HorizontalFlip((2, 3))
     with pytest.raises(ValueError, match="row 3 of row 1; keep one of each orbit"):
         SymmetricDiscrete(torch.cat([points[:3], flip.apply(points[1:2], 1)]), heights, flip)
     with pytest.raises(ValueError, match="acts in dimension 6, the points have 4"):
         SymmetricDiscrete(points[:, :4], heights, flip)
     with pytest.raises(ValueError, match=r"must be a group of proxflow.symmetry, got str"):
-        SymmetricDiscrete(points, heights, "flip")
+        SymmetricDiscrete(points, heights, "flip")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="must be rotation-invariant"):
         SymmetricDiscrete(points, heights, flip, source=pf.measures.Uniform(6, -1.0, 1.0))
