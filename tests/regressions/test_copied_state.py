@@ -85,14 +85,14 @@ EVERY = pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize(
     "copied", [copy.copy, copy.deepcopy, lambda c: pickle.loads(pickle.dumps(c))], ids=["shallow", "deep", "pickle"]
 )
-def test_a_copy_draws_noise_of_its_own(name, copied):
+def test_a_copy_draws_noise_of_its_own(name: str, copied: Callable[..., Any]) -> None:
     coupling = used(name)
     other = copied(coupling)
     assert all_different(noise_of(coupling, seeded(1)), noise_of(other, seeded(2)))
 
 
 @EVERY
-def test_a_copy_gives_what_the_original_gave_when_it_was_new(name):
+def test_a_copy_gives_what_the_original_gave_when_it_was_new(name: str) -> None:
     """Nothing but the waiting draws is lost."""
     new, other = CASES[name](*data()), copy.deepcopy(used(name))
     assert torch.equal(noise_of(new, seeded(5)), noise_of(other, seeded(5)))
@@ -101,7 +101,7 @@ def test_a_copy_gives_what_the_original_gave_when_it_was_new(name):
 @FORKS
 @EVERY
 @pytest.mark.parametrize("seeds", [(1, 2), (None, None)], ids=["generators", "torch's own"])
-def test_a_forked_process_draws_noise_of_its_own(name, seeds, tmp_path):
+def test_a_forked_process_draws_noise_of_its_own(name: str, seeds: Any, tmp_path: Path) -> None:
     coupling = used(name)
     mine, theirs = (None if seed is None else seeded(seed) for seed in seeds)
     children = [in_fork(lambda: noise_of(coupling, theirs), tmp_path / "noise") for _ in range(1 + (theirs is None))]
@@ -109,7 +109,7 @@ def test_a_forked_process_draws_noise_of_its_own(name, seeds, tmp_path):
 
 
 @EVERY
-def test_threads_share_one_coupling(name):
+def test_threads_share_one_coupling(name: str) -> None:
     coupling, parts, failures = used(name), [], []
 
     def draw(seed: int) -> None:
@@ -139,10 +139,11 @@ def together(action: Callable[[int], None], count: int) -> None:
         sys.setswitchinterval(interval)
 
 
-def test_threads_lose_no_pair_of_an_assignment():
+def test_threads_lose_no_pair_of_an_assignment() -> None:
     """Assignments of all rows: what threads get and what still waits hold each row as often."""
     points, _ = data()
-    coupling, parts = Minibatch(points, ROWS), []
+    coupling = Minibatch(points, ROWS)
+    parts: list[Any] = []
 
     def draw(seed: int) -> None:
         generator = seeded(seed)
@@ -159,7 +160,7 @@ def test_threads_lose_no_pair_of_an_assignment():
 # ------------------------------------------------------------------ workers of a DataLoader
 
 
-class Batches(IterableDataset):
+class Batches(IterableDataset[Any]):
     """Noise of couplings that were used before, in batches."""
 
     def __init__(self, couplings: dict[str, Any]) -> None:
@@ -176,7 +177,7 @@ class Batches(IterableDataset):
     [("fork", list(CASES)), ("spawn", ["minibatch", "semidiscrete"])],  # spawned workers import all that they use
     ids=["fork", "spawn"],
 )
-def test_workers_and_epochs_share_no_row(start, names):
+def test_workers_and_epochs_share_no_row(start: str, names: list[str]) -> None:
     if start not in multiprocessing.get_all_start_methods():
         pytest.skip(f"no {start} here")
     couplings = {name: used(name) for name in names}
@@ -194,7 +195,7 @@ def test_workers_and_epochs_share_no_row(start, names):
 
 
 @FORKS
-def test_a_child_that_seeds_torch_draws_with_torch_s_own_generator(tmp_path):
+def test_a_child_that_seeds_torch_draws_with_torch_s_own_generator(tmp_path: Path) -> None:
     coupling = Independent(data()[0])
 
     def drawn() -> Tensor:
@@ -207,7 +208,7 @@ def test_a_child_that_seeds_torch_draws_with_torch_s_own_generator(tmp_path):
 
 
 @FORKS
-def test_a_child_leaves_torch_s_default_generator_alone(tmp_path):
+def test_a_child_leaves_torch_s_default_generator_alone(tmp_path: Path) -> None:
     coupling = used("minibatch")
 
     def state() -> Tensor:
@@ -222,7 +223,7 @@ def test_a_child_leaves_torch_s_default_generator_alone(tmp_path):
 # ------------------------------------------------------------------ streams
 
 
-def test_a_stream_refuses_to_be_copied():
+def test_a_stream_refuses_to_be_copied() -> None:
     with PairStream(Minibatch(data()[0], 10), 4) as stream:
         next(stream)
         for copied in (copy.copy, copy.deepcopy, pickle.dumps):
@@ -232,7 +233,7 @@ def test_a_stream_refuses_to_be_copied():
 
 @FORKS
 @pytest.mark.parametrize("ahead", [0, 2])
-def test_a_stream_refuses_to_repeat_its_batches_in_a_forked_process(ahead, tmp_path):
+def test_a_stream_refuses_to_repeat_its_batches_in_a_forked_process(ahead: int, tmp_path: Path) -> None:
     def refused() -> Tensor:
         try:
             next(stream)
@@ -249,7 +250,7 @@ def test_a_stream_refuses_to_repeat_its_batches_in_a_forked_process(ahead, tmp_p
 
 
 @pytest.mark.parametrize("ahead", [0, 2])
-def test_threads_share_out_the_batches_of_a_stream(ahead):
+def test_threads_share_out_the_batches_of_a_stream(ahead: int) -> None:
     points, _ = data()
     with PairStream(Independent(points), 4, seed=1, ahead=ahead) as stream:
         alone = [next(stream).source for _ in range(60)]
@@ -267,7 +268,7 @@ def test_threads_share_out_the_batches_of_a_stream(ahead):
 # ------------------------------------------------------------------ reserves
 
 
-def test_a_copied_reserve_is_empty_and_has_a_lock_of_its_own():
+def test_a_copied_reserve_is_empty_and_has_a_lock_of_its_own() -> None:
     reserve: Reserve[int] = Reserve()
     with reserve.opened() as opened:
         opened.kept = 3
@@ -278,7 +279,7 @@ def test_a_copied_reserve_is_empty_and_has_a_lock_of_its_own():
 
 
 @FORKS
-def test_a_lock_that_a_thread_holds_at_the_fork_does_not_stop_the_child(tmp_path):
+def test_a_lock_that_a_thread_holds_at_the_fork_does_not_stop_the_child(tmp_path: Path) -> None:
     coupling = Semidiscrete(fit(data()[0]).potential, data()[0])
     held, go = threading.Event(), threading.Event()
 

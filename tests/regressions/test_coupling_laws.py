@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any, cast
+
 import numpy as np
 import ot
 import pandas as pd
@@ -39,7 +42,7 @@ def plan_and_cost(x0: Tensor, x1: Tensor, epsilon: float) -> tuple[Tensor, Tenso
 
 
 @pytest.mark.parametrize("d", [2, 20])
-def test_entropic_pairs_cost_what_their_plan_costs(d):
+def test_entropic_pairs_cost_what_their_plan_costs(d: int) -> None:
     """They cost 10% more, drawn row by row with what is left of the columns."""
     x0, x1 = normal(64, d), 2 * normal(64, d, seed=1) + 1
     plan, cost = plan_and_cost(x0, x1, 0.05)
@@ -54,7 +57,7 @@ def test_entropic_pairs_cost_what_their_plan_costs(d):
     assert float(drawn.std()) / 40**0.5 < 0.02 * expected  # so that 10% would be seen
 
 
-def test_entropic_pairs_have_the_probabilities_of_their_plan():
+def test_entropic_pairs_have_the_probabilities_of_their_plan() -> None:
     x0, x1 = normal(8, 2), 2 * normal(8, 2, seed=1)
     plan, _ = plan_and_cost(x0, x1, 0.3)
     count = 150
@@ -77,7 +80,7 @@ def weighted() -> tuple[Tensor, Tensor]:
 
 @pytest.mark.parametrize("epsilon", [0.0, 0.3])
 @pytest.mark.parametrize("dtype", [torch.float32, F64])
-def test_equal_rows_are_drawn_by_their_own_weights(dtype, epsilon):
+def test_equal_rows_are_drawn_by_their_own_weights(dtype: torch.dtype, epsilon: float) -> None:
     points, weights = weighted()
     points = points.to(dtype)
     potential = fit(points, weights, epsilon=epsilon, tol=1e-4).potential
@@ -89,7 +92,7 @@ def test_equal_rows_are_drawn_by_their_own_weights(dtype, epsilon):
         assert frequency_p_value(given, torch.ones(len(rows))) < REJECTED
 
 
-def test_weights_over_many_decades_and_of_zero_are_kept():
+def test_weights_over_many_decades_and_of_zero_are_kept() -> None:
     points = torch.zeros(5, 1, dtype=F64)
     points[4] = 1.0
     weights = torch.tensor([0.0, 1e-30, 1e-2, 3e-2, 1.0], dtype=F64)
@@ -102,7 +105,7 @@ def test_weights_over_many_decades_and_of_zero_are_kept():
     )
 
 
-def test_a_tiny_atom_is_shared_as_its_rows_say():
+def test_a_tiny_atom_is_shared_as_its_rows_say() -> None:
     """An atom of weight 1e-12 whose cell noise hits often, since the heights are no fit: 1 to 3 all the same."""
     points = torch.tensor([[-1.0], [1.0], [1.0]], dtype=F64)
     weights = torch.tensor([1.0, 1e-12, 3e-12], dtype=F64)
@@ -111,7 +114,7 @@ def test_a_tiny_atom_is_shared_as_its_rows_say():
     assert frequency_p_value(index, torch.tensor([4.0, 1.0, 3.0])) > ALPHA
 
 
-def test_equal_rows_whose_weights_are_not_known_are_refused():
+def test_equal_rows_whose_weights_are_not_known_are_refused() -> None:
     points, weights = weighted()
     potential = fit(points, weights).potential
     with pytest.raises(ValueError, match=r"equal weights, since none are given, of rows .* give weights= as"):
@@ -122,7 +125,7 @@ def test_equal_rows_whose_weights_are_not_known_are_refused():
         Semidiscrete(potential, points, weights=weights[1:])
 
 
-def test_rows_that_are_all_different_need_no_weights():
+def test_rows_that_are_all_different_need_no_weights() -> None:
     points, weights = normal(6, 2), torch.arange(1.0, 7.0, dtype=F64)
     potential = fit(points, weights).potential
     without, given = (
@@ -133,7 +136,7 @@ def test_rows_that_are_all_different_need_no_weights():
         Semidiscrete(potential, points, weights=weights.flip(0))
 
 
-def test_equal_rows_of_equal_weights_need_none():
+def test_equal_rows_of_equal_weights_need_none() -> None:
     points = normal(5, 2)[[0, 1, 1, 2, 3, 4, 1]]
     potential = fit(points).potential
     without, given = (
@@ -143,7 +146,7 @@ def test_equal_rows_of_equal_weights_need_none():
     assert torch.equal(without, given)
 
 
-def test_classes_and_rows_in_them_come_by_weight():
+def test_classes_and_rows_in_them_come_by_weight() -> None:
     points, weights = weighted()
     labels = torch.tensor([0, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0])
     coupling = Conditional.fit(points, labels, weights=weights)
@@ -156,7 +159,7 @@ def test_classes_and_rows_in_them_come_by_weight():
         Conditional.fit(points, labels, weights=torch.where(labels == 1, 0.0, weights))
 
 
-def test_conditions_come_by_weight():
+def test_conditions_come_by_weight() -> None:
     points, weights = weighted()
     conditions = torch.tensor([0.0, 1, 2, 0, 4, 1, 6, 0, 8, 9, 10, 11], dtype=F64)
     coupling = JointConditional.fit(points, conditions, 0.5, weights=weights, tol=1e-3)
@@ -172,7 +175,7 @@ def test_conditions_come_by_weight():
 # ------------------------------------------------------------------ a data set as a source
 
 
-def test_a_source_draws_rows_of_extreme_weights_by_their_law():
+def test_a_source_draws_rows_of_extreme_weights_by_their_law() -> None:
     weights = torch.tensor([0.0, 1e-20, 1e-3, 0.0, 1.0, 1e-300, 3.0, 0.0], dtype=F64)
     draws = Empirical(torch.arange(8.0)[:, None], weights).sample(200_000, generator=seeded())[:, 0].long()
     count = torch.bincount(draws, minlength=8)
@@ -183,18 +186,18 @@ def test_a_source_draws_rows_of_extreme_weights_by_their_law():
 class _AtTheEnd(torch.utils._python_dispatch.TorchDispatchMode):
     """Random numbers at the ends of their range: 0 and 1 - 2^-53."""
 
-    def __torch_dispatch__(self, function, types, arguments=(), options=None):  # type: ignore[no-untyped-def]
+    def __torch_dispatch__(self, function: Any, types: Any, arguments: Any = (), options: Any = None) -> Any:
         drawn = function(*arguments, **(options or {}))
         if function is torch.ops.aten.rand.generator or function is torch.ops.aten.rand.default:
             return torch.tensor([0.0, 1 - 2.0**-53], dtype=drawn.dtype)[: len(drawn)]
         return drawn
 
 
-def test_a_row_of_weight_zero_is_not_drawn_at_the_ends_of_the_random_numbers():
+def test_a_row_of_weight_zero_is_not_drawn_at_the_ends_of_the_random_numbers() -> None:
     """Sums of 1/49 fall short of 1, and what lies beyond went to the last row, whatever its weight."""
     weights = torch.cat([torch.zeros(1), torch.ones(49), torch.zeros(1)]).double()
     source = Empirical(torch.arange(51.0)[:, None], weights)
-    with _AtTheEnd():
+    with _AtTheEnd():  # type: ignore[no-untyped-call]
         draws = source.sample(2)
     assert draws[:, 0].tolist() == [1.0, 49.0]
 
@@ -202,7 +205,7 @@ def test_a_row_of_weight_zero_is_not_drawn_at_the_ends_of_the_random_numbers():
 # ------------------------------------------------------------------ arrays and frames
 
 
-def forms(points: Tensor, labels: Tensor) -> dict[str, tuple[object, object]]:
+def forms(points: Tensor, labels: Tensor) -> dict[str, tuple[Any, Any]]:
     index = range(100, 100 + len(points))
     return {
         "arrays": (points.numpy(), labels.numpy()),
@@ -216,16 +219,16 @@ def same(a: Pairs, b: Pairs) -> bool:
 
 
 @pytest.mark.parametrize("form", ["arrays", "frame", "lists"])
-def test_arrays_and_frames_are_coupled_as_tensors_are(form):
+def test_arrays_and_frames_are_coupled_as_tensors_are(form: str) -> None:
     points, weights = weighted()
     labels = torch.arange(12) % 2
     labels[[3, 7, 5]] = labels[[0, 0, 1]]
     given, named = forms(points, labels)[form]
     potential = fit(points, weights).potential
     parts = Conditional.fit(points, labels, weights=weights).potentials
-    made = [
+    made: list[Callable[..., Any]] = [
         lambda x, y, w: Independent(x, y),
-        lambda x, y, w: Minibatch(x, np.int64(5), y),
+        lambda x, y, w: Minibatch(x, cast(int, np.int64(5)), y),
         lambda x, y, w: Semidiscrete(potential, x, y, weights=w),
         lambda x, y, w: Conditional(x, y, parts, weights=w),
         lambda x, y, w: Conditional.fit(x, y, weights=w),
@@ -241,7 +244,7 @@ def test_arrays_and_frames_are_coupled_as_tensors_are(form):
     assert same(plain, pair(x0.numpy(), given, label=named))
 
 
-def test_conditions_in_a_column_of_a_frame():
+def test_conditions_in_a_column_of_a_frame() -> None:
     points = normal(20, 2)
     frame = pd.DataFrame(
         {"x": points[:, 0].numpy(), "y": points[:, 1].numpy(), "at": np.linspace(0, 1, 20)}, index=range(9, 29)
@@ -251,7 +254,7 @@ def test_conditions_in_a_column_of_a_frame():
     assert same(one.sample(10, generator=seeded()), other.sample(10, generator=seeded()))
 
 
-def test_names_as_labels_are_refused_with_what_to_do():
+def test_names_as_labels_are_refused_with_what_to_do() -> None:
     points, names = normal(4, 2), np.array(["a", "b", "a", "b"])
     for refused in (lambda: Minibatch(points, 2, names), lambda: pair(points, points, label=names)):
         with pytest.raises(ValueError, match=r"labels.*numpy.unique\(labels, return_inverse=True\) numbers names"):
@@ -261,7 +264,7 @@ def test_names_as_labels_are_refused_with_what_to_do():
 # ------------------------------------------------------------------ heights with more digits than points
 
 
-def test_noise_of_a_cell_that_is_never_hit_with_heights_of_float64():
+def test_noise_of_a_cell_that_is_never_hit_with_heights_of_float64() -> None:
     points = torch.tensor([[-1.0], [0.0], [1.0]])
     potential = Discrete(points, torch.tensor([0.0, 2.0, 0.0]))
     potential.heights = potential.heights.double()
@@ -275,7 +278,7 @@ def test_noise_of_a_cell_that_is_never_hit_with_heights_of_float64():
     assert loss == pytest.approx(2 + float(fresh.abs().min()))
 
 
-def test_equal_rows_share_their_noise_whatever_their_weights():
+def test_equal_rows_share_their_noise_whatever_their_weights() -> None:
     """Weights say how often a row comes, not which noise it gets."""
     points, weights = weighted()
     coupling = Semidiscrete(fit(points, weights).potential, points, weights=weights)

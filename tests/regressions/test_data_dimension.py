@@ -53,25 +53,25 @@ def check(points: Tensor, *truth: tuple[int, float], allowed: float = 0.3) -> Da
 # ------------------------------------------------------------------ pieces
 
 
-def test_a_circle_does_not_rule_a_ball_far_away():
+def test_a_circle_does_not_rule_a_ball_far_away() -> None:
     points = torch.cat([sphere(700, 1, 5), moved(normal(300, 3, 5, seed=1), 20)])
     check(points, (700, 1), (300, 3))
 
 
 @pytest.mark.parametrize("width", [1e-2, 1e-3, 1e-8, 1e-200])
 @pytest.mark.parametrize("apart", [0.0, 20.0])
-def test_clouds_of_different_widths_have_their_own_scales(width, apart):
+def test_clouds_of_different_widths_have_their_own_scales(width: float, apart: float) -> None:
     # far from the origin a narrow cloud is rounded: it is the one at the origin
     points = torch.cat([width * normal(250, 3), moved(normal(250, 3, seed=1), apart)])
     check(points, (500, 3))
 
 
-def test_three_spheres_of_different_dimension():
+def test_three_spheres_of_different_dimension() -> None:
     parts = [moved(sphere(400, dim, 10, seed=dim), 8.0 * number) for number, dim in enumerate((1, 3, 6))]
     check(torch.cat(parts), (400, 1), (400, 3), (400, 6))
 
 
-def test_a_small_piece_beside_a_large_one():
+def test_a_small_piece_beside_a_large_one() -> None:
     points = torch.cat([normal(500, 2, 4), moved(normal(100, 4, seed=1), 30)])
     found = data_dimension(points)
     assert ((found.dimension[500:] - 4).abs() <= 3 * found.stderr[500:]).all()
@@ -80,7 +80,7 @@ def test_a_small_piece_beside_a_large_one():
     assert found.piece.tolist() == [0] * 500 + [1] * 100
 
 
-def test_pieces_are_the_largest_first_and_follow_their_rows():
+def test_pieces_are_the_largest_first_and_follow_their_rows() -> None:
     points = torch.cat([moved(normal(60, 2, seed=1), 50), normal(200, 2), torch.full((1, 2), -1e9, dtype=f64)])
     found, stands_for = pieces(points, torch.finfo(f64).eps, 2**28)
     assert [len(piece.rows) for piece in found] == [200, 60, 1]
@@ -94,17 +94,17 @@ def test_pieces_are_the_largest_first_and_follow_their_rows():
         assert torch.allclose(piece.spacing * piece.unit, tenth, rtol=1e-9)
 
 
-def test_outliers_have_no_dimension_and_change_none():
+def test_outliers_have_no_dimension_and_change_none() -> None:
     found = check(torch.cat([sphere(580, 2, 6), 30 * normal(20, 6, seed=1)]), (580, 2), (20, math.nan))
     assert torch.equal(torch.isnan(found.stderr), torch.isnan(found.dimension))
 
 
 @pytest.mark.parametrize("far", [1e3, 1e6, 1e12, 1e150, 1e300])
-def test_one_row_far_away(far):
+def test_one_row_far_away(far: float) -> None:
     check(torch.cat([normal(300, 4), torch.full((1, 4), far, dtype=f64)]), (300, 4), (1, math.nan))
 
 
-def test_many_small_pieces_share_no_confidence():
+def test_many_small_pieces_share_no_confidence() -> None:
     centres = 100 * torch.arange(50, dtype=f64)[:, None, None] * torch.eye(3, dtype=f64)[0]
     found = data_dimension((centres + normal(1000, 3, seed=1).reshape(50, 20, 3)).reshape(-1, 3))
     assert torch.isnan(found.dimension).all()
@@ -116,13 +116,13 @@ def test_many_small_pieces_share_no_confidence():
 
 
 @pytest.mark.parametrize("jitter", [1e-16, 1e-12, 1e-7, 1e-3])
-def test_rows_that_repeat_others_nearly_count_once(jitter):
+def test_rows_that_repeat_others_nearly_count_once(jitter: float) -> None:
     points = normal(600, 5)
     points = torch.cat([points, points[:200] + jitter * normal(200, 5, seed=1)])
     check(points, (800, 5))
 
 
-def test_rows_equal_up_to_rounding_in_float32():
+def test_rows_equal_up_to_rounding_in_float32() -> None:
     points = normal(600, 5).float()
     twins = points[:200] * (1 + 1.2e-7 * torch.randint(-1, 2, (200, 5), generator=generator(1)))
     found = data_dimension(torch.cat([points, twins]))
@@ -130,7 +130,7 @@ def test_rows_equal_up_to_rounding_in_float32():
     assert torch.equal(found.dimension[:200], found.dimension[600:])
 
 
-def test_many_copies_up_to_rounding():
+def test_many_copies_up_to_rounding() -> None:
     points = normal(200, 3)
     copies = points.repeat(15, 1) * (1 + 2.2e-16 * torch.randint(-1, 2, (3000, 3), generator=generator(1)))
     check(copies, (3000, 3))
@@ -140,7 +140,7 @@ def test_many_copies_up_to_rounding():
 
 
 @pytest.mark.parametrize("factor", [1e200, 1e-200, 1e-305, 3e307])
-def test_units_do_not_matter(factor):
+def test_units_do_not_matter(factor: float) -> None:
     points = uniform(150, 3) - 0.5
     found, plain = data_dimension(factor * points), data_dimension(points)
     torch.testing.assert_close(found.dimension, plain.dimension, rtol=1e-6, atol=0)
@@ -148,13 +148,13 @@ def test_units_do_not_matter(factor):
     torch.testing.assert_close(found.scales / factor, plain.scales, rtol=1e-6, atol=0)
 
 
-def test_points_further_apart_than_numbers_go_are_refused():
+def test_points_further_apart_than_numbers_go_are_refused() -> None:
     points = normal(40, 2)
     with pytest.raises(ValueError, match="divide them"):
         data_dimension(points / points.abs().max() * 1.7e308)
 
 
-def test_scales_given_are_in_the_units_of_the_data():
+def test_scales_given_are_in_the_units_of_the_data() -> None:
     points = normal(200, 2)
     scales = torch.logspace(-1, 0, 8, dtype=f64)
     found, plain = data_dimension(1e200 * points, 1e200 * scales), data_dimension(points, scales)
@@ -163,7 +163,7 @@ def test_scales_given_are_in_the_units_of_the_data():
     torch.testing.assert_close(plain.scales, scales[:, None].expand(8, 200))
 
 
-def test_float32_far_from_the_origin():
+def test_float32_far_from_the_origin() -> None:
     points = (1e-3 * normal(600, 2, 3) + 1).float()
     found = data_dimension(points)
     assert ((found.dimension - 2).abs() <= 0.3).all()
@@ -172,19 +172,19 @@ def test_float32_far_from_the_origin():
 # ------------------------------------------------------------------ inside a piece
 
 
-def test_an_unevenly_filled_curve():
+def test_an_unevenly_filled_curve() -> None:
     turn = 3 * math.pi * uniform(1000, 1)[:, 0] ** 3 + 0.5
     check(torch.stack([turn * turn.cos(), turn * turn.sin(), 0 * turn], 1), (1000, 1))
 
 
 @pytest.mark.parametrize("seed", [0, 1])
-def test_densities_over_orders_of_magnitude(seed):
+def test_densities_over_orders_of_magnitude(seed: int) -> None:
     points = torch.exp(2 * normal(800, 2, seed=seed))
     found = data_dimension(points)
     assert ((found.dimension - 2).abs() <= torch.maximum(3 * found.stderr, torch.tensor(0.3))).all()
 
 
-def test_a_line_that_crosses_a_plane():
+def test_a_line_that_crosses_a_plane() -> None:
     line = torch.cat([torch.zeros(500, 2, dtype=f64), 2 * uniform(500, 1) - 1], 1)
     plane = torch.nn.functional.pad(2 * uniform(1000, 2, seed=1) - 1, (0, 1))
     found = data_dimension(torch.cat([line, plane]))
@@ -194,7 +194,7 @@ def test_a_line_that_crosses_a_plane():
     assert ((error <= 0.3) & (error <= 3 * found.stderr)).double().mean() >= 0.98
 
 
-def test_a_neighbourhood_unlike_its_patch_is_told():
+def test_a_neighbourhood_unlike_its_patch_is_told() -> None:
     """A ring in a disc, too few points apart to be parted: no point of the disc far from the ring is sure of 1."""
     disc = 3 * uniform(800, 2) - 1.5
     found = data_dimension(torch.cat([sphere(800, 1, 2), disc]))
@@ -205,14 +205,14 @@ def test_a_neighbourhood_unlike_its_patch_is_told():
 
 
 @pytest.mark.parametrize("dim", [1, 2, 3, 4, 6])
-def test_the_boundary_of_a_cube_is_within_the_error(dim):
+def test_the_boundary_of_a_cube_is_within_the_error(dim: int) -> None:
     for seed in (0, 1):
         found = data_dimension(uniform(500, dim, seed=seed))
         assert ((found.dimension - dim).abs() <= 3 * found.stderr).all()
         assert found.stderr.median() <= 0.1 * dim
 
 
-def test_integers_and_grids():
+def test_integers_and_grids() -> None:
     whole = torch.randint(0, 256, (700, 3), generator=generator(0)).double()
     check(whole, (700, 3))
     grid = torch.cartesian_prod(*[torch.arange(25, dtype=f64)] * 2)
@@ -221,14 +221,14 @@ def test_integers_and_grids():
 
 @pytest.mark.parametrize("count", [3, 6, 10, 15, 29])
 @pytest.mark.parametrize("dim", [1, 4, 10])
-def test_few_points_tell_nothing(count, dim):
+def test_few_points_tell_nothing(count: int, dim: int) -> None:
     found = data_dimension(normal(count, dim))
     assert torch.isnan(found.dimension).all()
     assert torch.isnan(found.stderr).all()
 
 
 @pytest.mark.parametrize("count", [30, 60, 120, 250])
-def test_errors_of_few_points_cover(count):
+def test_errors_of_few_points_cover(count: int) -> None:
     for dim in (1, 3, 6):
         for points in (normal(count, dim, seed=dim), sphere(count, dim, dim + 2, seed=dim)):
             found = data_dimension(points)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -44,6 +45,7 @@ def test_one_very_light_atom_leaves_the_others_theirs(lightest: float, dim: int)
     result = fit(normal(30, dim), weights)
     assert result.converged
     noise = normal(10_000, dim, seed=1)
+    assert isinstance(result.potential, Discrete)
     assert len(torch.unique(result.potential.nearest_atom(noise))) == 29
     assert_certified(result, weights)
 
@@ -65,6 +67,7 @@ def test_weights_of_a_smooth_fit_may_be_light_too() -> None:
     weights[0] = 1e-12
     result = fit(normal(30, 5), weights, epsilon=0.3)
     assert result.converged
+    assert isinstance(result.potential, Entropic)
     law = result.potential.atom_probabilities(normal(20_000, 5, seed=1)).double().mean(0)
     wanted = atom_weights(result, weights)
     assert float((law - wanted).square().div(wanted).sum()) < 0.03
@@ -182,9 +185,9 @@ class Counting(PlainNormal):
         super().__init__(dim)
         self.drawn = 0
 
-    def sample(self, n: int, **options: object) -> torch.Tensor:
+    def sample(self, n: int, **options: Any) -> torch.Tensor:
         self.drawn += n
-        return super().sample(n, **options)  # type: ignore[arg-type]
+        return super().sample(n, **options)
 
 
 @pytest.mark.parametrize(
@@ -192,11 +195,11 @@ class Counting(PlainNormal):
     [{}, {"epsilon": 0.5}, {"max_samples": 5000}, {"weights": torch.tensor([1e-9] + [1.0] * 39).double()}],
     ids=["plain", "smooth", "capped", "light"],
 )
-def test_every_draw_of_a_source_is_counted(options: dict[str, object]) -> None:
+def test_every_draw_of_a_source_is_counted(options: dict[str, Any]) -> None:
     source = Counting(4)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
-        result = fit(normal(40, 4), source=source, **options)  # type: ignore[arg-type]
+        result = fit(normal(40, 4), source=source, **options)
     assert source.drawn == result.samples_used + result.evaluation_samples
 
 
@@ -205,10 +208,10 @@ def test_every_draw_of_normal_noise_is_counted(points: torch.Tensor, monkeypatch
     drawn = 0
     sample = Gaussian.sample
 
-    def counted(self: Gaussian, n: int, **options: object) -> torch.Tensor:
+    def counted(self: Gaussian, n: int, **options: Any) -> torch.Tensor:
         nonlocal drawn
         drawn += n
-        return sample(self, n, **options)  # type: ignore[arg-type]
+        return sample(self, n, **options)
 
     monkeypatch.setattr(Gaussian, "sample", counted)
     with warnings.catch_warnings():
@@ -243,6 +246,7 @@ def test_a_light_atom_close_to_another_has_no_more_than_its_weight(dim: int, lig
     assert result.converged
     assert_certified(result, weights)
     noise = normal(200_000, dim, seed=5)
+    assert isinstance(result.potential, Discrete)
     own = torch.bincount(result.potential.nearest_atom(noise), minlength=100)
     light = int(result.atom_of_row[1])
     assert int(own[light]) <= 10 * max(1.0, lightest * len(noise))

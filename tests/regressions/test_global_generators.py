@@ -13,6 +13,8 @@ import tempfile
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,29 +26,29 @@ POINTS = torch.randn(60, 2, generator=torch.Generator().manual_seed(0))
 LABELS = (POINTS[:, 0] > 0).long()
 
 
-def generator():
+def generator() -> torch.Generator:
     return torch.Generator().manual_seed(0)
 
 
-def proxflow():
+def proxflow() -> ModuleType:
     import proxflow as pf
 
     return pf
 
 
-def potential():
+def potential() -> Any:
     return proxflow().semidiscrete.fit(POINTS, progress=False).potential
 
 
-def flow():
+def flow() -> Any:
     return proxflow().ProximalFlow(potential())
 
 
-def sample(coupling):
+def sample(coupling: Callable[[Any], Any]) -> Callable[[], object]:
     return lambda: coupling(proxflow().couplings).sample(16, generator=generator())
 
 
-def trained(folder=None, **options):
+def trained(folder: str | None = None, **options: Any) -> Any:
     pf = proxflow()
     with torch.random.fork_rng():  # the first parameters of a network are the caller's draw
         network = pf.matching.MLP((2,), width=8, depth=2)
@@ -54,19 +56,19 @@ def trained(folder=None, **options):
     return pf.matching.train(network, coupling, steps=4, batch_size=16, progress=False, log_dir=folder, **options)
 
 
-def saved():
+def saved() -> None:
     pf = proxflow()
     with tempfile.TemporaryDirectory() as folder:
         pf.save(potential(), Path(folder) / "p.safetensors")
         pf.load(Path(folder) / "p.safetensors")
 
 
-def logged():
+def logged() -> None:
     with tempfile.TemporaryDirectory() as folder:
         trained(folder)
 
 
-def reported():
+def reported() -> None:
     from proxflow.report import render_page
 
     pf = proxflow()
@@ -75,13 +77,13 @@ def reported():
     render_page(fitted, pf.ProximalFlow(fitted.potential), data)
 
 
-def stream():
+def stream() -> None:
     pf = proxflow()
     with pf.couplings.PairStream(pf.couplings.Minibatch(POINTS, 8), 8, seed=1) as pairs:
         next(pairs)
 
 
-def independent(method):
+def independent(method: str) -> Any:
     field = proxflow().IndependentField(POINTS)
     return proxflow().sampling.integrate(field, POINTS, 5, method)
 
@@ -135,9 +137,10 @@ CALLS: dict[str, Callable[[], object]] = {
 
 
 def states() -> dict[str, object]:
+    state: Any = np.random.get_state()  # noqa: NPY002
     return {
         "random": random.getstate(),
-        "numpy": [part.tolist() if isinstance(part, np.ndarray) else part for part in np.random.get_state()],  # noqa: NPY002
+        "numpy": [part.tolist() if isinstance(part, np.ndarray) else part for part in state],
         "torch": torch.get_rng_state().tolist(),
     }
 
@@ -161,7 +164,7 @@ def moved() -> dict[str, list[str]]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("call", CALLS)
-def test_no_call_moves_a_global_generator(call, moved):
+def test_no_call_moves_a_global_generator(call: str, moved: dict[str, list[str]]) -> None:
     assert moved[call] == []
 
 

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
 import proxflow as pf
 from proxflow.analysis import data_dimension
@@ -20,7 +25,7 @@ WEIGHTS = np.random.default_rng(1).uniform(1, 2, size=40)
 SHUFFLED = np.random.default_rng(2).permutation(40)  # an index that must not reorder anything
 SPARSE = torch.eye(40, 2, dtype=torch.float64).to_sparse()
 
-FORMS = {
+FORMS: dict[str, Callable[[NDArray[Any]], Any]] = {
     "array": lambda x: x,
     "read-only": lambda x: _read_only(x),
     "big-endian": lambda x: x.astype(x.dtype.newbyteorder(">")),
@@ -34,38 +39,38 @@ FORMS = {
 }
 
 
-def _read_only(x):
+def _read_only(x: NDArray[Any]) -> NDArray[Any]:
     x = x.copy()
     x.flags.writeable = False
     return x
 
 
-def _field(x):
+def _field(x: NDArray[Any]) -> NDArray[Any]:
     records = np.zeros(x.shape, dtype=[("flag", "i1"), ("value", x.dtype)])  # 9 bytes: no whole number of values apart
     records["value"] = x
     return records["value"]
 
 
-def _pandas(x):
+def _pandas(x: NDArray[Any]) -> Any:
     return pd.DataFrame(x, index=SHUFFLED) if x.ndim == 2 else pd.Series(x, index=SHUFFLED)
 
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("values", [ROWS, WEIGHTS])
-def test_every_form_gives_the_same_tensor(form, values):
+def test_every_form_gives_the_same_tensor(form: str, values: NDArray[Any]) -> None:
     found = as_tensor("fit", "points", FORMS[form](values))
     assert found.dtype == torch.float64
     assert np.array_equal(found.numpy(), values)
 
 
-def test_float32_stays_float32():
+def test_float32_stays_float32() -> None:
     single = ROWS.astype("f4")
     for given in (single, single.astype(">f4"), _pandas(single), _pandas(single).astype("Float32")):
         assert flat_points("fit", given).dtype == torch.float32
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_a_fit_of_arrays_and_frames_is_that_of_tensors(form):
+def test_a_fit_of_arrays_and_frames_is_that_of_tensors(form: str) -> None:
     expected = fit(torch.tensor(ROWS), torch.tensor(WEIGHTS))
     found = fit(FORMS[form](ROWS), FORMS[form](WEIGHTS))
     assert torch.equal(found.potential.points, expected.potential.points)
@@ -74,7 +79,7 @@ def test_a_fit_of_arrays_and_frames_is_that_of_tensors(form):
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_pairs_of_arrays_and_frames_are_those_of_tensors(form):
+def test_pairs_of_arrays_and_frames_are_those_of_tensors(form: str) -> None:
     expected = pair(torch.tensor(ROWS), torch.tensor(ROWS[::-1].copy()))
     found = pair(FORMS[form](ROWS), FORMS[form](ROWS[::-1]))
     assert torch.equal(found.index, expected.index)
@@ -82,7 +87,7 @@ def test_pairs_of_arrays_and_frames_are_those_of_tensors(form):
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_metrics_and_dimension_of_arrays_and_frames_are_those_of_tensors(form):
+def test_metrics_and_dimension_of_arrays_and_frames_are_those_of_tensors(form: str) -> None:
     moved = ROWS + np.array([3.0, 4.0])
     x, y = FORMS[form](ROWS), FORMS[form](moved[::-1])
     assert wasserstein(x, y).value == pytest.approx(5, rel=1e-12)  # a translation by (3, 4)
@@ -96,7 +101,7 @@ def test_metrics_and_dimension_of_arrays_and_frames_are_those_of_tensors(form):
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_couplings_take_arrays_and_frames(form):
+def test_couplings_take_arrays_and_frames(form: str) -> None:
     points, generators = FORMS[form](ROWS), [torch.Generator().manual_seed(0) for _ in range(2)]
     found = pf.couplings.Minibatch(points, 8).sample(8, generator=generators[0])
     expected = pf.couplings.Minibatch(torch.tensor(ROWS), 8).sample(8, generator=generators[1])
@@ -142,7 +147,7 @@ REFUSED = {
 
 @pytest.mark.parametrize("case", REFUSED)
 @pytest.mark.parametrize("call", [lambda x: flat_points("fit", x), data_dimension, lambda x: pf.measures.Empirical(x)])
-def test_what_holds_no_rows_of_numbers_is_refused_with_a_remedy(case, call):
+def test_what_holds_no_rows_of_numbers_is_refused_with_a_remedy(case: str, call: Any) -> None:
     value, said = REFUSED[case]
     with pytest.raises(ValueError, match=rf"^(fit|data_dimension|Empirical): .*{said}"):
         call(value)
@@ -160,14 +165,14 @@ REFUSED_WEIGHTS = {
 
 
 @pytest.mark.parametrize("case", REFUSED_WEIGHTS)
-def test_weights_that_are_no_numbers_are_refused_with_a_remedy(case):
+def test_weights_that_are_no_numbers_are_refused_with_a_remedy(case: str) -> None:
     value, said = REFUSED_WEIGHTS[case]
     with pytest.raises(ValueError, match=rf"^fit: .*{said}"):
         point_weights("fit", value, torch.zeros(40, 2))
 
 
 @pytest.mark.parametrize("size", [5e-324, 1e-300, 1.0, 1e300, 8e307])
-def test_only_the_proportions_of_weights_count(size):
+def test_only_the_proportions_of_weights_count(size: float) -> None:
     found = point_weights("fit", np.array([1.0, 2.0, 1.0]) * size, torch.zeros(3, 2))
     assert found.tolist() == [0.25, 0.5, 0.25]
 
@@ -179,12 +184,15 @@ FIT = fit(POINTS)
 FLOW = pf.ProximalFlow(FIT.potential)
 
 
-def generator():
+Number = Callable[[float], Any]  # a type of numbers, of Python or numpy
+
+
+def generator() -> torch.Generator:
     return torch.Generator().manual_seed(0)
 
 
-def integrated(whole, real):
-    def field(t, x):
+def integrated(whole: Number, real: Number) -> torch.Tensor:
+    def field(t: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
         return torch.sin(x) - t
 
     fixed = pf.sampling.integrate(field, POINTS[:3], whole(3)).end
@@ -192,7 +200,7 @@ def integrated(whole, real):
     return torch.cat([fixed, adaptive])
 
 
-def trained(whole, real):
+def trained(whole: Number, real: Number) -> torch.Tensor:
     torch.manual_seed(0)
     network = pf.matching.MLP((2,), width=8, depth=2)
     coupling = pf.couplings.Independent(POINTS.float())
@@ -204,13 +212,13 @@ def trained(whole, real):
     return torch.cat([p.detach().flatten() for p in network.parameters()])
 
 
-def scheduled(whole, real):
+def scheduled(whole: Number, real: Number) -> torch.Tensor:
     schedules = pf.schedules.Linear(), pf.schedules.Cosine(), pf.schedules.Polynomial(whole(2))
     names = ("alpha", "beta", "alpha_derivative", "beta_derivative", "wronskian", "rescaled_time")
     return torch.stack([getattr(schedule, name)(real(0.375)) for schedule in schedules for name in names])
 
 
-CALLS = {
+CALLS: dict[str, Callable[[Number, Number], torch.Tensor]] = {
     "integrate": integrated,
     "train": trained,
     "schedules": scheduled,
@@ -239,13 +247,13 @@ CALLS = {
 
 @pytest.mark.parametrize("call", CALLS)
 @pytest.mark.parametrize(("whole", "real"), [(np.int64, np.float64), (np.int32, np.float32), (np.uint16, np.float16)])
-def test_numpy_scalars_are_numbers(call, whole, real):
+def test_numpy_scalars_are_numbers(call: str, whole: Number, real: Number) -> None:
     torch.testing.assert_close(CALLS[call](whole, real), CALLS[call](int, float), rtol=0, atol=0)
 
 
 @pytest.mark.parametrize(("whole", "real"), [(np.int64, np.float32), (np.uint16, np.float64)])
-def test_objects_made_of_numpy_scalars_are_stored(whole, real, tmp_path):
-    def again(entry):
+def test_objects_made_of_numpy_scalars_are_stored(whole: Number, real: Number, tmp_path: Path) -> None:
+    def again(entry: object) -> Any:
         pf.save(entry, tmp_path / "object.safetensors")
         return pf.load(tmp_path / "object.safetensors")
 
@@ -257,12 +265,12 @@ def test_objects_made_of_numpy_scalars_are_stored(whole, real, tmp_path):
     assert (network.event_shape, network.width) == ((2,), 8)
 
 
-def test_start_points_that_are_no_tensor_are_refused_by_their_type():
+def test_start_points_that_are_no_tensor_are_refused_by_their_type() -> None:
     with pytest.raises(ValueError, match="integrate: x0 must be a torch tensor, got ndarray; convert it"):
-        pf.sampling.integrate(FLOW, ROWS)
+        pf.sampling.integrate(FLOW, ROWS)  # type: ignore[arg-type]
 
 
-NO_COUNTS = {
+NO_COUNTS: dict[str, Callable[[Any], object]] = {
     "integrate": lambda n: pf.sampling.integrate(FLOW, POINTS, n),
     "train": lambda n: pf.matching.train(
         pf.matching.MLP((2,), width=8, depth=2), pf.couplings.Independent(POINTS.float()), steps=n
@@ -282,6 +290,6 @@ NO_COUNTS = {
 
 @pytest.mark.parametrize("number", [True, np.True_, 2.5, np.float64(3), "3"])
 @pytest.mark.parametrize("call", NO_COUNTS)
-def test_truth_values_fractions_and_text_are_no_counts(call, number):
+def test_truth_values_fractions_and_text_are_no_counts(call: str, number: Any) -> None:
     with pytest.raises(ValueError, match=r"integer|whole number|at least 1|between 1"):
         NO_COUNTS[call](number)

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Callable
+from typing import Any
 
 import mpmath
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from scipy import stats
 
 import proxflow as pf
-from proxflow.measures import Uniform
+from proxflow.measures import Source, Uniform
 from proxflow.potentials import Entropic, Product, Quadratic, Quantile, Radial
 
 f32, f64 = torch.float32, torch.float64
@@ -24,13 +27,20 @@ class Logistic:
 
     dim = 1
 
-    def sample(self, n, *, generator=None, dtype=None, device=None):
+    def sample(
+        self,
+        n: int,
+        *,
+        generator: torch.Generator | None = None,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+    ) -> torch.Tensor:
         return torch.rand(n, 1, generator=generator, dtype=dtype, device=device).logit()
 
-    def log_prob(self, x):
+    def log_prob(self, x: torch.Tensor) -> torch.Tensor:
         return -x[:, 0] - 2 * torch.nn.functional.softplus(-x[:, 0])
 
-    def cdf(self, x):
+    def cdf(self, x: torch.Tensor) -> torch.Tensor:
         return torch.sigmoid(x)
 
 
@@ -45,8 +55,13 @@ def right_or_nan(found: torch.Tensor, truth: np.ndarray, tolerance: float = 2e-6
     )
 
 
-SOURCES = {"normal": None, "[0, 1]": Uniform(1), "[-3, 5]": Uniform(1, -3.0, 5.0), "a user's": Logistic()}
-NORMALS = {
+SOURCES: dict[str, Source | None] = {
+    "normal": None,
+    "[0, 1]": Uniform(1),
+    "[-3, 5]": Uniform(1, -3.0, 5.0),
+    "a user's": Logistic(),
+}
+NORMALS: dict[str, Callable[[Source | None], Quantile]] = {
     "torch": lambda source: Quantile(ndtri, source=source),
     "torch, both tails": lambda source: Quantile(ndtri, upper_quantile=lambda c: -ndtri(c), source=source),
     "scipy": lambda source: Quantile(stats.norm().ppf, source=source),
@@ -77,10 +92,10 @@ def test_a_table_has_its_density_up_to_its_ends(source: str) -> None:
 def test_gaps_and_kinks_of_callables() -> None:
     """Half the mass uniform on [0, 1/2], half on [2, 4]: density 1 and 1/4; the jump is at level 1/2."""
 
-    def in_torch(p):
+    def in_torch(p: torch.Tensor) -> torch.Tensor:
         return torch.where(p < 0.5, p, 4 * p)
 
-    def in_numpy(p):
+    def in_numpy(p: NDArray[Any]) -> NDArray[Any]:
         return np.where(p < 0.5, p, 4 * p)
 
     y = column(-0.1, 0.0, 1e-9, 0.3, 0.4999, 0.51, 1.0, 1.99, 2.01, 3.0, 3.9999, 4.0, 4.1)
@@ -181,7 +196,7 @@ def entropic_truth(points: list[float], heights: list[float], epsilon: float, y:
     mpmath.mp.dps = 80
     atoms, tilts = [mpmath.mpf(p) for p in points], [mpmath.mpf(h) for h in heights]
 
-    def law(u):
+    def law(u: mpmath.mpf) -> list[mpmath.mpf]:
         masses = [mpmath.exp((u * a - h) / epsilon) for a, h in zip(atoms, tilts, strict=True)]
         total = sum(masses)
         return [mass / total for mass in masses]

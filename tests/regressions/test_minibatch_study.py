@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from typing import Any
 
 import numpy as np
 import pytest
@@ -27,9 +28,9 @@ def normal(n: int, dim: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(n, dim, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-def quick(points: object, sizes: list[int], **options: object) -> pf.analysis.MinibatchConvergence:
-    settings = {"relative_error": 0.05, "max_pairs": 1 << 13, "progress": False, **options}
-    return pf.analysis.minibatch_convergence(points, sizes, **settings)  # type: ignore[arg-type]
+def quick(points: Any, sizes: list[int], **options: Any) -> pf.analysis.MinibatchConvergence:
+    settings: dict[str, Any] = {"relative_error": 0.05, "max_pairs": 1 << 13, "progress": False, **options}
+    return pf.analysis.minibatch_convergence(points, sizes, **settings)
 
 
 def within(value: torch.Tensor, stderr: torch.Tensor, exact: object) -> None:
@@ -69,7 +70,7 @@ def rank_law(rows: int, n: int) -> Array:
     """P(the i-th of n rows drawn without replacement, in order, is the r-th of all), (n, rows)."""
     i, r = np.arange(1, n + 1)[:, None], np.arange(1, rows + 1)[None]
 
-    def log_choose(a: Array, b: Array) -> Array:
+    def log_choose(a: NDArray[Any], b: NDArray[Any]) -> Array:
         inside = (b >= 0) & (b <= a)
         a, b = np.where(inside, a, 0), np.where(inside, b, 0)
         return np.where(inside, gammaln(a + 1) - gammaln(b + 1) - gammaln(a - b + 1), -np.inf)

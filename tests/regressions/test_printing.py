@@ -12,15 +12,15 @@ import proxflow as pf
 POINTS = torch.randn(200, 12, generator=torch.Generator().manual_seed(0))
 
 
-def generator():
+def generator() -> torch.Generator:
     return torch.Generator().manual_seed(0)
 
 
-def fitted():
+def fitted() -> pf.semidiscrete.Fit:
     return pf.semidiscrete.fit(POINTS, tol=0.5, progress=False)
 
 
-def trained():
+def trained() -> pf.matching.TrainResult:
     network = pf.matching.MLP((12,), width=8, depth=2)
     return pf.matching.train(network, pf.couplings.Independent(POINTS), steps=2, batch_size=8, progress=False)
 
@@ -61,7 +61,7 @@ RECORDS: dict[str, tuple[Callable[[], object], list[str]]] = {
 
 
 @pytest.mark.parametrize("name", RECORDS)
-def test_a_record_prints_in_a_few_lines(name):
+def test_a_record_prints_in_a_few_lines(name: str) -> None:
     make, parts = RECORDS[name]
     text = str(make())
     assert len(text.splitlines()) <= 16
@@ -70,8 +70,8 @@ def test_a_record_prints_in_a_few_lines(name):
         assert part in text
 
 
-def test_devices_and_odd_values_are_shown():
-    pairs = pf.couplings.Pairs(torch.zeros(3, 2, device="meta"), torch.zeros(0, 2), torch.arange(9), "x" * 500)
+def test_devices_and_odd_values_are_shown() -> None:
+    pairs = pf.couplings.Pairs(torch.zeros(3, 2, device="meta"), torch.zeros(0, 2), torch.arange(9), "x" * 500)  # type: ignore[arg-type]
     assert repr(pairs).replace("\n   ", "") == (
         f"Pairs(source=<3 x 2 float32 on meta>, target=<0 x 2 float32>, index=<9 int64>, label='{'x' * 76}...)"
     )

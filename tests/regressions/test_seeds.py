@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -23,7 +24,7 @@ class Recording(Gaussian):
         super().__init__(dim)
         self.drawn: list[Tensor] = []
 
-    def sample(self, *arguments, **options) -> Tensor:
+    def sample(self, *arguments: Any, **options: Any) -> Tensor:
         noise = super().sample(*arguments, **options)
         self.drawn.append(noise.double())
         return noise
@@ -40,7 +41,7 @@ def _nearest(noise: Tensor, data: Tensor) -> float:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("dim", [2, 16])
 @pytest.mark.parametrize("epsilon", [0.0, 0.5])
-def test_no_draw_of_a_fit_is_a_point_of_the_data(dim, epsilon, dtype) -> None:
+def test_no_draw_of_a_fit_is_a_point_of_the_data(dim: int, epsilon: float, dtype: torch.dtype) -> None:
     data, source = _data(200, dim, dtype), Recording(dim)
     pf.semidiscrete.fit(data, source=source, epsilon=epsilon, tol=0.3, seed=SEED)
     noise = torch.cat([rows for rows in source.drawn if rows.shape[1] == dim])

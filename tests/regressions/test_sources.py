@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
 
@@ -16,7 +19,7 @@ class Invariant(pf.measures.Gaussian):
     rotation_invariant = True
 
 
-BUILT = {
+BUILT: dict[str, Callable[[Any], Any]] = {
     "Ball": lambda source: Ball(2, source=source),
     "Ellipsoid": lambda source: Ellipsoid([1.0, 2.0], source=source),
     "Radial": lambda source: Radial(2, lambda level: level, source=source),
