@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
@@ -21,7 +22,7 @@ def found() -> pf.analysis.Audit:
     return pf.analysis.audit(flow, flow, data=rows, count=64, steps=8, progress=False)
 
 
-def test_the_page_holds_the_verdict_and_every_figure(found) -> None:
+def test_the_page_holds_the_verdict_and_every_figure(found: pf.analysis.Audit) -> None:
     page = Page(render_audit_page(found, "atoms", "an exact flow", "proxflow audit runs/atoms"))
     assert found.verdict in page.text
     assert page.cell("command") == "proxflow audit runs/atoms"
@@ -31,7 +32,7 @@ def test_the_page_holds_the_verdict_and_every_figure(found) -> None:
         assert one.meaning in page.text
 
 
-def test_marks_are_there_and_rounding_is_left_out(found) -> None:
+def test_marks_are_there_and_rounding_is_left_out(found: pf.analysis.Audit) -> None:
     drift = found.figures["recovered_drift"]
     assert drift.exact == 0
     assert drift.independent > 0.1
@@ -46,7 +47,7 @@ def test_scales_are_drawn_where_all_marks_agree_and_where_a_value_is_not_finite(
     assert "nan" not in drawn.lower()
 
 
-def test_an_audit_is_saved_and_loaded(found, tmp_path) -> None:
+def test_an_audit_is_saved_and_loaded(found: pf.analysis.Audit, tmp_path: Path) -> None:
     pf.save(found, tmp_path / "audit.safetensors")
     again = pf.load(tmp_path / "audit.safetensors")
     assert again.figures == found.figures

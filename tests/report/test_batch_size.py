@@ -34,7 +34,7 @@ def test_the_page_holds_the_advice_and_every_batch_size() -> None:
 
 
 @pytest.mark.parametrize("points", [torch.ones(1, 2), torch.linspace(-1, 1, 9)[:, None], torch.eye(6)])
-def test_excess_is_drawn_where_it_is_zero_known_exactly_or_estimated(points) -> None:
+def test_excess_is_drawn_where_it_is_zero_known_exactly_or_estimated(points: torch.Tensor) -> None:
     drawing = ElementTree.fromstring(batch_convergence(study(points, [1, 2, 8])))
     assert "batch size n" in [text.text for text in drawing.iter("text")]
     assert len(list(drawing.iter("use"))) > 3

@@ -57,7 +57,7 @@ def looked_at(page: str, points: str, folder: Path, width: int) -> dict[str, Any
 
 
 @pytest.mark.parametrize("width", [1000, 500])
-def test_the_slider_moves_noise_to_the_data(tmp_path, width) -> None:
+def test_the_slider_moves_noise_to_the_data(tmp_path: Path, width: int) -> None:
     data = pf.data.load("moons", n=60)
     fit, flow = fitted(data)
     page = render_page(fit, flow, data, command="proxflow fit moons")
@@ -72,7 +72,7 @@ def test_the_slider_moves_noise_to_the_data(tmp_path, width) -> None:
     assert seen["buttons"] == ["Copy"]
 
 
-def test_samples_of_images_move(tmp_path) -> None:
+def test_samples_of_images_move(tmp_path: Path) -> None:
     data = pf.data.load("digits", n=60)
     torch.manual_seed(0)
     network = pf.matching.MLP(data.event_shape, width=8, depth=1)

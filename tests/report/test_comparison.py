@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from typing import Any
 
 import pytest
 import torch
@@ -19,7 +20,9 @@ A = training_record((0.5, 0.3, 0.2, 0.1, 0.05), coupling="independent")
 B = training_record((0.1, 0.1, 0.1, 0.06, 0.04), coupling="subspace")
 
 
-def _figure(*measured: tuple[float, float] | None, target: float | None = 0.0, never_below: bool = False):
+def _figure(
+    *measured: tuple[float, float] | None, target: float | None = 0.0, never_below: bool = False
+) -> ComparedFigure:
     return ComparedFigure("figure", tuple(None if one is None else Measured(*one) for one in measured), target,
                           never_below)  # fmt: skip
 
@@ -38,7 +41,7 @@ def _figure(*measured: tuple[float, float] | None, target: float | None = 0.0, n
         (_figure((1.0, 0.1), (5.0, 0.1), target=None), ()),
     ],
 )
-def test_a_run_leads_where_errors_allow_it(figure, leaders) -> None:
+def test_a_run_leads_where_errors_allow_it(figure: ComparedFigure, leaders: tuple[int, ...]) -> None:
     assert figure.leaders == leaders
     assert figure.best == (leaders[0] if len(leaders) == 1 else None)
 
@@ -77,7 +80,7 @@ def test_the_verdict_says_who_is_nearest_at_which_numbers_of_steps() -> None:
         (training_record(seed=1), None),  # all rows are compared with
     ],
 )
-def test_what_was_measured_otherwise_is_shown_but_not_ranked(other, said) -> None:
+def test_what_was_measured_otherwise_is_shown_but_not_ranked(other: dict[str, Any], said: str | None) -> None:
     found = compared_training(["a", "b"], [A, other])
     assert bool(found.obstacles) == (said is not None)
     if said is not None:
@@ -91,7 +94,7 @@ def test_what_was_measured_otherwise_is_shown_but_not_ranked(other, said) -> Non
 
 
 def test_rows_that_were_drawn_by_another_seed_are_other_rows() -> None:
-    large = {"data": {"points": 5000}, "measured": {"compared": 2000}}
+    large: dict[str, Any] = {"data": {"points": 5000}, "measured": {"compared": 2000}}
     records = [training_record(**large), training_record(**large, seed=1)]
     assert "by seed 0; b: by seed 1" in compared_training(["a", "b"], records).verdict
 
@@ -115,6 +118,7 @@ def test_figures_of_an_interrupted_comparison() -> None:
 
 
 def test_a_record_without_figures_is_refused() -> None:
+    change: dict[str, Any]
     for change in ({"steps": [1, 2]}, {"steps": []}, {"energy_distance": None}, {"total_variance_error": ["x"] * 5}):
         with pytest.raises((ValueError, TypeError)):
             quality_of(training_record(measured=change))

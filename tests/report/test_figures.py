@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ def pixels(png: bytes) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(png)).convert("RGB")).astype(int)
 
 
-def test_a_grid_shows_every_image_at_its_place():
+def test_a_grid_shows_every_image_at_its_place() -> None:
     levels = torch.linspace(0, 1, 5)
     shown = pixels(figures.image_grid(levels[:, None, None].expand(5, 8, 8), columns=3))
     height, width, _ = shown.shape
@@ -28,7 +29,7 @@ def test_a_grid_shows_every_image_at_its_place():
     assert (shown[int(0.75 * height), int(2.5 / 3 * width)] == 255).all()
 
 
-def test_colours_keep_their_channels():
+def test_colours_keep_their_channels() -> None:
     image = torch.zeros(2, 3, 6, 6)
     image[0, 0] = 1
     image[1, 2] = 1
@@ -38,7 +39,7 @@ def test_colours_keep_their_channels():
     assert shown[middle, 3 * shown.shape[1] // 4].tolist() == [0, 0, 255]
 
 
-def test_limits_are_black_and_white():
+def test_limits_are_black_and_white() -> None:
     images = torch.tensor([-5.0, 2.0, 3.0, 4.0, 9.0])[:, None, None].expand(5, 4, 4)
     shown = pixels(figures.image_grid(images, columns=5, limits=(2.0, 4.0)))
     width = shown.shape[1]
@@ -46,7 +47,7 @@ def test_limits_are_black_and_white():
     assert np.abs(np.array(middles) - [0, 0, 127.5, 255, 255]).max() <= 3
 
 
-def test_equal_images_are_drawn():
+def test_equal_images_are_drawn() -> None:
     assert pixels(figures.image_grid(torch.ones(1, 3, 3), columns=1)).size > 0
 
 
@@ -54,17 +55,17 @@ def test_equal_images_are_drawn():
     ("shape", "expected"),
     [((8, 8), True), ((3, 8, 8), True), ((1, 8, 8), True), ((2, 8, 8), False), ((5,), False), ((2, 9), False)],
 )
-def test_what_counts_as_an_image(shape, expected):
+def test_what_counts_as_an_image(shape: tuple[int, ...], expected: bool) -> None:
     assert figures.is_image(shape) is expected
 
 
-def test_a_picture_in_the_plane_shows_the_coordinates_themselves():
+def test_a_picture_in_the_plane_shows_the_coordinates_themselves() -> None:
     axes, names = projections.plane_axes(torch.randn(9, 2, generator=torch.Generator().manual_seed(0)))
     assert torch.equal(axes, torch.eye(2))
     assert names == ("first coordinate", "second coordinate")
 
 
-def test_a_picture_of_space_shows_the_two_largest_variances():
+def test_a_picture_of_space_shows_the_two_largest_variances() -> None:
     points = torch.randn(500, 4, generator=torch.Generator().manual_seed(0)).double()
     points = points @ torch.diag(torch.tensor([0.1, 3.0, 0.2, 1.0]).double())
     axes, _ = projections.plane_axes(points)
@@ -73,7 +74,7 @@ def test_a_picture_of_space_shows_the_two_largest_variances():
 
 
 @pytest.mark.parametrize("values", [[1.0] * 5, [0.5, 1.5], list(np.arange(3, 40) / 20), list(np.arange(500) / 100)])
-def test_bins_hold_all_values_and_equally_many_levels(values):
+def test_bins_hold_all_values_and_equally_many_levels(values: Any) -> None:
     edges = _aligned_bins(torch.tensor(values, dtype=torch.float64))
     counts, _ = np.histogram(values, bins=edges)
     assert counts.sum() == len(values)

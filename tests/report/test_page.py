@@ -6,6 +6,7 @@ import dataclasses
 import html
 import re
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ import torch
 
 from proxflow.report import render_page
 from tests.marks import slow_beyond
-from tests.report.written import Page, dataset, page_of, random_points
+from tests.report.written import Page, Written, dataset, page_of, random_points
 
 TRAJECTORIES, IMAGES, COLUMNS, CONVERGENCE, SHARES = PICTURES = (
     "From noise to data",
@@ -40,7 +41,7 @@ SHAPES = {
 
 
 @pytest.mark.parametrize(("shape", "expected"), SHAPES.values(), ids=SHAPES)
-def test_every_kind_of_data_gives_a_page(shape, expected, tmp_path):
+def test_every_kind_of_data_gives_a_page(shape: tuple[int, ...], expected: set[str], tmp_path: Path) -> None:
     data = dataset(tmp_path, random_points(*shape))
     page = page_of(data)
     for picture in page.pictures():
@@ -56,13 +57,13 @@ def test_every_kind_of_data_gives_a_page(shape, expected, tmp_path):
     assert page.numbers("dimension")[0] == str(data.dim)
 
 
-def test_smoothed_data_give_a_page_with_every_picture(tmp_path):
+def test_smoothed_data_give_a_page_with_every_picture(tmp_path: Path) -> None:
     page = page_of(dataset(tmp_path, random_points(6, 5, 4)), epsilon=0.3)
     assert len(page.alts) == len(PICTURES) - 1
 
 
 @pytest.mark.parametrize("which", ["plane", "space", "smooth"])
-def test_the_page_needs_nothing_from_outside(which, request):
+def test_the_page_needs_nothing_from_outside(which: str, request: pytest.FixtureRequest) -> None:
     text = request.getfixturevalue(which).text
     page = Page(text)
     assert "://" not in text
@@ -79,7 +80,7 @@ def test_the_page_needs_nothing_from_outside(which, request):
     assert ("meta", {"charset": "utf-8"}) in page.tags
 
 
-def test_the_same_seed_gives_the_same_page_at_the_same_time(plane, monkeypatch):
+def test_the_same_seed_gives_the_same_page_at_the_same_time(plane: Written, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SOURCE_DATE_EPOCH", "86400")
     pages = [render_page(plane.fit, plane.flow, plane.data, seed=seed) for seed in (5, 5, 6)]
     assert pages[0] == pages[1]
@@ -87,7 +88,7 @@ def test_the_same_seed_gives_the_same_page_at_the_same_time(plane, monkeypatch):
     assert Page(pages[0]).cell("date") == "1970-01-02 00:00 UTC"
 
 
-def test_the_page_leaves_the_global_generator_alone(plane):
+def test_the_page_leaves_the_global_generator_alone(plane: Written) -> None:
     state = torch.random.get_rng_state()
     render_page(plane.fit, plane.flow, plane.data, seed=5)
     assert torch.equal(state, torch.random.get_rng_state())
@@ -97,7 +98,7 @@ HOSTILE = ["<script>alert(1)<!--", '"><img src=x onerror=alert(1)>', "{{ 7*7 }}{
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_hostile_names_are_only_text(name, tmp_path):
+def test_hostile_names_are_only_text(name: str, tmp_path: Path) -> None:
     data = dataset(tmp_path, random_points(1, 2), name)
     assert data.name == name
     page = page_of(data)
@@ -108,7 +109,7 @@ def test_hostile_names_are_only_text(name, tmp_path):
 
 
 @pytest.mark.parametrize("name", slow_beyond(2, ["</script><script>$x$ and $", "_hidden", "名前", *HOSTILE]))
-def test_hostile_columns_and_classes_are_only_text(name, tmp_path):
+def test_hostile_columns_and_classes_are_only_text(name: str, tmp_path: Path) -> None:
     data = dataset(tmp_path, random_points(20, 2))
     labels = torch.arange(20) % 2
     named = dataclasses.replace(data, labels=labels, label_names=(name, "b"), columns=(name, "y"))
@@ -122,13 +123,13 @@ def test_hostile_columns_and_classes_are_only_text(name, tmp_path):
     assert f"{name} (standardised)" in labels_of_axes
 
 
-def test_the_machine_and_versions_are_said(plane):
+def test_the_machine_and_versions_are_said(plane: Written) -> None:
     assert f"torch {torch.__version__}" in plane.page.cell("versions")
     assert plane.page.cell("threads") == str(torch.get_num_threads())
     assert "cores" in plane.page.cell("machine")
 
 
-def test_a_command_does_not_break_inside_an_option(plane):
+def test_a_command_does_not_break_inside_an_option(plane: Written) -> None:
     command = "proxflow fit 'my data.csv' --label 'a b' --conditional --points 500"
     text = render_page(plane.fit, plane.flow, plane.data, command=command)
     parts = re.findall(r"<span>(.*?)</span>", text)
@@ -138,7 +139,7 @@ def test_a_command_does_not_break_inside_an_option(plane):
     assert Page(text).cell("command") == command
 
 
-def test_rows_are_described_where_they_are_drawn(tmp_path):
+def test_rows_are_described_where_they_are_drawn(tmp_path: Path) -> None:
     """The places of the dots in the drawing, undone by two of them, are those of the data."""
     page = page_of(dataset(tmp_path, random_points(20, 2)))
     (live,) = page.live()
@@ -164,7 +165,7 @@ def test_rows_are_described_where_they_are_drawn(tmp_path):
 
 
 @pytest.mark.parametrize("module", ["jinja2", "matplotlib.figure"])
-def test_a_missing_extra_is_named(module, plane, monkeypatch):
+def test_a_missing_extra_is_named(module: str, plane: Written, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(ImportError, match=r'pip install "proxflow\[report\]"'):
         render_page(plane.fit, plane.flow, plane.data)

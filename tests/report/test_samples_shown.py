@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -27,7 +29,7 @@ def drawn_as(points: torch.Tensor, labels: torch.Tensor | None = None) -> DrawnS
     return DrawnSamples((0.0, 0.5, 1.0), torch.stack([0 * points, 0.5 * points, points]), labels)
 
 
-def test_copies_are_seen(digits) -> None:
+def test_copies_are_seen(digits: pf.data.Dataset) -> None:
     copies = neighbours_of(digits, drawn_as(digits.points[:200]), 0)
     assert copies.medians[0] == 0
     assert copies.medians[1] > 1
@@ -43,16 +45,17 @@ def test_new_draws_are_as_far_as_rows_left_out() -> None:
     assert ours / theirs == pytest.approx(1, abs=0.15)  # a median's standard error is about 1.2 / sqrt(n) of itself
 
 
-def test_a_pair_is_a_sample_and_its_nearest_row(digits) -> None:
+def test_a_pair_is_a_sample_and_its_nearest_row(digits: pf.data.Dataset) -> None:
     moved = digits.points[:40] + 0.01
-    picture = nearest_row_pairs(neighbours_of(digits, drawn_as(moved), 0), digits, drawn_as(moved))
+    picture: Any = nearest_row_pairs(neighbours_of(digits, drawn_as(moved), 0), digits, drawn_as(moved))
     captions = [text.text for text in Page.drawings(picture.panels[0])[0].iter("text")]
     assert any(text.startswith("row ") for text in captions)
     assert "0.08" in captions  # |(0.01, ..., 0.01)| in dimension 64
     table = pf.data.load("moons", n=50)
-    lines = nearest_row_pairs(
+    pairs: Any = nearest_row_pairs(
         neighbours_of(table, drawn_as(table.points[:9]), 0), table, drawn_as(table.points[:9])
-    ).rows
+    )
+    lines = pairs.rows
     for sample, row in zip(lines[::2], lines[1::2], strict=True):
         assert sample[1:3] == row[1:3]
         assert sample[3] == "0"
@@ -60,7 +63,7 @@ def test_a_pair_is_a_sample_and_its_nearest_row(digits) -> None:
         assert [float(cell) for cell in row[1:3]] == pytest.approx(own.tolist(), rel=1e-3)
 
 
-def test_the_accuracy_of_labels_is_that_of_each_class(digits) -> None:
+def test_the_accuracy_of_labels_is_that_of_each_class(digits: pf.data.Dataset) -> None:
     labels = digits.labels.clone()
     labels[digits.labels == 3] = 4  # asked for a four, given a three
     accuracy = accuracy_of(digits, drawn_as(digits.points, labels), 0)
@@ -73,7 +76,7 @@ def test_the_accuracy_of_labels_is_that_of_each_class(digits) -> None:
     assert {"data", "samples"} <= set(names)
 
 
-def test_there_is_no_accuracy_without_labels(digits) -> None:
+def test_there_is_no_accuracy_without_labels(digits: pf.data.Dataset) -> None:
     assert accuracy_of(digits, drawn_as(digits.points), 0) is None
     assert accuracy_of(dataclasses.replace(digits, labels=None), drawn_as(digits.points), 0) is None
     single = torch.zeros(digits.n, dtype=torch.int64)
@@ -81,7 +84,7 @@ def test_there_is_no_accuracy_without_labels(digits) -> None:
 
 
 @pytest.fixture
-def birds(tmp_path) -> pf.data.Dataset:
+def birds(tmp_path: Path) -> pf.data.Dataset:
     """A table whose columns have units."""
     random = np.random.default_rng(0)
     kinds = np.repeat([0, 1], 100)
@@ -94,7 +97,7 @@ def birds(tmp_path) -> pf.data.Dataset:
     )
 
 
-def test_columns_are_compared_in_their_own_units_by_class(birds) -> None:
+def test_columns_are_compared_in_their_own_units_by_class(birds: pf.data.Dataset) -> None:
     own = birds.standardisation.undo(birds.points.double()).numpy()
     wrong = birds.points.clone()
     wrong[birds.labels == 1, 1] += 2 * wrong[:, 1].std()
@@ -114,7 +117,7 @@ def test_columns_are_compared_in_their_own_units_by_class(birds) -> None:
     assert "mass" in marginals(birds, wrong, "samples").alt
 
 
-def test_data_and_samples_share_a_plane_and_samples_move_through_it(birds) -> None:
+def test_data_and_samples_share_a_plane_and_samples_move_through_it(birds: pf.data.Dataset) -> None:
     picture = projection(birds, drawn_as(birds.points, birds.labels), 0)
     assert [name for _, name in picture.legend] == ["small", "large"]
     groups = {group.name: group for group in picture.live.groups}
@@ -144,7 +147,7 @@ def test_a_large_page_stays_small() -> None:
 
 
 @pytest.mark.parametrize("classes", [0, 10])
-def test_samples_are_drawn_under_labels_where_the_network_takes_them(digits, classes) -> None:
+def test_samples_are_drawn_under_labels_where_the_network_takes_them(digits: pf.data.Dataset, classes: int) -> None:
     torch.manual_seed(0)
     network = pf.matching.MLP(digits.event_shape, width=8, depth=1, classes=classes)
     coupling = pf.couplings.Independent(digits.points, digits.labels if classes else None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
+from typing import Any
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ import proxflow as pf
 from proxflow.metrics import step_quality
 from proxflow.report import render_training_page
 from proxflow.report.training_page import complaint
+from proxflow.sampling import integrate
 from proxflow.seeding import generator_of
 from tests.marks import slow_beyond
 from tests.report.written import Page
@@ -22,6 +24,7 @@ ARGUMENTS = {"coupling": "independent", "network": "mlp", "conditional": False, 
 
 def _run(data: str, n: int, coupling: str) -> tuple[pf.matching.TrainResult, pf.data.Dataset]:
     dataset = pf.data.load(data, n=n)
+    pairs: pf.couplings.Coupling
     if coupling == "semidiscrete":
         pairs = pf.couplings.Semidiscrete(pf.semidiscrete.fit(dataset.points, tol=0.1).potential, dataset.points)
     else:
@@ -33,7 +36,7 @@ def _run(data: str, n: int, coupling: str) -> tuple[pf.matching.TrainResult, pf.
 
 @pytest.mark.parametrize(("data", "pictures"), [("digits", 7), ("moons", 5)])
 @pytest.mark.parametrize("coupling", slow_beyond(1, ["semidiscrete", "independent"]))
-def test_page_says_how_training_went(data, pictures, coupling) -> None:
+def test_page_says_how_training_went(data: str, pictures: int, coupling: str) -> None:
     result, dataset = _run(data, 60, coupling)
     comparison = result.few_steps(dataset.points)
     page = render_training_page(result, comparison, dataset, ARGUMENTS, f"proxflow train {data}")
@@ -53,8 +56,8 @@ def test_samples_that_are_not_good_are_not_praised() -> None:
     ones = torch.ones(2, dtype=torch.float64)
     right = tuple(dataclasses.replace(s, total=1.05, total_error=0.01, column=ones) for s in comparison.spread)
     wrong = tuple(dataclasses.replace(found, total=0.8, total_error=0.01) for found in comparison.spread)
-    far = {"of_normal": 2 * best, "energy_distance_error": (0.1 * best,) * 5, "spread": right}
-    cases = (
+    far: dict[str, Any] = {"of_normal": 2 * best, "energy_distance_error": (0.1 * best,) * 5, "spread": right}
+    cases: tuple[tuple[dict[str, Any], str], ...] = (
         ({**far, "of_noise": 1.9 * best}, "hardly better than noise"),
         ({**far, "of_noise": 2.1 * best}, ""),
         ({**far, "of_noise": 2.1 * best, "spread": wrong}, "do not spread as the data do"),
@@ -76,9 +79,13 @@ def test_a_column_that_does_not_vary_is_named() -> None:
     comparison = result.few_steps(dataset.points)
     best = min(comparison.energy_distance)
     for column, off, said in (([1.0, 0.5], 0.05, True), ([1.0, 0.5], 0.2, False), ([math.nan, 1.1], 0.01, False)):
-        measured = {"column": torch.tensor(column), "column_error": torch.tensor([off, off])}
+        measured: dict[str, Any] = {"column": torch.tensor(column), "column_error": torch.tensor([off, off])}
         spread = tuple(dataclasses.replace(s, total=1.0, total_error=0.01, **measured) for s in comparison.spread)
-        changes = {"of_normal": 2 * best, "of_noise": 3 * best, "energy_distance_error": (0.1 * best,) * 5}
+        changes: dict[str, Any] = {
+            "of_normal": 2 * best,
+            "of_noise": 3 * best,
+            "energy_distance_error": (0.1 * best,) * 5,
+        }
         complained = complaint(dataclasses.replace(comparison, spread=spread, **changes))
         assert ("1 of 2 columns" in complained) == said
         assert ("column 2, with 0.5 times" in complained) == said
@@ -99,12 +106,12 @@ def test_an_affine_field_is_not_praised() -> None:
     assert 'class="verdict good"' not in render_training_page(result, comparison, dataset, ARGUMENTS)
 
 
-def test_ctrl_c_keeps_the_numbers_of_steps_that_are_done(monkeypatch) -> None:
+def test_ctrl_c_keeps_the_numbers_of_steps_that_are_done(monkeypatch: pytest.MonkeyPatch) -> None:
     result, dataset = _run("moons", 60, "independent")
     whole = result.few_steps(dataset.points)
-    integrate, calls = step_quality.integrate, []
+    calls: list[int] = []
 
-    def interrupted(*arguments, **options):
+    def interrupted(*arguments: Any, **options: Any) -> Any:
         calls.append(options["steps"])
         if len(calls) == stop:
             raise KeyboardInterrupt

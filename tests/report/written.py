@@ -8,11 +8,13 @@ import io
 import json
 import re
 from html.parser import HTMLParser
+from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
 from PIL import Image
+from torch import Tensor
 
 import proxflow as pf
 from proxflow.report import render_page
@@ -34,7 +36,7 @@ class Page(HTMLParser):
         self.close()
         assert self.open == []
 
-    def handle_starttag(self, tag, attrs):
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append((tag, dict(attrs)))
         if tag == "tr":
             self.rows.append([])
@@ -43,10 +45,10 @@ class Page(HTMLParser):
         if tag not in VOID:
             self.open.append(tag)
 
-    def handle_endtag(self, tag):
+    def handle_endtag(self, tag: str) -> None:
         assert self.open.pop() == tag
 
-    def handle_data(self, data):
+    def handle_data(self, data: str) -> None:
         if {"style", "script"} & set(self.open):
             return
         self.text += data
@@ -101,17 +103,17 @@ def same_number(shown: str, value: float) -> bool:
     return abs(float(shown) - value) <= 0.5 * last * (1 + 1e-9)
 
 
-def dataset(tmp_path, points: np.ndarray, name: str = "points", labels=None) -> pf.data.Dataset:
+def dataset(tmp_path: Path, points: np.ndarray, name: str = "points", labels: Tensor | None = None) -> pf.data.Dataset:
     np.save(tmp_path / f"{name}.npy", points)
     return pf.data.load(tmp_path / f"{name}.npy")
 
 
-def fitted(data: pf.data.Dataset, **options) -> tuple[pf.semidiscrete.Fit, pf.ProximalFlow]:
+def fitted(data: pf.data.Dataset, **options: Any) -> tuple[pf.semidiscrete.Fit, pf.ProximalFlow]:
     fit = pf.semidiscrete.fit(data.points, **({"tol": 0.5, "max_samples": 5000} | options))
     return fit, pf.ProximalFlow(fit.potential)
 
 
-def page_of(data: pf.data.Dataset, **options) -> Page:
+def page_of(data: pf.data.Dataset, **options: Any) -> Page:
     return Page(render_page(*fitted(data, **options), data))
 
 
@@ -133,7 +135,7 @@ class Written:
         return Page(self.text)
 
 
-def written(folder, dim: int, **options) -> Written:
+def written(folder: Path, dim: int, **options: Any) -> Written:
     """About 30 rows, two of them equal."""
     points = random_points(30, dim)
     points[7] = points[3]
