@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,11 +27,11 @@ class Mixture:
         noise = torch.randn(n, means.shape[1], generator=generator, dtype=dtype)
         return means[part] + deviations[part, None] * noise
 
-    def log_prob(self, t: float, x: Tensor) -> Tensor:
+    def log_prob(self, t: Any, x: Tensor) -> Tensor:
         """log p_t(x); that of the data at t = 1."""
         return torch.logsumexp(self._joint(t, x)[0], 1)
 
-    def velocity(self, t: Tensor | float, x: Tensor) -> Tensor:
+    def velocity(self, t: Any, x: Tensor) -> Tensor:
         """E[alpha' X0 + beta' X1 | x_t] by the regression of jointly normal variables in each part."""
         means, deviations, _ = self._parts(x.dtype)
         joint, centred, variance = self._joint(t, x)
@@ -40,7 +41,7 @@ class Mixture:
         parts = rates[1] * means + slope[:, None] * centred
         return (torch.softmax(joint, 1)[:, :, None] * parts).sum(1).to(x.dtype)
 
-    def _joint(self, t: Tensor | float, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _joint(self, t: Any, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         means, deviations, weights = self._parts(x.dtype)
         variance = (self.schedule.alpha(t) ** 2 + self.schedule.beta(t) ** 2 * deviations**2).to(x.dtype)
         centred = x[:, None, :] - self.schedule.beta(t).to(x.dtype) * means

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import pytest
 import torch
@@ -174,6 +175,6 @@ def test_data_that_the_field_cannot_reach_are_warned_of() -> None:
         ({"rtol": -1.0}, "encode: rtol must be a positive number"),
     ],
 )
-def test_refuses(change: dict[str, object], message: str) -> None:
+def test_refuses(change: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=re.escape(message)):
-        encode(lambda t, x: x, torch.zeros(3, 2), **change)  # type: ignore[arg-type]
+        encode(lambda t, x: x, torch.zeros(3, 2), **change)

@@ -12,14 +12,18 @@ f64 = torch.float64
 
 @pytest.fixture(scope="module")
 def potential() -> pf.potentials.Discrete:
-    return pf.semidiscrete.fit(pf.data.load("digits", dtype=f64).points[:300], tol=0.05).potential
+    potential = pf.semidiscrete.fit(pf.data.load("digits", dtype=f64).points[:300], tol=0.05).potential
+    assert isinstance(potential, pf.potentials.Discrete)
+    return potential
 
 
 @pytest.mark.parametrize(
     ("method", "steps"), [("euler", 1), ("euler", 100), ("dopri5", None), ("heun", 10), ("midpoint", 10)]
 )
 @pytest.mark.parametrize("as_callable", [True, False])
-def test_linear_flow_of_digits_ends_at_its_transport(potential, method, steps, as_callable, generator):
+def test_linear_flow_of_digits_ends_at_its_transport(
+    potential: pf.potentials.Discrete, method: str, steps: int | None, as_callable: bool, generator: torch.Generator
+) -> None:
     flow = pf.ProximalFlow(potential)
     x0 = torch.randn(50, 64, generator=generator, dtype=f64)
     end = pf.sampling.integrate(flow.velocity if as_callable else flow, x0, steps, method).end
@@ -30,14 +34,21 @@ def test_linear_flow_of_digits_ends_at_its_transport(potential, method, steps, a
 @pytest.mark.parametrize(
     ("method", "steps", "error"), [("dopri5", None, 1e-4), ("proximal", 1, 1e-12), ("heun", 200, 1e-3)]
 )
-def test_curved_schedules_end_at_the_transport_too(potential, schedule, method, steps, error, generator):
+def test_curved_schedules_end_at_the_transport_too(
+    potential: pf.potentials.Discrete,
+    schedule: pf.schedules.Schedule,
+    method: str,
+    steps: int | None,
+    error: float,
+    generator: torch.Generator,
+) -> None:
     flow = pf.ProximalFlow(potential, schedule)
     x0 = torch.randn(50, 64, generator=generator, dtype=f64)
     trajectory = pf.sampling.integrate(flow, x0, steps, method)
     torch.testing.assert_close(trajectory.end, flow.transport(x0), rtol=0, atol=error)
 
 
-def test_dopri5_is_on_the_trajectory_half_way(potential, generator):
+def test_dopri5_is_on_the_trajectory_half_way(potential: pf.potentials.Discrete, generator: torch.Generator) -> None:
     flow = pf.ProximalFlow(potential, pf.schedules.Cosine())
     x0 = torch.randn(50, 64, generator=generator, dtype=f64)
     middle = pf.sampling.integrate(flow, x0, 2, "dopri5").points[1]

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -152,7 +153,7 @@ def test_never_calls_the_field_at_the_end_and_counts_every_call(
         assert count == (steps or (1 if method == "proximal" else 100))
         assert result.evaluations == expected[method]
     assert result.points.dtype == result.times.dtype == dtype
-    assert (result.times[0], result.times[-1]) == (0, 1)
+    assert (float(result.times[0]), float(result.times[-1])) == (0, 1)
     torch.testing.assert_close(result.end, target_of(x0), rtol=1e-3, atol=1e-3)
 
 
@@ -254,6 +255,6 @@ def test_assertions_of_the_field_pass_through() -> None:
     ],
 )
 def test_refuses(change: dict[str, object], message: str) -> None:
-    arguments = {"field": lambda t, x: x, "x0": torch.zeros(3, 2), **change}
+    arguments: dict[str, Any] = {"field": lambda t, x: x, "x0": torch.zeros(3, 2), **change}
     with pytest.raises(ValueError, match=message):
         integrate(**arguments)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -21,7 +23,7 @@ BIT = math.log(2)
 
 
 @pytest.fixture(autouse=True)
-def _no_grad():
+def _no_grad() -> Iterator[None]:
     with torch.no_grad():
         yield
 
@@ -176,10 +178,10 @@ def test_a_row_that_is_not_finite_touches_no_other(generator: torch.Generator) -
         ({"atol": 0.0}, "atol must be a positive number"),
     ],
 )
-def test_refuses(change: dict[str, object], message: str) -> None:
-    arguments = {"field": lambda t, x: x, "x": torch.zeros(3, 2, dtype=f64), **change}
+def test_refuses(change: dict[str, Any], message: str) -> None:
+    arguments: dict[str, Any] = {"field": lambda t, x: x, "x": torch.zeros(3, 2, dtype=f64), **change}
     with pytest.raises(ValueError, match=re.escape(message)):
-        log_likelihood(**arguments)  # type: ignore[arg-type]
+        log_likelihood(**arguments)
 
 
 # ------------------------------------------------------------------ bits per dimension
@@ -223,11 +225,12 @@ def test_coarse_bins_cost_more_than_their_probability() -> None:
 def test_bits_know_data_on_other_levels() -> None:
     x = torch.tensor([[0.0], [1 / 255]], dtype=f64)
     assert bits_per_dimension(shrink, x).draws == 1
+    change: Any
     for change in ({"levels": 100}, {"scale": 3.3}, {"value_range": (0.0, 1.7)}):
         with pytest.raises(ValueError, match="of a level away from whole levels"):
-            bits_per_dimension(shrink, x, **change)  # type: ignore[arg-type]
+            bits_per_dimension(shrink, x, **change)
     for change, message in (({"levels": 1}, "levels must"), ({"draws": 0}, "draws must"), ({"scale": 0}, "scale must")):
         with pytest.raises(ValueError, match=message):
-            bits_per_dimension(shrink, x, **change)  # type: ignore[arg-type]
+            bits_per_dimension(shrink, x, **change)
     with pytest.raises(ValueError, match="value_range must be two rising numbers"):
         bits_per_dimension(shrink, x, value_range=(1.0, 0.0))
