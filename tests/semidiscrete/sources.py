@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from proxflow.measures import Gaussian
@@ -36,8 +38,8 @@ class Interrupted(PlainNormal):
         super().__init__(dim)
         self.call = call
 
-    def sample(self, n: int, **options: object) -> torch.Tensor:
+    def sample(self, n: int, **options: Any) -> torch.Tensor:
         if self.calls + 1 == self.call:
             self.calls += 1
             raise KeyboardInterrupt
-        return super().sample(n, **options)  # type: ignore[arg-type]
+        return super().sample(n, **options)

@@ -9,7 +9,10 @@ import sys
 import threading
 import time
 import warnings
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -27,21 +30,21 @@ def cloud(count: int, dim: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(count, dim, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-PROBLEMS = {
+PROBLEMS: dict[str, Callable[..., Fit]] = {
     "noise": lambda **options: fit(cloud(100, 5), tol=6e-3, **options),
     "smooth": lambda **options: fit(cloud(40, 4), epsilon=0.3, tol=3e-3, **options),
     "Newton": lambda **options: fit(cloud(150, 3), **options),
 }
 
 
-def interrupted_after(seconds: float, run: object) -> None:
+def interrupted_after(seconds: float, run: Callable[[], object]) -> None:
     """Ctrl-C after some time; a run that is over before is let be."""
     timer = threading.Timer(seconds, signal.raise_signal, [signal.SIGINT])
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)
             timer.start()
-            run()  # type: ignore[operator]
+            run()
     except KeyboardInterrupt:
         pass
     finally:
@@ -70,7 +73,7 @@ def test_a_run_interrupted_at_random_moments_ends_as_an_uninterrupted_one(name: 
     moments = random.Random(7)
     for count in range(INTERRUPTIONS):
         path = tmp_path / f"{count}.safetensors"
-        interrupted_after(moments.uniform(0, 1.2 * duration), lambda path=path: PROBLEMS[name](checkpoint=path))
+        interrupted_after(moments.uniform(0, 1.2 * duration), partial(PROBLEMS[name], checkpoint=path))
         assert same(PROBLEMS[name](checkpoint=path), whole)
 
 
@@ -144,7 +147,7 @@ def test_a_larger_cap_goes_on(tmp_path: Path) -> None:
     ],
     ids=lambda other: next(iter(other)),
 )
-def test_a_checkpoint_of_another_fit_is_refused(other: dict[str, object], tmp_path: Path) -> None:
+def test_a_checkpoint_of_another_fit_is_refused(other: dict[str, Any], tmp_path: Path) -> None:
     path = tmp_path / "run.safetensors"
     points = cloud(40, 4)
     if "source" in other:
@@ -152,7 +155,7 @@ def test_a_checkpoint_of_another_fit_is_refused(other: dict[str, object], tmp_pa
     else:
         fit(points, checkpoint=path)
     with pytest.raises(ValueError, match="belongs to a fit of other"):
-        fit(points, checkpoint=path, **other)  # type: ignore[arg-type]
+        fit(points, checkpoint=path, **other)
 
 
 def test_a_file_that_is_no_checkpoint_is_refused(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -60,7 +61,9 @@ def test_bad_arguments_are_those_of_the_fit() -> None:
         pf.semidiscrete.estimate(cloud(20, 4), tol=-1)
 
 
-def test_the_command_prints_it_and_runs_nothing(tmp_path, capsys, monkeypatch) -> None:
+def test_the_command_prints_it_and_runs_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     np.save("x.npy", cloud(60, 5).numpy())
     assert call("fit", "x.npy", "--estimate") == 0

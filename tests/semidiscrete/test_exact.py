@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
@@ -32,7 +34,7 @@ def lattice(side: int, dim: int) -> torch.Tensor:
     return torch.cartesian_prod(*[line] * dim)
 
 
-PROBLEMS = {
+PROBLEMS: dict[str, Callable[[], tuple[torch.Tensor, torch.Tensor | None]]] = {
     "moons": lambda: (pf.data.load("moons", n=400, dtype=torch.float64).points, None),
     "moons, Zipf weights": lambda: (pf.data.load("moons", n=400, dtype=torch.float64).points, zipf(400)),
     "8 gaussians": lambda: (pf.data.load("8gaussians", n=600, dtype=torch.float64).points, None),

@@ -1,4 +1,5 @@
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -7,6 +8,7 @@ import torch
 import proxflow as pf
 from proxflow.errors import ConvergenceWarning
 from proxflow.measures import Gaussian
+from proxflow.potentials import Discrete
 from proxflow.semidiscrete import Fit, fit
 from tests.semidiscrete.closed_forms import line_heights, line_masses
 from tests.semidiscrete.sources import Interrupted
@@ -116,6 +118,7 @@ def test_few_draws_per_atom_are_enough(count: int, dim: int) -> None:
 def test_the_certificate_holds_on_draws_of_another_stream() -> None:
     result = fit(cloud(300, 8))
     noise = torch.randn(200_000, 8, generator=torch.Generator().manual_seed(77), dtype=torch.float64)
+    assert isinstance(result.potential, Discrete)
     counts = torch.bincount(result.potential.nearest_atom(noise), minlength=300).double()
     n = float(counts.sum())
     chi2 = float((counts.square() - counts).sum()) * 300 / (n * (n - 1)) - 1
@@ -195,9 +198,9 @@ def test_a_warm_start_begins_at_the_given_heights(as_fit: bool) -> None:
         ({"warm_start": torch.full((8,), torch.nan)}, "warm_start.*finite"),
     ],
 )
-def test_bad_options_are_refused_by_name(options: dict[str, object], said: str) -> None:
+def test_bad_options_are_refused_by_name(options: dict[str, Any], said: str) -> None:
     with pytest.raises(ValueError, match=said):
-        fit(cloud(8, 2), **options)  # type: ignore[arg-type]
+        fit(cloud(8, 2), **options)
 
 
 @pytest.mark.usefixtures("noise_only")
@@ -212,7 +215,7 @@ def test_progress_is_silent_off_a_terminal_and_speaks_when_asked(capsys: pytest.
 
 def test_a_dataset_is_not_its_points() -> None:
     with pytest.raises(ValueError, match=r"got Dataset; give its \.points"):
-        fit(pf.data.load("moons", n=10))
+        fit(pf.data.load("moons", n=10))  # type: ignore[arg-type]
 
 
 def test_far_from_the_tolerance_few_draws_say_so() -> None:

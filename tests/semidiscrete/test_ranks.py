@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch.distributed import HashStore
+from torch.distributed import HashStore  # type: ignore[attr-defined]
 
 import proxflow as pf
 from proxflow.measures import Uniform
@@ -30,7 +30,7 @@ def processes(tmp_path: Path) -> Processes:
     return Processes(tmp_path)
 
 
-def numbers(found: Fit) -> tuple[object, ...]:
+def numbers(found: Fit) -> tuple[Any, ...]:
     history = [(evaluation.samples_used, evaluation.chi2, evaluation.chi2_stderr) for evaluation in found.history]
     drawn = found.samples_used, found.evaluation_samples
     return history, drawn, found.transport_cost, found.transport_cost_interval, found.converged, found.method
@@ -78,7 +78,7 @@ def test_a_smooth_fit_is_that_of_one_process_to_rounding(processes: Processes) -
 def failed_exact_fit(rank: int) -> Fit:
     from proxflow.semidiscrete import exact, fitting
 
-    fitting.solve_exactly = lambda *_: exact.Attempt(None)  # type: ignore[assignment]
+    fitting.solve_exactly = lambda *_: exact.Attempt(None)  # type: ignore[attr-defined]
     return fit(cloud(50, 2), **QUICK)
 
 
@@ -93,9 +93,10 @@ def test_where_the_exact_method_gives_up_all_go_over_to_noise(processes: Process
 
 def other_calls(rank: int, checkpoint: Path) -> list[str]:
     said = []
+    options: dict[str, Any]
     for options in ({"seed": rank}, {"tol": 0.1 + rank}, {"weights": torch.arange(1.0, 41.0) ** rank}):
         try:
-            fit(cloud(40, 4), **options)  # type: ignore[arg-type]
+            fit(cloud(40, 4), **options)
         except ValueError as error:
             said.append(str(error))
     try:
@@ -117,10 +118,10 @@ def test_other_arguments_and_a_bad_checkpoint_are_refused_by_all(processes: Proc
 class Broken(PlainNormal):
     """Normal noise, until something goes wrong."""
 
-    def sample(self, n: int, **options: object) -> torch.Tensor:
+    def sample(self, n: int, **options: Any) -> torch.Tensor:
         if self.calls == 12:
             raise ZeroDivisionError("in a source")
-        return super().sample(n, **options)  # type: ignore[arg-type]
+        return super().sample(n, **options)
 
 
 def failing_fit(rank: int) -> tuple[str, Fit]:
@@ -203,7 +204,7 @@ def test_processes_that_are_started_again_agree_on_a_new_name() -> None:
     """The store of torchrun keeps what killed processes wrote; a process of the new start may come late."""
     store = HashStore()
     store.set_timeout(datetime.timedelta(seconds=10))
-    names = []
+    names: list[str] = []
     for _ in range(3):
         with ThreadPoolExecutor(3) as pool:
             first = pool.submit(_name_of_start, store, 0, 3)

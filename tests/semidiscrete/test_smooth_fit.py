@@ -68,7 +68,7 @@ def test_bad_smoothing_is_refused(epsilon: float) -> None:
         fit(cloud(5, 2), epsilon=epsilon)
 
 
-def test_inside_autocast_the_fit_is_the_same():
+def test_inside_autocast_the_fit_is_the_same() -> None:
     points = torch.randn(30, 4, generator=torch.Generator().manual_seed(0))
     outside = fit(points, epsilon=0.3, tol=0.1)
     with torch.autocast("cpu", dtype=torch.bfloat16):

@@ -36,11 +36,12 @@ def exact_chi2(potential: pf.potentials.SymmetricDiscrete) -> float:
 
 
 @pytest.mark.parametrize("group", [Group(turns(4)), Group(turns(3)), Group(sign_changes(2))], ids=str)
-def test_in_the_plane_exact_masses_of_all_images_confirm_the_certificate(group):
+def test_in_the_plane_exact_masses_of_all_images_confirm_the_certificate(group: Group) -> None:
     rows, weights = cloud(12, 2) + 0.5, torch.arange(1.0, 13.0)
     result = fit(rows, weights, symmetry=group, tol=1e-2)
     assert result.method == "averaged gradient"
     assert result.converged
+    assert isinstance(result.potential, pf.potentials.SymmetricDiscrete)
     assert exact_chi2(result.potential) <= 1e-2
     images = torch.cat([group.apply(rows, g) for g in range(len(group))])
     truth = fit(images, weights.repeat(len(group)))
@@ -50,7 +51,7 @@ def test_in_the_plane_exact_masses_of_all_images_confirm_the_certificate(group):
     assert low - margin <= truth.transport_cost <= high + margin
 
 
-def test_a_row_that_is_its_own_image_keeps_its_weight():
+def test_a_row_that_is_its_own_image_keeps_its_weight() -> None:
     """0 with weight 1/2 and -1, 1 with 1/4 each: on the line the border is the normal quantile at 3/4."""
     mirror = Group(torch.tensor([[[1.0]], [[-1.0]]], dtype=f64))
     tol = 1e-3
@@ -73,7 +74,7 @@ def digits(count: int) -> Tensor:
     return pf.data.load("digits").points[:count].flatten(1)
 
 
-def test_mirror_images_need_half_of_the_draws_and_give_the_same_potential():
+def test_mirror_images_need_half_of_the_draws_and_give_the_same_potential() -> None:
     rows, flip, tol = digits(100), HorizontalFlip((8, 8)), 2e-2
     both = torch.cat([rows, flip.apply(rows, 1)])
     plain = fit(both, tol=tol, max_samples=30_000, max_memory=2**24)
@@ -81,6 +82,7 @@ def test_mirror_images_need_half_of_the_draws_and_give_the_same_potential():
     assert plain.converged
     assert short.converged
     assert 1.9 * short.samples_used <= plain.samples_used
+    assert isinstance(short.potential, pf.potentials.SymmetricDiscrete)
     images = short.potential.expanded()
     assert len(images.points) == len(plain.potential.points) == 200
     noise = torch.randn(1 << 14, 64, generator=torch.Generator().manual_seed(5))
@@ -97,7 +99,7 @@ def test_mirror_images_need_half_of_the_draws_and_give_the_same_potential():
     assert max(low, its_low) <= min(high, its_high)
 
 
-def test_one_orbit_needs_no_heights_and_its_cost_is_that_of_the_nearest_image():
+def test_one_orbit_needs_no_heights_and_its_cost_is_that_of_the_nearest_image() -> None:
     """E min(|X - a|^2, |X + a|^2) = d + a^2 - 2 a sqrt(2 / pi) for a on the axis that is mirrored."""
     mirror = Group(torch.stack([torch.eye(2), torch.diag(torch.tensor([-1.0, 1.0]))]))
     result = fit(torch.tensor([[2.0, 0.0], [-2.0, 0.0]]), symmetry=mirror)
@@ -107,10 +109,11 @@ def test_one_orbit_needs_no_heights_and_its_cost_is_that_of_the_nearest_image():
     assert abs(result.transport_cost - (2 + 4 - 4 * math.sqrt(2 / math.pi))) <= 2 * half
 
 
-def test_on_a_torus_one_signal_and_its_shifts_share_the_noise_evenly():
+def test_on_a_torus_one_signal_and_its_shifts_share_the_noise_evenly() -> None:
     """A single spike shifted 6 times: the potential is max_i u_i, whose cells are those of the largest entry."""
     rows = torch.cat([3 * torch.eye(6, dtype=f64)[:1], torch.ones(1, 6, dtype=f64)])
     result = fit(rows, symmetry=Shifts((6,)), tol=2e-3, max_samples=20_000)
+    assert isinstance(result.potential, pf.potentials.SymmetricDiscrete)
     assert sorted(len(result.potential.symmetry) * result.potential.expanded().weights) == pytest.approx(
         [0.5] * 6 + [3]
     )
@@ -120,11 +123,12 @@ def test_on_a_torus_one_signal_and_its_shifts_share_the_noise_evenly():
     assert max(low, result.transport_cost_interval[0]) <= min(high, result.transport_cost_interval[1])
 
 
-def test_cells_of_light_orbits_stay_below_their_weight():
+def test_cells_of_light_orbits_stay_below_their_weight() -> None:
     """A row of weight 1e-9 that fills a cell unless its height is bounded; its four images are bounded together."""
     rows = torch.cat([cloud(30, 2), torch.tensor([[0.3, 0.1]], dtype=f64)])
     weights = torch.cat([torch.ones(30), torch.tensor([1e-9])])
     result = fit(rows, weights, symmetry=Group(turns(4)), tol=2e-2, max_samples=20_000)
+    assert isinstance(result.potential, pf.potentials.SymmetricDiscrete)
     plain = result.potential.expanded()
     problem = SemiDual(plain.points, plain.weights, plain.source, 0.0, 1 << 24)
     light = plain.weights < 1e-8
@@ -137,7 +141,7 @@ def test_cells_of_light_orbits_stay_below_their_weight():
 # ---------------------------------------------------------------- starting, stopping, resuming
 
 
-def test_a_warm_start_knows_rows_by_any_of_their_images():
+def test_a_warm_start_knows_rows_by_any_of_their_images() -> None:
     flip, rows = HorizontalFlip((2, 3)), cloud(40, 6)
     earlier = fit(rows, symmetry=flip, tol=0.1, max_samples=5000).potential
     moved = torch.where(torch.arange(40)[:, None] % 2 == 0, earlier.points, flip.apply(earlier.points, 1))
@@ -157,7 +161,7 @@ class InterruptedInvariant(Interrupted):
     rotation_invariant = True
 
 
-def test_a_resumed_run_ends_as_an_uninterrupted_one_and_no_other_group_resumes_it(tmp_path: Path):
+def test_a_resumed_run_ends_as_an_uninterrupted_one_and_no_other_group_resumes_it(tmp_path: Path) -> None:
     rows, path = cloud(60, 4), tmp_path / "run.safetensors"
     quarter = Group(torch.stack([torch.block_diag(turn, torch.eye(2)) for turn in turns(4)]))
 
@@ -179,7 +183,7 @@ def test_a_resumed_run_ends_as_an_uninterrupted_one_and_no_other_group_resumes_i
 # ---------------------------------------------------------------- refusals
 
 
-def test_what_cannot_be_fitted_is_refused():
+def test_what_cannot_be_fitted_is_refused() -> None:
     rows, flip = torch.randn(5, 2, 3, generator=torch.Generator().manual_seed(0)), HorizontalFlip((2, 3))
     with pytest.raises(ValueError, match=r"fit: with a symmetry epsilon must be 0, got 0.1"):
         fit(rows, symmetry=flip, epsilon=0.1)
@@ -190,6 +194,6 @@ def test_what_cannot_be_fitted_is_refused():
     with pytest.raises(ValueError, match=r"acts on events of shape \(3, 2\), those of the points are \(2, 3\)"):
         fit(rows, symmetry=HorizontalFlip((3, 2)))
     with pytest.raises(ValueError, match=r"fit: symmetry must be a group of proxflow.symmetry, got Tensor"):
-        fit(rows, symmetry=torch.eye(6)[None])
+        fit(rows, symmetry=torch.eye(6)[None])  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="must give 5 finite heights"):
         fit(rows, symmetry=flip, warm_start=torch.zeros(6))
