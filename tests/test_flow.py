@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -16,9 +18,10 @@ SCHEDULES = [pf.schedules.Linear(), pf.schedules.Cosine(), pf.schedules.Polynomi
 TIMES = [0.0, 1e-6, 0.1, 0.5, 0.9, 1 - 1e-6]
 EPS = torch.finfo(torch.float64).eps
 f64 = torch.float64
+Case = tuple[Any, Callable[[torch.Tensor], torch.Tensor]]  # and its Brenier map
 
 
-def gaussian_case():
+def gaussian_case() -> Case:
     axes = torch.linalg.qr(torch.randn(5, 5, generator=torch.Generator().manual_seed(0), dtype=f64))[0]
     deviations = torch.tensor([2.0, 1.0, 0.3, 0.0, 0.0], dtype=f64)
     mean = torch.arange(5, dtype=f64)
@@ -27,14 +30,14 @@ def gaussian_case():
     return pf.potentials.Quadratic(mean, covariance), lambda x0: mean + x0 @ root
 
 
-def sphere_case():
+def sphere_case() -> Case:
     centre = torch.tensor([1.0, -2.0, 0.5], dtype=f64)
     potential = pf.potentials.Ball(3, 2.0).rotate(torch.eye(3, dtype=f64), centre)
     return potential, lambda x0: centre + 2 * x0 / x0.norm(dim=1, keepdim=True)
 
 
-def torus_case():
-    def project(x0):
+def torus_case() -> Case:
+    def project(x0: torch.Tensor) -> torch.Tensor:
         return torch.cat(
             [x0[:, :2] / x0[:, :2].norm(dim=1, keepdim=True), x0[:, 2:] / x0[:, 2:].norm(dim=1, keepdim=True)], 1
         )
@@ -42,7 +45,7 @@ def torus_case():
     return pf.potentials.Product([pf.potentials.Ball(2), pf.potentials.Ball(2)]), project
 
 
-def two_atoms_case():
+def two_atoms_case() -> Case:
     a = torch.tensor([[0.6, -0.8]], dtype=f64) * 1.5
     h = -1.5 * norm.ppf(0.3)
     potential = pf.potentials.Discrete(torch.cat([a, -a]), torch.tensor([h, -h], dtype=f64))
@@ -55,7 +58,9 @@ EXACT = {"gaussian": gaussian_case, "sphere": sphere_case, "torus": torus_case, 
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=str)
 @pytest.mark.parametrize("t", TIMES)
 @pytest.mark.parametrize("case", EXACT)
-def test_recovers_both_ends_along_exact_trajectories(case, t, schedule, generator):
+def test_recovers_both_ends_along_exact_trajectories(
+    case: str, t: float, schedule: pf.schedules.Schedule, generator: torch.Generator
+) -> None:
     potential, brenier = EXACT[case]()
     flow = pf.ProximalFlow(potential, schedule)
     x0 = torch.randn(200, potential.dim, generator=generator, dtype=f64)
@@ -74,7 +79,7 @@ def test_recovers_both_ends_along_exact_trajectories(case, t, schedule, generato
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=str)
-def test_two_atoms_in_the_gap(schedule, generator):
+def test_two_atoms_in_the_gap(schedule: pf.schedules.Schedule, generator: torch.Generator) -> None:
     """Off the trajectories the recovered point is the projection of z - lam h a/|a|^2 on the segment."""
     potential, _ = two_atoms_case()
     a, h = potential.points[0], float(potential.heights[0])
@@ -95,7 +100,9 @@ def test_two_atoms_in_the_gap(schedule, generator):
 
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("schedule", slow_beyond(1, SCHEDULES[:3]), ids=str)
-def test_velocity_jacobian_is_symmetric_within_its_bounds(case, schedule, generator):
+def test_velocity_jacobian_is_symmetric_within_its_bounds(
+    case: str, schedule: pf.schedules.Schedule, generator: torch.Generator
+) -> None:
     potential = CASES[case]()
     flow = pf.ProximalFlow(potential, schedule)
     x = torch.randn(20, potential.dim, generator=generator, dtype=f64)
@@ -112,7 +119,7 @@ def test_velocity_jacobian_is_symmetric_within_its_bounds(case, schedule, genera
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_recovered_ends_are_constant_along_trajectories(case, generator):
+def test_recovered_ends_are_constant_along_trajectories(case: str, generator: torch.Generator) -> None:
     potential = CASES[case]()
     x0 = torch.randn(30, potential.dim, generator=generator, dtype=f64)
     for schedule in SCHEDULES[:3]:
@@ -124,7 +131,7 @@ def test_recovered_ends_are_constant_along_trajectories(case, generator):
             torch.testing.assert_close(flow.recover_source(t, x), x0, rtol=1e-8, atol=1e-8)
 
 
-def test_transport_is_cyclically_monotone(generator):
+def test_transport_is_cyclically_monotone(generator: torch.Generator) -> None:
     flow = pf.ProximalFlow(CASES["atoms"]())
     x0 = torch.randn(6, 4, generator=generator, dtype=f64)
     y = flow.transport(x0)
@@ -133,7 +140,7 @@ def test_transport_is_cyclically_monotone(generator):
         assert matched >= (x0 * y[torch.randperm(6, generator=generator)]).sum() - 1e-12
 
 
-def test_times_per_row_and_event_shapes(generator):
+def test_times_per_row_and_event_shapes(generator: torch.Generator) -> None:
     potential = CASES["atoms"]()
     flow = pf.ProximalFlow(potential, pf.schedules.Cosine())
     x = torch.randn(8, 2, 2, generator=generator, dtype=f64)
@@ -146,7 +153,7 @@ def test_times_per_row_and_event_shapes(generator):
     assert flow.sample(3, generator=generator).shape == (3, 4)
 
 
-def test_velocity_error_bound_holds(generator):
+def test_velocity_error_bound_holds(generator: torch.Generator) -> None:
     potential = CASES["atoms"]()
     low, high = pf.ProximalFlow(potential), 0.6
     x = torch.randn(50, 4, generator=generator, dtype=f64)
@@ -157,7 +164,7 @@ def test_velocity_error_bound_holds(generator):
     assert ((velocity - exact).norm(dim=1) <= solved.velocity_error_bound.double() + 1e-5).all()
 
 
-def test_unconverged_queries_raise_or_become_nan(generator):
+def test_unconverged_queries_raise_or_become_nan(generator: torch.Generator) -> None:
     points = torch.randn(200, 10, generator=generator, dtype=f64)
     potential = pf.potentials.Discrete(points, torch.zeros(200, dtype=f64), max_iterations=1)
     x = torch.randn(20, 10, generator=generator, dtype=f64)
@@ -174,7 +181,7 @@ def test_unconverged_queries_raise_or_become_nan(generator):
 
 
 @pytest.mark.parametrize("t", [-0.1, 1.1, math.nan])
-def test_bad_times_are_refused(t):
+def test_bad_times_are_refused(t: float) -> None:
     flow = pf.ProximalFlow(pf.potentials.Ball(2))
     with pytest.raises(ValueError, match=r"t must be in \[0, 1\]"):
         flow.recover_target(t, torch.zeros(1, 2))
@@ -184,7 +191,7 @@ def test_bad_times_are_refused(t):
 
 
 @pytest.mark.parametrize("name", ["velocity", "jacobian", "recover_source", "divergence"])
-def test_velocity_at_the_end_is_refused(name):
+def test_velocity_at_the_end_is_refused(name: str) -> None:
     query = getattr(pf.ProximalFlow(pf.potentials.Ball(2)), name)
     with pytest.raises(ValueError, match="at t = 1"):
         query(1.0, torch.zeros(1, 2))
@@ -194,7 +201,7 @@ def test_velocity_at_the_end_is_refused(name):
 
 
 @pytest.mark.parametrize(("dtype", "t"), [(torch.float32, 1 - 1e-8), (f64, 1 - 1e-17)])
-def test_a_time_that_rounds_to_one_is_refused(dtype, t):
+def test_a_time_that_rounds_to_one_is_refused(dtype: torch.dtype, t: float) -> None:
     flow, x = pf.ProximalFlow(pf.potentials.Ball(2)), torch.ones(1, 2, dtype=dtype)
     with pytest.raises(ValueError, match="at t = 1"):
         flow.velocity(t, x)
@@ -203,16 +210,16 @@ def test_a_time_that_rounds_to_one_is_refused(dtype, t):
     assert torch.isfinite(flow.velocity(last, x)).all()
 
 
-def test_arguments_of_another_kind_are_named():
+def test_arguments_of_another_kind_are_named() -> None:
     flow, x = pf.ProximalFlow(pf.potentials.Ball(2)), torch.zeros(1, 2)
     for query in (flow.velocity, flow.solve, flow.interpolate):
         with pytest.raises(ValueError, match="x must be a torch tensor, got ndarray; convert it"):
-            query(0.5, x.numpy())
+            query(0.5, x.numpy())  # type: ignore[arg-type]
         with pytest.raises(ValueError, match=r"t, which comes before x, must be a number or a tensor, got '0\.5'"):
-            query("0.5", x)
+            query("0.5", x)  # type: ignore[arg-type]
     for schedule in ("cosine", pf.schedules.Cosine):
         with pytest.raises(ValueError, match=r"schedule must be a proxflow Schedule such as Cosine\(\)"):
-            pf.ProximalFlow(pf.potentials.Ball(2), schedule)
+            pf.ProximalFlow(pf.potentials.Ball(2), schedule)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("query", ["solve", "velocity", "recover_target", "recover_source", "divergence", "jacobian"])
@@ -222,7 +229,7 @@ def test_whole_numbers_for_points_are_refused_by_name(query: str) -> None:
         getattr(flow, query)(1e-30, torch.zeros(3, 2, dtype=torch.int64))
 
 
-def test_bad_arguments_are_refused():
+def test_bad_arguments_are_refused() -> None:
     with pytest.raises(ValueError, match="on_failure must be"):
         pf.ProximalFlow(pf.potentials.Ball(2), on_failure="ignore")
     flow = pf.ProximalFlow(CASES["atoms"]())
@@ -237,4 +244,4 @@ def test_bad_arguments_are_refused():
 def test_a_fit_is_no_potential() -> None:
     fit = pf.semidiscrete.fit(torch.randn(10, 2, generator=torch.Generator().manual_seed(0)))
     with pytest.raises(ValueError, match=r"needs a potential, got Fit; .*fit.potential"):
-        pf.ProximalFlow(fit)
+        pf.ProximalFlow(fit)  # type: ignore[arg-type]

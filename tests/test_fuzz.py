@@ -20,7 +20,18 @@ from torch import Tensor
 import proxflow as pf
 from proxflow.errors import ConvergenceWarning
 from proxflow.measures import Empirical, Gaussian, Uniform
-from proxflow.potentials import Ball, Discrete, Ellipsoid, Entropic, Potential, Product, Quadratic, Quantile, Radial
+from proxflow.potentials import (
+    Ball,
+    Discrete,
+    Ellipsoid,
+    Entropic,
+    GeneralizedQuadratic,
+    Potential,
+    Product,
+    Quadratic,
+    Quantile,
+    Radial,
+)
 from proxflow.results import ProxResult, Status
 from proxflow.sampling import integrate
 from proxflow.schedules import Cosine, Linear, Polynomial, Schedule
@@ -201,7 +212,7 @@ def check_pair(s: Subject, x: Tensor, alpha: Tensor, beta: Tensor, pair: ProxRes
         assert inner >= -4 * step - 1e2 * relative(dtype) * size.amax() * dy.norm() - 1e-40, "not firmly nonexpansive"
 
 
-def check_form(form: object, dim: int, rows: Tensor) -> None:
+def check_form(form: GeneralizedQuadratic, dim: int, rows: Tensor) -> None:
     basis, hessian = form.basis[rows].double(), form.hessian[rows].double()
     assert torch.isfinite(basis).all()
     assert torch.isfinite(hessian).all()
@@ -357,7 +368,7 @@ def test_flows(data: st.DataObject) -> None:
     name = data.draw(st.sampled_from(QUERIES), label="query")
     if make.chance(12) and len(x):
         wrong = make.misfit(x)
-        arguments = (wrong,) if name in ("transport", "log_prob") else (time, wrong)
+        arguments: tuple[Any, ...] = (wrong,) if name in ("transport", "log_prob") else (time, wrong)
         assert attempt(lambda: getattr(flow, name)(*arguments), bad=True) is None or wrong.shape == x.shape[:1]
         return
     t = torch.full((len(x),), time, dtype=dtype) if per_row else time

@@ -342,7 +342,7 @@ def test_couplings_and_their_copies(data: st.DataObject) -> None:
 
 # ------------------------------------------------------------------ inputs
 
-SWAPPED = {"<": ">", "=": ">", ">": "<"}
+SWAPPED: dict[str, Any] = {"<": ">", "=": ">", ">": "<"}
 
 
 @calls(0.05, seconds=30)

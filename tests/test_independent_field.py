@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch.distributions import Categorical, MixtureSameFamily, MultivariateNormal
@@ -161,7 +163,8 @@ def test_state_dict_round_trip() -> None:
     other = IndependentField(cloud(5, 2, seed=9))
     other.load_state_dict(field.state_dict())
     torch.testing.assert_close(other(0.3, x), field(0.3, x), rtol=0, atol=0)
-    again = IndependentField(**field.constructor_arguments())
+    arguments: dict[str, Any] = field.constructor_arguments()
+    again = IndependentField(**arguments)
     torch.testing.assert_close(again(0.3, x), field(0.3, x))
 
 
@@ -184,7 +187,7 @@ def test_empty_batch() -> None:
         ({"points": torch.zeros(2, 2), "source": Gaussian(3)}, "the source has dimension 3, the points 2"),
     ],
 )
-def test_bad_data_are_refused(arguments: dict[str, object], message: str) -> None:
+def test_bad_data_are_refused(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         IndependentField(**arguments)
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -19,9 +21,9 @@ f64 = torch.float64
 SCHEDULES = [Linear(), Cosine(), Polynomial(2.5)]
 
 
-def gradient(function: object, x: Tensor) -> Tensor:
+def gradient(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     at = x.detach().clone().requires_grad_()
-    (found,) = torch.autograd.grad(function(at).sum(), at)  # type: ignore[operator]
+    (found,) = torch.autograd.grad(function(at).sum(), at)
     return found
 
 
@@ -34,8 +36,8 @@ def test_the_ends_of_single_pairs_and_back(schedule: Schedule, per_row: bool, ge
     column = t.reshape(5, 1, 1) if isinstance(t, Tensor) else torch.tensor(t, dtype=f64)
     point, rate = torch.func.jvp(
         lambda s: schedule.alpha(s) * source + schedule.beta(s) * target, (column,), (torch.ones_like(column),)
-    )
-    close = {"rtol": 1e-11, "atol": 1e-11}
+    )[:2]
+    close: dict[str, Any] = {"rtol": 1e-11, "atol": 1e-11}
     torch.testing.assert_close(predictions.source_from_velocity(t, point, rate, schedule), source, **close)
     torch.testing.assert_close(predictions.target_from_velocity(t, point, rate, schedule), target, **close)
     torch.testing.assert_close(predictions.velocity_from_source(t, point, source, schedule), rate, **close)
@@ -60,7 +62,8 @@ def test_the_score_of_optimal_pairs_is_another(schedule: Schedule, generator: to
     mean, deviations, t = torch.tensor([1.0, -2.0], dtype=f64), torch.tensor([0.3, 2.0], dtype=f64), 0.6
     flow = pf.ProximalFlow(pf.potentials.Quadratic(mean, torch.diag(deviations**2)), schedule)
     x = torch.randn(20, 2, generator=generator, dtype=f64)
-    alpha, beta = schedule.alpha(t), schedule.beta(t)
+    time = torch.tensor(t, dtype=f64)
+    alpha, beta = schedule.alpha(time), schedule.beta(time)
     law = torch.distributions.Normal(beta * mean, alpha + beta * deviations)
     torch.testing.assert_close(flow.marginal_log_prob(t, x), law.log_prob(x).sum(1), rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(flow.score(t, x), gradient(law.log_prob, x), rtol=1e-12, atol=1e-12)

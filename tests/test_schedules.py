@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from decimal import Decimal, localcontext
+from typing import Any
 
 import numpy as np
 import pytest
@@ -49,7 +50,7 @@ def exact_coefficients(schedule: Schedule, t: float) -> dict[str, float]:
 
 
 @every_schedule
-def test_runs_from_noise_to_data(schedule):
+def test_runs_from_noise_to_data(schedule: Schedule) -> None:
     ends = torch.tensor([0.0, 1.0], dtype=f64)
     assert schedule.alpha(ends).tolist() == [1.0, 0.0]
     assert schedule.beta(ends).tolist() == [0.0, 1.0]
@@ -61,7 +62,9 @@ def test_runs_from_noise_to_data(schedule):
 @pytest.mark.parametrize(("dtype", "roundings"), [(f64, 16), (torch.float32, 16)], ids=["float64", "float32"])
 @pytest.mark.parametrize("name", COEFFICIENTS)
 @every_schedule
-def test_keeps_relative_accuracy_at_both_ends(schedule, name, dtype, roundings):
+def test_keeps_relative_accuracy_at_both_ends(
+    schedule: Schedule, name: str, dtype: torch.dtype, roundings: int
+) -> None:
     times = torch.tensor(NEAR_ENDS, dtype=dtype)
     times = times[times < 1]
     exact = torch.tensor([exact_coefficients(schedule, t)[name] for t in times.tolist()], dtype=f64)
@@ -71,7 +74,7 @@ def test_keeps_relative_accuracy_at_both_ends(schedule, name, dtype, roundings):
 
 @every_schedule
 @pytest.mark.parametrize("name", ["alpha", "beta"])
-def test_derivatives_match_finite_differences(schedule, name):
+def test_derivatives_match_finite_differences(schedule: Schedule, name: str) -> None:
     times, step = torch.tensor(INTERIOR, dtype=f64), 1e-6
     coefficient, derivative = getattr(schedule, name), getattr(schedule, f"{name}_derivative")
     difference = (coefficient(times + step) - coefficient(times - step)) / (2 * step)
@@ -80,7 +83,7 @@ def test_derivatives_match_finite_differences(schedule, name):
 
 @every_schedule
 @pytest.mark.parametrize("name", ["alpha", "beta"])
-def test_derivatives_match_autograd_up_to_both_ends(schedule, name):
+def test_derivatives_match_autograd_up_to_both_ends(schedule: Schedule, name: str) -> None:
     last = 1.0 if getattr(schedule, "n", 1) >= 1 else 1 - 1e-6
     times = torch.tensor([0.0, 1e-6, *INTERIOR, 1 - 1e-6, last], dtype=f64, requires_grad=True)
     (slope,) = torch.autograd.grad(getattr(schedule, name)(times).sum(), times)
@@ -88,7 +91,7 @@ def test_derivatives_match_autograd_up_to_both_ends(schedule, name):
 
 
 @every_schedule
-def test_rescaled_time_has_the_rate_minus_alpha_rate_over_alpha(schedule):
+def test_rescaled_time_has_the_rate_minus_alpha_rate_over_alpha(schedule: Schedule) -> None:
     times = torch.tensor([0.0, 1e-6, *INTERIOR, 1 - 1e-6], dtype=f64, requires_grad=True)
     (rate,) = torch.autograd.grad(schedule.rescaled_time(times).sum(), times)
     expected = (-schedule.alpha_derivative(times) / schedule.alpha(times)).detach()
@@ -96,12 +99,12 @@ def test_rescaled_time_has_the_rate_minus_alpha_rate_over_alpha(schedule):
 
 
 @every_schedule
-def test_rescaled_time_runs_from_zero_to_infinity(schedule):
+def test_rescaled_time_runs_from_zero_to_infinity(schedule: Schedule) -> None:
     assert schedule.rescaled_time(torch.tensor([0.0, 1.0])).tolist() == [0.0, math.inf]
 
 
 @every_schedule
-def test_wronskian_is_the_determinant_of_the_coefficients(schedule):
+def test_wronskian_is_the_determinant_of_the_coefficients(schedule: Schedule) -> None:
     times = torch.tensor(INTERIOR, dtype=f64)
     alpha, beta = schedule.alpha(times), schedule.beta(times)
     expected = alpha * schedule.beta_derivative(times) - schedule.alpha_derivative(times) * beta
@@ -109,7 +112,7 @@ def test_wronskian_is_the_determinant_of_the_coefficients(schedule):
     assert (schedule.wronskian(times) > 0).all()
 
 
-def test_wronskians_of_theory():
+def test_wronskians_of_theory() -> None:
     times = torch.linspace(0, 1, 11, dtype=f64)
     torch.testing.assert_close(Linear().wronskian(times), torch.ones_like(times), rtol=0, atol=0)
     torch.testing.assert_close(
@@ -117,7 +120,7 @@ def test_wronskians_of_theory():
     )
 
 
-def test_polynomial_of_degree_one_is_linear():
+def test_polynomial_of_degree_one_is_linear() -> None:
     times = torch.linspace(0, 1, 101, dtype=f64)
     for name in COEFFICIENTS:
         torch.testing.assert_close(
@@ -127,7 +130,7 @@ def test_polynomial_of_degree_one_is_linear():
 
 @every_schedule
 @pytest.mark.parametrize("name", COEFFICIENTS)
-def test_acts_elementwise_in_any_shape_and_dtype(schedule, name):
+def test_acts_elementwise_in_any_shape_and_dtype(schedule: Schedule, name: str) -> None:
     coefficient = getattr(schedule, name)
     for dtype in (torch.float32, f64):
         times = torch.rand(3, 4, generator=torch.Generator().manual_seed(1), dtype=dtype)
@@ -141,24 +144,24 @@ def test_acts_elementwise_in_any_shape_and_dtype(schedule, name):
 
 @every_schedule
 @pytest.mark.parametrize("name", ["alpha", "beta", "rescaled_time"])
-def test_passes_nan_through_its_own_entry_only(schedule, name):
+def test_passes_nan_through_its_own_entry_only(schedule: Schedule, name: str) -> None:
     values = getattr(schedule, name)(torch.tensor([0.3, math.nan, 0.6], dtype=f64))
     assert torch.isnan(values).tolist() == [False, True, False]
 
 
 @pytest.mark.parametrize("n", [0, -1, math.nan, math.inf, -0.5])
-def test_refuses_a_degree_that_is_not_positive_and_finite(n):
+def test_refuses_a_degree_that_is_not_positive_and_finite(n: float) -> None:
     with pytest.raises(ValueError, match="degree n must be a positive finite number"):
         Polynomial(n)
 
 
 @pytest.mark.parametrize("n", ["two", True, None])
-def test_refuses_a_degree_that_is_no_number(n):
+def test_refuses_a_degree_that_is_no_number(n: Any) -> None:
     with pytest.raises(ValueError, match="degree n must be a positive finite number"):
         Polynomial(n)
 
 
-def test_schedules_compare_by_value():
+def test_schedules_compare_by_value() -> None:
     assert Polynomial(2) == Polynomial(2.0)
     assert hash(Polynomial(2)) == hash(Polynomial(2.0))
     assert Polynomial(2) != Polynomial(3)

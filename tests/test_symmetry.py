@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import math
 import pickle
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -42,7 +44,7 @@ GROUPS: dict[str, Symmetry] = {
 
 
 @pytest.mark.parametrize("group", GROUPS.values(), ids=GROUPS.keys())
-def test_elements_are_isometries_with_inverses_and_act_row_by_row(group):
+def test_elements_are_isometries_with_inverses_and_act_row_by_row(group: Symmetry) -> None:
     x = rows(5, group.dim)
     assert torch.equal(group.apply(x, 0), x)
     images = torch.stack([group.apply(x, g) for g in range(len(group))])
@@ -57,19 +59,19 @@ def test_elements_are_isometries_with_inverses_and_act_row_by_row(group):
         torch.testing.assert_close(group.apply(still, g), still)
 
 
-def test_a_flip_is_torch_flip():
+def test_a_flip_is_torch_flip() -> None:
     images = rows(6, 3, 4, 5)
     assert torch.equal(HorizontalFlip((3, 4, 5)).apply(images.flatten(1), 1), images.flip(-1).flatten(1))
 
 
-def test_shifts_are_torch_roll():
+def test_shifts_are_torch_roll() -> None:
     field = rows(1, 3, 4)
     found = torch.cat([Shifts((3, 4), axes=(0, 1)).apply(field.flatten(1), g) for g in range(12)])
     expected = torch.cat([field.roll((i, j), (1, 2)).flatten(1) for i in range(3) for j in range(4)])
     assert torch.equal(found, expected)
 
 
-def test_the_identity_comes_first_in_any_order():
+def test_the_identity_comes_first_in_any_order() -> None:
     group = Group(turns(4).flip(0))
     x = rows(3, 2)
     assert torch.equal(group.apply(x, 0), x)
@@ -77,7 +79,7 @@ def test_the_identity_comes_first_in_any_order():
 
 
 @pytest.mark.parametrize("group", GROUPS.values(), ids=GROUPS.keys())
-def test_groups_come_back_from_files_copies_and_pickles(group, tmp_path):
+def test_groups_come_back_from_files_copies_and_pickles(group: Symmetry, tmp_path: Path) -> None:
     pf.save(group, tmp_path / "group.safetensors")
     x = rows(4, group.dim)
     for other in (pf.load(tmp_path / "group.safetensors"), copy.deepcopy(group), pickle.loads(pickle.dumps(group))):
@@ -86,7 +88,7 @@ def test_groups_come_back_from_files_copies_and_pickles(group, tmp_path):
     assert group != HorizontalFlip((7, 2))
 
 
-def test_float32_matrices_of_a_group_are_taken():
+def test_float32_matrices_of_a_group_are_taken() -> None:
     assert len(Group(turns(7, torch.float32))) == 7
 
 
@@ -103,19 +105,19 @@ def test_float32_matrices_of_a_group_are_taken():
         (sign_changes(2)[[2, 0, 1]], "product of matrices 0 and 2 is missing"),
     ],
 )
-def test_what_is_no_group_is_refused_by_its_first_element(matrices, message):
+def test_what_is_no_group_is_refused_by_its_first_element(matrices: Tensor, message: str) -> None:
     with pytest.raises(ValueError, match=message) as error:
         Group(matrices)
     assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("shape", [(8,), (8, 1), (0, 8), (2.0, 8), 8, ()])
-def test_shapes_without_mirror_images_are_refused(shape):
+def test_shapes_without_mirror_images_are_refused(shape: Any) -> None:
     with pytest.raises(ValueError, match="HorizontalFlip: event_shape must"):
         HorizontalFlip(shape)
 
 
 @pytest.mark.parametrize("axes", [(), (2,), (0, 0), (1, -1), (0.5,)])
-def test_axes_that_are_none_are_refused(axes):
+def test_axes_that_are_none_are_refused(axes: Any) -> None:
     with pytest.raises(ValueError, match="Shifts: axes must be distinct axes"):
         Shifts((3, 4), axes)
