@@ -19,6 +19,7 @@ import importlib.metadata
 import importlib.util
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -98,8 +99,11 @@ def torchcfm_rows(steps: int, repeats: int, count: int) -> None:
     source_points = source.sample(BATCH)
     seconds = medians(
         {
-            name: lambda matcher=matcher: matcher.sample_location_and_conditional_flow(
-                source_points, rows[torch.randint(len(rows), (BATCH,))]
+            name: partial(
+                lambda matcher: matcher.sample_location_and_conditional_flow(
+                    source_points, rows[torch.randint(len(rows), (BATCH,))]
+                ),
+                matcher,
             )
             for name, matcher in matchers.items()
         },
@@ -155,7 +159,8 @@ class Velocity(nn.Module):
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
         """Velocity (B, 2)."""
-        return self.network(t, x)
+        velocity: Tensor = self.network(t, x)
+        return velocity
 
 
 def trained_by_flow_matching(scheduler: Any, rows: Tensor, steps: int, *, swapped: bool = False) -> nn.Module:
@@ -164,7 +169,8 @@ def trained_by_flow_matching(scheduler: Any, rows: Tensor, steps: int, *, swappe
     from flow_matching.utils import ModelWrapper
 
     torch.manual_seed(0)
-    path, model = AffineProbPath(scheduler=scheduler), ModelWrapper(Velocity())
+    path = AffineProbPath(scheduler=scheduler)
+    model: nn.Module = ModelWrapper(Velocity())
     optimiser = torch.optim.Adam(model.parameters(), 1e-3)
     for _ in range(steps):
         x_1 = rows[torch.randint(len(rows), (BATCH,))]

@@ -10,6 +10,8 @@ python benchmarks/couplings.py
 from __future__ import annotations
 
 import argparse
+from functools import partial
+from typing import cast
 
 import numpy as np
 import torch
@@ -59,8 +61,8 @@ def assignments(points: Tensor, sizes: tuple[int, ...], repeats: int) -> None:
     for size in sizes:
         seconds = medians(
             {
-                "torchcfm": lambda size=size: plans.sample_plan(*drawn(points, size, generator)),
-                "proxflow": lambda size=size: pf.couplings.pair(*drawn(points, size, generator)),
+                "torchcfm": partial(lambda n: plans.sample_plan(*drawn(points, n, generator)), size),
+                "proxflow": partial(lambda n: pf.couplings.pair(*drawn(points, n, generator)), size),
             },
             repeats,
         )
@@ -71,7 +73,7 @@ def assignments(points: Tensor, sizes: tuple[int, ...], repeats: int) -> None:
 def conditional(points: Tensor, labels: Tensor, train_steps: int, seeds: int) -> None:
     """Label accuracy and energy distance of class-conditional samples."""
     potential = pf.semidiscrete.fit(points).potential
-    couplings = {
+    couplings: dict[str, pf.couplings.Coupling] = {
         "independent": pf.couplings.Independent(points, labels),
         "semidiscrete, all classes": pf.couplings.Semidiscrete(potential, points, labels),
         "minibatch 256, all classes": pf.couplings.Minibatch(points, 256, labels),
@@ -108,8 +110,9 @@ def main() -> None:
     options = parser.parse_args()
     np.random.seed(0)  # noqa: NPY002 - torchcfm draws with it
     digits = pf.data.load("digits")
-    rows = digits.labels < 2 if options.quick else slice(None)
-    points, labels = digits.points[rows].flatten(1), digits.labels[rows]
+    classes = cast(Tensor, digits.labels)
+    rows = classes < 2 if options.quick else slice(None)
+    points, labels = digits.points[rows].flatten(1), classes[rows]
     assignments(points, SIZES[:1] if options.quick else SIZES, 2 if options.quick else 11)
     for threads in (torch.get_num_threads(), 1):
         torch.set_num_threads(threads)

@@ -21,6 +21,7 @@ import math
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import torch
@@ -52,6 +53,11 @@ class TorchCFM:
         return pf.couplings.Pairs(x0, x1, index)
 
 
+def in_subspace(dim: int, points: Tensor, seed: int) -> pf.couplings.Subspace:
+    """Optimal pairs in the first ``dim`` principal directions."""
+    return pf.couplings.Subspace.fit(points, dim, seed=seed)
+
+
 COUPLINGS: dict[str, Callable[[Tensor, int], pf.couplings.Coupling]] = {
     "independent, torchcfm": lambda points, _: TorchCFM(points, None),
     "OT-CFM, torchcfm": lambda points, _: TorchCFM(points, OTPlanSampler("exact")),
@@ -59,10 +65,7 @@ COUPLINGS: dict[str, Callable[[Tensor, int], pf.couplings.Coupling]] = {
         pf.semidiscrete.fit(points, seed=seed).potential, points
     ),
     "subspace, proxflow": lambda points, seed: pf.couplings.Subspace.fit(points, seed=seed),
-    **{
-        f"subspace, {k} directions": lambda points, seed, k=k: pf.couplings.Subspace.fit(points, k, seed=seed)
-        for k in (2, 4, 8, 12, 16, 24)
-    },
+    **{f"subspace, {k} directions": partial(in_subspace, k) for k in (2, 4, 8, 12, 16, 24)},
 }
 ROWS = tuple(COUPLINGS)[:4]  # shown unless others are asked for
 Maker = Callable[[int, pf.couplings.Coupling, int | None], torch.nn.Module]

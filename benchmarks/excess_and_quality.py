@@ -36,7 +36,8 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that it runs")
     options = parser.parse_args()
-    rows, generated, batches = TRAINED_ON, 2000, BATCHES
+    rows, generated = TRAINED_ON, 2000
+    batches: tuple[int, ...] = BATCHES
     if options.quick:
         options.train_steps, rows, generated, batches = 2, 100, 50, BATCHES[:2]
     points, held_out = split(0, rows)

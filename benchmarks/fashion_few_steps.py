@@ -24,6 +24,7 @@ import argparse
 import math
 import time
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import torch
@@ -119,15 +120,17 @@ def population(rows: Tensor, options: argparse.Namespace) -> pf.couplings.Semidi
     return pf.couplings.Semidiscrete(fit.potential, rows)
 
 
+def in_subspace(dim: int, rows: Tensor, options: argparse.Namespace) -> pf.couplings.Subspace:
+    """Optimal pairs in the first ``dim`` principal directions."""
+    return pf.couplings.Subspace.fit(rows, dim=dim, tol=options.tol)
+
+
 COUPLINGS: dict[str, Callable[[Tensor, argparse.Namespace], pf.couplings.Coupling]] = {
     "independent": lambda rows, _: pf.couplings.Independent(rows),
     "OT-CFM, torchcfm": lambda rows, _: TorchCFM(rows, OTPlanSampler("exact")),
     "population": population,
     "subspace": lambda rows, options: pf.couplings.Subspace.fit(rows, tol=options.tol),
-    **{
-        f"subspace of {k}": lambda rows, options, k=k: pf.couplings.Subspace.fit(rows, dim=k, tol=options.tol)
-        for k in (4, 8, 16, 40)
-    },
+    **{f"subspace of {k}": partial(in_subspace, k) for k in (4, 8, 16, 40)},
 }
 ROWS = tuple(COUPLINGS)[:4]
 

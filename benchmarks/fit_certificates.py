@@ -17,6 +17,7 @@ import time
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -131,7 +132,7 @@ def main() -> None:
             warnings.simplefilter("ignore", ConvergenceWarning)
             fit = pf.semidiscrete.fit(case.points(), case.row_weights(), max_samples=1_000_000)
         seconds = time.perf_counter() - began
-        found = measure(fit.potential, atom_weights(fit, case.row_weights()))
+        found = measure(cast(pf.potentials.Discrete, fit.potential), atom_weights(fit, case.row_weights()))
         off = deviation(fit, found)
         count, converged = count + 1, converged + fit.converged
         wrong += fit.converged and off > STANDARD_ERRORS

@@ -25,6 +25,7 @@ import math
 import statistics
 import time
 from collections.abc import Callable
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -62,7 +63,7 @@ def digits(seed: int, _: int) -> tuple[Labelled, Labelled]:
     """1,437 digits to train on and 360 held out."""
     data = pf.data.load("digits")
     order = torch.randperm(len(data.points), generator=torch.Generator().manual_seed(seed))
-    points, labels = data.points.flatten(1)[order], data.labels[order]
+    points, labels = data.points.flatten(1)[order], cast(Tensor, data.labels)[order]
     return (points[:1437], labels[:1437]), (points[1437:], labels[1437:])
 
 
@@ -132,7 +133,7 @@ def results(name: str, seed: int, options: argparse.Namespace) -> tuple[dict[int
     began = time.perf_counter()
     coupling = COUPLINGS[name](train, options.tol, seed)
     pairs = coupling.sample(2000, generator=torch.Generator().manual_seed(2000 + seed))
-    leak = pf.metrics.label_leakage(pairs.source, pairs.label)
+    leak = pf.metrics.label_leakage(pairs.source, cast(Tensor, pairs.label))
     coupled = time.perf_counter()
     network = trained(train, coupling, options, seed)
     seconds = f"coupling {coupled - began:.0f} s, training {time.perf_counter() - coupled:.0f} s"

@@ -72,7 +72,8 @@ def by_zuko(field: Field, x: Tensor, tolerance: float, exact: bool) -> Tensor:
     transform = FreeFormJacobianTransform(field, 1.0, 0.0, atol=tolerance, rtol=tolerance, exact=exact)
     with torch.no_grad():
         noise, log_det = transform.call_and_ladj(x)
-    return pf.measures.Gaussian(x.shape[1]).log_prob(noise) + log_det
+    found: Tensor = pf.measures.Gaussian(x.shape[1]).log_prob(noise) + log_det
+    return found
 
 
 def by_flow_matching(field: Field, x: Tensor, tolerance: float, exact: bool) -> Tensor:
@@ -83,7 +84,8 @@ def by_flow_matching(field: Field, x: Tensor, tolerance: float, exact: bool) -> 
     solver = ODESolver(lambda x, t: field(t, x))
     log_p0 = pf.measures.Gaussian(x.shape[1]).log_prob
     options = {"method": "dopri5", "atol": tolerance, "rtol": tolerance, "exact_divergence": exact}
-    return solver.compute_likelihood(x, log_p0, None, **options)[1].detach()
+    found: Tensor = solver.compute_likelihood(x, log_p0, None, **options)[1].detach()
+    return found
 
 
 METHODS: list[tuple[str, str, Method]] = [

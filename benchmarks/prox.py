@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import copy
 from collections.abc import Callable
+from typing import cast
 
 import numpy as np
 import piqp
@@ -23,13 +24,14 @@ PIQP_TOLERANCE = 1e-8
 
 def digits_potential(count: int | None) -> pf.potentials.Discrete:
     """The fitted potential of the first ``count`` digits, or of all."""
-    return pf.semidiscrete.fit(pf.data.load("digits", dtype=torch.float64).points[:count]).potential
+    fit = pf.semidiscrete.fit(pf.data.load("digits", dtype=torch.float64).points[:count])
+    return cast(pf.potentials.Discrete, fit.potential)
 
 
 def between_trajectories(flow: pf.ProximalFlow, n: int, seed: int = 0) -> Tensor:
     """x_t at t = 1/2 of noise and data paired at random: off every trajectory of the exact flow."""
     generator = torch.Generator().manual_seed(seed)
-    points = flow.potential.points
+    points = flow.potential.get_buffer("points")
     noise = torch.randn(n, flow.dim, generator=generator, dtype=points.dtype)
     return 0.5 * (noise + points[torch.randint(len(points), (n,), generator=generator)])
 
@@ -57,7 +59,7 @@ def lifted_qp(potential: pf.potentials.Discrete, z: Tensor) -> Callable[[], np.n
     total = sparse.hstack([sparse.csc_matrix(np.ones((1, count))), sparse.csc_matrix((1, d))])
     equal = np.concatenate([np.zeros(d), [1.0]])
     lower = np.concatenate([np.zeros(count), np.full(d, -np.inf)])
-    matrix = sparse.vstack([link, total]).tocsc()
+    matrix = sparse.csc_matrix(sparse.vstack([link, total]))
     solver.setup(quadratic, linear, matrix, equal, None, None, None, lower, np.full(count + d, np.inf))
     return lambda: solved(solver)[count:]
 
@@ -78,7 +80,7 @@ def solved(solver: piqp.DenseSolver | piqp.SparseSolver) -> np.ndarray:
 
 def off_trajectory(flow: pf.ProximalFlow, batch: int, queries: int) -> None:
     """Time per query of the batched prox and of PIQP on some of the same queries; agreement of the points."""
-    potential = flow.potential
+    potential = cast(pf.potentials.Discrete, flow.potential)
     z = 2 * between_trajectories(flow, batch)
     ours = medians({"proxflow": lambda: potential.prox(z, 1.0)}, 7)["proxflow"] / batch
     pair = potential.prox(z, 1.0)
@@ -96,7 +98,7 @@ def off_trajectory(flow: pf.ProximalFlow, batch: int, queries: int) -> None:
 
 def on_trajectory(flow: pf.ProximalFlow, batch: int, repeats: int) -> None:
     """Time of recover_target on exact trajectories against two bare matrix products of the same size."""
-    points = flow.potential.points
+    points = flow.potential.get_buffer("points")
     noise = torch.randn(batch, flow.dim, generator=torch.Generator().manual_seed(1), dtype=points.dtype)
     x = flow.interpolate(0.5, noise)
     scores = points.new_empty(batch, len(points))

@@ -15,6 +15,7 @@ import importlib.util
 import re
 import warnings
 from pathlib import Path
+from typing import Any
 
 import proxflow as pf
 
@@ -42,7 +43,7 @@ def tables(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.name.lower().endswith(KINDS))
 
 
-def option_named(message: str) -> dict[str, object]:
+def option_named(message: str) -> dict[str, Any]:
     """The first option that a refusal names."""
     found = OPTION.search(message)
     if found is None:
@@ -51,7 +52,7 @@ def option_named(message: str) -> dict[str, object]:
     return {found[1]: True if value == "True" else int(value) if value.isdigit() else value.strip("'")}
 
 
-def read(path: Path) -> tuple[pf.data.Dataset, dict[str, object]]:
+def read(path: Path) -> tuple[pf.data.Dataset, dict[str, Any]]:
     """The data set of a file, with at most one option."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", pf.DataWarning)  # the lines say which columns are used
@@ -61,7 +62,7 @@ def read(path: Path) -> tuple[pf.data.Dataset, dict[str, object]]:
             option = option_named(str(error))
             if not option:
                 raise
-            return pf.data.load(path, **option), option  # type: ignore[arg-type]
+            return pf.data.load(path, **option), option
 
 
 def line(path: Path) -> str:

@@ -12,6 +12,7 @@ import statistics
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -128,7 +129,9 @@ def race(points: Tensor, rounds: int, tol: float, runs: list[tuple[int, int]]) -
         print(f"  {label:52s}{run.seconds:8.2f} s   chi2 {run.chi2:.4f}{met}")
     fits: list[pf.semidiscrete.Fit] = []
     ours, theirs = "proxflow, certificate included", "OTT, the fastest of these"
-    contenders = {ours: lambda: fits.append(pf.semidiscrete.fit(points, seed=len(fits), tol=tol))}
+    contenders: dict[str, Callable[[], object]] = {
+        ours: lambda: fits.append(pf.semidiscrete.fit(points, seed=len(fits), tol=tol))
+    }
     fastest = min((run for run in found.values() if run.chi2 <= tol), key=lambda run: run.seconds, default=None)
     if fastest is not None:
         contenders[theirs] = lambda: fastest.heights(0)
@@ -184,7 +187,7 @@ def compiled_ott(
     run = jax.jit(solver)
 
     def heights(seed: int) -> Tensor:
-        potential = jax.block_until_ready(run(jax.random.key(seed), problem).g)
+        potential = jax.block_until_ready(run(jax.random.key(seed), problem).g)  # type: ignore[no-untyped-call]
         return 0.5 * (points.square().sum(1) - torch.from_numpy(np.array(potential)))
 
     heights(1)
@@ -198,7 +201,7 @@ def main(arguments: list[str] | None = None) -> None:
     quick = parser.parse_args(arguments).quick
     if quick:
         few = {"50 normal points in R^4": Case(normal_cloud(50, 4), seeds=1), "and in R^2": Case(normal_cloud(50, 2))}
-        efficiency({name: (lambda case=case: case) for name, case in few.items()}, 0.1)
+        efficiency({name: partial(few.__getitem__, name) for name in few}, 0.1)
         race(normal_cloud(50, 4), 1, 0.1, [(64, 4)])
         return
     digits = pf.data.load("digits").points.flatten(1)

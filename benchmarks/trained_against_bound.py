@@ -94,7 +94,8 @@ def rows(
             own = whole
         elif n == 1:
             potential = flow.potential
-            own = mean_of(squares(net, pf.IndependentField(potential.points, potential.weights)(t, x)), 1)
+            independent = pf.IndependentField(potential.get_buffer("points"), potential.get_buffer("weights"))
+            own = mean_of(squares(net, independent(t, x)), 1)
         else:
             above = mean_of(squares(net, target) - squares(exact, target), unit)
             own = Mean(above.value + ideal.value, math.hypot(above.stderr, ideal.stderr))

@@ -23,6 +23,7 @@ import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import ot
@@ -93,21 +94,26 @@ def perceptron() -> nn.Sequential:
 
 def velocity(network: nn.Module, t: Tensor, x: Tensor) -> Tensor:
     """The network's velocity at times (n,) or one time."""
-    return network(torch.cat([x, t.expand(len(x))[:, None]], dim=1))
+    found: Tensor = network(torch.cat([x, t.expand(len(x))[:, None]], dim=1))
+    return found
 
 
-def batches(row: str, split: Split, seed: int) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]:
+Batches = Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
+
+
+def batches(row: str, split: Split, seed: int) -> Batches:
     """From rows of source and target to (t, x_t, u_t) by a row's coupling."""
-    plain, optimal = ConditionalFlowMatcher(sigma=SIGMA), ExactOptimalTransportConditionalFlowMatcher(sigma=SIGMA)
+    plain: Batches = ConditionalFlowMatcher(sigma=SIGMA).sample_location_and_conditional_flow
     if row == "I-CFM, torchcfm":
-        return plain.sample_location_and_conditional_flow
+        return plain
     if row == "OT-CFM, torchcfm":
-        return optimal.sample_location_and_conditional_flow
+        optimal: Batches = ExactOptimalTransportConditionalFlowMatcher(sigma=SIGMA).sample_location_and_conditional_flow
+        return optimal
     if row == "minibatch, proxflow":
 
         def minibatch(x0: Tensor, x1: Tensor) -> tuple[Tensor, Tensor, Tensor]:
             pairs = pf.couplings.pair(x0, x1)
-            return plain.sample_location_and_conditional_flow(pairs.source, pairs.target)
+            return plain(pairs.source, pairs.target)
 
         return minibatch
     coupling = pf.couplings.Semidiscrete(fitted(split, seed), split.train[1])
@@ -115,7 +121,7 @@ def batches(row: str, split: Split, seed: int) -> Callable[[Tensor, Tensor], tup
 
     def semidiscrete(x0: Tensor, x1: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         pairs = coupling.sample(len(x0), generator=generator)
-        return plain.sample_location_and_conditional_flow(pairs.source, pairs.target)
+        return plain(pairs.source, pairs.target)
 
     return semidiscrete
 
@@ -129,7 +135,7 @@ def fitted(split: Split, seed: int) -> pf.potentials.Discrete:
         warnings.simplefilter("ignore", pf.ConvergenceWarning)
         fit = pf.semidiscrete.fit(target, source=law, seed=seed, max_samples=2_000_000)
     print(f"    {fit.method}: chi2 {fit.chi2:.2g} in {fit.seconds:.1f} s", flush=True)
-    return fit.potential
+    return cast(pf.potentials.Discrete, fit.potential)
 
 
 def trained(row: str, split: Split, seed: int, steps: int) -> nn.Module:
