@@ -18,7 +18,7 @@ from torch import Tensor
 
 from proxflow.errors import ConvergenceError
 
-CALLS = int(os.environ.get("PROXFLOW_FUZZ", "300"))
+CALLS = int(os.environ.get("PROXFLOW_FUZZ", "200"))
 FLOATS = (torch.float32, torch.float64)
 EXPONENTS = (0, 0, 0, 0, -3, 3, -8, 8, -15, 15, -19, 19, -25, 25, -30, 30)
 OUTCOMES: Counter[str] = Counter()

@@ -11,7 +11,7 @@ import torch
 from scipy.stats import norm
 
 import proxflow as pf
-from tests.laws.cases import CASES
+from tests.laws.cases import CASES, marked
 from tests.marks import slow_beyond
 
 SCHEDULES = [pf.schedules.Linear(), pf.schedules.Cosine(), pf.schedules.Polynomial(2.5), pf.schedules.Polynomial(1)]
@@ -98,7 +98,7 @@ def test_two_atoms_in_the_gap(schedule: pf.schedules.Schedule, generator: torch.
     torch.testing.assert_close(rates, torch.tensor([-1.0, along], dtype=f64).expand_as(rates), rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", marked(CASES))
 @pytest.mark.parametrize("schedule", slow_beyond(1, SCHEDULES[:3]), ids=str)
 def test_velocity_jacobian_is_symmetric_within_its_bounds(
     case: str, schedule: pf.schedules.Schedule, generator: torch.Generator
@@ -118,7 +118,7 @@ def test_velocity_jacobian_is_symmetric_within_its_bounds(
         torch.testing.assert_close(flow.divergence(t, x), spectrum.sum(1), rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", marked(CASES))
 def test_recovered_ends_are_constant_along_trajectories(case: str, generator: torch.Generator) -> None:
     potential = CASES[case]()
     x0 = torch.randn(30, potential.dim, generator=generator, dtype=f64)

@@ -8,7 +8,8 @@ import torch
 from proxflow.analysis.epiderivative import check_second_epi_derivative, directional_prox, second_epi_quotients
 from proxflow.analysis.hypotheses import Verdict, check_terminal_hypotheses
 from proxflow.potentials import Ball, Discrete, GeneralizedQuadratic, Potential, Product, Quadratic, Quantile
-from tests.laws.cases import CASES
+from tests.laws.cases import CASES, marked
+from tests.marks import slow_beyond
 
 f64 = torch.float64
 # in 100 dimensions the same as in 5, only slower
@@ -32,7 +33,10 @@ def pairs(potential: Potential) -> tuple[torch.Tensor, torch.Tensor]:
 FEW = ("ball", "ellipsoid", "singular gaussian", "grid", "sharp entropic", "product of line and shells")
 
 
-@pytest.mark.parametrize(("name", "radius"), [(name, 0.3) for name in POTENTIALS] + [(name, 5.0) for name in FEW])
+RADII = slow_beyond(len(POTENTIALS), [(name, 0.3) for name in POTENTIALS] + [(name, 5.0) for name in FEW])
+
+
+@pytest.mark.parametrize(("name", "radius"), RADII)
 def test_the_derivative_of_the_prox_is_the_resolvent_of_the_form(name: str, radius: float) -> None:
     """D prox = P_L (I + lam H)^-1 P_L: differences against the potential's own second epi-derivative."""
     potential = POTENTIALS[name]()
@@ -50,7 +54,7 @@ def test_the_derivative_of_the_prox_is_the_resolvent_of_the_form(name: str, radi
     assert off.abs().max() <= 1e-4
 
 
-@pytest.mark.parametrize("name", POTENTIALS)
+@pytest.mark.parametrize("name", marked(POTENTIALS))
 def test_quotients_over_nearby_directions_converge_to_the_form(name: str) -> None:
     potential = POTENTIALS[name]()
     y, u = pairs(potential)

@@ -16,6 +16,7 @@ from proxflow.analysis.convergence.study import minibatch_convergence
 from proxflow.measures import Uniform
 from proxflow.potentials import Discrete, Quadratic, Quantile
 from proxflow.schedules import Cosine
+from tests.marks import slow_beyond
 from tests.semidiscrete.closed_forms import line_cost, normal_density
 
 SIZES = [1, 2, 5, 32]
@@ -106,7 +107,7 @@ def test_two_atoms_from_a_uniform_source() -> None:
     check(result, 1 / 3 + 1 - 2 * np.array(products), 1 / 3 + 1 - 2 * 0.25)
 
 
-@pytest.mark.parametrize("t", [0.3, 0.8])
+@pytest.mark.parametrize("t", slow_beyond(1, [0.8, 0.3]))
 def test_the_field_of_small_batches(t: float) -> None:
     """v^(n) of two atoms on the line by quadrature: weights b_j p0(z_j) P(z_j is paired with j)."""
     a = 1.3

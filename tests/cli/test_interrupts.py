@@ -12,6 +12,7 @@ import pytest
 import proxflow as pf
 from proxflow import report, storage
 from tests.cli.commands import call
+from tests.marks import slow_beyond
 
 TRAIN = ["train", "--steps", "8", "--width", "8", "--depth", "1", "--batch-size", "8"]
 COMMANDS = {
@@ -30,6 +31,12 @@ WORK = {
 PAGES = {"fit": "page", "train": "training_page", "batch-size": "batch_size_page", "terminal": "terminal_page"}
 STAGES: dict[str, tuple[str, ...]] = dict.fromkeys(COMMANDS, ("load", "work", "render", "write"))
 STAGES |= {"fit": ("read", "work", "render", "write"), "train on a fit": ("fit", "work", "write")}
+
+
+PLACES = sorted(  # loading and working first; pages and files are written by one function for all commands
+    ((name, stage) for name in COMMANDS for stage in STAGES[name]),
+    key=lambda place: place[1] in ("render", "write") and place[0] != "fit",
+)
 
 
 def interrupt(*_args: object, **_options: object) -> NoReturn:
@@ -54,7 +61,7 @@ def blank_pages(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(report, f"render_{page}", lambda *_args, **_options: "<!doctype html>")
 
 
-@pytest.mark.parametrize(("name", "stage"), [(name, stage) for name in COMMANDS for stage in STAGES[name]])
+@pytest.mark.parametrize(("name", "stage"), slow_beyond(12, PLACES))
 def test_ctrl_c_leaves_nothing_or_what_resume_continues(
     name: str,
     stage: str,

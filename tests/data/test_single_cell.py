@@ -15,13 +15,14 @@ import scipy.sparse
 
 from proxflow.data import single_cell
 from tests.data.sources import LABELS, POINTS, cells, raw, refusal, write_h5ad
+from tests.marks import slow_beyond
 
 COUNTS = np.random.default_rng(1).poisson(0.7, size=(30, 8)) + np.eye(30, 8, dtype=np.int64)
 KINDS = [f"kind {'bca'[i % 3]}" for i in range(30)]
 
 
 @pytest.mark.parametrize("form", [np.asarray, scipy.sparse.csr_matrix, scipy.sparse.csc_matrix, scipy.sparse.csr_array])
-@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.int64])
+@pytest.mark.parametrize("dtype", slow_beyond(2, [np.float32, np.int64, np.float64]))
 def test_dense_and_sparse_matrices_are_the_same_points(
     form: Callable[..., Any], dtype: type[np.generic], tmp_path: Path
 ) -> None:

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from scipy.special import ndtr, ndtri
 
 from proxflow.kernels.gaussian_cells import GaussianCells, gaussian_cells
+from tests.marks import slow_beyond
 
 Array = NDArray[np.float64]
 
@@ -65,7 +66,7 @@ def masses_by_lines(points: Array, heights: Array, lines: int) -> Array:
     return out
 
 
-@pytest.mark.parametrize("convex", [True, False])
+@pytest.mark.parametrize("convex", slow_beyond(1, [False, True]))
 def test_planar_masses_agree_with_a_fine_grid_of_lines(convex: bool) -> None:
     points = cloud(60, 2)
     heights = 0.5 * points.square().sum(1) if convex else 0.3 * cloud(60, 1, seed=4)[:, 0]

@@ -7,6 +7,7 @@ import torch
 
 from proxflow.kernels import search
 from proxflow.kernels.search import argmax_affine
+from tests.marks import slow_beyond
 
 
 def integers(*shape: int, generator: torch.Generator, dtype: torch.dtype) -> torch.Tensor:
@@ -21,7 +22,7 @@ def first_best(scores: torch.Tensor) -> torch.Tensor:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize(("rows", "columns", "k"), [(1, 1, 1), (7, 1, 3), (1, 500, 2), (300, 129, 5), (1000, 700, 3)])
-@pytest.mark.parametrize("budget", [1 << 8, 1 << 14, 1 << 20])
+@pytest.mark.parametrize("budget", slow_beyond(2, [1 << 8, 1 << 20, 1 << 14]))
 @pytest.mark.parametrize("with_offsets", [False, True])
 def test_agrees_with_the_whole_product(
     rows: int,

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
 from proxflow.potentials import (
@@ -172,3 +173,8 @@ VARIANTS = {
     "scaled exponential radius",
     "product of functions",
 }
+
+
+def marked(names: Iterable[str]) -> list[Any]:
+    """Names of cases, to be parameters; those of variants are slow."""
+    return [pytest.param(name, marks=pytest.mark.slow) if name in VARIANTS else name for name in names]

@@ -12,6 +12,7 @@ from benchmarks.fit_certificates import STANDARD_ERRORS, Case, atom_weights, cas
 from proxflow.errors import ConvergenceWarning
 from proxflow.potentials import Discrete
 from proxflow.semidiscrete import Fit, fit
+from tests.marks import slow_beyond
 
 
 def fitted(case: Case) -> Fit:
@@ -20,7 +21,7 @@ def fitted(case: Case) -> Fit:
         return fit(case.points(), case.row_weights(), max_samples=300_000)
 
 
-@pytest.mark.parametrize("case", list(cases(every=13)), ids=str)
+@pytest.mark.parametrize("case", slow_beyond(10, cases(every=13)), ids=str)
 def test_masses_measured_are_those_that_the_fit_states(case: Case) -> None:
     """``benchmarks/fit_certificates.py`` prints the table of all cells."""
     result = fitted(case)

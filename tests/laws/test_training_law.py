@@ -53,6 +53,7 @@ from tests.laws.recipes import (
     entropic_potential,
     independent_atoms,
 )
+from tests.marks import slow_beyond
 
 SCHEDULES: tuple[Schedule, ...] = (Linear(), Cosine(), Polynomial(2.0))
 TIMES: dict[str, TimeSampler] = {"uniform": Uniform(), "logit-normal": LogitNormal(0.5, 1.5)}
@@ -376,7 +377,7 @@ def covariance_error(rows: Tensor, draws: int, chi2: float) -> Tensor:
 PLACES = [(name, dim) for name, entry in IN_SPACE.items() for dim in entry.dims]
 
 
-@pytest.mark.parametrize("schedule", SCHEDULES, ids=repr)
+@pytest.mark.parametrize("schedule", slow_beyond(1, SCHEDULES), ids=repr)
 @pytest.mark.parametrize(("name", "dim"), PLACES)
 def test_the_linear_minimiser_reaches_the_covariance_of_the_rows(name: str, dim: int, schedule: Schedule) -> None:
     """From the noise of the pairs exactly; from N(0, I) up to the errors of finitely many pairs, and of the fit."""

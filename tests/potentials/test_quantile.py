@@ -295,6 +295,7 @@ def test_derivatives_in_all_arguments(quantile: Any) -> None:
     torch.testing.assert_close(pushed, potential.prox_jacobian(x.detach(), 0.7)[:, :, 0])
 
 
+@pytest.mark.slow
 def test_compiled_without_graph_breaks() -> None:
     flow, x = pf.ProximalFlow(Quantile(logistic)), normal(20)
     compiled = torch.compile(

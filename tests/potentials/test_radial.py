@@ -253,6 +253,7 @@ def test_derivatives_in_all_arguments(quantile: Any) -> None:
     torch.testing.assert_close(pushed, expected, rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_compiled_without_graph_breaks() -> None:
     flow, x = pf.ProximalFlow(uniform_ball(3)), normal(20, 3)
     compiled = torch.compile(

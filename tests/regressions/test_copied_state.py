@@ -21,6 +21,7 @@ from proxflow.couplings import Independent, Minibatch, PairStream, Semidiscrete
 from proxflow.couplings.process_local import Reserve
 from proxflow.semidiscrete import fit
 from tests.couplings.cases import CASES, ROWS, data
+from tests.marks import slow_beyond
 
 FORKS = pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="no fork here")
 # Python, and JAX where POT has loaded it, warn of forks beside threads; the children here draw, write a file and leave
@@ -174,7 +175,7 @@ class Batches(IterableDataset[Any]):
 @pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")  # on a machine with one core
 @pytest.mark.parametrize(
     ("start", "names"),
-    [("fork", list(CASES)), ("spawn", ["minibatch", "semidiscrete"])],  # spawned workers import all that they use
+    slow_beyond(1, [("fork", list(CASES)), ("spawn", ["minibatch", "semidiscrete"])]),  # spawned ones import it all
     ids=["fork", "spawn"],
 )
 def test_workers_and_epochs_share_no_row(start: str, names: list[str]) -> None:

@@ -16,6 +16,7 @@ from proxflow.errors import ConvergenceWarning
 from proxflow.measures import Gaussian
 from proxflow.potentials import Discrete, Entropic
 from proxflow.semidiscrete import Fit, fit
+from tests.marks import slow_beyond
 from tests.semidiscrete.sources import PlainNormal
 
 
@@ -37,7 +38,7 @@ def assert_certified(result: Fit, weights: torch.Tensor | None = None, draws: in
 # ------------------------------------------------------------------ weights over many orders of magnitude
 
 
-@pytest.mark.parametrize("lightest", [1e-12, 1e-15, 1e-30, 1e-46, 1e-73])
+@pytest.mark.parametrize("lightest", slow_beyond(2, [1e-12, 1e-73, 1e-15, 1e-30, 1e-46]))
 @pytest.mark.parametrize("dim", [2, 5])
 def test_one_very_light_atom_leaves_the_others_theirs(lightest: float, dim: int) -> None:
     weights = torch.ones(30, dtype=torch.float64)
@@ -50,7 +51,7 @@ def test_one_very_light_atom_leaves_the_others_theirs(lightest: float, dim: int)
     assert_certified(result, weights)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("dtype", slow_beyond(1, [torch.float32, torch.float64]))
 def test_log_normal_weights_over_fifteen_orders_of_magnitude(dtype: torch.dtype) -> None:
     weights = torch.exp(6 * normal(500, seed=3, dtype=torch.float64))
     assert float(weights.max() / weights.min()) > 1e15
@@ -85,7 +86,7 @@ def test_the_bound_on_light_atoms_holds_for_noise_that_is_not_normal() -> None:
 # ------------------------------------------------------------------ points over many orders of magnitude
 
 
-@pytest.mark.parametrize("far", [1e4, 1e6, 1e9, 1e12])
+@pytest.mark.parametrize("far", slow_beyond(2, [1e6, 1e12, 1e4, 1e9]))
 @pytest.mark.parametrize("dim", [1, 2, 3, 4])
 def test_a_far_row_hides_no_dimension_of_the_others(dim: int, far: float) -> None:
     points = normal(100, dim)
@@ -98,7 +99,7 @@ def test_a_far_row_hides_no_dimension_of_the_others(dim: int, far: float) -> Non
         assert result.converged
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("dtype", slow_beyond(1, [torch.float32, torch.float64]))
 def test_small_data_around_an_offset_keep_their_extent(dtype: torch.dtype) -> None:
     """Table data of spread 1e-4 around 7, with columns that nearly depend on one another."""
     mixing = (
@@ -232,7 +233,7 @@ def test_counts_of_one_atom() -> None:
 
 @pytest.mark.parametrize("beside", [1e-8, -1e-8])
 @pytest.mark.parametrize("lightest", [1e-7, 1e-10, 1e-14])
-@pytest.mark.parametrize("dim", [2, 3, 5])
+@pytest.mark.parametrize("dim", slow_beyond(2, [2, 3, 5]))
 def test_a_light_atom_close_to_another_has_no_more_than_its_weight(dim: int, lightest: float, beside: float) -> None:
     """In float64, where the tie of float32 scores is broken, and by the potential's own queries."""
     points = normal(100, dim, seed=3)

@@ -14,6 +14,7 @@ from proxflow.errors import ConvergenceWarning
 from proxflow.sampling import encode, integrate
 from proxflow.schedules import Cosine, Linear, Polynomial, Schedule
 from tests.laws.cases import STORED
+from tests.marks import slow_beyond
 from tests.sampling.closed_forms import SCHEDULES, Mixture
 
 f64 = torch.float64
@@ -34,7 +35,7 @@ def test_dopri5_returns_within_its_tolerance(schedule: Schedule, generator: torc
     assert float(error) < 30 * 1e-6  # as of dopri5 one way, tests/sampling/test_integrate.py
 
 
-@pytest.mark.parametrize("schedule", SCHEDULES, ids=str)
+@pytest.mark.parametrize("schedule", slow_beyond(1, SCHEDULES), ids=str)
 @pytest.mark.parametrize("method", list(ORDER))
 def test_fixed_steps_return_at_their_order(schedule: Schedule, method: str, generator: torch.Generator) -> None:
     x1 = Mixture(schedule).sample(20, generator)

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import proxflow as pf
+from tests.marks import slow_beyond
 
 f64 = torch.float64
 
@@ -30,9 +31,9 @@ def test_linear_flow_of_digits_ends_at_its_transport(
     torch.testing.assert_close(end, flow.transport(x0), rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("schedule", [pf.schedules.Cosine(), pf.schedules.Polynomial(2)], ids=str)
+@pytest.mark.parametrize("schedule", slow_beyond(1, [pf.schedules.Cosine(), pf.schedules.Polynomial(2)]), ids=str)
 @pytest.mark.parametrize(
-    ("method", "steps", "error"), [("dopri5", None, 1e-4), ("proximal", 1, 1e-12), ("heun", 200, 1e-3)]
+    ("method", "steps", "error"), slow_beyond(2, [("dopri5", None, 1e-4), ("proximal", 1, 1e-12), ("heun", 200, 1e-3)])
 )
 def test_curved_schedules_end_at_the_transport_too(
     potential: pf.potentials.Discrete,

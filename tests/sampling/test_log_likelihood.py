@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from scipy import stats
@@ -137,6 +138,30 @@ def test_gradients_in_data_and_parameters(generator: torch.Generator) -> None:
             torch.autograd.grad(found.sum(), (x, a, b)), torch.autograd.grad(truth.sum(), (x, a, b)), strict=True
         ):
             torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
+class Sine(torch.autograd.Function):
+    """Known to no function transform: it has neither a rule for batches nor ``setup_context``."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:  # type: ignore[override]
+        ctx.save_for_backward(x)
+        return x.sin()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
+        (x,) = ctx.saved_tensors
+        assert gradient.shape == x.shape, "one gradient at a time"
+        return torch.from_numpy(gradient.numpy() * np.cos(x.detach().numpy()))
+
+
+def test_a_field_whose_gradients_come_one_by_one(generator: torch.Generator) -> None:
+    matrix = torch.randn(3, 3, generator=generator, dtype=f64)
+    x = torch.randn(5, 3, generator=generator, dtype=f64)
+    values = [
+        log_likelihood(lambda t, x, sine=sine: sine(x @ matrix) * (1 - t), x).value for sine in (Sine.apply, torch.sin)
+    ]
+    torch.testing.assert_close(values[0], values[1], rtol=1e-12, atol=0)
 
 
 def test_never_at_the_end_and_in_inference_mode(generator: torch.Generator) -> None:

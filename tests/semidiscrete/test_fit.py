@@ -10,6 +10,7 @@ from proxflow.errors import ConvergenceWarning
 from proxflow.measures import Gaussian
 from proxflow.potentials import Discrete
 from proxflow.semidiscrete import Fit, fit
+from tests.marks import slow_beyond
 from tests.semidiscrete.closed_forms import line_heights, line_masses
 from tests.semidiscrete.sources import Interrupted
 
@@ -22,7 +23,7 @@ def cloud(n: int, d: int, seed: int = 0) -> torch.Tensor:
 
 
 @pytest.mark.usefixtures("noise_only")
-@pytest.mark.parametrize("count", [5, 21, 60])
+@pytest.mark.parametrize("count", slow_beyond(2, [5, 60, 21]))
 @pytest.mark.parametrize("equal", [True, False])
 def test_on_the_line_the_true_cell_masses_are_what_the_fit_reports(count: int, equal: bool) -> None:
     points = np.linspace(-1.5, 1.5, count)

@@ -1,16 +1,15 @@
 """The divergence of a field along a trajectory: exact, or Hutchinson's estimate with fixed random signs.
 
-Exact: of a ``ProximalFlow`` in closed form; of a callable d vector-Jacobian products, which ask nothing of the field
-but that autograd can go back through it. Hutchinson (1990): z' (D v) z with random signs z has the divergence as its
-mean; the same signs serve a whole trajectory (Grathwohl et al. 2019, FFJORD), so that the integrand stays smooth and
-each probe gives an unbiased estimate of the integral. Rows of the field must not depend on each other.
+Exact: of a ``ProximalFlow`` in closed form; of a callable d vector-Jacobian products, many at a time, which ask nothing
+of the field but that autograd can go back through it. Hutchinson (1990): z' (D v) z with random signs z has the
+divergence as its mean; the same signs serve a whole trajectory (Grathwohl et al. 2019, FFJORD), so that the integrand
+stays smooth and each probe gives an unbiased estimate of the integral. Rows of the field must not depend on each other.
 """
 
 from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
 
 import torch
 from torch import Tensor
@@ -18,6 +17,8 @@ from torch import Tensor
 from proxflow.sampling.solvers import CountedField
 
 __all__ = ["Divergence", "ExactDivergence", "HutchinsonDivergence"]
+
+_ROWS_AT_ONCE = 8192  # rows of gradients, over which a product is no cheaper a row and only takes memory
 
 
 class Divergence(ABC):
@@ -41,7 +42,7 @@ class ExactDivergence(Divergence):
             return field(t, x), field.flow.divergence(t, x)[:, None]
         size = math.prod(x.shape[1:])
         units = torch.eye(size, dtype=x.dtype, device=x.device).reshape(size, *x.shape[1:])
-        velocity, products = _quadratic_forms(field, t, x, (unit.expand_as(x) for unit in units))
+        velocity, products = _quadratic_forms(field, t, x, units[:, None].expand(size, *x.shape))
         return velocity, products.sum(1, keepdim=True)
 
 
@@ -60,26 +61,35 @@ class HutchinsonDivergence(Divergence):
         return _quadratic_forms(field, t, x, self._signs)
 
 
-def _quadratic_forms(field: CountedField, t: Tensor, x: Tensor, directions: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
-    """The velocity and z' (D v) z for each direction z (B, *event): (B, directions)."""
-    kept, size = torch.is_grad_enabled(), math.prod(x.shape[1:])
+def _quadratic_forms(field: CountedField, t: Tensor, x: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
+    """The velocity and z' (D v) z for each direction z, (K, B, *event): (B, K)."""
+    kept = torch.is_grad_enabled()
     with torch.inference_mode(False), torch.enable_grad():
         at = x if kept and x.requires_grad else x.clone().detach().requires_grad_()
         velocity = field(t.clone(), at)
-        pulled = [(z, _pulled_back(field.owner, velocity, at, z, kept)) for z in directions]
-        forms = [(z * gradient).reshape(len(x), size).sum(1) for z, gradient in pulled]
-    columns = torch.stack(forms, 1) if forms else x.new_zeros(len(x), 1)
+        parts = directions.split(max(1, _ROWS_AT_ONCE // max(1, len(x))))
+        forms = [(z * _pulled_back(field.owner, velocity, at, z, kept)).flatten(2).sum(2) for z in parts]
+    columns = torch.cat(forms).T if len(directions) else x.new_zeros(len(x), 1)
     return (velocity, columns) if kept else (velocity.detach(), columns.detach())
 
 
-def _pulled_back(owner: str, velocity: Tensor, at: Tensor, z: Tensor, kept: bool) -> Tensor:
-    """(D v)' z, (B, *event)."""
-    gradient = None
-    if velocity.requires_grad:
-        (gradient,) = torch.autograd.grad(velocity, at, z, create_graph=kept, retain_graph=True, allow_unused=True)
+def _pulled_back(owner: str, velocity: Tensor, at: Tensor, directions: Tensor, kept: bool) -> Tensor:
+    """(D v)' z of each direction, (K, B, *event)."""
+    if not velocity.requires_grad:
+        raise _unseen(owner)
+    options: dict[str, bool] = {"create_graph": kept, "retain_graph": True, "allow_unused": True}
+    try:
+        (gradient,) = torch.autograd.grad(velocity, at, directions, is_grads_batched=True, **options)
+    except RuntimeError:  # an operation of the field has no rule for batches of gradients
+        alone = [torch.autograd.grad(velocity, at, z, **options)[0] for z in directions]
+        gradient = None if alone[0] is None else torch.stack(alone)
     if gradient is None:
-        raise ValueError(
-            f"{owner}: autograd sees no dependence of the field on x; call the network without no_grad or detach "
-            "inside of the field (a field that is constant in x may add 0 * x)"
-        )
+        raise _unseen(owner)
     return gradient
+
+
+def _unseen(owner: str) -> ValueError:
+    return ValueError(
+        f"{owner}: autograd sees no dependence of the field on x; call the network without no_grad or detach "
+        "inside of the field (a field that is constant in x may add 0 * x)"
+    )
