@@ -214,7 +214,7 @@ class HalfBall(pf.potentials.Ball):
         super().__init__(dim, share / 2)
         self.share = share
 
-    def constructor_arguments(self) -> dict[str, object]:
+    def constructor_arguments(self):
         return {"dim": self.dim, "share": self.share}
 
 @pf.storable
