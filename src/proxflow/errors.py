@@ -16,8 +16,12 @@ __all__ = [
     "MissingExtraError",
     "counted",
     "global_generators_kept",
+    "in_a_line",
     "optional_package",
 ]
+
+
+_LONGEST = 240  # characters of a message that was not written here
 
 
 class ConvergenceError(RuntimeError):
@@ -43,6 +47,13 @@ class MissingExtraError(ImportError):
 def counted(number: int, noun: str, plural: str | None = None) -> str:
     """A number and its noun, for messages: "1 row", "8 rows", "1,797 classes"."""
     return f"{number:,} {noun if number == 1 else plural or f'{noun}s'}"
+
+
+def in_a_line(error: Exception) -> str:
+    """Kind and text of an error that somebody else's code raised, for a message of one line."""
+    said = str(error).rpartition("\nRuntimeError: ")[2]  # TorchScript puts a traceback of its own before it
+    text = " ".join(f"{type(error).__name__}: {said}".split())
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
 
 
 def optional_package(module: str, extra: str, package: str | None = None) -> Any:

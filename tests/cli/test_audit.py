@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import save_file
 
 import proxflow as pf
 from proxflow import report
+from tests.adapters.models import NormalField, normal_field, normal_rows, write_export, write_script
 from tests.cli.commands import call, refusal
 
 QUICK = ("--count", 64, "--steps", 8, "--no-marks")
@@ -53,3 +57,65 @@ def test_bad_input(data: Path, run: Path, tmp_path: Path, capsys: pytest.Capture
     assert "holds no run" in refusal(capsys, "audit", tmp_path)
     np.save(tmp_path / "wide.npy", np.zeros((9, 5)) + np.arange(9)[:, None])
     assert "the model of (2,)" in refusal(capsys, "audit", run, "--data", tmp_path / "wide.npy")
+
+
+@pytest.fixture
+def normal_data(tmp_path) -> Path:
+    np.save(tmp_path / "normal.npy", normal_rows().numpy())
+    return tmp_path / "normal.npy"
+
+
+@pytest.mark.parametrize("form", ["script", "weights", "export"])
+def test_a_model_in_a_file(normal_data, tmp_path, capsys, form) -> None:
+    """In the units of its data, with a convention that is found; nothing else is printed, warnings included."""
+    path, options = tmp_path / "model.bin", ("--trust",) if form == "export" else ()
+    if form == "script":
+        write_script(normal_field(), path)
+    elif form == "export":
+        write_export(normal_field(), path)
+    else:
+        save_file(normal_field().state_dict(), path)
+        options = ("--network", "tests.adapters.models:NormalField")
+    assert call("audit", path, "--data", normal_data, *options, *QUICK) == 0
+    printed = capsys.readouterr()
+    assert printed.err == ""
+    found = f"{path}: called as model(x,t) on points of 2 numbers; it predicts velocity at forward time, as the data"
+    assert printed.out.startswith(found)
+    assert "No fault was found." in printed.out
+    record = json.loads((tmp_path / "model-audit" / "run.json").read_text())
+    assert record["result"]["figures"]["variance_ratio"]["value"] == pytest.approx(1, abs=0.25)
+    assert record["arguments"]["schedule"] == "linear"
+    assert record["data"]["name"] == "normal"
+
+
+def test_a_model_in_units_of_its_own(normal_data, tmp_path, capsys) -> None:
+    """--standardise is what it was trained on, and held-out rows are standardised as the data were."""
+    np.save(tmp_path / "other.npy", np.load(normal_data)[:50] + 100)
+    write_script(NormalField(), tmp_path / "model.ts")
+    options = ("--standardise", "columns", "--held-out", tmp_path / "other.npy", "--convention", "torchcfm")
+    assert call("audit", tmp_path / "model.ts", "--data", normal_data, *options, *QUICK, "--json") == 0
+    figures = json.loads(capsys.readouterr().out)["result"]["figures"]
+    assert figures["variance_ratio_1"]["value"] == pytest.approx(1, abs=0.3)
+    assert figures["nearest_row_ratio"]["value"] < 0.01
+
+
+def test_bad_models(normal_data, run, tmp_path, capsys, monkeypatch) -> None:
+    script, data = write_script(normal_field(), tmp_path / "model.ts"), ("--data", normal_data)
+    monkeypatch.chdir(tmp_path)
+    assert "keeps no data; give --data" in refusal(capsys, "audit", script)
+    assert "give convention 'velocity'" in refusal(capsys, "audit", script, *data, "--convention", "diffusers")
+    assert "convention must be one of" in refusal(capsys, "audit", script, *data, "--convention", "best")
+    assert "leave out what tells how a file is read, --trust" in refusal(capsys, "audit", run, *data, "--trust")
+    np.save("wide.npy", np.random.default_rng(0).normal(size=(90, 3)))
+    assert "does not take the data" in refusal(capsys, "audit", script, "--data", "wide.npy")
+    (tmp_path / "damaged.ts").write_bytes(script.read_bytes()[:2000])
+    assert "damaged" in refusal(capsys, "audit", "damaged.ts", *data)
+    torch.save(normal_field(), "whole.pt")
+    assert "give trust=True (--trust)" in refusal(capsys, "audit", "whole.pt", *data)
+    save_file(normal_field().state_dict(), "model.safetensors")
+    assert "(--network)" in refusal(capsys, "audit", "model.safetensors", *data)
+    (tmp_path / "mine_alone.py").write_text("def build():\n    raise KeyError('width')\n")
+    network = ("--network", "mine_alone:build")
+    assert "raised KeyError: 'width'" in refusal(capsys, "audit", "model.safetensors", *data, *network)
+    assert "" not in sys.path
+    assert not list(tmp_path.glob("*-audit"))

@@ -1,4 +1,4 @@
-"""Other people's models and loops: torchcfm, flow_matching, diffusers, Lightning, and any callable.
+"""Other people's models and loops: torchcfm, flow_matching, diffusers, Lightning, any callable, and models in files.
 
 ``adapters.torchcfm``, ``adapters.flow_matching``, ``adapters.diffusers`` and ``adapters.lightning`` load on first use;
 only the last of them, and conversions that return an object of a library, need the library itself.
@@ -9,8 +9,11 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING
 
-from proxflow.adapters.convention import Convention, to_field
+from proxflow.adapters.convention import Convention, convention_named, to_field
 from proxflow.adapters.convention_check import ConventionCheck, check_convention
+from proxflow.adapters.detected_field import DetectedField, detect_field
+from proxflow.adapters.model_call import ORDERS
+from proxflow.adapters.model_file import read_model
 from proxflow.adapters.paired_noise import PairedNoise
 from proxflow.adapters.training_audit import TrainingAudit
 
@@ -21,14 +24,19 @@ if TYPE_CHECKING:  # not from proxflow.adapters import ...: a package hands on n
     import proxflow.adapters.torchcfm  # noqa: F401
 
 __all__ = [
+    "ORDERS",
     "Convention",
     "ConventionCheck",
+    "DetectedField",
     "PairedNoise",
     "TrainingAudit",
     "check_convention",
+    "convention_named",
+    "detect_field",
     "diffusers",
     "flow_matching",
     "lightning",
+    "read_model",
     "to_field",
     "torchcfm",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -12,7 +13,7 @@ from proxflow.matching.path import for_each
 from proxflow.predictions import velocity_from_score, velocity_from_source, velocity_from_target
 from proxflow.schedules import Linear, Schedule, check_schedule
 
-__all__ = ["DIRECTIONS", "PREDICTIONS", "Convention", "Field", "to_field"]
+__all__ = ["DIRECTIONS", "PREDICTIONS", "Convention", "Field", "convention_named", "to_field"]
 
 Field = Callable[[Tensor | float, Tensor], Tensor]
 """field(t, x) -> velocity (B, *event); t = 0 is noise, t = 1 is data, t one number or (B,)."""
@@ -55,9 +56,49 @@ class Convention:
         unit = "" if self.unit == 1 else f" in units of 1/{self.unit:g}"
         return f"{self.prediction} at {self.time} time{unit}"
 
+    @property
+    def name(self) -> str:
+        """As ``convention_named`` reads it: "velocity", "noise-reversed", "negative-velocity-reversed:1000"."""
+        direction = "-reversed" if self.time == "reversed" else ""
+        unit = "" if self.unit == 1 else f":{self.unit:g}"
+        return f"{self.prediction.replace(' ', '-')}{direction}{unit}"
+
     def model_time(self, t: Tensor) -> Tensor:
         """What the model is called with at proxflow's time t."""
         return self.unit * (t if self.time == "forward" else 1 - t)
+
+
+_LIBRARIES = {
+    "proxflow": Convention(),
+    "torchcfm": Convention(),
+    "flow_matching": Convention(),
+    "diffusers": Convention("negative velocity", "reversed", 1000),
+    "diffusers-sigma": Convention("negative velocity", "reversed"),  # a model that is told sigma, as Flux is
+    "sbi": Convention("negative velocity", "reversed"),
+}
+
+
+def convention_named(name: str) -> Convention:
+    """The convention of a library, or one written as PREDICTION[-reversed][:UNIT].
+
+    Args:
+        name: "proxflow", "torchcfm", "flow_matching", "diffusers" (told 1000 sigma), "diffusers-sigma" or "sbi"; else
+            such as "velocity", "noise-reversed" or "negative-velocity-reversed:1000".
+
+    Raises:
+        ValueError: it is neither.
+    """
+    if name in _LIBRARIES:
+        return _LIBRARIES[name]
+    found = re.fullmatch(r"([a-z-]+?)(-reversed)?(?::(\d+(?:\.\d+)?(?:e[+-]?\d+)?))?", name)
+    prediction = "" if found is None else found[1].replace("-", " ")
+    if found is None or prediction not in PREDICTIONS:
+        known = ", ".join(one.replace(" ", "-") for one in PREDICTIONS)
+        raise ValueError(
+            f"convention must be one of {', '.join(_LIBRARIES)}, or one of {known} with -reversed and :UNIT as it may "
+            f"be, got {name!r}"
+        )
+    return Convention(prediction, "reversed" if found[2] else "forward", float(found[3] or 1))
 
 
 def to_field(

@@ -1,15 +1,14 @@
-"""proxflow audit: a run against the laws of the exact flow."""
+"""proxflow audit: a run, or anyone's model in a file, against the laws of the exact flow."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from proxflow.cli.audited_model import ModelReading, audited_model
 from proxflow.cli.options import (
     Destination,
     Output,
@@ -22,27 +21,33 @@ from proxflow.cli.options import (
 )
 
 if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
-
     from proxflow.analysis import Audit
-    from proxflow.cli.run_folder import RunFolder
-    from proxflow.semidiscrete import Fit
 
 __all__ = ["audit"]
 
 
 @with_groups
 def audit(
-    run: Annotated[Path, typer.Argument(help="A run folder of `proxflow fit` or `train`.")],
+    model: Annotated[
+        Path,
+        typer.Argument(
+            help="A run folder of `proxflow fit` or `train`; or a file of TorchScript, torch.export, safetensors or "
+            "torch.save with --data."
+        ),
+    ],
     data: Annotated[
         str | None,
-        typer.Option(metavar="DATA", help="What the model should generate, as for `fit`; else what its run kept."),
+        typer.Option(
+            metavar="DATA",
+            help="What the model should generate, as for `fit`, in the units that a model in a file was trained in; "
+            "else what its run kept.",
+        ),
     ] = None,
     held_out: Annotated[
         str | None, typer.Option(metavar="DATA", help="Rows that it was not trained on, to see whether it copies.")
     ] = None,
     *,
+    given: ModelReading,
     reading: Reading,
     destination: Destination,
     count: Annotated[int, typer.Option(min=64, help="Noise points that are followed.")] = 1024,
@@ -54,28 +59,25 @@ def audit(
     """Audit a flow or network: is it optimal transport, how far from it, does it make the data, what would help?
 
     Example: `proxflow audit runs/digits-network --data digits`
+
+    Example: `proxflow audit model.ts --data train.npy --convention torchcfm`
     """
     import proxflow as pf
-    from proxflow.cli.run_folder import RunFolder
     from proxflow.report import render_audit_page
 
-    source = RunFolder(run)
-    found = _audited_run(source)
-    if destination.out is not None and destination.out.resolve() == run.resolve():
+    if destination.out is not None and destination.out.resolve() == model.resolve():
         raise ValueError(f"--out {destination.out} is the run that is audited; give another folder")
-    folder = destination.folder(run.with_name(f"{run.name}-audit"))
-    rows, labels = found.rows_of(data, reading, seed)
-    whole = replace(reading, points=None)
-    new_rows = None if held_out is None else found.rows_of(held_out, whole, seed)[0]
-    if rows is None and found.reference is None:
-        raise ValueError(f"{run} keeps neither its data nor a fit of them; give --data")
+    folder = destination.folder(model.with_name(f"{model.stem if model.is_file() else model.name}-audit"))
+    found = audited_model(model, given, data, held_out, reading, seed)
+    if found.how is not None:
+        output.say(f"{model}: {found.how}")
     with folder.writing(resume=False):
         result = pf.analysis.audit(
             found.field,
             found.reference,
-            data=rows,
-            labels=labels,
-            held_out=new_rows,
+            data=found.rows,
+            labels=found.labels,
+            held_out=found.held_out,
             schedule=schedule_named(found.schedule),
             count=count,
             steps=steps,
@@ -83,61 +85,15 @@ def audit(
             seed=seed,
         )
         arguments: dict[str, Any] = {
-            "run": str(run), "data": data, "held_out": held_out, **record_of(reading), "count": count, "steps": steps,
-            "marks": marks, "seed": seed,
+            "run": str(model), "data": data, "held_out": held_out, **record_of(given), **record_of(reading),
+            "count": count, "steps": steps, "marks": marks, "seed": seed,
         }  # fmt: skip
         page = render_audit_page(result, found.name, found.words, command_line("audit", arguments))
         complete = {**arguments, "schedule": found.schedule}
-        folder.write_study("audit", result, {"data": source.facts.data}, page, complete, _record(result))
+        folder.write_study("audit", result, found.record, page, complete, _record(result))
     _print(output, result)
     output.say(f"report: {folder.page}")
     output.end(folder.path, report=str(folder.page), **folder.record)
-
-
-@dataclass(frozen=True)
-class _Audited:
-    """The field of a run, and what the run knows of its data."""
-
-    field: Callable[[Tensor, Tensor], Tensor]
-    event_shape: tuple[int, ...]
-    dtype: torch.dtype
-    apply: Callable[[Tensor], Tensor]
-    schedule: str
-    name: str
-    words: str
-    reference: Fit | None
-    rows: Tensor | None
-
-    def rows_of(self, data: str | None, reading: Reading, seed: int) -> tuple[Tensor | None, Tensor | None]:
-        """Data as the model sees them, and their labels; what the run kept if none are named."""
-        if data is None:
-            return self.rows, None
-        dataset = reading.load(data, seed)
-        if dataset.event_shape != self.event_shape:
-            raise ValueError(f"{data} has points of {dataset.event_shape}, the model of {self.event_shape}")
-        raw = dataset.standardisation.undo(dataset.points.double())
-        return self.apply(raw).to(self.dtype), dataset.labels
-
-
-def _audited_run(folder: RunFolder) -> _Audited:
-    import torch
-
-    import proxflow as pf
-
-    name = str(folder.facts.data["name"])
-    if folder.is_trained:
-        network, standardisation, shape, schedule = folder.read_network()
-        atoms = folder.read_atoms()
-        rows = None if atoms is None else atoms.float().reshape(-1, *shape)
-        fitted = folder.fit_of_training()
-        words = f"the network of {folder.path}"
-        return _Audited(pf.matching.field_of(network), shape, torch.float32, standardisation.apply, schedule, name,
-                        words, fitted, rows)  # fmt: skip
-    fitted, standardisation, shape, schedule = folder.read_fit()
-    flow = pf.ProximalFlow(fitted.potential.double(), schedule_named(schedule))
-    rows = fitted.potential.points.double().reshape(-1, *shape)
-    words = f"the exact flow of {folder.path}"
-    return _Audited(flow, shape, torch.float64, standardisation.apply, schedule, name, words, fitted, rows)
 
 
 def _record(result: Audit) -> dict[str, Any]:

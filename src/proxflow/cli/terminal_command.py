@@ -154,28 +154,22 @@ class _Arriving:
 
 
 def _arriving_run(folder: RunFolder, label: str | None) -> _Arriving:
-    import torch
+    from proxflow.cli.run_field import read_run_field
 
-    import proxflow as pf
-
-    record = {"data": folder.facts.data}
+    found, record = read_run_field(folder, label), {"data": folder.facts.data}
     name = str(record["data"]["name"])
     if folder.is_trained:
-        network, standardisation, shape, schedule = folder.read_network()
-        number = None if label is None else folder.class_number(label, network.classes)
-        field = pf.matching.field_of(network, number)
-        atoms = folder.read_atoms()
-        unchecked = "" if atoms is not None else f"; {_UNCHECKED}"
-        words = f"the network of {folder.path}{_told(network.classes, label)}{unchecked}"
-        points = None if atoms is None else atoms.reshape(-1, *shape)
+        unchecked = "" if found.rows is not None else f"; {_UNCHECKED}"
+        words = f"the network of {folder.path}{_told(found.classes, label)}{unchecked}"
         name = name if label is None else f"{name}, class {label}"
-        return _Arriving(field, shape, torch.float32, standardisation, schedule, name, words, record, points)
-    if label is not None:
-        raise ValueError(f"{folder.path} holds a fitted flow, which takes no --label")
-    fitted, standardisation, shape, schedule = folder.read_fit()
-    words = f"the exact flow of {folder.path}, smoothed by epsilon = {fitted.epsilon:g}"
-    flow = pf.ProximalFlow(fitted.potential.double(), schedule_named(schedule))
-    return _Arriving(flow, shape, torch.float64, standardisation, schedule, name, words, record)
+        points = found.rows
+    else:
+        epsilon = 0.0 if found.fit is None else found.fit.epsilon
+        words = f"the exact flow of {folder.path}, smoothed by epsilon = {epsilon:g}"
+        points = None
+    return _Arriving(
+        found.field, found.event_shape, found.dtype, found.standardisation, found.schedule, name, words, record, points
+    )
 
 
 def _told(classes: int, label: str | None) -> str:
