@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -26,7 +30,7 @@ def _by_column(x: Tensor, time: Tensor) -> Tensor:
     return FIELD(x, time[:, 0])
 
 
-CALLABLES = {
+CALLABLES: dict[str, Callable[..., Any]] = {
     "x,t": lambda x, t: FIELD(x, t),
     "t,x": lambda time, points: FIELD(points, time),
     "x,column-t": _by_column,
@@ -37,7 +41,7 @@ CALLABLES = {
 
 @pytest.mark.parametrize("order", ORDERS)
 @torch.no_grad()
-def test_the_order_of_arguments_is_found(order) -> None:
+def test_the_order_of_arguments_is_found(order: str) -> None:
     found = detect_field(CALLABLES[order], ROWS)
     assert found.call.order == order
     assert found.convention == Convention()
@@ -46,7 +50,7 @@ def test_the_order_of_arguments_is_found(order) -> None:
 
 @pytest.mark.parametrize("name", ["diffusers", "noise-reversed", "data", "velocity-reversed:1000", "torchcfm"])
 @torch.no_grad()
-def test_what_it_predicts_is_found_and_what_is_stated_is_checked(name) -> None:
+def test_what_it_predicts_is_found_and_what_is_stated_is_checked(name: str) -> None:
     """On exact models of pairs of optimal transport, which independent pairs alone need not tell."""
     convention, rows = convention_named(name), moons_coupling().potential.points
     model = exact_model(convention, Linear())
@@ -103,7 +107,7 @@ def test_images_get_the_axis_that_a_network_needs() -> None:
     torch.testing.assert_close(found.field(0.5, images).flatten(1), layer(rows))
 
 
-def test_scripts_have_the_derivatives_of_their_networks(tmp_path) -> None:
+def test_scripts_have_the_derivatives_of_their_networks(tmp_path: Path) -> None:
     """A program that PyTorch had optimised for calls that ask for no derivative in x gave zeros from then on."""
     torch.manual_seed(0)
     network = nn.Sequential(nn.Linear(3, 16), nn.SiLU(), nn.Linear(16, 2))

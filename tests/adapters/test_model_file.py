@@ -7,6 +7,7 @@ import pickle
 import warnings
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -45,7 +46,7 @@ class Reader(nn.Module):
         return torch.from_file("/etc/hostname", False, 1, dtype=torch.uint8)
 
 
-def refusal(path: Path, **options: object) -> str:
+def refusal(path: Path, **options: Any) -> str:
     with pytest.raises(ValueError, match=r"^read_model: ") as caught:
         read_model(path, **options)
     message = str(caught.value)
@@ -64,7 +65,7 @@ def weights(path: Path) -> Path:
     return path
 
 
-def test_every_format_gives_the_network(tmp_path) -> None:
+def test_every_format_gives_the_network(tmp_path: Path) -> None:
     torch.save(normal_field(), tmp_path / "whole.pt")
     torch.save(normal_field().state_dict(), tmp_path / "weights.pt")
     read = [
@@ -80,7 +81,7 @@ def test_every_format_gives_the_network(tmp_path) -> None:
     assert not any(network.training for network in read[2:])
 
 
-def test_a_file_without_trust_runs_nothing(tmp_path) -> None:
+def test_a_file_without_trust_runs_nothing(tmp_path: Path) -> None:
     """A pickle, and one inside of a torch.export archive, which ``torch.export.load`` runs."""
     made = tmp_path / "made"
     (tmp_path / "model.pkl").write_bytes(pickle.dumps(Payload(made)))
@@ -100,7 +101,7 @@ def test_a_file_without_trust_runs_nothing(tmp_path) -> None:
 
 
 @pytest.mark.parametrize("disguise", ["save", "disguised"])
-def test_a_script_that_writes_files_is_refused(tmp_path, disguise) -> None:
+def test_a_script_that_writes_files_is_refused(tmp_path: Path, disguise: Any) -> None:
     made, path = tmp_path / "made", write_script(Writer(str(tmp_path / "made")), tmp_path / "model.ts")
     if disguise == "disguised":
         with zipfile.ZipFile(path) as old, zipfile.ZipFile(tmp_path / "other.ts", "w") as new:
@@ -111,17 +112,17 @@ def test_a_script_that_writes_files_is_refused(tmp_path, disguise) -> None:
     assert not made.exists()
 
 
-def test_a_script_that_reads_files_is_refused(tmp_path) -> None:
+def test_a_script_that_reads_files_is_refused(tmp_path: Path) -> None:
     assert "names 'from_file'" in refusal(write_script(Reader(), tmp_path / "model.ts"))
 
 
-def test_a_trusted_script_may_write(tmp_path) -> None:
+def test_a_trusted_script_may_write(tmp_path: Path) -> None:
     model = read_model(write_script(Writer(str(tmp_path / "made")), tmp_path / "model.ts"), trust=True)
     model(TIMES, POINTS)
     assert (tmp_path / "made").exists()
 
 
-def test_traced_containers_are_no_disguise(tmp_path) -> None:
+def test_traced_containers_are_no_disguise(tmp_path: Path) -> None:
     """Tracing writes getattr(layers, "0") for the parts of a Sequential."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
@@ -132,7 +133,7 @@ def test_traced_containers_are_no_disguise(tmp_path) -> None:
 
 @pytest.mark.parametrize("name", ["model.ts", "model.pt2", "model.safetensors", "whole.pt"])
 @pytest.mark.parametrize("kept", [0.6, 0.02])
-def test_damaged_files(tmp_path, name, kept) -> None:
+def test_damaged_files(tmp_path: Path, name: str, kept: float) -> None:
     torch.save(normal_field(), tmp_path / "whole.pt")
     write_script(normal_field(), tmp_path / "model.ts")
     weights(tmp_path / "model.safetensors")
@@ -144,7 +145,7 @@ def test_damaged_files(tmp_path, name, kept) -> None:
 
 
 @pytest.mark.parametrize("part", ["constants.pkl", "code/__torch__/tests/adapters/models.py", "data.pkl"])
-def test_a_damaged_part_of_a_script(tmp_path, part) -> None:
+def test_a_damaged_part_of_a_script(tmp_path: Path, part: str) -> None:
     path = write_script(normal_field(), tmp_path / "model.ts")
     with zipfile.ZipFile(path) as old, zipfile.ZipFile(tmp_path / "other.ts", "w") as new:
         assert any(name.endswith(part) for name in old.namelist())
@@ -153,7 +154,7 @@ def test_a_damaged_part_of_a_script(tmp_path, part) -> None:
     assert "is damaged TorchScript" in refusal(tmp_path / "other.ts")
 
 
-def test_files_of_another_kind(tmp_path) -> None:
+def test_files_of_another_kind(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("a long enough line of text")
     (tmp_path / "empty").touch()
     with zipfile.ZipFile(tmp_path / "other.zip", "w") as archive:
@@ -185,12 +186,12 @@ def test_files_of_another_kind(tmp_path) -> None:
         (lambda: nn.Linear(2, 2), "does not fit the network"),
     ],
 )
-def test_networks_that_do_not_build(tmp_path, network, words) -> None:
+def test_networks_that_do_not_build(tmp_path: Path, network: Any, words: str) -> None:
     assert words in refusal(weights(tmp_path / "model.safetensors"), network=network)
     torch.save(normal_field().state_dict(), tmp_path / "weights.pt")
     if network is not None:
         assert words in refusal(tmp_path / "weights.pt", network=network)
 
 
-def test_a_program_takes_no_network(tmp_path) -> None:
+def test_a_program_takes_no_network(tmp_path: Path) -> None:
     assert "leave out network" in refusal(write_script(normal_field(), tmp_path / "model.ts"), network=BUILDER)

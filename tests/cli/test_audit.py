@@ -60,15 +60,16 @@ def test_bad_input(data: Path, run: Path, tmp_path: Path, capsys: pytest.Capture
 
 
 @pytest.fixture
-def normal_data(tmp_path) -> Path:
+def normal_data(tmp_path: Path) -> Path:
     np.save(tmp_path / "normal.npy", normal_rows().numpy())
     return tmp_path / "normal.npy"
 
 
 @pytest.mark.parametrize("form", ["script", "weights", "export"])
-def test_a_model_in_a_file(normal_data, tmp_path, capsys, form) -> None:
+def test_a_model_in_a_file(normal_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], form: str) -> None:
     """In the units of its data, with a convention that is found; nothing else is printed, warnings included."""
-    path, options = tmp_path / "model.bin", ("--trust",) if form == "export" else ()
+    path = tmp_path / "model.bin"
+    options: tuple[str, ...] = ("--trust",) if form == "export" else ()
     if form == "script":
         write_script(normal_field(), path)
     elif form == "export":
@@ -88,7 +89,7 @@ def test_a_model_in_a_file(normal_data, tmp_path, capsys, form) -> None:
     assert record["data"]["name"] == "normal"
 
 
-def test_a_model_in_units_of_its_own(normal_data, tmp_path, capsys) -> None:
+def test_a_model_in_units_of_its_own(normal_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """--standardise is what it was trained on, and held-out rows are standardised as the data were."""
     np.save(tmp_path / "other.npy", np.load(normal_data)[:50] + 100)
     write_script(NormalField(), tmp_path / "model.ts")
@@ -99,7 +100,9 @@ def test_a_model_in_units_of_its_own(normal_data, tmp_path, capsys) -> None:
     assert figures["nearest_row_ratio"]["value"] < 0.01
 
 
-def test_bad_models(normal_data, run, tmp_path, capsys, monkeypatch) -> None:
+def test_bad_models(
+    normal_data: Path, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     script, data = write_script(normal_field(), tmp_path / "model.ts"), ("--data", normal_data)
     monkeypatch.chdir(tmp_path)
     assert "keeps no data; give --data" in refusal(capsys, "audit", script)

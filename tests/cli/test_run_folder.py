@@ -17,7 +17,7 @@ import torch
 
 import proxflow as pf
 from proxflow import cli, report, storage
-from proxflow.semidiscrete import stochastic
+from proxflow.semidiscrete import stochastic_fit
 from proxflow.semidiscrete.damped_newton import DampedNewton
 from proxflow.semidiscrete.descent import descend
 from tests.cli.commands import POINTS, RUN_FILES, SPACE, UNFINISHED_FILES, call, digest, refusal
@@ -302,7 +302,7 @@ class CtrlC:
 def ctrl_c(monkeypatch: pytest.MonkeyPatch) -> CtrlC:
     """Not pressed until ``at`` is set."""
     pressed = CtrlC(None)
-    monkeypatch.setattr(stochastic, "descend", pressed.watch(descend))
+    monkeypatch.setattr(stochastic_fit, "descend", pressed.watch(descend))
     monkeypatch.setattr(DampedNewton, "step", pressed.watch(DampedNewton.step))
     return pressed
 

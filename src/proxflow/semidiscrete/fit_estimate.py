@@ -19,7 +19,7 @@ from proxflow.semidiscrete.exact import exact_applies
 from proxflow.semidiscrete.fitting import Posed, Task, posed, returned_of, solve, task_of
 from proxflow.semidiscrete.prepare import Atoms
 from proxflow.semidiscrete.session import Session
-from proxflow.semidiscrete.stochastic import Run
+from proxflow.semidiscrete.stochastic_fit import Run
 from proxflow.symmetry import Symmetry
 from proxflow.torch_support import in_full_precision
 

@@ -26,7 +26,7 @@ from proxflow.semidiscrete.ranks import ALONE, Ranks
 from proxflow.semidiscrete.returned import Returned
 from proxflow.semidiscrete.session import Session, fit_fingerprint
 from proxflow.semidiscrete.start import carried_heights
-from proxflow.semidiscrete.stochastic import StochasticState, solve_stochastically
+from proxflow.semidiscrete.stochastic_fit import StochasticState, solve_stochastically
 from proxflow.symmetry import Symmetry
 from proxflow.torch_support import in_full_precision
 

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from proxflow.kernels.softmax.law import probabilities, row_blocks
-from proxflow.kernels.softmax.operators import Pair, resolvent, softmax_pair
 from proxflow.kernels.softmax.prox import projection_temperature
+from proxflow.kernels.softmax.prox_operators import Pair, resolvent, softmax_pair
 
 __all__ = ["Pair", "log_normaliser", "moreau_pair"]
 
