@@ -16,7 +16,7 @@ __all__ = ["field_of"]
 
 def field_of(
     network: Network, label: Tensor | int | None = None, guidance: float = 1.0
-) -> Callable[[Tensor, Tensor], Tensor]:
+) -> Callable[[Tensor | float, Tensor], Tensor]:
     """The field (t, x) -> velocity of a network at given labels, with classifier-free guidance (Ho and Salimans 2022).
 
     The velocity is v + (guidance - 1) (v - v_none), v_none without label: 1 is the conditional field itself.
@@ -42,7 +42,7 @@ def field_of(
         known = f"labels 0 to {classes - 1}" if classes else "no labels"
         raise ValueError(f"field_of: the network has {known}, got {label!r}")
 
-    def field(t: Tensor, x: Tensor) -> Tensor:
+    def field(t: Tensor | float, x: Tensor) -> Tensor:
         if labels.ndim and len(labels) != len(x):
             raise ValueError(f"field_of: there are {len(labels)} labels for {len(x)} points; give one, or one for each")
         times = for_each(t, x)

@@ -52,6 +52,7 @@ class Quadratic(Potential):
         self.register_buffer("_axes", axes, persistent=False)
         self.register_buffer("_deviations", deviations, persistent=False)
         self.register_buffer("_defect", defect, persistent=False)
+        # Factored once and for all, not ``Derived``: compiled code would do it again in every call.
         self.register_load_state_dict_post_hook(_refresh)  # type: ignore[no-untyped-call]
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> torch.nn.Module:

@@ -49,6 +49,7 @@ class ByQuantile(Potential):
         self.register_buffer("levels", levels.detach().clone())
         self.register_buffer("values", values.detach().clone())
         self._prepare_table()
+        # Tabulated once and for all, not ``Derived``: compiled code would do it again in every call.
         self.register_load_state_dict_post_hook(_refresh)  # type: ignore[no-untyped-call]
 
     @abstractmethod
