@@ -73,6 +73,9 @@ docs: .venv/installed-docs
 docs/images/flow.png: docs/picture.py .venv/installed-demo
 	$(BIN)/python docs/picture.py
 
+docs/images/audit-%.png: docs/audit_pictures.py .venv/installed-demo
+	$(BIN)/python docs/audit_pictures.py
+
 format: .venv/installed-test
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .

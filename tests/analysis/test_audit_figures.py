@@ -17,7 +17,7 @@ from proxflow.analysis import audit
 from proxflow.analysis.auditing.generated_pairs import GeneratedPairs, generated_pairs
 from proxflow.analysis.auditing.generation import group_shares, groups_of, paired_variances
 from proxflow.analysis.auditing.intervals import share
-from proxflow.analysis.auditing.optimality import optimality_figures, velocity_errors
+from proxflow.analysis.auditing.optimality import optimality_figures, pair_bound, velocity_errors
 from proxflow.analysis.auditing.proximality import jacobian_figures, measured_jacobians, pair_figures
 
 f64 = torch.float64
@@ -176,3 +176,39 @@ def test_bad_input_is_refused_in_a_line() -> None:
         audit(lambda t, x: x[:, :1], data=rows)
     with pytest.raises(ValueError, match="the reference 3"):
         audit(field, pf.ProximalFlow(pf.potentials.Ball(3)), data=rows)
+
+
+def normal_flow(deviations: Tensor) -> pf.ProximalFlow:
+    return pf.ProximalFlow(pf.potentials.Quadratic(torch.zeros(3, dtype=f64), torch.diag(deviations**2)))
+
+
+def test_the_least_excess_of_the_pairs_behind_a_field() -> None:
+    """Of independent pairs of normal laws: x_t = sigma_t x0, and both recovered points are multiples of it."""
+    noise = normal(20_000, 3)
+    pairs = generated_pairs(lambda t, x: rate(t) * x, noise, (3,), LINEAR, STEPS)
+    found = pair_bound(pairs, noise * WIDE, normal_flow(WIDE), LINEAR)
+    t = found.times[:, None]
+    sigma = ((1 - t) ** 2 + t**2 * WIDE**2).sqrt()
+    miss = sigma * (1 + (1 - t) * rate(t) - WIDE / (1 - t + t * WIDE))
+    least = (WIDE - 1).square().sum()
+    by_time = 2 * t[:, 0] / (1 - t[:, 0]) * miss.square().sum(1) / least
+    assert found.excess.low <= float(by_time.max()) <= found.excess.high
+    true = float(2 * WIDE.sum() / least)  # E|x1 - x0|^2 - W2^2 is 2 tr(cov^(1/2))
+    assert 0.02 * true < found.excess.value < true
+    assert (found.error <= found.bound * (1 + 1e-12)).all()
+    assert float((found.bound / found.error).min()) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("schedule", [LINEAR, pf.schedules.Cosine()], ids=str)
+def test_pairs_of_minibatches_cost_at_least_what_their_field_says(schedule: pf.schedules.Schedule) -> None:
+    """Independent pairs of a few atoms, whose field and excess are known."""
+    points = 2 * normal(12, 3, seed=4)
+    flow = pf.ProximalFlow(pf.semidiscrete.fit(points, tol=1e-4).potential, schedule)
+    found = audit(pf.IndependentField(points, schedule=schedule), flow, data=points, marks=False, progress=False)
+    noise = normal(100_000, 3, seed=5)
+    least = float((flow.transport(noise) - noise).square().sum(1).mean())
+    independent = 3 + float(points.square().sum(1).mean())
+    excess = found.figures["pair_excess"]
+    assert 0.05 < excess.low < excess.high < independent / least - 1
+    itself = audit(flow, flow, data=points, marks=False, progress=False).figures["pair_excess"]
+    assert itself.value < 1e-12

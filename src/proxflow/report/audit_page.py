@@ -125,13 +125,13 @@ def _velocity_errors(audit: Audit) -> Picture:
     figure = new_figure(5.4, 3.2)
     axes = figure.add_subplot()
     axes.plot(times, error, color=ACCENT, marker=".", label="this field")
-    axes.plot(times, bound, color=PALE, ls="--", label="bound for minibatch pairs of its cost")
+    axes.plot(times, bound, color=PALE, ls="--", label="bound for the cheapest pairs")
     axes.set(xlabel="t", ylabel="error of the velocity")
     axes.set_ylim(bottom=0)
     axes.legend(frameon=False, fontsize=8)
     caption = (
-        "Root mean square error on the exact trajectories, and what the convergence theorem allows the field of "
-        "minibatch pairs whose cost exceeds the least one by as much."
+        "Root mean square error on the field's own trajectories, and what the convergence theorem allows the field of "
+        "pairs that cost as little more than the least as this error allows."
     )
     alt = "Error of the velocity: " + ", ".join(
         f"{_number(e)} at t = {t:.2g}" for t, e in zip(times, error, strict=True)

@@ -60,9 +60,9 @@ class Audit:
         warnings: faults that were found, a sentence or two each, the gravest first; empty for a sound field.
         advice: what would help, and why.
         times: (T,) of the next two; None without a reference.
-        velocity_error: (T,) root of E|v - v_exact|^2 on the exact trajectories, in velocity units.
-        velocity_bound: (T,) what the convergence theorem allows a field of minibatch pairs whose cost exceeds the
-            least one by as much: W sqrt(excess / (2 alpha beta)).
+        velocity_error: (T,) root of E|v - v_exact|^2 over the field's own trajectories, in velocity units.
+        velocity_bound: (T,) what the convergence theorem allows a field of pairs whose cost exceeds the least one by
+            ``pair_excess``: W sqrt(excess / (2 alpha beta)).
         steps: numbers of steps tried.
         step_error: root of E|x1 with so few steps - x1|^2 over that of the samples' variance, one for each.
         group_names: of the groups of data whose shares were compared.
@@ -122,6 +122,10 @@ GROUPS_OF_FIGURES: dict[str, dict[str, tuple[float | None, str]]] = {
     "How far from optimal?": {
         "cost_excess": (0.0, "Cost of the generated pairs above that of the exact flow on the same noise, over it."),
         "velocity_error": (0.0, "Error of the velocity on the exact trajectories, over the exact speed."),
+        "pair_excess": (
+            0.0,
+            "What the pairs behind the field cost at least above the least cost, over it, by the convergence theorem.",
+        ),
     },
     "Does it make the data?": {
         "energy_distance": (0.0, "Energy distance of samples and data, over the distance of two rows of the data."),

@@ -21,7 +21,7 @@ from proxflow.analysis.auditing.generation import (
     paired_variances,
 )
 from proxflow.analysis.auditing.intervals import Estimate, root_ratio
-from proxflow.analysis.auditing.optimality import VelocityErrors, optimality_figures, velocity_errors
+from proxflow.analysis.auditing.optimality import PairBound, optimality_figures, pair_bound, velocity_errors
 from proxflow.analysis.auditing.proximality import Jacobians, jacobian_figures, measured_jacobians, pair_figures
 from proxflow.analysis.auditing.readings import Reading, attempt, better_reading
 from proxflow.analysis.auditing.verdict import FAR, advise, faults, verdict_of
@@ -116,7 +116,8 @@ def audit(
     warned = faults(figures, reading, shares)
     advice = advise(figures, warned, reading)
     verdict = verdict_of(figures, warned, advice)
-    times, error, bound = measured.velocity_curve(found)
+    curves = measured.pair_bound
+    times, error, bound = (None,) * 3 if curves is None else (curves.times, curves.error, curves.bound)
     curve = tuple(root_ratio(squares, pairs.variances).value for squares in measured.step_errors)
     names, compared = _compared(shares)
     seconds = time.perf_counter() - started
@@ -159,7 +160,7 @@ class _Measured:
     def __init__(self, subject: Subject, field: FieldCall, pairs: GeneratedPairs, say: Callable[[str], None]) -> None:
         self.subject, self.field, self.pairs, self._say = subject, field, pairs, say
         self._exact = subject.exact(pairs.source)
-        self._errors: VelocityErrors | None = None
+        self.pair_bound: PairBound | None = None
         say("errors of few steps")
         self.step_errors = [self._squared_error(count) for count in STEPS]
 
@@ -169,10 +170,11 @@ class _Measured:
         self._say("Jacobians")
         found = self._laws(self.field, pairs)
         found["four_step_error"] = root_ratio(self.step_errors[STEPS.index(4)], pairs.variances)
-        if self._exact is not None:
+        if self._exact is not None and subject.flow is not None:
             self._say("against the exact flow")
-            self._errors = velocity_errors(self.field, pairs.source, self._exact, subject.event, subject.schedule)
-            found |= optimality_figures(pairs, self._exact, self._errors)
+            found |= self._optimality(self.field, pairs, self._exact, subject.event)
+            self.pair_bound = pair_bound(pairs, self._exact, subject.flow, subject.schedule)
+            found["pair_excess"] = self.pair_bound.excess
         self._say("samples against the data")
         found |= self._samples(pairs.target)
         if self._exact is not None:
@@ -195,21 +197,16 @@ class _Measured:
             return {}
         found = pair_figures(pairs, _MOST_ASSIGNED) | self._samples(pairs.target)
         found |= jacobian_figures(self._jacobians(other, pairs, (other.dim,)))
-        if self._exact is not None:
-            errors = velocity_errors(other, pairs.source, self._exact, (other.dim,), subject.schedule)
-            found |= optimality_figures(pairs, self._exact, errors)
+        if self._exact is not None and subject.flow is not None:
+            found |= self._optimality(other, pairs, self._exact, (other.dim,))
+            found["pair_excess"] = pair_bound(pairs, self._exact, subject.flow, subject.schedule).excess
         return found
 
-    def velocity_curve(self, found: dict[str, Estimate]) -> tuple[Tensor, Tensor, Tensor] | tuple[None, None, None]:
-        """Times, error, and the bound of docs/theory.md 4 for the excess that was found."""
-        if self._errors is None or self._exact is None:
-            return None, None, None
-        least = float((self._exact.double() - self.pairs.source.double()).square().sum(1).mean())
-        excess = max(found["cost_excess"].value, 0.0) * least
-        times, schedule = self._errors.times, self.subject.schedule
-        product = schedule.alpha(times) * schedule.beta(times)
-        bound = schedule.wronskian(times) * (excess / (2 * product)).sqrt()
-        return times, self._errors.squared.mean(1).sqrt(), bound
+    def _optimality(
+        self, field: FieldCall, pairs: GeneratedPairs, exact: Tensor, event: tuple[int, ...]
+    ) -> dict[str, Estimate]:
+        errors = velocity_errors(field, pairs.source, exact, event, self.subject.schedule)
+        return optimality_figures(pairs, exact, errors)
 
     def _laws(self, field: FieldCall, pairs: GeneratedPairs) -> dict[str, Estimate]:
         found = jacobian_figures(self._jacobians(field, pairs, self.subject.event))

@@ -1,4 +1,13 @@
-"""How far a field is from the exact flow: in cost, on the same noise, and in velocity, on the exact trajectories."""
+"""How far a field is from the exact flow: in cost, on the same noise, in velocity, and in the pairs behind it.
+
+A perfect network of pairs (x0, x1) of any coupling of noise and data is at x_t the mean velocity of the pairs there,
+and over the law of x_t, which is that of its own trajectories (docs/theory.md 4),
+
+    E|v_t - v_t(exact)|^2 <= W^2 excess / (2 alpha beta),    excess = E|x1 - x0|^2 - W2^2.
+
+Turned round, the error on its trajectories says what the pairs cost at least above the least cost, whatever they were.
+The pairs that the field itself *makes* are others, and cheaper: even those of independent pairs may be nearly optimal.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +18,14 @@ from torch import Tensor
 
 from proxflow.analysis.auditing.generated_pairs import FieldCall, GeneratedPairs, velocity
 from proxflow.analysis.auditing.intervals import Estimate, ratio, root_ratio
+from proxflow.flow import ProximalFlow
 from proxflow.schedules import Schedule
 
-__all__ = ["VelocityErrors", "optimality_figures", "velocity_errors"]
+__all__ = ["PairBound", "VelocityErrors", "optimality_figures", "pair_bound", "velocity_errors"]
 
 _MOMENTS = 8  # times, midpoints of equal parts of [0, 1]
+_INNER = 7  # times inside (0, 1) at which errors are taken on the field's own trajectories, one prox for each row
+_ROWS = 256  # trajectories of these
 
 
 @dataclass(frozen=True)
@@ -47,3 +59,50 @@ def optimality_figures(pairs: GeneratedPairs, exact: Tensor, errors: VelocityErr
         "cost_excess": ratio(pairs.lengths - least, least),
         "velocity_error": root_ratio(errors.squared.mean(0), errors.size.mean(0)),
     }
+
+
+@dataclass(frozen=True)
+class PairBound:
+    """What a field's error on its own trajectories says of the pairs that it is the mean of.
+
+    Attributes:
+        times: (T,) inside (0, 1).
+        error: (T,) root of E|v - v_exact|^2 over its own x_t.
+        bound: (T,) what the theorem allows for pairs of the excess found, W sqrt(excess / (2 alpha beta)).
+        excess: the least excess of pairs that allow the error at all times, over the least cost.
+    """
+
+    times: Tensor
+    error: Tensor
+    bound: Tensor
+    excess: Estimate
+
+
+@torch.no_grad()
+def pair_bound(pairs: GeneratedPairs, exact: Tensor, flow: ProximalFlow, schedule: Schedule) -> PairBound:
+    """From v - v_exact = (W / alpha) (y - y_exact): the points recovered on the way against the prox there.
+
+    Args:
+        pairs: made by the field.
+        exact: (n, d), where the exact flow carries their noise.
+        flow: any with the potential of the exact flow.
+        schedule: of the field.
+
+    Raises:
+        ConvergenceError: the exact flow has no answer at a point.
+    """
+    steps, rows = len(pairs.recovered), slice(_ROWS)
+    kept = sorted({max(1, round(k * steps / (_INNER + 1))) for k in range(1, _INNER + 1)})
+    own = next(flow.potential.buffers(), pairs.source)
+    there = ProximalFlow(flow.potential, schedule)
+    least = (exact[rows].double() - pairs.source[rows].double()).square().sum(1)
+    times, squared = pairs.times[kept], []
+    for k, t in zip(kept, times.tolist(), strict=True):
+        right = there.recover_target(t, pairs.points[k, rows].to(own)).to(pairs.source).double()
+        squared.append((pairs.recovered[k, rows].double() - right).square().sum(1).cpu())
+    alpha, beta, wronskian = schedule.alpha(times), schedule.beta(times), schedule.wronskian(times)
+    errors = torch.stack(squared)
+    largest = int((beta / alpha * errors.mean(1)).argmax())
+    excess = ratio(2 * (beta / alpha)[largest] * errors[largest], least.cpu())
+    bound = wronskian * (excess.value * least.mean().cpu() / (2 * alpha * beta)).sqrt()
+    return PairBound(times, wronskian / alpha * errors.mean(1).sqrt(), bound, excess)
