@@ -185,6 +185,25 @@ def test_minibatch_with_labels_says_what_it_does(
     assert "the noise is not normal in training" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ([], "classes coupled apart, so that the noise of a class is normal"),
+        (
+            ["--strength", "0", "--directions", "1"],
+            "classes coupled at strength 0: the noise of the pairs tells the class",
+        ),
+    ],
+)
+def test_it_says_how_classes_are_coupled(
+    labelled: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str], words: str
+) -> None:
+    given = ["train", labelled, "--label", "kind", *options, "--out", tmp_path / "run", *QUICK]
+    assert call(*given) == 0
+    assert words in capsys.readouterr().out
+    assert call("sample", tmp_path / "run", "--label", "all", "--guidance", "2") == 0
+
+
 def test_same_command_same_network(data: Path, tmp_path: Path) -> None:
     for name in ("one", "two"):
         assert call("train", data, "--out", tmp_path / name, *QUICK) == 0
@@ -235,6 +254,7 @@ def test_a_finished_run_is_lengthened(data: Path, tmp_path: Path, capsys: pytest
         (["--coupling", "minibatch", "--ot-batch", "1000"], "--ot-batch 1000 is more than the 24 points"),
         (["--ot-batch", "8"], "--ot-batch is for --coupling minibatch"),
         (["--directions", "1", "--coupling", "independent"], "--directions is for --coupling subspace"),
+        (["--strength", "0"], "--strength is for labels"),
         (["--directions", "3"], "--directions 3 is more than the 2 coordinates"),
         (["--points", "1"], "a network needs at least two"),
         (["--network", "unet"], "use MLP for vectors"),

@@ -108,6 +108,8 @@ def train(
         folder.write_training(result, comparison, near.ratio(seed), coupled.kept, dataset, page, arguments)
     if coupled.choice is not None:
         output.say(f"{coupled.choice.count} of {dataset.dim} principal directions coupled")
+    if coupled.classes is not None:
+        output.say(coupled.classes)
     _print_training(output, result, comparison, dataset)
     if not result.finished:
         output.say("  stopped early; to continue:")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -27,13 +28,14 @@ _WIDTHS = {"residual": 512, "mlp": 512, "unet": 64}  # of the networks, where no
 
 @dataclass(frozen=True)
 class Coupled:
-    """A coupling; what the run folder keeps of it, a fit in the space of the data or else the points; and the choice
-    of its directions.
+    """A coupling; what the run folder keeps of it, a fit in the space of the data or else the points; the choice of its
+    directions; and what is to be said of its classes.
     """
 
     coupling: Coupling
     kept: Fit | Tensor | None = None
     choice: DirectionChoice | None = None
+    classes: str | None = None
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,14 @@ class CouplingOptions:
     conditional: Annotated[
         bool, typer.Option("--conditional", help="Tell the network the label; implied by --label.")
     ] = False
+    strength: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            help="With labels, how far classes are coupled apart: 0 couples all rows at once, for sampling with "
+            "guidance, 1 nearly apart; each class alone if not given.",
+        ),
+    ] = None
     ot_batch: Annotated[
         int | None,
         typer.Option(
@@ -75,6 +85,11 @@ class CouplingOptions:
             raise ValueError(
                 f"{dataset.name} has labels such as {fraction:g}, and a network is told classes: make them whole "
                 "numbers or text, or couple by couplings.JointConditional in a program of your own"
+            )
+        if self.strength is not None and not (conditional and self.coupling in ("subspace", "semidiscrete")):
+            raise ValueError(
+                "--strength is for labels (--conditional, --label) and --coupling subspace or semidiscrete; leave it "
+                "out"
             )
         if self.directions is not None and self.coupling != "subspace":
             raise ValueError(f"--directions is for --coupling subspace; {self.coupling} has none to choose")
@@ -110,8 +125,23 @@ class CouplingOptions:
             wanted: int | Literal["auto"] | None = (
                 None if self.coupling == "semidiscrete" else self.directions or "auto"
             )
-            return Coupled(pf.couplings.Conditional.fit(dataset.points, labels, directions=wanted, seed=seed))
+            strength = math.inf if self.strength is None else self.strength
+            coupling = pf.couplings.Conditional.fit(
+                dataset.points, labels, strength=strength, directions=wanted, seed=seed
+            )
+            return Coupled(coupling, classes=self._classes_in_words())
         return self._population(dataset, folder, seed)
+
+    def _classes_in_words(self) -> str:
+        if self.strength is None:
+            return (
+                "classes coupled apart, so that the noise of a class is normal in training as it is in sampling "
+                "(--strength 0 couples them at once, for sampling with guidance)"
+            )
+        return (
+            f"classes coupled at strength {self.strength:g}: the noise of the pairs tells the class, so that samples "
+            "without guidance are biased; sample with --guidance 1.5 to 2"
+        )
 
     def _population(self, dataset: Dataset, folder: RunFolder, seed: int) -> Coupled:
         """The population coupling of all data, in some directions or in all."""
