@@ -224,7 +224,8 @@ class FlatField:
         with _differentiable_attention():
             if self._forward_mode:
                 try:
-                    return torch.func.jvp(field, (x,), (w,))[1].detach()
+                    forward: Tensor = torch.func.jvp(field, (x,), (w,))[1]
+                    return forward.detach()
                 except RuntimeError:
                     self._forward_mode = False
             pull = torch.func.vjp(lambda u: torch.func.vjp(field, x)[1](u)[0], torch.zeros_like(x))[1]
