@@ -58,7 +58,8 @@ class EightGaussians:
 
     def log_prob(self, x: Tensor) -> Tensor:
         """Log-density (B,)."""
-        squares = (x[:, None] - self.centres.to(x)).square().sum(2)
+        centres = self.centres.to(x)
+        squares = x.square().sum(1, keepdim=True) - 2 * x @ centres.mT + centres.square().sum(1)
         return torch.logsumexp(-squares / (2 * VARIANCE), 1) - math.log(8 * 2 * math.pi * VARIANCE)
 
 
@@ -153,9 +154,9 @@ def verdicts(name: str, fields: dict[str, Callable[..., Tensor]], data: Any) -> 
 class Velocity(nn.Module):
     """A perceptron in flow_matching's order, x before t."""
 
-    def __init__(self) -> None:
+    def __init__(self, width: int = 64) -> None:
         super().__init__()
-        self.network = pf.matching.MLP((2,), width=64)
+        self.network = pf.matching.MLP((2,), width=width)
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
         """Velocity (B, 2)."""

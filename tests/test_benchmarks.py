@@ -14,8 +14,8 @@ from proxflow.data.fashion_mnist import INSTALLED
 FOLDER = Path(__file__).parent.parent / "benchmarks"
 
 
-def printed_by(name: str) -> str:
-    command = [sys.executable, str(FOLDER / name), "--quick"]
+def printed_by(name: str, *options: str) -> str:
+    command = [sys.executable, str(FOLDER / name), "--quick", *options]
     return subprocess.run(command, check=True, capture_output=True, text=True, timeout=300).stdout
 
 
@@ -56,6 +56,21 @@ def test_adapters() -> None:
     output = printed_by("adapters.py")
     for library, shown in (("torchcfm", "rows used"), ("flow_matching", "midpoint"), ("diffusers", "pixels")):
         assert f"{library} is not installed: left out" in output or shown in output
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("library", ["torchcfm", "flow_matching", "diffusers", "sbi"])
+def test_audited_peers(library: str) -> None:
+    output = printed_by("audited_peers.py", "--only", library)
+    if f"{library} is not installed: left out" not in output:
+        assert "called as model(" in output
+        assert re.search(r"^variance_ratio +\d+\.?\d* \[", output, re.MULTILINE)
+
+
+@pytest.mark.slow
+def test_cost_of_audits() -> None:
+    lines = printed_by("audited_peers.py", "--cost").splitlines()
+    assert [line.split(",")[0] for line in lines[1:]] == ["d = 64", "d = 300"]
 
 
 @pytest.mark.slow

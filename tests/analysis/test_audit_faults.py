@@ -105,6 +105,8 @@ def rotating(seed: int) -> Audit:
     return judged(turned(flow, 0.7), flow)
 
 
+ROTATED_SPREAD = torch.tensor([[5.0, 5.0], [-1.0, 1.0]], dtype=f64)  # long along the diagonal
+
 FAULTS: dict[Callable[[int], Audit], str] = {
     reversed_in_time: "time is reversed",
     swapped: "alpha and sigma are swapped",
@@ -161,3 +163,43 @@ def test_a_field_without_values_is_said_to_have_none() -> None:
     found = judged(lambda t, x: x * math.nan, data=normal(100, 2, seed=0))
     assert "not finite" in found.verdict
     assert found.figures == {}
+
+
+def test_eddies_as_errors_of_training_leave_them_are_no_rotation() -> None:
+    """Those of the stream function a cos(k x) cos(k y) turn one way and the other, k^2 a at most."""
+    flow, wave, size = isotropic(0), 6.0, 0.02
+
+    def field(t: Tensor, x: Tensor) -> Tensor:
+        phase = wave * x
+        turning = torch.stack([-phase[:, 0].cos() * phase[:, 1].sin(), phase[:, 0].sin() * phase[:, 1].cos()], 1)
+        return flow.velocity(t, x) + size * wave * turning
+
+    found = judged(field, flow)
+    assert found.figures["jacobian_asymmetry"].low > 0.1
+    assert found.figures["rotation"].low < 0.05
+    assert found.warnings == ()
+
+
+class TwoPoints:
+    """Noise near (3, 0) or (-3, 0)."""
+
+    dim = 2
+
+    def sample(self, n: int, *, generator: Any = None, dtype: Any = None, device: Any = None) -> Tensor:
+        side = 6.0 * torch.randint(2, (n, 1), generator=generator) - 3
+        noise = torch.randn(n, 2, generator=generator, dtype=f64)
+        return (noise + side * torch.tensor([1.0, 0.0])).to(dtype=dtype)
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        centres = torch.tensor([[3.0, 0.0], [-3.0, 0.0]], dtype=x.dtype)
+        return torch.logsumexp(-0.5 * torch.cdist(x, centres).square(), 1)
+
+
+def test_independent_pairs_of_other_noise_have_a_rotation_that_is_no_fault() -> None:
+    """Their field is a gradient for normal noise alone (docs/theory.md 2)."""
+    source = TwoPoints()
+    rows = 0.3 * torch.randn(100, 2, dtype=f64, generator=torch.Generator().manual_seed(0)) @ ROTATED_SPREAD
+    found = judged(pf.IndependentField(rows, source=source), source=source, data=rows)
+    assert found.figures["jacobian_asymmetry"].low > 0.05
+    assert found.warnings == ()
+    assert "rotation" not in found.advice

@@ -78,7 +78,8 @@ def test_jacobians_of_a_linear_field(dim: int) -> None:
     skew, symmetric = 0.5 * (matrix - matrix.mT), 0.5 * (matrix + matrix.mT)
     tolerance = 1e-12 if dim == 3 else 0.05
     wanted = float(skew.norm() / matrix.norm())
-    assert jacobian_figures(found)["jacobian_asymmetry"].value == pytest.approx(wanted, rel=tolerance)
+    for name in ("jacobian_asymmetry", "rotation"):
+        assert jacobian_figures(found)[name].value == pytest.approx(wanted, rel=tolerance)
     values = torch.linalg.eigvalsh(symmetric)
     for place, t in enumerate((0.2, 0.3, 0.5, 0.7, 0.9)):  # the nearest of ten steps, halves to even
         highest = t * ((1 - t) * float(values[-1]) + 1)

@@ -14,6 +14,7 @@ from scipy import linalg
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import proxflow as pf
+from proxflow.analysis.terminal.flat_field import FlatField, clock
 from proxflow.analysis.terminal.lyapunov import lyapunov_exponents
 from proxflow.analysis.terminal.scale_law import local_scale, scale_law, scale_spectrum
 from proxflow.analysis.terminal.terminal_spectrum import tangent_splitting, terminal_spectrum
@@ -403,3 +404,16 @@ def test_more_refusals() -> None:
         terminal_spectrum(lambda t, x: x[:, :1], normal(2, 3), [0.5])
     with pytest.raises(ValueError, match="tangent must have shape"):
         tangent_splitting(pf.ProximalFlow(Ball(3)), normal(2, 3), [0.5], torch.zeros(2, 3, 3, dtype=f64))
+
+
+def test_networks_without_forward_mode_derivatives() -> None:
+    """A U-Net with attention, at whose group normalisation PyTorch's forward mode fails; against differences."""
+    torch.manual_seed(0)
+    network = pf.matching.UNet((1, 8, 8), channels=(8, 8)).double().eval()
+    x, w = torch.randn(2, 3, 64, dtype=torch.float64)
+    t, step = torch.tensor(0.5, dtype=torch.float64), 1e-5
+    flat = FlatField("test", pf.matching.field_of(network), x.reshape(3, 1, 8, 8), None, 1 << 28)
+    along = flat.derivative_along(t, x, w) / clock(Linear(), t)
+    with torch.no_grad():
+        differences = (flat.velocity(t, x + step * w) - flat.velocity(t, x - step * w)) / (2 * step)
+    torch.testing.assert_close(along, differences, atol=1e-7, rtol=0)

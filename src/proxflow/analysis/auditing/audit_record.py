@@ -92,6 +92,10 @@ GROUPS_OF_FIGURES: dict[str, dict[str, tuple[float | None, str]]] = {
             0.0,
             "Antisymmetric share of the velocity's Jacobian: a gradient field has none, a rotation adds to it.",
         ),
+        "rotation": (
+            0.0,
+            "The part of it that all trajectories have in common: a rotation of the field, and no error of training.",
+        ),
         "spectrum_above": (
             0.0,
             "Share of trajectories where the Jacobian exceeds beta'/beta, which no optimal transport does.",

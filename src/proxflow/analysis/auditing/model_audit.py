@@ -29,7 +29,7 @@ from proxflow.analysis.terminal.flat_field import DENSE_LIMIT, Field
 from proxflow.checks import Numbers, whole_number
 from proxflow.flow import ProximalFlow
 from proxflow.independent_field import IndependentField
-from proxflow.measures import Source
+from proxflow.measures import Gaussian, Source
 from proxflow.progress import reporter
 from proxflow.sampling.integration import integrate
 from proxflow.schedules import Schedule
@@ -113,7 +113,7 @@ def audit(
     independent = measured.of_independent(int(steps)) if marks else {}
     figures = figures_of(found, measured.of_reference(), independent)
     shares = None if subject.groups is None else group_shares(pairs.target, subject.groups)
-    warned = faults(figures, reading, shares)
+    warned = faults(figures, reading, shares, normal_source=isinstance(subject.source, Gaussian))
     advice = advise(figures, warned, reading)
     verdict = verdict_of(figures, warned, advice)
     curves = measured.pair_bound

@@ -47,12 +47,15 @@ class Jacobians:
 
     Attributes:
         skew: |(P - P') / 2|^2, (T, B).
+        turn: its inner product with the mean of the other trajectories' antisymmetric parts, (T, B): of mean 0 where
+            these have nothing in common.
         size: |P - c I|^2, (T, B), the velocity's Jacobian in the same unit.
         lowest, highest: extreme eigenvalues of the symmetric part, (T, B).
         trace: (T, B).
     """
 
     skew: Tensor
+    turn: Tensor
     size: Tensor
     lowest: Tensor
     highest: Tensor
@@ -71,8 +74,8 @@ def measured_jacobians(
         t, x = pairs.times[place].to(pairs.source), pairs.points[place, :rows]
         alpha_rate, wronskian = flat.schedule.alpha_derivative(t), flat.schedule.wronskian(t)
         unit = float(-alpha_rate * flat.schedule.beta(t) / wronskian)  # P = unit (A + 1), A of docs/theory.md 6
-        skew, size, lowest, highest, trace = method(flat, t, x, generator_of(seed, number))
-        found.append((unit**2 * skew, unit**2 * size, unit * (lowest + 1), unit * (highest + 1),
+        skew, turn, size, lowest, highest, trace = method(flat, t, x, generator_of(seed, number))
+        found.append((unit**2 * skew, unit**2 * turn, unit**2 * size, unit * (lowest + 1), unit * (highest + 1),
                       unit * (trace + flat.dim)))  # fmt: skip
     return Jacobians(*(torch.stack(parts).double().cpu() for parts in zip(*found, strict=True)))
 
@@ -80,17 +83,30 @@ def measured_jacobians(
 def _dense(flat: FlatField, t: Tensor, x: Tensor, _: torch.Generator) -> tuple[Tensor, ...]:
     matrix = flat.jacobian(t, x).detach()
     values = torch.linalg.eigvalsh(0.5 * (matrix + matrix.mT))
-    skew = (0.5 * (matrix - matrix.mT)).square().sum((1, 2))
-    return skew, matrix.square().sum((1, 2)), values[:, 0], values[:, -1], matrix.diagonal(dim1=1, dim2=2).sum(1)
+    antisymmetric = 0.5 * (matrix - matrix.mT)
+    skew, turn = antisymmetric.square().sum((1, 2)), _in_common(antisymmetric.flatten(1))
+    return skew, turn, matrix.square().sum((1, 2)), values[:, 0], values[:, -1], matrix.diagonal(dim1=1, dim2=2).sum(1)
 
 
 def _by_products(flat: FlatField, t: Tensor, x: Tensor, generator: torch.Generator) -> tuple[Tensor, ...]:
-    """The same without a d x d matrix: E|K z|^2 = |K|^2 and E z'A z = tr A for random signs z."""
+    """The same without a d x d matrix: E <K z, L z> = <K, L> and E z'A z = tr A for random signs z.
+
+    The signs are those of all trajectories, as products of two of these need.
+    """
     products = flat.block_products(t, x, BLOCK)
-    probes, pushed, pulled = random_signs(products, x, _PROBES, BLOCK, generator)
+    signs = torch.randint(0, 2, (1, _PROBES, flat.dim), generator=generator).to(x) * 2 - 1
+    probes = signs.expand(len(x), -1, -1)
+    pushed, pulled = (torch.cat(parts, 1) for parts in zip(*map(products, probes.split(BLOCK, 1)), strict=True))
     skew, size = _probed_squares(pushed, pulled)
+    turn = _in_common((0.5 * (pushed - pulled)).flatten(1)) / _PROBES
     ends = extreme_eigenvalues(symmetric_part(products), x, 1, 1, _TOLERANCE, _MOST_PRODUCTS, generator).values
-    return skew, size, ends[:, 0], ends[:, -1], (probes * pushed).sum(2).mean(1)
+    return skew, turn, size, ends[:, 0], ends[:, -1], (probes * pushed).sum(2).mean(1)
+
+
+def _in_common(rows: Tensor) -> Tensor:
+    """The inner product of each row (B, k) with the mean of the others, (B,)."""
+    others = rows.sum(0) - rows
+    return (rows * others).sum(1) / max(len(rows) - 1, 1)
 
 
 def _probed_squares(pushed: Tensor, pulled: Tensor) -> tuple[Tensor, Tensor]:
@@ -111,9 +127,11 @@ def probed_asymmetry(
 
 def jacobian_figures(found: Jacobians) -> dict[str, Estimate]:
     """Asymmetry, spectrum and local dimension; a trajectory counts once."""
-    last = found.trace[-1]
+    last, turn = found.trace[-1], found.turn.mean(0)
+    projected = 2 * turn - turn.mean()  # of a mean over pairs, whose error is twice that of rows' own (Hoeffding 1948)
     return {
         "jacobian_asymmetry": root_ratio(found.skew.mean(0), found.size.mean(0)),
+        "rotation": root_ratio(projected, found.size.mean(0)),
         "spectrum_above": share((found.highest > 1 + _OUTSIDE).any(0)),
         "spectrum_below": share((found.lowest < -_OUTSIDE).any(0)),
         "largest_eigenvalue": _mean(found.highest.amax(0)),

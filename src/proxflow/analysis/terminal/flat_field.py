@@ -79,6 +79,7 @@ class FlatField:
         self.flow = field if isinstance(field, ProximalFlow) else None
         self.max_memory = int(max_memory)
         self._field = field
+        self._forward_mode = True
 
     def velocity(self, t: Tensor, x: Tensor) -> Tensor:
         """v_t at flat points (R, d)."""
@@ -211,8 +212,24 @@ class FlatField:
         return torch.cat(moved)
 
     def _push(self, t: Tensor, x: Tensor, w: Tensor) -> Tensor:
+        """D v w by forward mode; where a layer of the network has none, by reverse mode twice, from then on.
+
+        D v w is the derivative in u of (D v)' u, times w. PyTorch's group normalisation has no forward mode for points
+        in the layout that attention gives them, for one.
+        """
+
+        def field(points: Tensor) -> Tensor:
+            return self.velocity(t, points)
+
         with _differentiable_attention():
-            pushed: Tensor = torch.func.jvp(lambda points: self.velocity(t, points), (x,), (w,))[1]
+            if self._forward_mode:
+                try:
+                    forward: Tensor = torch.func.jvp(field, (x,), (w,))[1]
+                    return forward.detach()
+                except RuntimeError:
+                    self._forward_mode = False
+            pull = torch.func.vjp(lambda u: torch.func.vjp(field, x)[1](u)[0], torch.zeros_like(x))[1]
+            pushed: Tensor = pull(w)[0]
         return pushed.detach()
 
     def _puller(self, t: Tensor, x: Tensor) -> Callable[[Tensor], Tensor]:

@@ -1,0 +1,212 @@
+"""Models of other libraries, trained as their tutorials train them, and audited in their own conventions.
+
+torchcfm: 8 Gaussians to two moons with its exact minibatch matcher, sigma 0.1, batches of 256. flow_matching: noise to
+a checkerboard along its CondOTScheduler, with a smaller network and batch than its notebook's. diffusers: a UNet2DModel
+on digits at the sigmas of FlowMatchEulerDiscreteScheduler. sbi: the posterior of FMPE in its first tutorial, a uniform
+prior in three dimensions with normal noise, at one observation, whose truth is known. A library that is not installed
+is left out, and the output says so (pip install --no-deps sbi nflows skorch tabulate).
+
+Each model goes through ``adapters.detect_field`` with its library's convention stated, as ``proxflow audit`` does with
+a file, and then through ``analysis.audit``; for the first two the exact flow of 2,000 rows is the reference.
+
+``--cost`` audits networks of about a million parameters in 64 and in 784 dimensions instead, and prints CPU seconds
+and peak memory.
+
+python benchmarks/audited_peers.py
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import importlib.util
+import resource
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import proxflow as pf
+from adapters import BATCH, SIGMA, EightGaussians, Velocity, moons, trained_by_diffusers
+from proxflow.analysis import Audit
+
+ROWS = 2_000  # of a law that training draws from afresh, for audits
+DIGITS = 1_500  # that the U-Net is trained on; the others are held out
+FIGURES = (
+    "jacobian_asymmetry", "rotation", "spectrum_above", "recovered_drift", "repairing_gain", "cost_excess",
+    "velocity_error",
+    "energy_distance", "variance_ratio", "group_least", "nearest_row_ratio", "one_step_error", "four_step_error",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Peer:
+    """A trained model, and what its audit is given."""
+
+    model: Callable[..., Any]
+    convention: str
+    data: Tensor
+    source: Any = None
+    held_out: Tensor | None = None
+    with_reference: bool = False
+
+
+def torchcfm_peer(steps: int, count: int) -> Peer:
+    """Its first example; only the moons are scikit-learn's, as torchcfm's are those of torchdyn."""
+    from torchcfm.conditional_flow_matching import ExactOptimalTransportConditionalFlowMatcher
+    from torchcfm.models.models import MLP
+
+    source, network = EightGaussians(), MLP(dim=2, time_varying=True)
+    optimiser = torch.optim.Adam(network.parameters())
+    matcher = ExactOptimalTransportConditionalFlowMatcher(sigma=SIGMA)
+    for step in range(steps):
+        optimiser.zero_grad()
+        t, xt, ut = matcher.sample_location_and_conditional_flow(source.sample(BATCH), moons(BATCH, step))
+        vt = network(torch.cat([xt, t[:, None]], dim=-1))
+        torch.mean((vt - ut) ** 2).backward()
+        optimiser.step()
+    return Peer(network, "torchcfm", moons(count, steps), source, with_reference=True)
+
+
+def checkerboard(n: int) -> Tensor:
+    """The law of flow_matching's notebook, (n, 2)."""
+    x = 4 * torch.rand(n) - 2
+    y = torch.rand(n) - 2 * torch.randint(2, (n,)) + torch.floor(x) % 2
+    return torch.stack([x, y], 1) / 0.45
+
+
+def flow_matching_peer(steps: int, count: int) -> Peer:
+    """Its path, scheduler and wrapper; a perceptron for its MLP."""
+    from flow_matching.path import AffineProbPath
+    from flow_matching.path.scheduler import CondOTScheduler
+    from flow_matching.utils import ModelWrapper
+
+    path, model = AffineProbPath(scheduler=CondOTScheduler()), ModelWrapper(Velocity(width=128))
+    optimiser = torch.optim.Adam(model.parameters(), lr=1e-3)
+    for _ in range(steps):
+        optimiser.zero_grad()
+        x_1 = checkerboard(2 * BATCH)
+        sample = path.sample(t=torch.rand(len(x_1)), x_0=torch.randn_like(x_1), x_1=x_1)
+        torch.pow(model(sample.x_t, sample.t) - sample.dx_t, 2).mean().backward()
+        optimiser.step()
+    return Peer(model, "flow_matching", checkerboard(count), with_reference=True)
+
+
+def diffusers_peer(steps: int, count: int) -> Peer:
+    """The loop of its training scripts on digits, the last of which are held out."""
+    rows = pf.data.load("digits").points[:, None]
+    rows = rows[torch.randperm(len(rows))]
+    kept = min(DIGITS, count)
+    model, _ = trained_by_diffusers(rows[:kept], torch.randn_like, max(steps // 8, 2))
+    return Peer(lambda x, timestep: model(x, timestep, return_dict=False), "diffusers", rows[:kept],
+                held_out=rows[DIGITS:])  # fmt: skip
+
+
+def sbi_peer(steps: int, count: int) -> Peer:
+    """FMPE as its tutorial runs it; theta | x is N(x - 1, 0.1^2), far from the ends of the prior."""
+    from sbi.inference import FMPE
+    from sbi.utils import BoxUniform
+
+    prior = BoxUniform(low=-2 * torch.ones(3), high=2 * torch.ones(3))
+    theta = prior.sample((count,))
+    x = 1.0 + theta + 0.1 * torch.randn_like(theta)
+    trainer = FMPE(prior=prior, show_progress_bars=False).append_simulations(theta, x)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # that it might learn more
+        estimator = trainer.train(max_num_epochs=max(steps // 20, 1)).eval()
+    observed, posterior = torch.zeros(1, 3), -1 + 0.1 * torch.randn(count, 3)
+
+    def model(theta: Tensor, time: Tensor) -> Tensor:
+        velocity: Tensor = estimator(theta, observed.expand(len(theta), 3), time)
+        return velocity
+
+    return Peer(model, "sbi", posterior)
+
+
+def audited(peer: Peer, quick: bool) -> Audit:
+    """The audit as a user of the library would ask for it."""
+    convention = pf.adapters.convention_named(peer.convention)
+    found = pf.adapters.detect_field(peer.model, peer.data, convention=convention, source=peer.source)
+    print(f"  {found}", flush=True)
+    reference = peer.data if peer.with_reference else None
+    sizes: dict[str, Any] = {"count": 64, "steps": 8, "marks": False} if quick else {}
+    return pf.analysis.audit(
+        found.field, reference, source=peer.source, data=peer.data, held_out=peer.held_out, progress=False, **sizes
+    )
+
+
+PEERS: dict[str, Callable[[int, int], Peer]] = {
+    "torchcfm": torchcfm_peer,
+    "flow_matching": flow_matching_peer,
+    "diffusers": diffusers_peer,
+    "sbi": sbi_peer,
+}
+
+
+def print_peers(steps: int, names: list[str], quick: bool) -> None:
+    """Train and audit all that are installed, then one table."""
+    steps, count = (20, 256) if quick else (steps, ROWS)
+    audits: dict[str, Audit] = {}
+    for name in names:
+        if importlib.util.find_spec(name) is None:
+            print(f"{name} is not installed: left out")
+            continue
+        torch.manual_seed(0)
+        np.random.seed(0)  # noqa: NPY002 - torchcfm draws its plans with it
+        started = time.process_time()
+        peer = PEERS[name](steps, count)
+        trained = time.process_time()
+        print(f"{name} {importlib.metadata.version(name)}: trained in {trained - started:.0f} CPU s", flush=True)
+        audits[name] = audited(peer, quick)
+        print(f"  audited in {time.process_time() - trained:.0f} CPU s: {audits[name].verdict}", flush=True)
+    print_table(audits)
+
+
+def print_table(audits: dict[str, Audit]) -> None:
+    """One column for each model; intervals are of 95%."""
+    print(f"\n{'figure':18s}" + "".join(f"{name:>27s}" for name in audits))
+    for figure in FIGURES:
+        cells = (audit.figures.get(figure) for audit in audits.values())
+        texts = ["" if one is None else f"{one.value:.3g} [{one.low:.3g}, {one.high:.3g}]" for one in cells]
+        print(f"{figure:18s}" + "".join(f"{text:>27s}" for text in texts))
+    print(f"{'faults named':18s}" + "".join(f"{len(audit.warnings):>27d}" for audit in audits.values()))
+
+
+def print_cost(quick: bool) -> None:
+    """Seconds and peak memory of audits of networks of a million parameters."""
+    for dim, width in ((64, 32), (300, 32)) if quick else ((64, 384), (784, 320)):
+        torch.manual_seed(0)
+        network = pf.matching.ResidualMLP((dim,), width=width)
+        rows = torch.randn(300 if quick else ROWS, dim) @ torch.randn(dim, dim) / dim**0.5
+        field, started = pf.matching.field_of(network.eval()), time.process_time()
+        pf.analysis.audit(field, data=rows, count=64 if quick else 1024, steps=8 if quick else 32)
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        print(
+            f"d = {dim}, {sum(one.numel() for one in network.parameters()):,} parameters: "
+            f"{time.process_time() - started:.1f} CPU s, peak memory of the process {peak:,.0f} MiB",
+            flush=True,
+        )
+
+
+def main() -> None:
+    """Print the table of peers, or what an audit costs."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--steps", type=int, default=2000, help="of training in the plane; an eighth for the U-Net")
+    parser.add_argument("--only", nargs="+", choices=list(PEERS), default=list(PEERS), help="these peers alone")
+    parser.add_argument("--cost", action="store_true", help="what an audit of a large network costs")
+    parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that it runs")
+    options = parser.parse_args()
+    print(f"proxflow {pf.__version__}, torch {torch.__version__}, threads {torch.get_num_threads()}")
+    if options.cost:
+        print_cost(options.quick)
+    else:
+        print_peers(options.steps, options.only, options.quick)
+
+
+if __name__ == "__main__":
+    main()
