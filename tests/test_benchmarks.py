@@ -101,6 +101,14 @@ def test_fashion_few_steps() -> None:
 
 
 @pytest.mark.slow
+def test_guidance() -> None:
+    output = printed_by("guidance.py", "--rows", "independent", "class-blind")
+    assert output.count("Frechet") == 3
+    leaks = [float(found) for found in re.findall(r"leak (-?[\d.]+)", output)]
+    assert abs(leaks[0]) < 0.1 < leaks[1]
+
+
+@pytest.mark.slow
 def test_two_dimensional() -> None:
     output = printed_by("two_dimensional.py")
     assert output.count("NPE") == 10

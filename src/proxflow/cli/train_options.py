@@ -60,7 +60,7 @@ class CouplingOptions:
         typer.Option(
             min=0,
             help="With labels, how far classes are coupled apart: 0 couples all rows at once, for sampling with "
-            "guidance, 1 nearly apart; each class alone if not given.",
+            "guidance (with --coupling semidiscrete), 1 nearly apart; each class alone if not given.",
         ),
     ] = None
     ot_batch: Annotated[
