@@ -19,11 +19,11 @@ def blocks(page: Path) -> list[str]:
     return re.findall(r"```python\n(.*?)```", page.read_text(), flags=re.DOTALL)
 
 
-SLOW_PAGES = ("couplings.md", "migrating.md", "training.md")
+SLOW_PAGES = ("README.md", "couplings.md", "fitting.md", "migrating.md", "training.md")
 
 
 def _marked(page: Path) -> object:
-    """Pages that train for long, or run every peer, are slow."""
+    """Pages that fit and train for long, or run every peer, are slow."""
     return pytest.param(page, marks=pytest.mark.slow) if page.name in SLOW_PAGES else page
 
 

@@ -20,6 +20,7 @@ from tests.adapters.models import (
     normal_rows,
     write_script,
 )
+from tests.marks import slow_beyond
 
 FIELD = normal_field()
 ROWS = normal_rows()
@@ -48,7 +49,10 @@ def test_the_order_of_arguments_is_found(order: str) -> None:
     torch.testing.assert_close(found.field(0.3, ROWS), FIELD(ROWS, torch.full((len(ROWS),), 0.3)))
 
 
-@pytest.mark.parametrize("name", ["diffusers", "noise-reversed", "data", "velocity-reversed:1000", "torchcfm"])
+NAMES = ["torchcfm", "data", "diffusers", "noise-reversed", "velocity-reversed:1000"]
+
+
+@pytest.mark.parametrize("name", slow_beyond(2, NAMES))
 @torch.no_grad()
 def test_what_it_predicts_is_found_and_what_is_stated_is_checked(name: str) -> None:
     """On exact models of pairs of optimal transport, which independent pairs alone need not tell."""

@@ -15,6 +15,7 @@ from proxflow.couplings import Conditional, PairFile, Semidiscrete
 from proxflow.metrics import label_leakage
 from proxflow.semidiscrete import fit
 from tests.couplings.normality import ALPHA, REJECTED, frequency_p_value, normal_p_value, same_law_p_value
+from tests.marks import slow_beyond
 
 F64 = torch.float64
 
@@ -45,7 +46,7 @@ CONDITIONS = {
 
 
 @pytest.mark.parametrize("conditions", CONDITIONS)
-@pytest.mark.parametrize("strength", [0.25, 1.0])
+@pytest.mark.parametrize("strength", slow_beyond(1, [0.25, 1.0]))
 def test_between_two_rows_the_noise_is_as_the_strength_says(conditions: str, strength: float) -> None:
     points = torch.tensor([[-0.7], [0.7]], dtype=F64)
     coupling = Conditional.fit(points, CONDITIONS[conditions], strength=strength, tol=1e-5)

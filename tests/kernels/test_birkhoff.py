@@ -12,6 +12,7 @@ from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
 from proxflow.kernels.birkhoff import _FEW, _orbits, doubly_stochastic, permutation_of_mean
+from tests.marks import slow_beyond
 
 F64 = torch.float64
 
@@ -38,7 +39,7 @@ def drawn(plan: Tensor, count: int, seed: int = 0) -> Tensor:
     return torch.cat(draws).reshape(-1, n) % n
 
 
-@pytest.mark.parametrize(("n", "count"), [(2, 2048), (3, 3000), (8, 4000), (64, 160)])
+@pytest.mark.parametrize(("n", "count"), slow_beyond(2, [(3, 3000), (64, 160), (2, 2048), (8, 4000)]))
 @pytest.mark.parametrize("sharpness", [0.0, 6.0])
 def test_the_mean_of_many_permutations_is_the_plan(n: int, count: int, sharpness: float) -> None:
     plan = plan_of(n, sharpness)

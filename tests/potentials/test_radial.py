@@ -113,7 +113,7 @@ def ball_jacobian(ball: Ball, x: torch.Tensor, beta: float) -> torch.Tensor:
 
 
 @pytest.mark.parametrize(("alpha", "beta"), TIMES)
-@pytest.mark.parametrize("dim", [1, 3, 64])
+@pytest.mark.parametrize("dim", slow_beyond(2, [1, 64, 3]))
 def test_a_gaussian_law_is_the_quadratic_potential(dim: int, alpha: float, beta: float) -> None:
     radial, exact = gaussian(dim, 1.7), quadratic(dim, 1.7)
     x = torch.cat([normal(60, dim), normal(20, dim, 3.0), along(torch.ones(dim).double(), [1e30, 1e-9, 40.0])])

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from proxflow.analysis import DataDimension, data_dimension
 from proxflow.analysis.intrinsic_dimension.pieces import pieces
+from tests.marks import slow_beyond
 
 f64 = torch.float64
 
@@ -58,7 +59,7 @@ def test_a_circle_does_not_rule_a_ball_far_away() -> None:
     check(points, (700, 1), (300, 3))
 
 
-@pytest.mark.parametrize("width", [1e-2, 1e-3, 1e-8, 1e-200])
+@pytest.mark.parametrize("width", slow_beyond(2, [1e-3, 1e-200, 1e-2, 1e-8]))
 @pytest.mark.parametrize("apart", [0.0, 20.0])
 def test_clouds_of_different_widths_have_their_own_scales(width: float, apart: float) -> None:
     # far from the origin a narrow cloud is rounded: it is the one at the origin
@@ -204,7 +205,7 @@ def test_a_neighbourhood_unlike_its_patch_is_told() -> None:
     assert wrong[away].double().mean() <= 0.05
 
 
-@pytest.mark.parametrize("dim", [1, 2, 3, 4, 6])
+@pytest.mark.parametrize("dim", slow_beyond(3, [1, 2, 4, 3, 6]))
 def test_the_boundary_of_a_cube_is_within_the_error(dim: int) -> None:
     for seed in (0, 1):
         found = data_dimension(uniform(500, dim, seed=seed))

@@ -17,6 +17,7 @@ from scipy import stats
 import proxflow as pf
 from proxflow.measures import Source, Uniform
 from proxflow.potentials import Entropic, Product, Quadratic, Quantile, Radial
+from tests.marks import slow_beyond
 
 f32, f64 = torch.float32, torch.float64
 ndtri = torch.special.ndtri
@@ -213,7 +214,7 @@ def entropic_truth(points: list[float], heights: list[float], epsilon: float, y:
 
 
 @pytest.mark.parametrize("dtype", [f32, f64])
-@pytest.mark.parametrize("epsilon", [1.0, 0.1, 0.01])
+@pytest.mark.parametrize("epsilon", slow_beyond(2, [1.0, 0.01, 0.1]))
 def test_an_entropic_law_near_atoms_and_ends(epsilon: float, dtype: torch.dtype) -> None:
     points, heights = [-1.0, 0.25, 1.5], [0.25, 0.0, 0.5]
     potential = Entropic(column(*points, dtype=dtype), torch.tensor(heights, dtype=dtype), epsilon)

@@ -13,17 +13,21 @@ import torch
 
 import proxflow as pf
 from tests.cli.commands import call
+from tests.marks import slow_beyond
 from tests.semidiscrete.test_checkpoint import cloud
 
 
 @pytest.mark.parametrize(
     ("points", "options"),
-    [
-        (cloud(700, 5).float(), {"tol": 0.02}),
-        (cloud(300, 5), {"tol": 0.02, "max_samples": 20_000}),
-        (cloud(300, 4), {"tol": 0.05, "epsilon": 0.3}),
-        (cloud(4000, 6).float(), {"tol": 0.1}),
-    ],
+    slow_beyond(
+        2,
+        [
+            (cloud(700, 5).float(), {"tol": 0.02}),
+            (cloud(300, 4), {"tol": 0.05, "epsilon": 0.3}),
+            (cloud(300, 5), {"tol": 0.02, "max_samples": 20_000}),
+            (cloud(4000, 6).float(), {"tol": 0.1}),
+        ],
+    ),
 )
 def test_the_draws_are_those_of_the_fit(points: torch.Tensor, options: dict[str, Any]) -> None:
     expected = pf.semidiscrete.estimate(points, **options, seconds=0.5)
