@@ -20,6 +20,7 @@ _ROW = 0.34  # inches of one figure on its scale
 _MARGIN = 0.06  # of a scale, at both of its ends
 _SHARES = 24  # groups that are drawn
 _ZERO = 1e-9  # of a relative figure: rounding
+_LEAST_ERROR = 1e-6  # at the top of a scale of errors: an exact flow shows a line at 0 and not its rounding
 
 
 def render_audit_page(audit: Audit, name: str, subject: str, command: str | None = None) -> str:
@@ -127,7 +128,7 @@ def _velocity_errors(audit: Audit) -> Picture:
     axes.plot(times, error, color=ACCENT, marker=".", label="this field")
     axes.plot(times, bound, color=PALE, ls="--", label="bound for the cheapest pairs")
     axes.set(xlabel="t", ylabel="error of the velocity")
-    axes.set_ylim(bottom=0)
+    axes.set_ylim(0, _top(*error, *bound))
     axes.legend(frameon=False, fontsize=8)
     caption = (
         "Root mean square error on the field's own trajectories, and what the convergence theorem allows the field of "
@@ -139,6 +140,11 @@ def _velocity_errors(audit: Audit) -> Picture:
     return Picture("Velocity error", alt, caption, (svg(figure, "velocity"),))
 
 
+def _top(*errors: float) -> float:
+    """The upper end of a scale of errors."""
+    return 1.05 * max((error for error in errors if error > _LEAST_ERROR), default=_LEAST_ERROR)
+
+
 def _few_steps(audit: Audit) -> Picture:
     figure = new_figure(5.4, 3.0)
     axes = figure.add_subplot()
@@ -147,6 +153,8 @@ def _few_steps(audit: Audit) -> Picture:
     axes.set(xlabel="steps", ylabel="error over deviation", xscale="log")
     axes.set_xticks(audit.steps, [str(count) for count in audit.steps])
     axes.minorticks_off()
+    top = _top(*audit.step_error)
+    axes.set_ylim(-0.05 * top, top)
     axes.legend(frameon=False, fontsize=8)
     points = zip(audit.steps, audit.step_error, strict=True)
     alt = "Error of few steps: " + ", ".join(f"{_number(error)} in {count}" for count, error in points)
