@@ -142,7 +142,7 @@ def _velocity_errors(audit: Audit) -> Picture:
 
 def _top(*errors: float) -> float:
     """The upper end of a scale of errors."""
-    return 1.05 * max((error for error in errors if error > _LEAST_ERROR), default=_LEAST_ERROR)
+    return 1.05 * max((error for error in errors if _LEAST_ERROR < error < math.inf), default=_LEAST_ERROR)
 
 
 def _few_steps(audit: Audit) -> Picture:
