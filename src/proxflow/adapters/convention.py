@@ -79,7 +79,7 @@ _LIBRARIES = {
 
 
 def convention_named(name: str) -> Convention:
-    """The convention of a library, or one written as PREDICTION[-reversed][:UNIT].
+    """The convention of a library, or one written as ``PREDICTION``, ``-reversed`` if it is, and ``:UNIT`` if not 1.
 
     Args:
         name: "proxflow", "torchcfm", "flow_matching", "diffusers" (told 1000 sigma), "diffusers-sigma" or "sbi"; else
