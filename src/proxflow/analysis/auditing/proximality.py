@@ -17,7 +17,13 @@ from torch import Tensor
 
 from proxflow.analysis.auditing.generated_pairs import FieldCall, GeneratedPairs
 from proxflow.analysis.auditing.intervals import Estimate, normal_estimate, ratio, root_ratio, share
-from proxflow.analysis.terminal.flat_field import DENSE_LIMIT, FlatField, random_signs, symmetric_part
+from proxflow.analysis.terminal.flat_field import (
+    DENSE_LIMIT,
+    FlatField,
+    pushed_and_pulled,
+    random_signs,
+    symmetric_part,
+)
 from proxflow.kernels.assignment import least_cost_permutation
 from proxflow.kernels.lanczos import BLOCK, extreme_eigenvalues
 from proxflow.schedules import Schedule
@@ -94,9 +100,8 @@ def _by_products(flat: FlatField, t: Tensor, x: Tensor, generator: torch.Generat
     The signs are those of all trajectories, as products of two of these need.
     """
     products = flat.block_products(t, x, BLOCK)
-    signs = torch.randint(0, 2, (1, _PROBES, flat.dim), generator=generator).to(x) * 2 - 1
-    probes = signs.expand(len(x), -1, -1)
-    pushed, pulled = (torch.cat(parts, 1) for parts in zip(*map(products, probes.split(BLOCK, 1)), strict=True))
+    probes = random_signs(1, _PROBES, x, generator).expand(len(x), -1, -1)
+    pushed, pulled = pushed_and_pulled(products, probes, BLOCK)
     skew, size = _probed_squares(pushed, pulled)
     turn = _in_common((0.5 * (pushed - pulled)).flatten(1)) / _PROBES
     ends = extreme_eigenvalues(symmetric_part(products), x, 1, 1, _TOLERANCE, _MOST_PRODUCTS, generator).values
@@ -121,7 +126,7 @@ def probed_asymmetry(
     """Asymmetry of the Jacobian at one time and flat points (B, d), by a few random directions at each of them."""
     flat = FlatField("audit", field, x[:1].reshape(1, *event), schedule, _MEMORY)
     products = flat.block_products(t, x, probes)
-    _, pushed, pulled = random_signs(products, x, probes, probes, generator_of(seed))
+    pushed, pulled = pushed_and_pulled(products, random_signs(len(x), probes, x, generator_of(seed)), probes)
     return root_ratio(*_probed_squares(pushed.double(), pulled.double()))
 
 

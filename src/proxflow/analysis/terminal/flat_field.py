@@ -19,7 +19,16 @@ from proxflow.predictions import target_from_velocity
 from proxflow.sampling.integration import integrate
 from proxflow.schedules import Linear, Schedule
 
-__all__ = ["DENSE_LIMIT", "Field", "FlatField", "as_times", "clock", "random_signs", "symmetric_part"]
+__all__ = [
+    "DENSE_LIMIT",
+    "Field",
+    "FlatField",
+    "as_times",
+    "clock",
+    "pushed_and_pulled",
+    "random_signs",
+    "symmetric_part",
+]
 
 Field = Callable[[Tensor, Tensor], Tensor]
 Products = Callable[[Tensor], tuple[Tensor, Tensor]]  # w -> (A w, A' w)
@@ -254,13 +263,15 @@ def symmetric_part(products: Products) -> Callable[[Tensor], Tensor]:
     return multiply
 
 
-def random_signs(
-    products: Products, x: Tensor, count: int, block: int, generator: torch.Generator
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Random signs z at points (B, d), and A z and A' z, (B, count, d) each, by products of ``block`` directions."""
-    probes = torch.randint(0, 2, (len(x), count, x.shape[1]), generator=generator).to(x) * 2 - 1
+def random_signs(rows: int, count: int, like: Tensor, generator: torch.Generator) -> Tensor:
+    """Entries 1 and -1 in the space of points ``like`` (B, d), (rows, count, d)."""
+    return torch.randint(0, 2, (rows, count, like.shape[1]), generator=generator).to(like) * 2 - 1
+
+
+def pushed_and_pulled(products: Products, probes: Tensor, block: int) -> tuple[Tensor, Tensor]:
+    """A z and A' z of each probe z, (B, count, d) each, by products of ``block`` directions."""
     pushed, pulled = (torch.cat(parts, 1) for parts in zip(*map(products, probes.split(block, 1)), strict=True))
-    return probes, pushed, pulled
+    return pushed, pulled
 
 
 def _follow(field: Field, start: Tensor, end: Tensor, x: Tensor, rtol: float) -> Tensor:

@@ -8,7 +8,13 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from proxflow.analysis.terminal.flat_field import DENSE_LIMIT, FlatField, random_signs, symmetric_part
+from proxflow.analysis.terminal.flat_field import (
+    DENSE_LIMIT,
+    FlatField,
+    pushed_and_pulled,
+    random_signs,
+    symmetric_part,
+)
 from proxflow.checks import whole_number
 from proxflow.kernels.lanczos import BLOCK, extreme_eigenvalues
 
@@ -115,7 +121,7 @@ def _sparse(field: FlatField, t: Tensor, x: Tensor, wanted: Ends, generator: tor
     found = extreme_eigenvalues(
         symmetric_part(products), x, wanted.lowest, wanted.highest, wanted.tolerance, _MOST_PRODUCTS, generator
     )
-    _, pushed, pulled = random_signs(products, x, _PROBES, BLOCK, generator)
+    pushed, pulled = pushed_and_pulled(products, random_signs(len(x), _PROBES, x, generator), BLOCK)
     skew = (pushed - pulled).square().sum(2)
     size = 0.5 * (pushed.square() + pulled.square()).sum(2)
     return found.values, found.vectors, found.residuals, *_root_of_ratio(skew, size)
