@@ -18,17 +18,42 @@ from proxflow.sampling.solvers import CountedField
 
 __all__ = ["Divergence", "ExactDivergence", "HutchinsonDivergence"]
 
-_ROWS_AT_ONCE = 8192  # rows of gradients, over which a product is no cheaper a row and only takes memory
+_AT_ONCE = 1 << 17  # numbers of gradients at x: beyond, a product is no cheaper a row and the network takes memory
 
 
 class Divergence(ABC):
     """Velocities with ``columns`` estimates of their divergence."""
 
     columns: int
+    _together = True  # until an operation of the field is seen to have no rule for batches of gradients
 
     @abstractmethod
     def along(self, field: CountedField, t: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
         """The velocity (B, *event) and the divergences (B, columns) at (t, x); differentiable in grad mode."""
+
+    def _quadratic_forms(self, field: CountedField, t: Tensor, x: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
+        """The velocity and z' (D v) z for each direction z, (K, B, *event): (B, K)."""
+        kept = torch.is_grad_enabled()
+        with torch.inference_mode(False), torch.enable_grad():
+            at = x if kept and x.requires_grad else x.clone().detach().requires_grad_()
+            velocity = field(t.clone(), at)
+            parts = directions.split(max(1, _AT_ONCE // max(1, x.numel())))
+            forms = [(z * self._pulled_back(field.owner, velocity, at, z, kept)).flatten(2).sum(2) for z in parts]
+        columns = torch.cat(forms).T if len(directions) else x.new_zeros(len(x), 1)
+        return (velocity, columns) if kept else (velocity.detach(), columns.detach())
+
+    def _pulled_back(self, owner: str, velocity: Tensor, at: Tensor, directions: Tensor, kept: bool) -> Tensor:
+        """(D v)' z of each direction, (K, B, *event)."""
+        if not velocity.requires_grad:
+            raise _unseen(owner)
+        options: dict[str, bool] = {"create_graph": kept, "retain_graph": True, "allow_unused": True}
+        if self._together:
+            try:
+                (gradient,) = torch.autograd.grad(velocity, at, directions, is_grads_batched=True, **options)
+                return _seen(owner, gradient)
+            except RuntimeError:
+                self._together = False
+        return torch.stack([_seen(owner, torch.autograd.grad(velocity, at, z, **options)[0]) for z in directions])
 
 
 class ExactDivergence(Divergence):
@@ -42,7 +67,7 @@ class ExactDivergence(Divergence):
             return field(t, x), field.flow.divergence(t, x)[:, None]
         size = math.prod(x.shape[1:])
         units = torch.eye(size, dtype=x.dtype, device=x.device).reshape(size, *x.shape[1:])
-        velocity, products = _quadratic_forms(field, t, x, units[:, None].expand(size, *x.shape))
+        velocity, products = self._quadratic_forms(field, t, x, units[:, None].expand(size, *x.shape))
         return velocity, products.sum(1, keepdim=True)
 
 
@@ -58,34 +83,7 @@ class HutchinsonDivergence(Divergence):
 
     def along(self, field: CountedField, t: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
         """Velocity and estimates."""
-        return _quadratic_forms(field, t, x, self._signs)
-
-
-def _quadratic_forms(field: CountedField, t: Tensor, x: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
-    """The velocity and z' (D v) z for each direction z, (K, B, *event): (B, K)."""
-    kept = torch.is_grad_enabled()
-    with torch.inference_mode(False), torch.enable_grad():
-        at = x if kept and x.requires_grad else x.clone().detach().requires_grad_()
-        velocity = field(t.clone(), at)
-        parts = directions.split(max(1, _ROWS_AT_ONCE // max(1, len(x))))
-        forms = [(z * _pulled_back(field.owner, velocity, at, z, kept)).flatten(2).sum(2) for z in parts]
-    columns = torch.cat(forms).T if len(directions) else x.new_zeros(len(x), 1)
-    return (velocity, columns) if kept else (velocity.detach(), columns.detach())
-
-
-def _pulled_back(owner: str, velocity: Tensor, at: Tensor, directions: Tensor, kept: bool) -> Tensor:
-    """(D v)' z of each direction, (K, B, *event)."""
-    if not velocity.requires_grad:
-        raise _unseen(owner)
-    options: dict[str, bool] = {"create_graph": kept, "retain_graph": True, "allow_unused": True}
-    try:
-        (gradient,) = torch.autograd.grad(velocity, at, directions, is_grads_batched=True, **options)
-    except RuntimeError:  # an operation of the field has no rule for batches of gradients
-        alone = [torch.autograd.grad(velocity, at, z, **options)[0] for z in directions]
-        gradient = None if alone[0] is None else torch.stack(alone)
-    if gradient is None:
-        raise _unseen(owner)
-    return gradient
+        return self._quadratic_forms(field, t, x, self._signs)
 
 
 def _unseen(owner: str) -> ValueError:
@@ -93,3 +91,9 @@ def _unseen(owner: str) -> ValueError:
         f"{owner}: autograd sees no dependence of the field on x; call the network without no_grad or detach "
         "inside of the field (a field that is constant in x may add 0 * x)"
     )
+
+
+def _seen(owner: str, gradient: Tensor | None) -> Tensor:
+    if gradient is None:
+        raise _unseen(owner)
+    return gradient
