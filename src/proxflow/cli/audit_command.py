@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -98,22 +97,20 @@ def audit(
 
 def _record(result: Audit) -> dict[str, Any]:
     """The audit for run.json; numbers that are not finite are null."""
+    from proxflow.cli.run_record import finite
+
     return {
         "verdict": result.verdict,
         "warnings": list(result.warnings),
         "advice": result.advice,
         "figures": {
             name: {
-                "value": _finite(one.value), "interval": [_finite(one.low), _finite(one.high)],
-                "exact": _finite(one.exact), "independent": _finite(one.independent),
+                "value": finite(one.value), "interval": [finite(one.low), finite(one.high)],
+                "exact": finite(one.exact), "independent": finite(one.independent),
             }
             for name, one in result.figures.items()
         },
     }  # fmt: skip
-
-
-def _finite(value: float | None) -> float | None:
-    return value if value is not None and math.isfinite(value) else None
 
 
 def _print(output: Output, result: Audit) -> None:
