@@ -5,11 +5,8 @@ with guidance weights from 1 to 4. On class-blind optimal pairs the noise tells 
 the class misses in sampling; guidance makes up for it, or overdoes it. Of the samples, against held-out images:
 
   right      share to which a classifier of the data gives the class that was asked for
-  Frechet    squared Frechet distance of normal laws fitted to 64 features of that classifier; no FID
-  energy     unbiased energy distance in the space of the images
-  variance   total variance over that of the held-out images: 1 is right
-  precision  share of samples among the held-out images, within their distance to their third neighbour, in the features
-  recall     share of held-out images among the samples, likewise
+
+and the measures of fashion_few_steps.py, in the features of that classifier.
 
 "leak" is how often the class is predicted from the noise of pairs, over chance. Mean and standard error over the seeds,
 of the split, the network, the training and the noise. The last row are training images with their classes.
@@ -31,11 +28,12 @@ import torch
 from torch import Tensor, nn
 
 import proxflow as pf
-from fashion_few_steps import covered, frechet, images, trained_classifier
+from fashion_few_steps import MEASURES as MEASURES_OF_SAMPLES
+from fashion_few_steps import Judge, images, trained_classifier
 
 WEIGHTS = (1.0, 1.5, 2.0, 3.0, 4.0)
 BATCH = 256
-MEASURES = ("right", "Frechet", "energy", "variance", "precision", "recall")
+MEASURES = ("right", *MEASURES_OF_SAMPLES)
 COMPARED = 1000  # samples of the measures that take all distances
 
 Labelled = tuple[Tensor, Tensor]  # images (n, d) and their classes
@@ -78,33 +76,20 @@ def fashion(seed: int, count: int) -> tuple[Labelled, Labelled]:
 DATA = {"digits": digits, "fashion": fashion}
 
 
-class Judge:
+def judge_of(train: Labelled, held_out: Labelled, epochs: int) -> Judge:
     """What samples are measured with."""
+    return Judge(train[0], held_out[0], trained_classifier(*train, epochs), COMPARED)
 
-    def __init__(self, train: Labelled, held_out: Labelled, epochs: int) -> None:
-        self.held_out, self.classifier = held_out[0], trained_classifier(*train, epochs)
-        self.features, predicted = self._read(held_out[0])
-        self.accuracy = float((predicted == held_out[1]).float().mean())
 
-    @torch.no_grad()
-    def _read(self, points: Tensor) -> tuple[Tensor, Tensor]:
-        """Features and predicted classes."""
-        parts = [self.classifier.features(part) for part in points.split(1000)]
-        features = torch.cat(parts)
-        return features, self.classifier.classes(torch.relu(features)).argmax(1)
+@torch.no_grad()
+def accuracy(judge: Judge, samples: Labelled) -> float:
+    """Share of images to which the classifier gives their class."""
+    return float((judge.classifier(samples[0]).argmax(1) == samples[1]).float().mean())
 
-    def measured(self, samples: Labelled) -> Row:
-        """The six measures."""
-        points, few = samples[0], slice(COMPARED)
-        features, predicted = self._read(points)
-        return (
-            float((predicted == samples[1]).float().mean()),
-            frechet(features, self.features),
-            pf.metrics.energy_distance(points[few], self.held_out[few], unbiased=True),
-            pf.metrics.spread(points, self.held_out).total,
-            covered(features[few], self.features[few]),
-            covered(self.features[few], features[few]),
-        )
+
+def measured(judge: Judge, samples: Labelled) -> Row:
+    """All measures."""
+    return (accuracy(judge, samples), *judge.measured(samples[0]))
 
 
 def trained(train: Labelled, coupling: pf.couplings.Coupling, options: argparse.Namespace, seed: int) -> nn.Module:
@@ -129,7 +114,7 @@ def sampled(network: nn.Module, labels: Tensor, dim: int, weight: float, steps: 
 def results(name: str, seed: int, options: argparse.Namespace) -> tuple[dict[int, list[Row]], float, str]:
     """For each number of steps the measures at each weight; the leak; what it took."""
     train, held_out = DATA[options.data](seed, options.points)
-    judge = Judge(train, held_out, options.epochs)
+    judge = judge_of(train, held_out, options.epochs)
     began = time.perf_counter()
     coupling = COUPLINGS[name](train, options.tol, seed)
     pairs = coupling.sample(2000, generator=torch.Generator().manual_seed(2000 + seed))
@@ -141,7 +126,7 @@ def results(name: str, seed: int, options: argparse.Namespace) -> tuple[dict[int
     labels = train[1][order]
     measures = {
         steps: [
-            judge.measured((sampled(network, labels, train[0].shape[1], weight, steps, seed), labels))
+            measured(judge, (sampled(network, labels, train[0].shape[1], weight, steps, seed), labels))
             for weight in WEIGHTS
         ]
         for steps in options.steps
@@ -152,8 +137,9 @@ def results(name: str, seed: int, options: argparse.Namespace) -> tuple[dict[int
 def real(seed: int, options: argparse.Namespace) -> tuple[Row, float]:
     """The measures of training images, and the classifier's accuracy on held-out ones."""
     train, held_out = DATA[options.data](seed, options.points)
-    judge = Judge(train, held_out, options.epochs)
-    return judge.measured((train[0][: options.generated], train[1][: options.generated])), judge.accuracy
+    judge = judge_of(train, held_out, options.epochs)
+    shown = train[0][: options.generated], train[1][: options.generated]
+    return measured(judge, shown), accuracy(judge, held_out)
 
 
 def cell(values: list[float]) -> str:
@@ -196,7 +182,7 @@ def main() -> None:
         print(f"  leak {cell([leak for _, leak, _ in runs])}; {'; '.join(words for *_, words in runs)}", flush=True)
     truth = [real(seed, options) for seed in range(options.seeds)]
     show("training images", [[row] for row, _ in truth])
-    print(f"classifier right on held-out images: {cell([accuracy for _, accuracy in truth])}")
+    print(f"classifier right on held-out images: {cell([right for _, right in truth])}")
 
 
 if __name__ == "__main__":
