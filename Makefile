@@ -52,7 +52,8 @@ TORCH ?=
 
 test-lowest: .venv-lowest/installed
 	OMP_NUM_THREADS=1 .venv-lowest/bin/python -m pytest -n 2 --dist worksteal -m "not slow" \
-		-W ignore::DeprecationWarning -W ignore::PendingDeprecationWarning -W ignore::FutureWarning
+		-W ignore::DeprecationWarning -W ignore::PendingDeprecationWarning -W ignore::FutureWarning \
+		-W "ignore:The given buffer is not writable:UserWarning" -W "ignore:Sparse invariant checks:UserWarning"
 
 fuzz: .venv/installed-test
 	OMP_NUM_THREADS=1 PROXFLOW_FUZZ=10100 $(BIN)/python -m pytest tests/test_fuzz.py tests/test_fuzz_data.py

@@ -9,7 +9,7 @@ from torch.profiler import ProfilerActivity, profile
 
 def peak_bytes(task: Callable[[], object]) -> int:
     """Most bytes that PyTorch held at once during ``task``, beyond what it held before."""
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as record:
         task()
     assert record.profiler is not None
     events = [event for event in record.profiler.kineto_results.events() if event.name() == "[memory]"]

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -15,7 +15,6 @@ from proxflow.cli.options import (
     Destination,
     Output,
     Reading,
-    ScheduleName,
     Seed,
     command_line,
     record_of,
@@ -54,7 +53,9 @@ def terminal(
     times: Annotated[
         str | None, typer.Option(metavar="T,T,...", help="Times of the rates, increasing, inside (0, 1); from 0.5 on.")
     ] = None,
-    schedule: Annotated[ScheduleName | None, typer.Option(help="Schedule of the flow fitted to data.")] = None,
+    schedule: Annotated[
+        Literal["linear", "cosine"] | None, typer.Option(help="Schedule of the flow fitted to data.")
+    ] = None,
     seed: Seed = 0,
     *,
     output: Output,

@@ -14,7 +14,7 @@ import proxflow
 
 __all__ = ["circumstances"]
 
-_PACKAGES = ("torch", "numpy", "scipy", "matplotlib")
+_PACKAGES = ("numpy", "scipy", "matplotlib")
 
 
 def circumstances() -> list[tuple[str, str, str]]:
@@ -22,7 +22,7 @@ def circumstances() -> list[tuple[str, str, str]]:
 
     The date is that of the environment variable SOURCE_DATE_EPOCH, where there is one, so that builds can be repeated.
     """
-    versions = ", ".join(f"{name} {metadata.version(name)}" for name in _PACKAGES)
+    versions = ", ".join([f"torch {torch.__version__}", *(f"{name} {metadata.version(name)}" for name in _PACKAGES)])
     return [
         ("date", "", _now().strftime("%Y-%m-%d %H:%M UTC")),
         ("versions", "", f"proxflow {proxflow.__version__}, {versions}, Python {platform.python_version()}"),
