@@ -19,7 +19,8 @@ import torch
 
 import proxflow as pf
 from proxflow.errors import ConvergenceWarning
-from proxflow.semidiscrete import Fit, fit
+from proxflow.semidiscrete import Fit, descent, fit
+from proxflow.semidiscrete.shared_directions import Sharing
 from tests.marks import slow_beyond
 from tests.semidiscrete.sources import Interrupted, PlainNormal
 
@@ -30,9 +31,16 @@ def cloud(count: int, dim: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(count, dim, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
+def fit_that_shares_directions(points: torch.Tensor, **options: Any) -> Fit:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(descent, "best_sharing", lambda *_: Sharing(24, 8))
+        return fit(points, **options)
+
+
 PROBLEMS: dict[str, Callable[..., Fit]] = {
     "noise": lambda **options: fit(cloud(100, 5), tol=6e-3, **options),
     "smooth": lambda **options: fit(cloud(40, 4), epsilon=0.3, tol=3e-3, **options),
+    "noise that shares directions": lambda **options: fit_that_shares_directions(cloud(100, 40), tol=0.03, **options),
     "Newton": lambda **options: fit(cloud(150, 3), **options),
 }
 

@@ -16,8 +16,9 @@ from torch.distributed import HashStore  # type: ignore[attr-defined]
 
 import proxflow as pf
 from proxflow.measures import Uniform
-from proxflow.semidiscrete import Fit, fit
+from proxflow.semidiscrete import Fit, descent, fit
 from proxflow.semidiscrete.ranks import ALONE, _name_of_start
+from proxflow.semidiscrete.shared_directions import Sharing
 from tests.processes import Processes, Signalled
 from tests.semidiscrete.sources import PlainNormal
 from tests.semidiscrete.test_checkpoint import cloud
@@ -59,6 +60,17 @@ def test_the_result_is_that_of_one_process_bit_by_bit(processes: Processes) -> N
     for size in (2, 3):
         for together in processes.run(size, four_fits):
             assert all(same(*pair) for pair in zip(together, alone, strict=True))
+
+
+def fit_that_shares_directions(rank: int) -> Fit:
+    descent.best_sharing = lambda *_: Sharing(24, 8)  # type: ignore[assignment]
+    return fit(cloud(97, 40).float(), **QUICK)
+
+
+def test_blocks_that_share_directions_are_searched_whole(processes: Processes) -> None:
+    (alone,) = processes.run(1, fit_that_shares_directions)
+    for size in (2, 3):
+        assert all(same(together, alone) for together in processes.run(size, fit_that_shares_directions))
 
 
 def smooth_fit(rank: int) -> Fit:

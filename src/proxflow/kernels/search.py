@@ -15,7 +15,8 @@ from torch import Tensor
 
 __all__ = ["TopTwo", "argmax_affine", "row_argmax", "top_two_affine"]
 
-_BLOCK_BYTES = 1 << 21  # one score block: it stays in a cache near the core; written to memory it would halve the speed
+_BLOCK_BYTES = 1 << 20  # one score block: it stays in a cache near the core; written to memory it would halve the speed
+_FOLDED = 64  # dimensions up to which offsets are one more coordinate: adding them would take as long as the product
 _MIN_ROWS = 256  # fewer rows than this leave the matrix product inefficient
 _ROW_STEP = 16  # rows of a block come in this many, so that a part of the rows is rounded as it is in the whole
 
@@ -65,7 +66,10 @@ def _argmax_affine(queries: Tensor, slopes: Tensor, offsets: Tensor | None) -> T
         from proxflow.kernels.fused_search import fused_argmax
 
         return fused_argmax(queries, slopes, offsets)
-    if offsets is not None:
+    if offsets is not None and rows >= _ROW_STEP and slopes.shape[1] <= _FOLDED:
+        queries = torch.cat([queries, queries.new_ones(rows, 1)], dim=1)
+        slopes, offsets = torch.cat([slopes, offsets[:, None]], dim=1), None
+    elif offsets is not None:
         offsets = offsets.contiguous()  # the product reads them once for each row
     height, width = _block_shape(rows, columns, queries.element_size(), queries.device)
     buffer = queries.new_empty(height * width)

@@ -17,11 +17,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from proxflow.measures import Gaussian
 from proxflow.semidiscrete.problem import SemiDual, inner
-from proxflow.semidiscrete.start import Start
+from proxflow.semidiscrete.shared_directions import Sharing, best_sharing
+from proxflow.semidiscrete.start import Start, isolation
 from proxflow.storage import storable
 
-__all__ = ["Averages", "Iterate", "batch_size", "descend", "nested_groups"]
+__all__ = ["Averages", "Descent", "Iterate", "nested_groups"]
 
 _SHELLS = 64  # around the mean: groups of equal radius
 _COARSENING = 4  # groups hold at least this many times as many atoms as those of the finer level
@@ -146,41 +148,61 @@ class Iterate:
         return cls(start.heights, averages, 0, start.samples_used, start.units, generator.get_state())
 
 
-def batch_size(problem: SemiDual) -> int:
-    """Noise draws of one step."""
-    return max(256, min(len(problem) // 8, problem.rows_at_once))
+class Descent:
+    """The steps on one problem, and what they know of its atoms.
 
+    Args:
+        problem: the semi-dual.
 
-def descend(
-    problem: SemiDual, groups: list[Tensor], stretch: Tensor, iterate: Iterate, generator: torch.Generator
-) -> Iterate:
-    """One step on fresh noise: the relative mass error of cells and of groups of cells, each in its own unit.
-
-    The unit of a cell is ``stretch`` (N,) times the typical one.
+    Attributes:
+        groups: labels (N,) of the atoms at each level of the hierarchy.
+        sharing: how the noise of a step shares directions; None for independent noise.
     """
-    batch, weights = batch_size(problem), problem.weights
-    mass = problem.count(problem.noise(batch, generator), iterate.heights).mass
-    change = iterate.units[0] * stretch * _moves(iterate, batch, mass, weights)
-    for labels, unit in zip(groups, iterate.units[1:], strict=True):
-        change += (unit * _moves(iterate, batch, torch.bincount(labels, mass), torch.bincount(labels, weights)))[labels]
-    heights = iterate.heights + change
-    return dataclasses.replace(
-        iterate,
-        heights=heights,
-        averages=iterate.averages.including(heights, iterate.steps + 1.0),
-        steps=iterate.steps + 1,
-        samples_used=iterate.samples_used + batch,
-        noise=generator.get_state(),
-    )
 
+    def __init__(self, problem: SemiDual) -> None:
+        self.problem = problem
+        self.batch = max(256, min(len(problem) // 8, problem.rows_at_once))
+        self.groups = nested_groups(problem.points, problem.weights, problem.mean())
+        self.sharing = self._sharing()
+        self._stretch = isolation(problem)
 
-def _moves(iterate: Iterate, batch: int, mass: Tensor, weights: Tensor) -> Tensor:
-    """Step length times mass error, relative to the weight or, where that is below average, to the average weight.
+    def _sharing(self) -> Sharing | None:
+        """Only vectors of N(0, I) may be turned, and images of atoms would each need a product of their own."""
+        problem = self.problem
+        if not isinstance(problem.source, Gaussian) or problem.symmetry is not None:
+            return None
+        return best_sharing(problem.weights, problem.source.dim, self.batch)
 
-    Relative to its own weight a draw in a cell of weight 1e-12 would report an error of 1e12 / batch, and no later step
-    undo what it did. The mean of a step is 0 where the mass is right in any case.
-    """
-    return _step_length(iterate, batch, len(weights)) * (mass - weights) / weights.clamp(min=1 / len(weights))
+    def step(self, iterate: Iterate, generator: torch.Generator) -> Iterate:
+        """One step on fresh noise: the relative mass error of cells and of groups of cells, each in its own unit."""
+        weights = self.problem.weights
+        noise = self.problem.noise(self.batch, generator)
+        if self.sharing is None:
+            mass = self.problem.count(noise, iterate.heights).mass
+        else:
+            mass = self.problem.count_sharing(noise, iterate.heights, self.sharing, generator).mass
+        change = iterate.units[0] * self._stretch * self._moves(iterate, mass, weights)
+        for labels, unit in zip(self.groups, iterate.units[1:], strict=True):
+            own, wanted = torch.bincount(labels, mass), torch.bincount(labels, weights)
+            change += (unit * self._moves(iterate, own, wanted))[labels]
+        heights = iterate.heights + change
+        return dataclasses.replace(
+            iterate,
+            heights=heights,
+            averages=iterate.averages.including(heights, iterate.steps + 1.0),
+            steps=iterate.steps + 1,
+            samples_used=iterate.samples_used + self.batch,
+            noise=generator.get_state(),
+        )
+
+    def _moves(self, iterate: Iterate, mass: Tensor, weights: Tensor) -> Tensor:
+        """Step length times mass error, relative to the weight or, below average, to the average weight.
+
+        Relative to its own weight a draw in a cell of weight 1e-12 would report an error of 1e12 / batch, and no later
+        step undo what it did. The mean of a step is 0 where the mass is right in any case.
+        """
+        length = _step_length(iterate, self.batch, len(weights))
+        return length * (mass - weights) / weights.clamp(min=1 / len(weights))
 
 
 def _step_length(iterate: Iterate, batch: int, count: int) -> float:

@@ -15,6 +15,7 @@ from proxflow.measures import Source
 from proxflow.potentials.atoms import centre_and_radius
 from proxflow.potentials.orbits import nearest_images, orbit_distances, orbit_frame
 from proxflow.semidiscrete.ranks import ALONE, Ranks
+from proxflow.semidiscrete.shared_directions import Sharing, shared_axes, turned
 from proxflow.storage import storable
 from proxflow.symmetry import Symmetry
 
@@ -23,6 +24,7 @@ __all__ = ["GAP_DRAWS", "SMALL_GAP", "SemiDual", "Tally", "chunk_sizes", "inner"
 GAP_DRAWS = 1 << 9  # of noise, that tell how near scores are to one another
 SMALL_GAP = 0.05  # quantile of the gap between best and second-best score that is compared with errors of scores
 _ROUNDINGS = 2.0**8  # if that quantile is so many roundings wide, rounding moves less than 1% of it to another atom
+_BLOCKS_AT_ONCE = 2  # of shared directions: wider products are quicker, and processes share whole ones
 _SOFTMAX_BYTES = 1 << 21  # one block of assignment probabilities: about a core's cache
 
 
@@ -138,6 +140,26 @@ class SemiDual:
         own = self.assign(self.ranks.share(noise), heights)
         total, squares, draws = self.ranks.summed(own.total, own.squares, own.total.new_tensor([own.draws]))
         return Tally(total, squares, int(draws))
+
+    def count_sharing(self, noise: Tensor, heights: Tensor, sharing: Sharing, generator: torch.Generator) -> Tally:
+        """``count`` of normal noise that is turned, block by block, into a few random directions; blocks are shared."""
+        total, squares = torch.zeros_like(self.weights), torch.zeros_like(self.weights)
+        for place, rows in enumerate(noise.split(_BLOCKS_AT_ONCE * sharing.rows)):
+            blocks = rows.split(sharing.rows)
+            axes = [shared_axes(self.source.dim, sharing, generator, self._slopes) for _ in blocks]
+            if not self.ranks.takes(place):
+                continue
+            coordinates = (self._slopes @ torch.cat(axes, dim=1)).split(sharing.directions, dim=1)
+            for block, slopes in zip(blocks, coordinates, strict=True):
+                tally = self._seen_as(slopes).assign(turned(block, sharing.directions), heights)
+                total, squares = total + tally.total, squares + tally.squares
+        return Tally(*self.ranks.summed(total, squares), len(noise))
+
+    def _seen_as(self, slopes: Tensor) -> SemiDual:
+        """The same atoms by their coordinates (N, m) in the subspace that noise lies in."""
+        part = copy.copy(self)
+        part._slopes = slopes
+        return part
 
     def assign(self, noise: Tensor, heights: Tensor) -> Tally:
         """To which atoms noise rows go, at normalised heights (N,)."""

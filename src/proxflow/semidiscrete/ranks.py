@@ -68,6 +68,10 @@ class Ranks:
         """This process's rows (n, ...), a view."""
         return rows if self.size == 1 else rows[self._place(len(rows))]
 
+    def takes(self, place: int) -> bool:
+        """Whether the task of this number is this process's."""
+        return place % self.size == self.rank
+
     def summed(self, *parts: Tensor) -> tuple[Tensor, ...]:
         """Sums over the processes of tensors of one dtype, the same in each process bit by bit."""
         if self.size == 1:

@@ -1,7 +1,7 @@
 """Fits by averaged stochastic gradient: any source, dimension and smoothing, certified on fresh draws.
 
 Problem: the heights h that minimise the semi-dual J(h) = E max_j (<X, y_j> - h_j) + <b, h>, whose gradient is
-b - mass(h); for epsilon > 0 the maximum is a softmax. Method: ``descend`` moves the heights on fresh noise and averages
+b - mass(h); for epsilon > 0 the maximum is a softmax. Method: ``Descent`` moves the heights on fresh noise and averages
 them (Polyak and Juditsky 1992, with weights that grow linearly). From time to time the potential that would be
 returned now is judged by draws of a stream of its own.
 
@@ -33,13 +33,13 @@ from proxflow.semidiscrete.certificate import (
     smooth_transport_cost,
     transport_cost,
 )
-from proxflow.semidiscrete.descent import Averages, Iterate, descend, nested_groups
+from proxflow.semidiscrete.descent import Averages, Descent, Iterate
 from proxflow.semidiscrete.fit_result import Evaluation, FittedPotential, Solution
 from proxflow.semidiscrete.light import LightAtoms
 from proxflow.semidiscrete.problem import GAP_DRAWS, SemiDual, Tally
 from proxflow.semidiscrete.returned import Returned
 from proxflow.semidiscrete.session import Session
-from proxflow.semidiscrete.start import isolation, scaled_start
+from proxflow.semidiscrete.start import scaled_start
 from proxflow.storage import storable
 
 __all__ = ["Expected", "Run", "StochasticState", "solve_stochastically"]
@@ -140,8 +140,7 @@ class Run:
         self.motion = generator_of(seed, _MOTION, device=device)
         self.fresh = generator_of(seed, _EVALUATION, device=device)
         self.light = self._light_atoms(generator_of(seed, _MOMENT, device=device))
-        self.groups = nested_groups(problem.points, problem.weights, problem.mean())
-        self.stretch = isolation(problem)
+        self.descent = Descent(problem)
         resumed = session.state
         self.state = self._resumed(resumed) if isinstance(resumed, StochasticState) else self._begin(initial)
         self.motion.set_state(self.state.iterate.noise)
@@ -151,12 +150,12 @@ class Run:
     def _begin(self, initial: Tensor | None) -> StochasticState:
         """The state before the first step: the first heights and the units of height."""
         self.problem.search_in(torch.float32)
-        start = scaled_start(self.problem, self.groups, self.motion, initial)
+        start = scaled_start(self.problem, self.descent.groups, self.motion, initial)
         spent = self.light.draws + start.samples_used
         double = self.problem.needs_double(start.small_gap, self.light.bounded(start.heights, torch.float32))
         if double:  # rounding ruled the gaps that were measured
             self.problem.search_in(torch.float64)
-            start = scaled_start(self.problem, self.groups, self.motion, initial)
+            start = scaled_start(self.problem, self.descent.groups, self.motion, initial)
             spent += start.samples_used
         heights = self.light.bounded(start.heights, self.problem.dtype)
         iterate = Iterate.start(dataclasses.replace(start, heights=heights, samples_used=spent), self.motion)
@@ -198,9 +197,7 @@ class Run:
         evaluated = self.state.history[-1].samples_used if self.state.history else 0
         goal = _goal_after(evaluated, self._least, self.cap)
         if iterate.samples_used < goal or iterate.steps == 0:
-            self.state = dataclasses.replace(
-                self.state, iterate=descend(self.problem, self.groups, self.stretch, iterate, self.motion)
-            )
+            self.state = dataclasses.replace(self.state, iterate=self.descent.step(iterate, self.motion))
         else:
             self.state = self._certified() if goal >= self._least else self._evaluated_quickly()
 
