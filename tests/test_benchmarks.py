@@ -45,6 +45,14 @@ def test_estimates() -> None:
 
 
 @pytest.mark.slow
+def test_shared_directions() -> None:
+    lines = printed_by("shared_directions.py").splitlines()
+    assert sum(" us a draw" in line for line in lines) == 3
+    fits = {line[2:22].strip(): line.split() for line in lines[-2:]}
+    assert list(fits) == ["shared directions", "independent"]
+
+
+@pytest.mark.slow
 def test_couplings() -> None:
     output = printed_by("couplings.py")
     assert "proxflow, Semidiscrete" in output

@@ -75,14 +75,15 @@ def test_two_processes_write_one_folder_and_print_once(tmp_path: Path) -> None:
 KILLER = """
 import os, signal, sys
 from proxflow.cli import main
-from proxflow.semidiscrete import session, stochastic_fit
-session._SAVE_EVERY, steps, step = 0.0, [], stochastic_fit.descend
+from proxflow.semidiscrete import session
+from proxflow.semidiscrete.descent import Descent
+session._SAVE_EVERY, steps, step = 0.0, [], Descent.step
 def descend(*arguments):
     steps.append(1)
     if (len(steps), os.environ["RANK"], os.environ["TORCHELASTIC_RESTART_COUNT"]) == (20, "1", "0"):
         os.kill(os.getpid(), signal.SIGKILL)
     return step(*arguments)
-stochastic_fit.descend = descend
+Descent.step = descend
 main(sys.argv[1:])
 print("steps", len(steps))
 """

@@ -17,9 +17,8 @@ import torch
 
 import proxflow as pf
 from proxflow import cli, report, storage
-from proxflow.semidiscrete import stochastic_fit
 from proxflow.semidiscrete.damped_newton import DampedNewton
-from proxflow.semidiscrete.descent import descend
+from proxflow.semidiscrete.descent import Descent
 from tests.cli.commands import POINTS, RUN_FILES, SPACE, UNFINISHED_FILES, call, digest, refusal
 
 # -------------------------------------------------------------------- record
@@ -302,7 +301,7 @@ class CtrlC:
 def ctrl_c(monkeypatch: pytest.MonkeyPatch) -> CtrlC:
     """Not pressed until ``at`` is set."""
     pressed = CtrlC(None)
-    monkeypatch.setattr(stochastic_fit, "descend", pressed.watch(descend))
+    monkeypatch.setattr(Descent, "step", pressed.watch(Descent.step))
     monkeypatch.setattr(DampedNewton, "step", pressed.watch(DampedNewton.step))
     return pressed
 

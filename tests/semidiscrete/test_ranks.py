@@ -63,7 +63,7 @@ def test_the_result_is_that_of_one_process_bit_by_bit(processes: Processes) -> N
 
 
 def fit_that_shares_directions(rank: int) -> Fit:
-    descent.best_sharing = lambda *_: Sharing(24, 8)  # type: ignore[assignment]
+    descent.best_sharing = lambda *_: Sharing(24, 8)  # type: ignore[attr-defined]
     return fit(cloud(97, 40).float(), **QUICK)
 
 

@@ -125,10 +125,8 @@ def points_of_rank(rank: int) -> torch.Tensor:
 @pytest.mark.parametrize("epsilon", [0.0, 0.5])
 @pytest.mark.parametrize("rank", slow_beyond(1, [2, 1, 8]))
 def test_fits_are_as_good_as_with_independent_noise(rank: int, epsilon: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    points, options = (
-        points_of_rank(rank),
-        {"tol": 0.05, "max_samples": 24_000, "max_memory": 1 << 23, "epsilon": epsilon},
-    )
+    points = points_of_rank(rank)
+    options: dict[str, Any] = {"tol": 0.05, "max_samples": 24_000, "max_memory": 1 << 23, "epsilon": epsilon}
     alone = fit(points, **options)
     monkeypatch.setattr(descent, "best_sharing", lambda *_: SHARED)
     shared = fit(points, **options)

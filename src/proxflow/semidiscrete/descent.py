@@ -19,7 +19,7 @@ from torch import Tensor
 
 from proxflow.measures import Gaussian
 from proxflow.semidiscrete.problem import SemiDual, inner
-from proxflow.semidiscrete.shared_directions import Sharing, best_sharing
+from proxflow.semidiscrete.shared_directions import Sharing, best_sharing, variance_inflation
 from proxflow.semidiscrete.start import Start, isolation
 from proxflow.storage import storable
 
@@ -157,6 +157,7 @@ class Descent:
     Attributes:
         groups: labels (N,) of the atoms at each level of the hierarchy.
         sharing: how the noise of a step shares directions; None for independent noise.
+        inflation: variance of cell masses, relative to that of independent noise.
     """
 
     def __init__(self, problem: SemiDual) -> None:
@@ -164,6 +165,7 @@ class Descent:
         self.batch = max(256, min(len(problem) // 8, problem.rows_at_once))
         self.groups = nested_groups(problem.points, problem.weights, problem.mean())
         self.sharing = self._sharing()
+        self.inflation = 1.0 if self.sharing is None else variance_inflation(problem.weights, self.sharing)
         self._stretch = isolation(problem)
 
     def _sharing(self) -> Sharing | None:

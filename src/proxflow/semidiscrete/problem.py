@@ -153,7 +153,8 @@ class SemiDual:
             for block, slopes in zip(blocks, coordinates, strict=True):
                 tally = self._seen_as(slopes).assign(turned(block, sharing.directions), heights)
                 total, squares = total + tally.total, squares + tally.squares
-        return Tally(*self.ranks.summed(total, squares), len(noise))
+        total, squares = self.ranks.summed(total, squares)
+        return Tally(total, squares, len(noise))
 
     def _seen_as(self, slopes: Tensor) -> SemiDual:
         """The same atoms by their coordinates (N, m) in the subspace that noise lies in."""

@@ -50,7 +50,8 @@ def shared_axes(dim: int, sharing: Sharing, generator: torch.Generator, like: Te
 def turned(noise: Tensor, directions: int) -> Tensor:
     """Normal vectors (n, d) turned into a subspace: coordinates (n, m) of a uniform direction and the same norm."""
     part = noise[:, :directions]
-    return part * (torch.linalg.vector_norm(noise, dim=1) / torch.linalg.vector_norm(part, dim=1))[:, None]
+    stretch: Tensor = torch.linalg.vector_norm(noise, dim=1) / torch.linalg.vector_norm(part, dim=1)
+    return part * stretch[:, None]
 
 
 def variance_inflation(weights: Tensor, sharing: Sharing) -> float:

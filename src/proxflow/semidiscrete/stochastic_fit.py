@@ -139,8 +139,8 @@ class Run:
         self.cap = math.ceil(100 * count / tol) + _LEAST_DRAWS if max_samples is None else max_samples
         self.motion = generator_of(seed, _MOTION, device=device)
         self.fresh = generator_of(seed, _EVALUATION, device=device)
-        self.light = self._light_atoms(generator_of(seed, _MOMENT, device=device))
         self.descent = Descent(problem)
+        self.light = self._light_atoms(generator_of(seed, _MOMENT, device=device))
         resumed = session.state
         self.state = self._resumed(resumed) if isinstance(resumed, StochasticState) else self._begin(initial)
         self.motion.set_state(self.state.iterate.noise)
@@ -175,7 +175,7 @@ class Run:
     @property
     def _wanted(self) -> float:
         """Draws that the tolerance is expected to take."""
-        return max(_EXPECTED_EFFICIENCY * len(self.problem) / self.tol, _LEAST_DRAWS)
+        return max(_EXPECTED_EFFICIENCY * self.descent.inflation * len(self.problem) / self.tol, _LEAST_DRAWS)
 
     @property
     def _least(self) -> float:
@@ -250,7 +250,7 @@ class Run:
             if moving < self._least:
                 quick += LEAST_DRAWS
                 continue
-            chi2 = _USUAL_EFFICIENCY * count / moving
+            chi2 = _USUAL_EFFICIENCY * self.descent.inflation * count / moving
             draws = draws_to_judge(count, self.tol, chi2)
             judging += draws
             met = chi2 + 2 * math.sqrt(2 * count / draws**2 + 4 * chi2 / draws) <= self.tol

@@ -1,0 +1,110 @@
+"""Fits of Fashion-MNIST in all 784 dimensions, with noise that shares directions and with independent noise.
+
+Each fit runs in a process of its own, whose peak memory is told, the images among it. The first table is of a step
+alone: what a noise vector costs, and what part of that the bare matrix product with all rows would be. In the second,
+chi2 is judged by independent draws in both cases; chi2 M / N compares a fit that used M draws with the limit of
+independent ones, which is 1.
+
+python benchmarks/shared_directions.py
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import resource
+import time
+import warnings
+from functools import partial
+
+import torch
+from torch import Tensor
+
+import proxflow as pf
+from proxflow.semidiscrete import descent
+from proxflow.semidiscrete.descent import Descent, Iterate
+from proxflow.semidiscrete.problem import SemiDual
+from proxflow.semidiscrete.shared_directions import variance_inflation
+from proxflow.semidiscrete.start import Start
+from timing import medians
+
+
+def loaded(count: int) -> Tensor:
+    """The first images, or digits where fewer than 2,000 are asked for."""
+    if count < 2_000:
+        return pf.data.load("digits", n=count).points.flatten(1)
+    return pf.data.load("fashion-mnist").points.flatten(1)[:count]
+
+
+def show_steps(points: Tensor, repeats: int) -> None:
+    """Microseconds a noise vector of a step of either kind, and of the bare product."""
+    weights = torch.full((len(points),), 1 / len(points), dtype=torch.float64)
+    dim = points.shape[1]
+    problem = SemiDual(points.double(), weights, pf.measures.Gaussian(dim), 0.0, 1 << 28)
+    kinds = {"shared directions": Descent(problem), "independent": Descent(problem)}
+    kinds["independent"].sharing = None
+    generator = torch.Generator().manual_seed(0)
+    start = Iterate.start(
+        Start(torch.zeros_like(weights), (1e-3,) * (1 + len(kinds["independent"].groups)), 1.0, 0), generator
+    )
+    product = torch.randn(256, dim) @ points.mT  # in memory already
+    seconds = medians(
+        {name: partial(kind.step, start, generator) for name, kind in kinds.items()}
+        | {"bare product": lambda: torch.mm(torch.randn(256, dim), points.mT, out=product)},
+        repeats,
+    )
+    draws = dict.fromkeys(kinds, kinds["independent"].batch) | {"bare product": 256}
+    sharing = kinds["shared directions"].sharing
+    print(f"a step, N = {len(points):,}, d = {dim}, {torch.get_num_threads()} threads: {sharing}")
+    if sharing is not None:
+        print(f"  variance of masses {variance_inflation(weights, sharing):.2f} times that of independent draws")
+    bare = seconds["bare product"] / draws["bare product"]
+    for name, taken in seconds.items():
+        a_draw = taken / draws[name]
+        print(
+            f"  {name:20s}{1e6 * a_draw:10.1f} us a draw{bare / a_draw:8.2f} x the rate of the bare product", flush=True
+        )
+
+
+def fitted(count: int, tol: float, share: bool) -> None:
+    """One line of the second table."""
+    if not share:
+        descent.best_sharing = lambda *_: None  # type: ignore[attr-defined]
+    points = loaded(count)
+    began, busy = time.perf_counter(), time.process_time()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", pf.ConvergenceWarning)
+        fit = pf.semidiscrete.fit(points, tol=tol, progress=False)
+    wall, cpu = time.perf_counter() - began, time.process_time() - busy
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    low, high = fit.transport_cost_interval
+    print(
+        f"  {'shared directions' if share else 'independent':20s}{wall:9.1f}{cpu:9.1f}{memory:8.2f}"
+        f"{fit.samples_used:12,}{fit.evaluation_samples:10,}{fit.chi2:9.4f} +- {fit.chi2_stderr:.4f}"
+        f"{fit.chi2 * fit.samples_used / count:7.2f}{fit.transport_cost:10.2f} ({low:.2f}, {high:.2f})",
+        flush=True,
+    )
+
+
+def main() -> None:
+    """Print both tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--count", type=int, default=60_000, help="images")
+    parser.add_argument("--tol", type=float, default=0.05, help="chi2 wanted, two standard errors included")
+    parser.add_argument("--quick", action="store_true", help="a few digits, to see that it runs")
+    options = parser.parse_args()
+    count, tol = (300, 0.5) if options.quick else (options.count, options.tol)
+    show_steps(loaded(count), 1 if options.quick else 5)
+    print(f"fits to chi2 + 2 standard errors <= {tol:g}")
+    heads = f"{'seconds':>9s}{'CPU s':>9s}{'GiB':>8s}{'draws M':>12s}{'to judge':>10s}{'chi2':>9s}{'chi2 M / N':>17s}"
+    print(f"  {'noise':20s}{heads}{'W2^2':>10s}")
+    for share in (True, False):
+        process = multiprocessing.get_context("spawn").Process(target=fitted, args=(count, tol, share))
+        process.start()
+        process.join()
+        if process.exitcode:
+            raise SystemExit(process.exitcode)
+
+
+if __name__ == "__main__":
+    main()
