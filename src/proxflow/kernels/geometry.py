@@ -8,7 +8,43 @@ import torch
 from scipy.sparse.linalg import LinearOperator, eigsh
 from torch import Tensor
 
-__all__ = ["finite_rows", "frame_around", "principal_axes", "row_norm"]
+__all__ = [
+    "covariance_about",
+    "distances_from",
+    "finite_rows",
+    "frame_around",
+    "principal_axes",
+    "projected",
+    "row_blocks",
+    "row_norm",
+]
+
+_BLOCK_NUMBERS = 1 << 22  # of many rows, that are copied at once
+
+
+def row_blocks(x: Tensor) -> list[slice]:
+    """Slices of the rows (N, d), few enough numbers in each that copies of one take little memory."""
+    size = max(x.shape[1], _BLOCK_NUMBERS // x.shape[1])
+    return [slice(first, first + size) for first in range(0, len(x), size)]
+
+
+def distances_from(points: Tensor, centre: Tensor) -> Tensor:
+    """Distances (N,) of rows (N, d) from a point (d,), in float64."""
+    return torch.cat([row_norm(points[rows].double() - centre) for rows in row_blocks(points)])
+
+
+def projected(points: Tensor, mean: Tensor, axes: Tensor) -> Tensor:
+    """Coordinates (N, k) of rows (N, d) about ``mean`` (d,) along axes (d, k)."""
+    return torch.cat([(points[rows] - mean) @ axes for rows in row_blocks(points)])
+
+
+def covariance_about(points: Tensor, weights: Tensor, mean: Tensor, scales: Tensor | None = None) -> Tensor:
+    """sum_i weights_i z_i z_i' (d, d) with z = points - mean, or scales_i points_i - mean."""
+    total = points.new_zeros(points.shape[1], points.shape[1])
+    for rows in row_blocks(points):
+        centred = (points[rows] if scales is None else scales[rows, None] * points[rows]) - mean
+        total += (weights[rows, None] * centred).mT @ centred
+    return total
 
 
 def row_norm(x: Tensor) -> Tensor:

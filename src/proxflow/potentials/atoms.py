@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from proxflow.errors import counted
-from proxflow.kernels.geometry import row_norm
+from proxflow.kernels.geometry import distances_from
 from proxflow.measures import Source
 
 __all__ = [
@@ -75,10 +75,10 @@ def centre_and_radius(points: Tensor) -> tuple[Tensor, Tensor]:
     The centre is the row nearest to the median of each coordinate: a few far rows do not move it, differences from it
     keep the digits of all the others, and it lies in every plane that holds the rows.
     """
-    exact = points.detach().double()
-    middle = row_norm(exact - exact.median(0).values).argmin(0, keepdim=True)
-    centre = exact.index_select(0, middle)[0]
-    radius = row_norm(exact - centre).amax()
+    rows = points.detach()
+    middle = distances_from(rows, rows.median(0).values.double()).argmin(0, keepdim=True)
+    centre = rows.index_select(0, middle)[0].double()
+    radius = distances_from(rows, centre).amax()
     return centre, torch.where(radius > 0, radius, 1.0)
 
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from proxflow.kernels.geometry import row_norm
+from proxflow.kernels.geometry import distances_from, row_norm
 from proxflow.kernels.search import argmax_affine
 from proxflow.potentials.atoms import centre_and_radius
 from proxflow.symmetry import Symmetry
@@ -64,7 +64,7 @@ def orbit_frame(points: Tensor, symmetry: Symmetry) -> tuple[Tensor, Tensor]:
     """
     middle, _ = centre_and_radius(points)
     centre = symmetry.invariant_part(middle[None])[0]
-    radius = row_norm(points.detach().double() - centre).amax()
+    radius = distances_from(points.detach(), centre).amax()
     return centre, torch.where(radius > 0, radius, 1.0)
 
 

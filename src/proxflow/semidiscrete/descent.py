@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from proxflow.kernels.geometry import covariance_about, distances_from, projected, row_blocks
 from proxflow.measures import Gaussian
 from proxflow.semidiscrete.problem import SemiDual, inner
 from proxflow.semidiscrete.shared_directions import Sharing, best_sharing, variance_inflation
@@ -28,7 +29,7 @@ __all__ = ["Averages", "Descent", "Iterate", "nested_groups"]
 _SHELLS = 64  # around the mean: groups of equal radius
 _COARSENING = 4  # groups hold at least this many times as many atoms as those of the finer level
 _POWER_STEPS = 4  # of the power method, that find a direction to cut a group along
-_DIRECTIONS = 64  # principal ones, that groups are told apart in
+_DIRECTIONS = 32  # principal ones, that groups are told apart in
 
 
 def nested_groups(points: Tensor, weights: Tensor, mean: Tensor | None = None) -> list[Tensor]:
@@ -40,9 +41,9 @@ def nested_groups(points: Tensor, weights: Tensor, mean: Tensor | None = None) -
         mean: (d,), that shells are about; of the points if None.
     """
     levels = [torch.zeros(len(points), dtype=torch.int64, device=points.device)]
-    places = _in_few_directions(points, weights)
+    places, masses = _in_few_directions(points, weights), (weights / weights.max()).float()
     while _count(levels[-1]) * _COARSENING < len(points):
-        finer = _bisected(places, weights, levels[-1])
+        finer = _bisected(places, masses, levels[-1])
         if _count(finer) == _count(levels[-1]):
             break
         levels.append(finer)
@@ -55,17 +56,17 @@ def nested_groups(points: Tensor, weights: Tensor, mean: Tensor | None = None) -
 
 
 def _in_few_directions(points: Tensor, weights: Tensor) -> Tensor:
-    """Points (N, d) in their first principal directions, (N, k): the levels read them over and over."""
+    """Points (N, d) in their first principal directions, (N, k) float32: the levels read them over and over."""
     if points.shape[1] <= _DIRECTIONS:
-        return points
-    centred = points - weights @ points
-    axes: Tensor = torch.linalg.eigh(centred.mT @ (weights[:, None] * centred)).eigenvectors
-    return centred @ axes[:, -_DIRECTIONS:]
+        return points.float()
+    mean = weights @ points
+    axes: Tensor = torch.linalg.eigh(covariance_about(points, weights, mean)).eigenvectors
+    return projected(points, mean, axes[:, -_DIRECTIONS:]).float()
 
 
 def _shells(points: Tensor, mean: Tensor) -> Tensor:
     """Labels (N,) by distance from the mean, equally many atoms in each."""
-    rank = torch.linalg.vector_norm(points - mean, dim=1).argsort().argsort()
+    rank = distances_from(points, mean).argsort().argsort()
     labels: Tensor = rank * min(_SHELLS, len(points) // _COARSENING) // len(points)
     return labels
 
@@ -76,18 +77,23 @@ def _count(labels: Tensor) -> int:
 
 def _bisected(points: Tensor, weights: Tensor, labels: Tensor) -> Tensor:
     """Every group split across its principal axis at its mean, where clusters leave a gap."""
-    count = _count(labels)
+    count, dim = _count(labels), points.shape[1]
+    parts = row_blocks(points)
 
-    def summed(rows: Tensor) -> Tensor:
-        return torch.zeros(count, rows.shape[1], dtype=rows.dtype, device=rows.device).index_add_(0, labels, rows)
+    def summed(masses: Tensor, rows: Tensor) -> Tensor:
+        """Over each group, (count, k)."""
+        total = rows.new_zeros(count, dim)
+        for part in parts:
+            total.index_add_(0, labels[part], masses[part, None] * rows[part])
+        return total
 
-    mass = weights[:, None]
-    centred = points - (summed(mass * points) / summed(mass))[labels]
-    probe = torch.randn(points.shape[1], generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    mean = summed(weights, points) / torch.bincount(labels, weights)[:, None]
+    centred = points - mean[labels]
+    probe = torch.randn(dim, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     position = torch.sign(inner(centred, probe.to(points)))
     for _ in range(_POWER_STEPS):
-        axis = torch.nn.functional.normalize(summed(mass * position[:, None] * centred), dim=1)
-        position = (centred * axis[labels]).sum(1)
+        axis = torch.nn.functional.normalize(summed(weights * position, centred), dim=1)
+        position = torch.cat([inner(centred[part], axis[labels[part]]) for part in parts])
     halves: Tensor = torch.unique(2 * labels + (position > 0), return_inverse=True)[1]
     return halves
 

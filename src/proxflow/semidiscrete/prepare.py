@@ -9,7 +9,7 @@ from torch import Tensor
 
 from proxflow.checks import Numbers, flat_points, point_weights
 from proxflow.errors import counted
-from proxflow.kernels.geometry import row_norm
+from proxflow.kernels.geometry import row_blocks, row_norm
 from proxflow.measures import Gaussian, Source
 from proxflow.potentials.atoms import centre_and_radius
 from proxflow.potentials.orbits import orbit_of_row
@@ -74,7 +74,7 @@ class Span:
 
 
 def span_of(atoms: Atoms, source: Source, precision: torch.dtype) -> Span:
-    """The span of distinct float32 or float64 rows (N, d), in float64; the whole space unless the source is normal.
+    """The span of distinct float32 or float64 rows (N, d); the whole space, with the rows, unless the source is normal.
 
     Images of the rows may leave it: under a symmetry it is the whole space, too.
 
@@ -83,24 +83,34 @@ def span_of(atoms: Atoms, source: Source, precision: torch.dtype) -> Span:
     others are far above their rounding: a far row must not hide the extent of the near ones, nor an offset that of
     small data.
     """
-    points, exact = atoms.points, atoms.points.double()
-    dim = points.shape[1]
+    points, dim = atoms.points, atoms.points.shape[1]
     if not isinstance(source, Gaussian) or len(points) == 1 or atoms.symmetry is not None:
-        return Span(exact, source, 0.0, 0.0)
+        return Span(points, source, 0.0, 0.0)
     centre, radius = centre_and_radius(points)
-    rounding = torch.finfo(precision).eps * (row_norm(exact / radius) + row_norm(centre[None] / radius))
-    roundings = torch.where(rounding > 0, 1 / rounding, 0.0)[:, None] * ((exact - centre) / radius)
-    _, sizes, axes = torch.linalg.svd(torch.linalg.qr(roundings, mode="r").R, full_matrices=False)
+    _, sizes, axes = torch.linalg.svd(_in_roundings(points, centre, radius, precision), full_matrices=False)
     negligible = _ROUNDINGS * len(points) ** 0.5
     kept = sizes > negligible
     basis = axes[kept].mT
     rank = basis.shape[1]
     if rank == 0 or rank == dim or bool((sizes[kept] < _BREAK * negligible).any()):
-        return Span(exact, source, 0.0, 0.0)
+        return Span(points, source, 0.0, 0.0)
+    exact = points.double()
     inside = exact @ basis
     if len(torch.unique(inside, dim=0)) < len(points):
-        return Span(exact, source, 0.0, 0.0)
+        return Span(points, source, 0.0, 0.0)
     across = centre - basis @ (basis.mT @ centre)
     off = exact - centre - (inside - basis.mT @ centre) @ basis.mT
     rest = dim - rank + float(across.square().sum())
     return Span(inside, Gaussian(rank), rest, float(row_norm(off).max()))
+
+
+def _in_roundings(points: Tensor, centre: Tensor, radius: Tensor, precision: torch.dtype) -> Tensor:
+    """The triangle R of a QR factorisation of the rows about the centre, each in units of its rounding; in float64."""
+    about = row_norm(centre[None] / radius)
+    triangle = centre.new_empty(0, len(centre))
+    for rows in row_blocks(points):
+        exact = points[rows].double()
+        rounding = torch.finfo(precision).eps * (row_norm(exact / radius) + about)
+        block = torch.where(rounding > 0, 1 / rounding, 0.0)[:, None] * ((exact - centre) / radius)
+        triangle = torch.linalg.qr(torch.cat([triangle, block]), mode="r").R
+    return triangle

@@ -25,6 +25,7 @@ GAP_DRAWS = 1 << 9  # of noise, that tell how near scores are to one another
 SMALL_GAP = 0.05  # quantile of the gap between best and second-best score that is compared with errors of scores
 _ROUNDINGS = 2.0**8  # if that quantile is so many roundings wide, rounding moves less than 1% of it to another atom
 _BLOCKS_AT_ONCE = 2  # of shared directions: wider products are quicker, and processes share whole ones
+_GAP_SCORES = 1 << 24  # at once, and as many for groups
 _SOFTMAX_BYTES = 1 << 21  # one block of assignment probabilities: about a core's cache
 
 
@@ -70,7 +71,7 @@ class SemiDual:
         self.symmetry = symmetry
         self.centre, radius = centre_and_radius(points) if symmetry is None else orbit_frame(points, symmetry)
         self.radius = float(radius)
-        self.points = (points - self.centre) / radius
+        self.points = (points - self.centre).div_(radius)
         self.epsilon = epsilon / self.radius
         self.dtype = torch.float32
         self.rows_at_once = max(256, min(1 << 16, max_memory // (16 * (points.shape[1] + 2))))
@@ -190,7 +191,8 @@ class SemiDual:
     def score_gaps(self, noise: Tensor, heights: Tensor, groups: list[Tensor]) -> Tensor:
         """Best score less the best of another atom, and for each labelling less that of another group, (n, 1 + L)."""
         offsets = self._offsets(heights)
-        return torch.cat([_gaps(self._scores(part, offsets), groups) for part in noise.split(64)])
+        rows = max(1, min(64, _GAP_SCORES // len(self)))
+        return torch.cat([_gaps(self._scores(part, offsets), groups) for part in noise.split(rows)])
 
     def small_gap(self, heights: Tensor, generator: torch.Generator) -> float:
         """The gap between best and second-best score that few of ``GAP_DRAWS`` draws fall below, in float64."""

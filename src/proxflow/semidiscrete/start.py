@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from proxflow.kernels.geometry import covariance_about, projected
 from proxflow.measures import Gaussian
 from proxflow.potentials.discrete import Discrete
 from proxflow.potentials.entropic import Entropic
@@ -92,14 +93,14 @@ def marginal_form(problem: SemiDual, generator: torch.Generator) -> Tensor:
     It is the optimum where the coordinates are independent, and strictly convex everywhere: no cell is empty. Under a
     symmetry the marginals are those of all images, and the mean over these makes the form invariant.
     """
-    centred = problem.points - problem.mean()
+    mean = problem.mean()
     axes = _principal_axes(problem)
     draws = None if isinstance(problem.source, Gaussian) else problem.noise(_QUANTILE_DRAWS, generator).double()
     weights = problem.weights.repeat(problem.elements) / problem.elements
     form = torch.zeros_like(problem.weights)
     equal, slopes = draws is None and bool((weights == weights[0]).all()), None  # on every axis alike
     for part in axes.mT.tensor_split(max(1, math.ceil(axes.shape[1] / _AXES))):
-        values = torch.cat([centred @ moved.mT for moved in _images(part, problem.symmetry)])
+        values = torch.cat([projected(problem.points, mean, moved.mT) for moved in _images(part, problem.symmetry)])
         for axis, column in zip(part, values.mT.contiguous(), strict=True):
             order = column.argsort()
             if slopes is None or not equal:
@@ -122,11 +123,10 @@ def _principal_axes(problem: SemiDual) -> Tensor:
     points, weights = problem.points, problem.weights
     distance = torch.linalg.vector_norm(points, dim=1)
     farthest = _FAR * distance[distance > 0].median()
-    near = points * (farthest / distance.clamp(min=farthest))[:, None]
+    drawn_in = farthest / distance.clamp(min=farthest)
     share = 0.5 * (weights + 1 / len(weights))
-    mean = _images((share @ near)[None], problem.symmetry).mean(0)
-    centred = near - mean
-    covariance = _averaged((centred * share[:, None]).mT @ centred, problem.symmetry)
+    mean = _images(((share * drawn_in) @ points)[None], problem.symmetry).mean(0)[0]
+    covariance = _averaged(covariance_about(points, share, mean, drawn_in), problem.symmetry)
     variances, axes = torch.linalg.eigh(covariance)
     kept: Tensor = axes[:, variances > 1e-12 * variances[-1]]
     return kept
