@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -117,6 +118,6 @@ def _print(output: Output, result: Audit) -> None:
     output.say(result.verdict)
     output.say(f"  {'figure':<22s}{'value':>10s}{'95% interval':>24s}{'exact':>10s}{'independent':>13s}")
     for one in result.figures.values():
-        interval = f"[{one.low:.3g}, {one.high:.3g}]"
+        interval = f"[{one.low:.3g}, {one.high:.3g}]" if one.high < math.inf else f"at least {one.low:.3g}"
         marks = ["" if mark is None else f"{mark:.3g}" for mark in (one.exact, one.independent)]
         output.say(f"  {one.name:<22s}{one.value:>10.3g}{interval:>24s}{marks[0]:>10s}{marks[1]:>13s}")

@@ -130,6 +130,11 @@ GROUPS_OF_FIGURES: dict[str, dict[str, tuple[float | None, str]]] = {
             0.0,
             "What the pairs behind the field cost at least above the least cost, over it, by the convergence theorem.",
         ),
+        "equivalent_batch": (
+            None,
+            "Size of the minibatches whose pairs would leave as much of the error that independent pairs have, which "
+            "are those of size 1; no upper end where it may be larger than any that was tried.",
+        ),
     },
     "Does it make the data?": {
         "energy_distance": (0.0, "Energy distance of samples and data, over the distance of two rows of the data."),

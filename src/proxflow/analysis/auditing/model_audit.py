@@ -11,6 +11,7 @@ from torch import Tensor
 
 from proxflow.analysis.auditing.audit_record import Audit, figures_of
 from proxflow.analysis.auditing.audit_subject import Given, Reference, Subject, subject_of
+from proxflow.analysis.auditing.equivalent_batch import BatchCurve, batch_curve, equivalent_batch, independent_rule
 from proxflow.analysis.auditing.generated_pairs import FieldCall, GeneratedPairs
 from proxflow.analysis.auditing.generation import (
     Shares,
@@ -21,7 +22,14 @@ from proxflow.analysis.auditing.generation import (
     paired_variances,
 )
 from proxflow.analysis.auditing.intervals import Estimate, root_ratio
-from proxflow.analysis.auditing.optimality import PairBound, optimality_figures, pair_bound, velocity_errors
+from proxflow.analysis.auditing.optimality import (
+    Misses,
+    PairBound,
+    misses_on_the_way,
+    optimality_figures,
+    pair_bound,
+    velocity_errors,
+)
 from proxflow.analysis.auditing.proximality import Jacobians, jacobian_figures, measured_jacobians, pair_figures
 from proxflow.analysis.auditing.readings import Reading, attempt, better_reading
 from proxflow.analysis.auditing.verdict import FAR, advise, faults, verdict_of
@@ -69,8 +77,7 @@ def audit(
     held-out rows. Up to 256 dimensions Jacobians are written out on 24 trajectories; above, they are multiplied by
     random directions on 6, and no d x d matrix is formed.
 
-    Not measured: which size of minibatches would give the same error (``analysis.minibatch_convergence`` studies
-    that), and the rates of arrival beyond the local dimension (``analysis.terminal_study``).
+    Not measured: the rates of arrival beyond the local dimension (``analysis.terminal_study``).
 
     Args:
         field: callable (t, x) -> velocity (B, *event), t 0-dimensional, as ``matching.field_of`` and adapters make
@@ -161,6 +168,7 @@ class _Measured:
         self.subject, self.field, self.pairs, self._say = subject, field, pairs, say
         self._exact = subject.exact(pairs.source)
         self.pair_bound: PairBound | None = None
+        self._curve: tuple[IndependentField, BatchCurve] | None = None
         say("errors of few steps")
         self.step_errors = [self._squared_error(count) for count in STEPS]
 
@@ -173,8 +181,11 @@ class _Measured:
         if self._exact is not None and subject.flow is not None:
             self._say("against the exact flow")
             found |= self._optimality(self.field, pairs, self._exact, subject.event)
-            self.pair_bound = pair_bound(pairs, self._exact, subject.flow, subject.schedule)
+            misses = misses_on_the_way(pairs, subject.flow, subject.schedule)
+            self.pair_bound = pair_bound(misses, pairs, self._exact, subject.schedule)
             found["pair_excess"] = self.pair_bound.excess
+            self._say("against minibatches")
+            found |= self._batch(misses, subject.flow)
         self._say("samples against the data")
         found |= self._samples(pairs.target)
         if self._exact is not None:
@@ -199,8 +210,18 @@ class _Measured:
         found |= jacobian_figures(self._jacobians(other, pairs, (other.dim,)))
         if self._exact is not None and subject.flow is not None:
             found |= self._optimality(other, pairs, self._exact, (other.dim,))
-            found["pair_excess"] = pair_bound(pairs, self._exact, subject.flow, subject.schedule).excess
+            misses = misses_on_the_way(pairs, subject.flow, subject.schedule)
+            found["pair_excess"] = pair_bound(misses, pairs, self._exact, subject.schedule).excess
+            found |= self._batch(misses, subject.flow)
         return found
+
+    def _batch(self, misses: Misses, flow: ProximalFlow) -> dict[str, Estimate]:
+        """The size of minibatches that would leave these misses; the curve that says so is drawn once."""
+        if self._curve is None:
+            independent = independent_rule(flow, self.subject.schedule, self.subject.seed)
+            self._curve = independent, batch_curve(flow, independent, misses.times, self.subject.seed)
+        found = equivalent_batch(misses, *self._curve)
+        return {} if found is None else {"equivalent_batch": found}
 
     def _optimality(
         self, field: FieldCall, pairs: GeneratedPairs, exact: Tensor, event: tuple[int, ...]

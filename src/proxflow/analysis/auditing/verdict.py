@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 from proxflow.analysis.auditing.audit_record import Figure
@@ -146,7 +147,21 @@ def _optimality(figures: Figures) -> str:
     above = "" if excess is None else f", and the cost is {excess.value:.1%} above that of the exact flow"
     return (
         f"It is {words}: the recovered data point moves by {moved:.2g} of the samples' deviation on the way"
-        f"{mark}, pairing its points again would save {saved:.1%}{above}."
+        f"{mark}, pairing its points again would save {saved:.1%}{above}.{_as_minibatches(figures)}"
+    )
+
+
+def _as_minibatches(figures: Figures) -> str:
+    found = figures.get("equivalent_batch")
+    if found is None:
+        return ""
+    if found.high == math.inf:
+        return f" Pairs of minibatches of {found.low:.0f} at least would leave as much error."
+    if found.value <= 1:
+        return " Independent pairs would leave as much error."
+    return (
+        f" Pairs of minibatches of about {found.value:.0f} ({found.low:.0f} to {found.high:.0f}) would leave as much "
+        "error."
     )
 
 
