@@ -187,10 +187,16 @@ def _rows(audit: Audit, command: str | None) -> list[Row]:
     rows = [
         Row("warnings", "", str(len(audit.warnings)) if audit.warnings else "none"),
         Row("advice", "what to do first, and why", audit.advice),
+        *_best_times(audit),
         Row("seed", "", str(audit.seed)),
         Row("seconds", "", f"{audit.seconds:.3g}"),
     ]
     return rows if command is None else [*rows, Row("command", "repeats this run", command, is_command=True)]
+
+
+def _best_times(audit: Audit) -> list[Row]:
+    times = ", ".join(f"{t:.3g}" for t in audit.step_grid)
+    return [Row("times of four steps", "the best that were tried", times)] if times else []
 
 
 def _title(name: str) -> str:
