@@ -91,6 +91,14 @@ def test_laws_without_rows_and_errors_across_are_no_matter() -> None:
     assert none.high == math.inf
 
 
+def test_a_field_that_errs_more_than_any_pairs_allow_is_no_better_than_independent_pairs() -> None:
+    """It stands still: its error has nothing to do with theirs."""
+    points = torch.randn(24, 8, generator=torch.Generator().manual_seed(1), dtype=f64)
+    flow = pf.ProximalFlow(pf.semidiscrete.fit(points, tol=1e-2, progress=False).potential)
+    found = audit(lambda t, x: 0 * x, flow, data=points, count=128, steps=8, marks=False, progress=False)
+    assert found.figures["equivalent_batch"].high <= 4
+
+
 def test_no_size_is_told_where_independent_pairs_are_optimal() -> None:
     """All noise goes to one point."""
     flow = pf.ProximalFlow(pf.potentials.Discrete(torch.ones(1, 2, dtype=f64), torch.zeros(1, dtype=f64)))

@@ -11,6 +11,10 @@ c(n) if the field is v^(n), for every n: c(1) = E|g|^2 for independent pairs, an
 errs in other directions, as networks do by chance, leaves it alone; errors that smooth the field, as those of
 independent pairs do, do not.
 
+A field that errs elsewhere, and by more than pairs of size n leave at all, is worse than theirs all the same: v^(n)
+is the mean of d/dt X_t, so that E|v^(n) - v|^2 <= E|d/dt X_t - v|^2, and a field with a larger squared error has a
+smaller size than n.
+
 c falls with n. Where it passes the field's value, interpolated on logarithmic scales, is the size; an interval is where
 both agree within their errors. Beyond the largest size measured nothing is said but that. Cost: for each size 2,048
 proxes, and assignments of at most 512.
@@ -49,11 +53,16 @@ _PAIRS = 0xBA7C4  # marks the stream of draws
 
 @dataclass(frozen=True)
 class BatchCurve:
-    """c(n) at K batch sizes, ascending from 1, with standard errors; E|.|^2 in velocity units."""
+    """c(n) at K batch sizes, ascending from 1, and the most that v^(n) can err, E|d/dt X_t - v|^2, both with errors.
+
+    In squared velocity units; of independent pairs of atoms the latter is E|v^(1) - v|^2 itself.
+    """
 
     sizes: tuple[int, ...]
     value: Tensor
     stderr: Tensor
+    most: Tensor
+    most_stderr: Tensor
 
 
 def independent_rule(flow: ProximalFlow, schedule: Schedule, seed: int) -> IndependentField:
@@ -80,8 +89,7 @@ def batch_curve(flow: ProximalFlow, independent: IndependentField, times: Tensor
     searched = len(flow.potential.points) if has_atoms(flow.potential) else 1
     most = max(_LEAST_PAIRS, min(_MOST_PAIRS, _PRODUCTS // (searched * flow.dim * len(sizes))))
     found = [_point(flow, independent, times, size, most, seed) for size in sizes]
-    value, stderr = (torch.tensor(column, dtype=torch.float64) for column in zip(*found, strict=True))
-    return BatchCurve(tuple(sizes), value, stderr)
+    return BatchCurve(tuple(sizes), *(torch.tensor(column, dtype=torch.float64) for column in zip(*found, strict=True)))
 
 
 def equivalent_batch(misses: Misses, independent: IndependentField, curve: BatchCurve) -> Estimate | None:
@@ -91,47 +99,60 @@ def equivalent_batch(misses: Misses, independent: IndependentField, curve: Batch
     """
     if not float(curve.value[0]) > QUANTILE * float(curve.stderr[0]):
         return None
-    value, stderr = _of_field(misses, independent)
+    (value, stderr), (square, square_stderr) = _of_field(misses, independent)
     error = QUANTILE * torch.hypot(curve.stderr, torch.tensor(stderr, dtype=torch.float64)).numpy()
     weights = curve.stderr.clamp(min=1e-9 * float(curve.value[0])).pow(-2).numpy()
     falling = isotonic_regression(curve.value.numpy(), weights=weights, increasing=False).x
     size = _crossing(curve.sizes, falling, value)
     low = min(_crossing(curve.sizes, falling - error, value), size)
     high = max(_crossing(curve.sizes, falling + error, value), size)
+    nearer = curve.most + QUANTILE * curve.most_stderr < square - QUANTILE * square_stderr
     last = float(curve.sizes[-1])
-    return Estimate(min(size, last), min(low, last), high)
+    cap = min((float(size) for size, one in zip(curve.sizes, nearer.tolist(), strict=True) if one), default=math.inf)
+    return Estimate(min(size, last, cap), min(low, last, cap), min(high, cap))
 
 
-def _of_field(misses: Misses, independent: IndependentField) -> tuple[float, float]:
-    """E <v_field - v, g> over the field's own trajectories, and its standard error."""
+def _of_field(misses: Misses, independent: IndependentField) -> tuple[tuple[float, float], tuple[float, float]]:
+    """E <v_field - v, g> over the field's own trajectories, and E|v_field - v|^2, with their standard errors."""
     along = torch.stack(
         [
-            (miss.double() * _along(independent, t, x, right)).sum(1) * _unit(independent.schedule, t)
+            _products(miss.double(), _along(independent, t, x, right)) * _unit(independent.schedule, t)
             for t, x, right, miss in zip(misses.times.tolist(), misses.points, misses.exact, misses.miss, strict=True)
         ]
     ).mean(0)
-    return float(along.mean()), float(along.std()) / math.sqrt(len(along))
+    return _mean(along[0]), _mean(along[1])
+
+
+def _products(error: Tensor, along: Tensor) -> Tensor:
+    """Of errors (n, d) with those of independent pairs, and with themselves, (2, n)."""
+    return torch.stack([(error * along).sum(1), error.square().sum(1)])
+
+
+def _mean(values: Tensor) -> tuple[float, float]:
+    """With its standard error."""
+    return float(values.mean()), float(values.std()) / math.sqrt(len(values))
 
 
 def _point(
     flow: ProximalFlow, independent: IndependentField, times: Tensor, size: int, most: int, seed: int
-) -> tuple[float, float]:
-    """c(size) and its standard error: each pair at one of the times; batches are the independent unit."""
+) -> tuple[float, float, float, float]:
+    """c(size), the most that v^(size) can err, and errors: each pair at one time; batches are the independent unit."""
     schedule, generator = independent.schedule, generator_of(seed, _PAIRS, size)
     batches = max(_BATCHES, most // size)
     source, target = _pairs(flow, batches, size, max(1, most // batches), generator)
     moment = torch.randperm(len(source), generator=generator) % len(times)
-    there, products = ProximalFlow(flow.potential, schedule), torch.empty(len(source), dtype=torch.float64)
+    known = size == 1 and isinstance(flow.potential, Discrete)  # what independent pairs of atoms recover
+    there, products = ProximalFlow(flow.potential, schedule), torch.empty(2, len(source), dtype=torch.float64)
     for number, t in enumerate(times.tolist()):
         at = torch.nonzero(moment == number)[:, 0]
         x0, x1 = source[at.to(source.device)], target[at.to(source.device)]
         x = float(schedule.alpha(t)) * x0 + float(schedule.beta(t)) * x1
         right = there.recover_target(t, x)
         along = _along(independent, t, x, right)
-        error = along if size == 1 else (x1 - right).double()  # of independent pairs the mean is known
-        products[at] = ((error * along).sum(1) * _unit(schedule, t)).cpu()
-    means = products.view(batches, -1).mean(1)
-    return float(means.mean()), float(means.std()) / math.sqrt(batches)
+        error = along if known else (x1 - right).double()
+        products[:, at] = (_products(error, along) * _unit(schedule, t)).cpu()
+    means = products.view(2, batches, -1).mean(2)
+    return *_mean(means[0]), *_mean(means[1])
 
 
 def _pairs(flow: ProximalFlow, batches: int, size: int, kept: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
