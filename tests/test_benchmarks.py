@@ -74,6 +74,13 @@ def test_cost_of_audits() -> None:
 
 
 @pytest.mark.slow
+def test_audits() -> None:
+    output = printed_by("audits.py", "--only", "digits")
+    assert re.search(r"^equivalent_batch +at least \d+ .* yes$", output, re.MULTILINE)
+    assert re.search(r"^label_leakage +0.000 +\d of 2$", printed_by("audits.py", "--coverage"), re.MULTILINE)
+
+
+@pytest.mark.slow
 def test_digits_few_steps() -> None:
     output = printed_by("digits_few_steps.py")
     assert output.count("energy distance") == output.count("  W2") == 7
