@@ -27,6 +27,10 @@ from torch import Tensor
 import proxflow as pf
 from proxflow.analysis import Audit, Figure
 from proxflow.analysis.auditing.condition_leakage import condition_leakage
+from proxflow.analysis.auditing.equivalent_batch import batch_curve, equivalent_batch, independent_rule
+from proxflow.analysis.auditing.generated_pairs import generated_pairs
+from proxflow.analysis.auditing.generation import copies, paired_variances
+from proxflow.analysis.auditing.optimality import misses_on_the_way, optimality_figures, pair_bound, velocity_errors
 from proxflow.couplings import Coupling
 
 PAIRS = ("exact flow", "population pairs", "minibatches of 256", "minibatches of 16", "independent pairs")
@@ -171,36 +175,50 @@ def draws(deviations: Tensor, count: int, seed: int) -> Tensor:
 def print_coverage(repetitions: int, steps: int) -> None:
     """How many intervals hold the truth; of 200, 190 are expected, and 180 or fewer come once in 200 tables."""
     flow = pf.ProximalFlow(pf.potentials.Quadratic(torch.zeros(3).double(), torch.diag(RIGHT**2)))
-    wrong = pf.ProximalFlow(pf.potentials.Quadratic(torch.zeros(3).double(), torch.diag(WIDE**2)))
     truth, rows = truths(steps), draws(RIGHT, 400, 10_000)
     # of the distances to these rows, which stay the same
     nearest = [torch.cdist(draws(law, 100_000, 9_999), rows).amin(1).median() for law in (WIDE, RIGHT)]
+    truth |= {"label_leakage": 0.0, "nearest_row_ratio": float(nearest[0] / nearest[1]), "equivalent_batch": 1.0}
+    line = pf.ProximalFlow(pf.semidiscrete.fit(draws(RIGHT, 32, 0)[:, :1], progress=False).potential)
     held: dict[str, list[bool]] = {}
-
-    def note(name: str, figure: Any, value: float) -> None:
-        held.setdefault(name, []).append(figure is not None and figure.low <= value <= figure.high)
-
     for seed in range(repetitions):
-        common: dict[str, Any] = {"count": NOISE, "steps": steps, "marks": False, "progress": False, "seed": seed}
-        found = pf.analysis.audit(
-            lambda t, x: rate(t) * x, flow, data=draws(RIGHT, 256, seed), likelihood=True, **common
-        )
-        for name, value in truth.items():
-            note(name, found.figures[name], value)
+        data, new = draws(RIGHT, 256, seed), draws(RIGHT, 200, 20_000 + seed)
+        found = pf.analysis.audit(lambda t, x: rate(t) * x, data=data, likelihood=True, count=NOISE, steps=steps,
+                                  marks=False, progress=False, seed=seed)  # fmt: skip
+        figures: dict[str, Any] = dict(found.figures)
+        noise = draws(torch.ones(3).double(), NOISE, 30_000 + seed)
+        figures |= {f"{name} ": one for name, one in figures.items() if name.startswith("variance")}
+        figures |= against_the_flow(noise, flow, steps)
+        figures["nearest_row_ratio"] = copies(noise * WIDE, rows, new, seed)
+        figures["label_leakage"] = leakage(seed)
+        figures["equivalent_batch"] = of_independent_pairs(line, seed)
         best, equal = (factors(grid) - WIDE for grid in (list(found.step_grid), [0, 0.25, 0.5, 0.75, 1]))
-        note("four_step_gain", found.figures["four_step_gain"], float(best.norm() / equal.norm()))
-        copied = pf.analysis.audit(
-            lambda t, x: rate(t) * x, data=rows, held_out=draws(RIGHT, 200, 20_000 + seed), **common
-        )
-        note("nearest_row_ratio", copied.figures["nearest_row_ratio"], float(nearest[0] / nearest[1]))
-        normal = pf.analysis.audit(lambda t, x: rate(t) * x, wrong, data=draws(WIDE, 256, seed), **common)
-        note("equivalent_batch", normal.figures["equivalent_batch"], 1.0)
-        note("label_leakage", leakage(seed), 0.0)
-    print(f"\n{'figure':20s}{'true value':>12s}{'held it':>14s}")
-    known = truth | {"equivalent_batch": 1.0, "label_leakage": 0.0, "nearest_row_ratio": float(nearest[0] / nearest[1])}
+        values = truth | {"four_step_gain": float(best.norm() / equal.norm())}
+        values |= {f"{name} ": value for name, value in truth.items() if name.startswith("variance")}
+        for name, value in values.items():
+            held.setdefault(name, []).append(figures[name].low <= value <= figures[name].high)
+    print(f"\n{'figure':26s}{'true value':>12s}{'held it':>9s}")
     for name, hits in held.items():
-        told = f"{known[name]:.3f}" if name in known else "by its grid"
-        print(f"{name:20s}{told:>12s}{sum(hits):>7d} of {len(hits)}")
+        told = "by its grid" if name == "four_step_gain" else f"{truth[name.strip()]:.3f}"
+        label = f"{name.strip()}, of rows" if name.endswith(" ") else name
+        print(f"{label:26s}{told:>12s}{sum(hits):>5d} of {len(hits)}")
+
+
+def against_the_flow(noise: Tensor, flow: pf.ProximalFlow, steps: int) -> dict[str, Any]:
+    """What an audit measures with the exact flow as its reference."""
+    pairs, exact = generated_pairs(lambda t, x: rate(t) * x, noise, (3,), LINEAR, steps), noise * RIGHT
+    errors = velocity_errors(lambda t, x: rate(t) * x, noise, exact, (3,), LINEAR)
+    bound = pair_bound(misses_on_the_way(pairs, flow, LINEAR), pairs, exact, LINEAR)
+    figures = optimality_figures(pairs, exact, errors) | paired_variances(pairs.target, exact)
+    return figures | {"pair_excess": bound.excess}
+
+
+def of_independent_pairs(flow: pf.ProximalFlow, seed: int) -> Any:
+    """The equivalent batch of their field, of rows on the line."""
+    independent = independent_rule(flow, LINEAR, seed)
+    noise = torch.randn(256, 1, generator=torch.Generator().manual_seed(seed)).double()
+    misses = misses_on_the_way(generated_pairs(independent, noise, (1,), LINEAR, 16), flow, LINEAR)
+    return equivalent_batch(misses, independent, batch_curve(flow, independent, misses.times, seed))
 
 
 def leakage(seed: int) -> Any:

@@ -18,6 +18,7 @@ FAR = 0.02  # energy distance over the distance of two rows
 _DROPPED = 0.5  # of a group's share in the data, that the samples stay below
 _COPIES = 0.5  # of the distance of new rows
 _EXACT = 1e-3  # of a relative figure, below which no sampling of a network gets
+_WORTHWHILE = 0.95  # of the error of equal steps, below which other times are named
 _TOLD = 0.1  # of labels, above chance
 _STRAIGHT = 0.05  # of a relative figure, below which a field is as good as exact
 _MOST_NAMED = 4  # groups in a warning
@@ -85,6 +86,8 @@ def _times(figures: Figures, step_grid: tuple[float, ...]) -> str:
         return ""
     if not gain.high < 1:
         return " Equal steps are as good as others of the same number."
+    if gain.value > _WORTHWHILE:
+        return f" Other times than equal ones would take off {1 - gain.value:.0%} of the error of four steps."
     times = ", ".join(f"{t:.3g}" for t in step_grid)
     return f" Four steps at times=[{times}] have {gain.value:.0%} of the error of equal ones."
 
@@ -171,13 +174,17 @@ def _as_minibatches(figures: Figures) -> str:
     if found is None:
         return ""
     if found.high == math.inf:
-        return f" Pairs of minibatches of {found.low:.0f} at least would leave as much error."
+        return f" Pairs of minibatches of at least {_size(found.low)} would leave as much error."
     if found.value <= 1:
         return " Independent pairs would leave as much error."
     return (
-        f" Pairs of minibatches of about {found.value:.0f} ({found.low:.0f} to {found.high:.0f}) would leave as much "
-        "error."
+        f" Pairs of minibatches of about {_size(found.value)} ({_size(found.low)} to {_size(found.high)}) would leave as "
+        "much error."
     )
+
+
+def _size(size: float) -> str:
+    return f"{size:.1f}" if size < 10 else f"{size:.0f}"
 
 
 def _generation(figures: Figures) -> str:
