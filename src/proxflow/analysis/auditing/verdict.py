@@ -178,8 +178,8 @@ def _as_minibatches(figures: Figures) -> str:
     if found.value <= 1:
         return " Independent pairs would leave as much error."
     return (
-        f" Pairs of minibatches of about {_size(found.value)} ({_size(found.low)} to {_size(found.high)}) would leave as "
-        "much error."
+        f" Pairs of minibatches of about {_size(found.value)} ({_size(found.low)} to {_size(found.high)}) would leave "
+        "as much error."
     )
 
 
