@@ -135,8 +135,8 @@ GROUPS_OF_FIGURES: dict[str, dict[str, tuple[float | None, str]]] = {
         ),
         "equivalent_batch": (
             None,
-            "Size of the minibatches whose pairs would leave as much of the error that independent pairs have, which "
-            "are those of size 1; no upper end where it may be larger than any that was tried.",
+            "Size of the minibatches from whose pairs a perfect network would have as much of the error of independent "
+            "pairs: 1 for these, and for a field that errs more; no upper end where it may be larger than any tried.",
         ),
     },
     "Does it make the data?": {

@@ -176,7 +176,7 @@ def _as_minibatches(figures: Figures) -> str:
     if found.high == math.inf:
         return f" Pairs of minibatches of at least {_size(found.low)} would leave as much error."
     if found.value <= 1:
-        return " Independent pairs would leave as much error."
+        return " A perfect network of independent pairs would err as much, or less."
     return (
         f" Pairs of minibatches of about {_size(found.value)} ({_size(found.low)} to {_size(found.high)}) would leave "
         "as much error."
