@@ -46,7 +46,7 @@ __all__ = ["BatchCurve", "batch_curve", "equivalent_batch", "independent_rule"]
 _LARGEST = 512  # pairs of an assignment: a tenth of a second
 _MOST_PAIRS, _LEAST_PAIRS = 2048, 128  # of each size, at one time each
 _BATCHES = 16  # of each size at least, for a standard error worth its name
-_PRODUCTS = 1 << 36  # multiplications of the searches of all proxes: some seconds
+_PRODUCTS = 1 << 35  # multiplications of one search for each prox: 20 seconds or so where it binds
 _DRAWS = 2048  # of a law that is not atoms, which independent pairs are made of
 _PAIRS = 0xBA7C4  # marks the stream of draws
 
