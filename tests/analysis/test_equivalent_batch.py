@@ -99,6 +99,16 @@ def test_a_field_that_errs_more_than_any_pairs_allow_is_no_better_than_independe
     assert found.figures["equivalent_batch"].high <= 4
 
 
+def test_the_exact_flow_is_above_a_curve_that_passes_below_zero() -> None:
+    flow = pf.ProximalFlow(pf.potentials.Discrete(line_rows(), 0.5 * line_rows().square()[:, 0]))
+    rule, curve = independent_rule(flow, LINEAR, 0), batch_curve(flow, independent_rule(flow, LINEAR, 0), TIMES, 0)
+    low = dataclasses.replace(curve, value=curve.value - 1.1 * curve.value[-2], stderr=0.01 * curve.stderr)
+    still = torch.zeros(7, 8, 1, dtype=f64)
+    found = equivalent_batch(Misses(TIMES, still, still, still), rule, low)
+    assert found is not None
+    assert found.high == math.inf
+
+
 def test_no_size_is_told_where_independent_pairs_are_optimal() -> None:
     """All noise goes to one point."""
     flow = pf.ProximalFlow(pf.potentials.Discrete(torch.ones(1, 2, dtype=f64), torch.zeros(1, dtype=f64)))

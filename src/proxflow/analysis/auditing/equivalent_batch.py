@@ -47,6 +47,7 @@ _LARGEST = 512  # pairs of an assignment: a tenth of a second
 _MOST_PAIRS, _LEAST_PAIRS = 2048, 128  # of each size, at one time each
 _BATCHES = 16  # of each size at least, for a standard error worth its name
 _PRODUCTS = 1 << 35  # multiplications of one search for each prox: 20 seconds or so where it binds
+_LEAST = 1e-6  # of c(1): above the rounding of an exact flow
 _DRAWS = 2048  # of a law that is not atoms, which independent pairs are made of
 _PAIRS = 0xBA7C4  # marks the stream of draws
 
@@ -103,6 +104,7 @@ def equivalent_batch(misses: Misses, independent: IndependentField, curve: Batch
     error = QUANTILE * torch.hypot(curve.stderr, torch.tensor(stderr, dtype=torch.float64)).numpy()
     weights = curve.stderr.clamp(min=1e-9 * float(curve.value[0])).pow(-2).numpy()
     falling = isotonic_regression(curve.value.numpy(), weights=weights, increasing=False).x
+    falling = np.maximum(falling, _LEAST * falling[0])  # where c passes below 0, the exact flow is still nearer
     size = _crossing(curve.sizes, falling, value)
     low = min(_crossing(curve.sizes, falling - error, value), size)
     high = max(_crossing(curve.sizes, falling + error, value), size)
