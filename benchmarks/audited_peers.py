@@ -3,11 +3,15 @@
 torchcfm: 8 Gaussians to two moons with its exact minibatch matcher, sigma 0.1, batches of 256. flow_matching: noise to
 a checkerboard along its CondOTScheduler, with a smaller network and batch than its notebook's. diffusers: a UNet2DModel
 on digits at the sigmas of FlowMatchEulerDiscreteScheduler. sbi: the posterior of FMPE in its first tutorial, a uniform
-prior in three dimensions with normal noise, at one observation, whose truth is known. A library that is not installed
-is left out, and the output says so (pip install --no-deps sbi nflows skorch tabulate).
+prior in three dimensions with normal noise, at one observation, whose truth is known. bayesflow: the FlowMatching
+network of a BasicWorkflow on a normal prior seen through absolute values, whose posterior has four modes and is known.
+A library that is not installed is left out, and the output says so (pip install --no-deps sbi nflows skorch tabulate;
+bayesflow keras optree namex ml_dtypes absl-py h5py seaborn pandas). Importing bayesflow turns autograd off for all; it
+is turned on again.
 
 Each model goes through ``adapters.detect_field`` with its library's convention stated, as ``proxflow audit`` does with
-a file, and then through ``analysis.audit``; for the first two the exact flow of 2,000 rows is the reference.
+a file, and then through ``analysis.audit``; for the first two and bayesflow the exact flow of 2,000 rows is the
+reference.
 
 ``--cost`` audits networks of about a million parameters in 64 and in 784 dimensions instead, and prints CPU seconds
 and peak memory.
@@ -20,6 +24,7 @@ from __future__ import annotations
 import argparse
 import importlib.metadata
 import importlib.util
+import os
 import resource
 import time
 import warnings
@@ -34,13 +39,15 @@ from torch import Tensor
 import proxflow as pf
 from adapters import BATCH, SIGMA, EightGaussians, Velocity, moons, trained_by_diffusers
 from proxflow.analysis import Audit
+from proxflow.report.audit_page import figure_in_words
 
 ROWS = 2_000  # of a law that training draws from afresh, for audits
 DIGITS = 1_500  # that the U-Net is trained on; the others are held out
 FIGURES = (
     "jacobian_asymmetry", "rotation", "spectrum_above", "recovered_drift", "repairing_gain", "cost_excess",
-    "velocity_error",
+    "velocity_error", "equivalent_batch",
     "energy_distance", "variance_ratio", "group_least", "nearest_row_ratio", "one_step_error", "four_step_error",
+    "four_step_gain",
 )  # fmt: skip
 
 
@@ -128,6 +135,33 @@ def sbi_peer(steps: int, count: int) -> Peer:
     return Peer(model, "sbi", posterior)
 
 
+def bayesflow_peer(steps: int, count: int) -> Peer:
+    """Its workflow on theta of N(0, I) in the plane, seen as |theta| with normal noise, at |theta| = (1, 1)."""
+    os.environ["KERAS_BACKEND"] = "torch"
+    import bayesflow
+
+    torch.set_grad_enabled(True)
+    random = np.random.default_rng(0)
+    theta = random.normal(size=(10 * count, 2)).astype("float32")
+    seen = (np.abs(theta) + 0.1 * random.normal(size=theta.shape)).astype("float32")
+    network = bayesflow.networks.FlowMatching(subnet_kwargs={"widths": (128, 128, 128)})
+    workflow = bayesflow.BasicWorkflow(
+        inference_network=network, inference_variables=["theta"], inference_conditions=["x"], standardize=None
+    )
+    epochs = max(steps // 200, 1)
+    workflow.fit_offline({"theta": theta, "x": seen}, epochs=epochs, batch_size=BATCH, verbose=0)
+    grid = np.linspace(-3, 3, 6001)
+    density = np.exp(-0.5 * grid**2 - 0.5 * ((np.abs(grid) - 1) / 0.1) ** 2)
+    posterior = random.choice(grid, size=(count, 2), p=density / density.sum()).astype("float32")
+    observed = torch.ones(1, 2)
+
+    def model(theta: Tensor, time: Tensor) -> Tensor:
+        velocity: Tensor = network.velocity(theta, time, conditions=observed.expand(len(theta), 2), training=False)
+        return velocity
+
+    return Peer(model, "velocity", torch.from_numpy(posterior), with_reference=True)
+
+
 def audited(peer: Peer, quick: bool) -> Audit:
     """The audit as a user of the library would ask for it."""
     convention = pf.adapters.convention_named(peer.convention)
@@ -145,6 +179,7 @@ PEERS: dict[str, Callable[[int, int], Peer]] = {
     "flow_matching": flow_matching_peer,
     "diffusers": diffusers_peer,
     "sbi": sbi_peer,
+    "bayesflow": bayesflow_peer,
 }
 
 
@@ -172,7 +207,7 @@ def print_table(audits: dict[str, Audit]) -> None:
     print(f"\n{'figure':18s}" + "".join(f"{name:>27s}" for name in audits))
     for figure in FIGURES:
         cells = (audit.figures.get(figure) for audit in audits.values())
-        texts = ["" if one is None else f"{one.value:.3g} [{one.low:.3g}, {one.high:.3g}]" for one in cells]
+        texts = ["" if one is None else figure_in_words(one) for one in cells]
         print(f"{figure:18s}" + "".join(f"{text:>27s}" for text in texts))
     print(f"{'faults named':18s}" + "".join(f"{len(audit.warnings):>27d}" for audit in audits.values()))
 

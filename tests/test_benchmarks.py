@@ -67,7 +67,7 @@ def test_adapters() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("library", ["torchcfm", "flow_matching", "diffusers", "sbi"])
+@pytest.mark.parametrize("library", ["torchcfm", "flow_matching", "diffusers", "sbi", "bayesflow"])
 def test_audited_peers(library: str) -> None:
     output = printed_by("audited_peers.py", "--only", library)
     if f"{library} is not installed: left out" not in output:
@@ -79,6 +79,13 @@ def test_audited_peers(library: str) -> None:
 def test_cost_of_audits() -> None:
     lines = printed_by("audited_peers.py", "--cost").splitlines()
     assert [line.split(",")[0] for line in lines[1:]] == ["d = 64", "d = 300"]
+
+
+@pytest.mark.slow
+def test_audits() -> None:
+    output = printed_by("audits.py", "--only", "digits")
+    assert re.search(r"^equivalent_batch +at least \d+ ", output, re.MULTILINE)
+    assert re.search(r"^label_leakage +0\.000 +\d of 2$", printed_by("audits.py", "--coverage"), re.MULTILINE)
 
 
 @pytest.mark.slow

@@ -17,7 +17,7 @@ from proxflow.analysis import audit
 from proxflow.analysis.auditing.generated_pairs import GeneratedPairs, generated_pairs
 from proxflow.analysis.auditing.generation import group_shares, groups_of, paired_variances
 from proxflow.analysis.auditing.intervals import share
-from proxflow.analysis.auditing.optimality import optimality_figures, pair_bound, velocity_errors
+from proxflow.analysis.auditing.optimality import misses_on_the_way, optimality_figures, pair_bound, velocity_errors
 from proxflow.analysis.auditing.proximality import jacobian_figures, measured_jacobians, pair_figures
 
 f64 = torch.float64
@@ -187,7 +187,8 @@ def test_the_least_excess_of_the_pairs_behind_a_field() -> None:
     """Of independent pairs of normal laws: x_t = sigma_t x0, and both recovered points are multiples of it."""
     noise = normal(20_000, 3)
     pairs = generated_pairs(lambda t, x: rate(t) * x, noise, (3,), LINEAR, STEPS)
-    found = pair_bound(pairs, noise * WIDE, normal_flow(WIDE), LINEAR)
+    misses = misses_on_the_way(pairs, normal_flow(WIDE), LINEAR)
+    found = pair_bound(misses, pairs, noise * WIDE, LINEAR)
     t = found.times[:, None]
     sigma = ((1 - t) ** 2 + t**2 * WIDE**2).sqrt()
     miss = sigma * (1 + (1 - t) * rate(t) - WIDE / (1 - t + t * WIDE))

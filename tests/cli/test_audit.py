@@ -52,9 +52,32 @@ def test_a_network_is_audited_in_its_own_units(data: Path, tmp_path: Path, capsy
     assert "nearest_row_ratio" in figures
 
 
+def test_a_network_that_was_told_classes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Rows go back to noise with the number that the network was told of their class, by its name."""
+    random = np.random.default_rng(0)
+    names = np.array(["left", "right"])[random.integers(2, size=80)]
+    rows = random.normal(size=(80, 2)) + np.where(names == "left", -1, 1)[:, None]
+    np.savez(tmp_path / "x.npz", points=rows, labels=names)
+    np.savez(tmp_path / "strange.npz", points=rows, labels=np.array(["up", "down"])[random.integers(2, size=80)])
+    options = ("--conditional", "--steps", 5, "--width", 8, "--depth", 1)
+    call("train", tmp_path / "x.npz", "--out", tmp_path / "run", *options)
+    capsys.readouterr()
+    assert call("audit", tmp_path / "run", *QUICK, "--data", tmp_path / "x.npz", "--likelihood", "--json") == 0
+    record = json.loads(capsys.readouterr().out)
+    assert record["arguments"]["likelihood"] is True
+    figures, grid = record["result"]["figures"], record["result"]["step_grid"]
+    assert -1 <= figures["label_leakage"]["value"] <= 1
+    assert 1 < figures["density_bits"]["value"] < 4
+    assert (len(grid), grid[0], grid[-1]) == (5, 0, 1)
+    strange = ("--data", tmp_path / "strange.npz", "--json", "--overwrite")
+    assert call("audit", tmp_path / "run", *QUICK, *strange) == 0
+    assert "label_leakage" not in json.loads(capsys.readouterr().out)["result"]["figures"]
+
+
 def test_bad_input(data: Path, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "is the run that is audited" in refusal(capsys, "audit", run, "--out", run, "--overwrite")
     assert "holds no run" in refusal(capsys, "audit", tmp_path)
+    assert "there is no likelihood, leave it out" in refusal(capsys, "audit", run, *QUICK, "--likelihood")
     np.save(tmp_path / "wide.npy", np.zeros((9, 5)) + np.arange(9)[:, None])
     assert "the model of (2,)" in refusal(capsys, "audit", run, "--data", tmp_path / "wide.npy")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -52,6 +53,9 @@ def audit(
     count: Annotated[int, typer.Option(min=64, help="Noise points that are followed.")] = 1024,
     steps: Annotated[int, typer.Option(min=8, help="Steps in which they are followed.")] = 32,
     marks: Annotated[bool, typer.Option("--marks/--no-marks", help="Measure independent pairs too.")] = True,
+    likelihood: Annotated[
+        bool, typer.Option("--likelihood", help="Measure the mean log-density of --held-out rows, or of the data, too.")
+    ] = False,
     seed: Seed = 0,
     output: Output,
 ) -> None:
@@ -76,16 +80,18 @@ def audit(
             found.reference,
             data=found.rows,
             labels=found.labels,
+            conditional=found.conditional,
             held_out=found.held_out,
             schedule=schedule_named(found.schedule),
             count=count,
             steps=steps,
             marks=marks,
+            likelihood=likelihood,
             seed=seed,
         )
         arguments: dict[str, Any] = {
             "run": str(model), "data": data, "held_out": held_out, **record_of(given), **record_of(reading),
-            "count": count, "steps": steps, "marks": marks, "seed": seed,
+            "count": count, "steps": steps, "marks": marks, "likelihood": likelihood, "seed": seed,
         }  # fmt: skip
         page = render_audit_page(result, found.name, found.words, command_line("audit", arguments))
         complete = {**arguments, "schedule": found.schedule}
@@ -103,6 +109,7 @@ def _record(result: Audit) -> dict[str, Any]:
         "verdict": result.verdict,
         "warnings": list(result.warnings),
         "advice": result.advice,
+        "step_grid": list(result.step_grid),
         "figures": {
             name: {
                 "value": finite(one.value), "interval": [finite(one.low), finite(one.high)],
@@ -117,6 +124,6 @@ def _print(output: Output, result: Audit) -> None:
     output.say(result.verdict)
     output.say(f"  {'figure':<22s}{'value':>10s}{'95% interval':>24s}{'exact':>10s}{'independent':>13s}")
     for one in result.figures.values():
-        interval = f"[{one.low:.3g}, {one.high:.3g}]"
+        interval = f"[{one.low:.3g}, {one.high:.3g}]" if one.high < math.inf else f"at least {one.low:.3g}"
         marks = ["" if mark is None else f"{mark:.3g}" for mark in (one.exact, one.independent)]
         output.say(f"  {one.name:<22s}{one.value:>10.3g}{interval:>24s}{marks[0]:>10s}{marks[1]:>13s}")

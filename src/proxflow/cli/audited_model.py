@@ -16,6 +16,8 @@ from proxflow.cli.options import Reading, schedule_named
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from proxflow.cli.run_folder import RunFolder
+    from proxflow.data import Dataset
     from proxflow.semidiscrete import Fit
 
 __all__ = ["AuditedModel", "ModelReading", "audited_model"]
@@ -72,6 +74,7 @@ class AuditedModel:
         reference: the fit that the run was made of, or None.
         rows: data as the model sees them, or None.
         labels: of the rows, or None.
+        conditional: conditional(t, x, label) -> velocity of a network that was told these labels, or None.
         held_out: rows that it was not trained on, or None.
         record: what a run's record says of the data.
     """
@@ -84,6 +87,7 @@ class AuditedModel:
     reference: Fit | None
     rows: Tensor | None
     labels: Tensor | None
+    conditional: Callable[[Tensor, Tensor, Tensor], Tensor] | None
     held_out: Tensor | None
     record: dict[str, Any]
 
@@ -127,7 +131,7 @@ def _of_file(
         raw = _raw_rows(held_out, reading, seed, dataset.event_shape)[0]
         new_rows = (raw if own_units else dataset.standardisation.apply(raw)).to(found.dtype)
     return AuditedModel(found.field, schedule, dataset.name, f"the model in {file}", str(found), None,
-                        rows.to(found.dtype), dataset.labels, new_rows, data_record(dataset))  # fmt: skip
+                        rows.to(found.dtype), dataset.labels, None, new_rows, data_record(dataset))  # fmt: skip
 
 
 @contextlib.contextmanager
@@ -146,23 +150,41 @@ def _of_run(run: Path, data: str | None, held_out: str | None, reading: Reading,
 
     folder = RunFolder(run)
     found, facts = read_run_field(folder), folder.facts
-    rows, labels = found.rows, None
+    rows, labels, told = found.rows, None, None
     if data is not None:
-        raw, labels = _raw_rows(data, reading, seed, found.event_shape)
+        raw, dataset = _raw_rows(data, reading, seed, found.event_shape)
         rows = found.standardisation.apply(raw).to(found.dtype)
+        told = _labels_told(folder, found.classes, dataset)
+        labels = dataset.labels if told is None else told
     new_rows = None
     if held_out is not None:
         raw, _ = _raw_rows(held_out, replace(reading, points=None), seed, found.event_shape)
         new_rows = found.standardisation.apply(raw).to(found.dtype)
     if rows is None and found.fit is None:
         raise ValueError(f"{run} keeps neither its data nor a fit of them; give --data")
+    conditional = None if told is None else found.conditional
     words = f"the {'network' if folder.is_trained else 'exact flow'} of {run}"
     return AuditedModel(found.field, found.schedule, str(facts.data["name"]), words, None,
-                        found.fit, rows, labels, new_rows, {"data": facts.data})  # fmt: skip
+                        found.fit, rows, labels, conditional, new_rows, {"data": facts.data})  # fmt: skip
 
 
-def _raw_rows(data: str, reading: Reading, seed: int, event_shape: tuple[int, ...]) -> tuple[Tensor, Tensor | None]:
-    """Data in their own units, float64, and their labels.
+def _labels_told(folder: RunFolder, classes: int, dataset: Dataset) -> Tensor | None:
+    """The labels of data as the numbers that a network was told; None where it was told none, or not all of these."""
+    import torch
+
+    counts = dataset.class_counts
+    if classes == 0 or dataset.labels is None or counts is None:
+        return None
+    numbers = folder.class_numbers(classes)
+    if not set(counts) <= set(numbers):
+        return None
+    if dataset.label_names is None:
+        return dataset.labels.long()
+    return torch.tensor([numbers[name] for name in dataset.label_names])[dataset.labels]
+
+
+def _raw_rows(data: str, reading: Reading, seed: int, event_shape: tuple[int, ...]) -> tuple[Tensor, Dataset]:
+    """Data in their own units, float64, and all that was read with them.
 
     Raises:
         ValueError: they cannot be read, or have points of another shape than the model.
@@ -170,4 +192,4 @@ def _raw_rows(data: str, reading: Reading, seed: int, event_shape: tuple[int, ..
     dataset = reading.load(data, seed)
     if dataset.event_shape != event_shape:
         raise ValueError(f"{data} has points of {dataset.event_shape}, the model of {event_shape}")
-    return dataset.standardisation.undo(dataset.points.double()), dataset.labels
+    return dataset.standardisation.undo(dataset.points.double()), dataset

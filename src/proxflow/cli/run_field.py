@@ -30,6 +30,7 @@ class RunField:
         standardisation: how data are brought to its points and back.
         schedule: name of its schedule.
         classes: number of classes that a network is told; 0 for none, and for a flow.
+        conditional: conditional(t, x, label) -> velocity of a network that is told classes; else None.
         fit: the fit that the flow is, or that the network was coupled with; None where there is none.
         rows: the standardised data, (N, *event), where the run keeps them.
     """
@@ -40,6 +41,7 @@ class RunField:
     standardisation: Standardisation
     schedule: str
     classes: int
+    conditional: Callable[[Tensor, Tensor, Tensor], Tensor] | None
     fit: Fit | None
     rows: Tensor | None
 
@@ -60,11 +62,16 @@ def read_run_field(folder: RunFolder, label: str | None = None) -> RunField:
         atoms = folder.read_atoms()
         rows = None if atoms is None else atoms.float().reshape(-1, *shape)
         field = pf.matching.field_of(network, number)
-        fitted = folder.fit_of_training()
-        return RunField(field, shape, torch.float32, standardisation, schedule, network.classes, fitted, rows)
+        fitted, classes = folder.fit_of_training(), network.classes
+
+        def told(t: Tensor, x: Tensor, label: Tensor) -> Tensor:
+            return pf.matching.field_of(network, label)(t, x)
+
+        conditional = told if classes else None
+        return RunField(field, shape, torch.float32, standardisation, schedule, classes, conditional, fitted, rows)
     if label is not None:
         raise ValueError(f"{folder.path} holds a fitted flow, which takes no --label")
     fit, standardisation, shape, schedule = folder.read_fit()
     flow = pf.ProximalFlow(fit.potential.double(), schedule_named(schedule))
     rows = fit.potential.points.double().reshape(-1, *shape)
-    return RunField(flow, shape, torch.float64, standardisation, schedule, 0, fit, rows)
+    return RunField(flow, shape, torch.float64, standardisation, schedule, 0, None, fit, rows)

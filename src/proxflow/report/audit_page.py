@@ -49,7 +49,9 @@ def render_audit_page(audit: Audit, name: str, subject: str, command: str | None
 
 
 def figure_in_words(figure: Figure) -> str:
-    """Value and 95% interval, rounding left out."""
+    """Value and 95% interval, rounding left out; of an interval without an upper end its lower one."""
+    if figure.high == math.inf:
+        return f"at least {_number(figure.low)}"
     return f"{_number(figure.value)} [{_number(figure.low)}, {_number(figure.high)}]"
 
 
@@ -91,7 +93,7 @@ def _draw(axes: Axes, place: int, one: Figure) -> None:
     if one.independent is not None and math.isfinite(one.independent):
         axes.plot(at(one.independent), place, "o", mfc="none", mec=INK, ms=7, zorder=3)
     if math.isfinite(one.value):
-        axes.plot([at(one.low), at(one.high)], [place, place], color=ACCENT, lw=3, alpha=0.5, zorder=4)
+        axes.plot([at(one.low), min(at(one.high), 1.0)], [place, place], color=ACCENT, lw=3, alpha=0.5, zorder=4)
         axes.plot(at(one.value), place, "o", color=ACCENT, ms=5, zorder=5)
     axes.annotate(_number(low), (0, place), xytext=(-2, 6), textcoords="offset points", fontsize=6, color=PALE)
     axes.annotate(_number(high), (1, place), xytext=(-8, 6), textcoords="offset points", fontsize=6, color=PALE)
@@ -185,10 +187,16 @@ def _rows(audit: Audit, command: str | None) -> list[Row]:
     rows = [
         Row("warnings", "", str(len(audit.warnings)) if audit.warnings else "none"),
         Row("advice", "what to do first, and why", audit.advice),
+        *_best_times(audit),
         Row("seed", "", str(audit.seed)),
         Row("seconds", "", f"{audit.seconds:.3g}"),
     ]
     return rows if command is None else [*rows, Row("command", "repeats this run", command, is_command=True)]
+
+
+def _best_times(audit: Audit) -> list[Row]:
+    times = ", ".join(f"{t:.3g}" for t in audit.step_grid)
+    return [Row("times of four steps", "the best that were tried", times)] if times else []
 
 
 def _title(name: str) -> str:

@@ -64,6 +64,8 @@ class Audit:
         velocity_bound: (T,) what the convergence theorem allows a field of pairs whose cost exceeds the least one by
             ``pair_excess``: W sqrt(excess / (2 alpha beta)).
         steps: numbers of steps tried.
+        step_grid: five times of four steps, the best of a few grids, ``integrate(field, x0, times=step_grid,
+            method="proximal")``; equal steps where none is better. ``four_step_gain`` judges it on other noise.
         step_error: root of E|x1 with so few steps - x1|^2 over that of the samples' variance, one for each.
         group_names: of the groups of data whose shares were compared.
         group_shares: (G, 2), of the samples and of the data.
@@ -80,6 +82,7 @@ class Audit:
     velocity_bound: Tensor | None
     steps: tuple[int, ...]
     step_error: tuple[float, ...]
+    step_grid: tuple[float, ...]
     group_names: tuple[str, ...]
     group_shares: Tensor
     seed: int
@@ -130,6 +133,11 @@ GROUPS_OF_FIGURES: dict[str, dict[str, tuple[float | None, str]]] = {
             0.0,
             "What the pairs behind the field cost at least above the least cost, over it, by the convergence theorem.",
         ),
+        "equivalent_batch": (
+            None,
+            "Size of the minibatches from whose pairs a perfect network would have as much of the error of independent "
+            "pairs: 1 for these, and for a field that errs more; no upper end where it may be larger than any tried.",
+        ),
     },
     "Does it make the data?": {
         "energy_distance": (0.0, "Energy distance of samples and data, over the distance of two rows of the data."),
@@ -149,13 +157,28 @@ GROUPS_OF_FIGURES: dict[str, dict[str, tuple[float | None, str]]] = {
             None,
             "Distance of samples to the nearest training row, over that of held-out rows: 0 for copies.",
         ),
+        "label_leakage": (
+            0.0,
+            "How much oftener than by chance a row's class is told from its noise, back along the model that is told "
+            "the class: what it then lacks in sampling.",
+        ),
     },
     "How does it arrive?": {
         "local_dimension": (None, "Trace of beta D recover_target at t = 0.9: dimensions of the data that it sees."),
+        "density_bits": (
+            None,
+            "Minus the mean log2-density of held-out rows, or of the data, by dimension and in the units of the model: "
+            "lower is better.",
+        ),
     },
     "What would help?": {
         "one_step_error": (0.0, "Error of samples made in one step, over their deviation."),
         "four_step_error": (0.0, "The same in four steps."),
+        "four_step_gain": (
+            None,
+            "Error of four steps at the best times found over that at equal ones, on other noise: 1 where equal steps "
+            "are as good.",
+        ),
     },
 }
 """Questions and the figures that answer them: the value of any exact flow (None: it depends), and the meaning."""

@@ -56,6 +56,7 @@ class Subject:
         source: law of the noise.
         flow: the exact flow, or None.
         data: at most 2,048 rows in random order, or draws of the exact flow; None if there is neither.
+        labels: of these rows, or None.
         groups: of these rows.
         rows: all rows given, or None.
         held_out: rows that the model was not trained on, or None.
@@ -69,6 +70,7 @@ class Subject:
     source: Source
     flow: ProximalFlow | None
     data: Tensor | None
+    labels: Tensor | None
     groups: Groups | None
     rows: Tensor | None
     held_out: Tensor | None
@@ -108,7 +110,7 @@ def subject_of(field: Field | ProximalFlow, given: Given, say: Callable[[str], N
     dtype, device = _kind_of(field, rows, flow)
     flat = None if rows is None else flat_points("audit", rows, "data").to(device, dtype)
     held_out = _rows_like(given.held_out, dim, device, dtype)
-    bare = Subject(event, dtype, device, path, source, flow, None, None, flat, held_out, given.seed)
+    bare = Subject(event, dtype, device, path, source, flow, None, None, None, flat, held_out, given.seed)
     return _with_data(bare, None if given.labels is None else as_tensor("audit", "labels", given.labels))
 
 
@@ -126,7 +128,7 @@ def _with_data(subject: Subject, labels: Tensor | None) -> Subject:
     order = torch.randperm(len(rows), generator=generator_of(subject.seed, _SHUFFLE))[:_MOST_ROWS]
     chosen = rows[order.to(rows.device)]
     classes = None if labels is None else labels[order.to(labels.device)].to(rows.device)
-    return dataclasses.replace(subject, data=chosen, groups=groups_of(chosen, classes, subject.seed))
+    return dataclasses.replace(subject, data=chosen, labels=classes, groups=groups_of(chosen, classes, subject.seed))
 
 
 def _flow_of(given: Given, path: Schedule, say: Callable[[str], None]) -> ProximalFlow | None:

@@ -45,6 +45,10 @@ class GeneratedPairs:
     points: Tensor
     recovered: Tensor
 
+    def of_rows(self, rows: slice) -> GeneratedPairs:
+        """Those of some of the noise points."""
+        return GeneratedPairs(self.times, self.points[:, rows], self.recovered[:, rows])
+
     @property
     def source(self) -> Tensor:
         """x0, (n, d)."""

@@ -12,9 +12,11 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
-__all__ = ["Estimate", "median_ratio", "normal_estimate", "ratio", "root", "root_ratio", "share"]
+__all__ = ["QUANTILE", "Estimate", "median_ratio", "normal_estimate", "ratio", "root", "root_ratio", "share"]
 
-_QUANTILE = 1.959964  # of the normal law at 97.5%
+QUANTILE = 1.959964
+"""Of the normal law at 97.5%."""
+
 _RESAMPLED = 400  # draws of rows with replacement
 
 
@@ -29,7 +31,7 @@ class Estimate:
 
 def normal_estimate(value: float, stderr: float) -> Estimate:
     """A value with a standard error."""
-    return Estimate(value, value - _QUANTILE * stderr, value + _QUANTILE * stderr)
+    return Estimate(value, value - QUANTILE * stderr, value + QUANTILE * stderr)
 
 
 def ratio(above: Tensor, below: Tensor) -> Estimate:
@@ -56,7 +58,7 @@ def root_ratio(above: Tensor, below: Tensor) -> Estimate:
 
 def share(hits: Tensor) -> Estimate:
     """Share of rows (n,) that are true, with Wilson's interval (1927), which neither 0 nor all of n collapses."""
-    n, value, z = len(hits), float(hits.double().mean()), _QUANTILE
+    n, value, z = len(hits), float(hits.double().mean()), QUANTILE
     centre = (value + z**2 / (2 * n)) / (1 + z**2 / n)
     half = z / (1 + z**2 / n) * math.sqrt(value * (1 - value) / n + z**2 / (4 * n**2))
     return Estimate(value, min(max(centre - half, 0.0), value), max(min(centre + half, 1.0), value))

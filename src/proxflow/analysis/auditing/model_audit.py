@@ -11,6 +11,8 @@ from torch import Tensor
 
 from proxflow.analysis.auditing.audit_record import Audit, figures_of
 from proxflow.analysis.auditing.audit_subject import Given, Reference, Subject, subject_of
+from proxflow.analysis.auditing.condition_leakage import ConditionalField, condition_leakage
+from proxflow.analysis.auditing.equivalent_batch import BatchCurve, batch_curve, equivalent_batch, independent_rule
 from proxflow.analysis.auditing.generated_pairs import FieldCall, GeneratedPairs
 from proxflow.analysis.auditing.generation import (
     Shares,
@@ -20,10 +22,19 @@ from proxflow.analysis.auditing.generation import (
     group_shares,
     paired_variances,
 )
+from proxflow.analysis.auditing.held_out_likelihood import density_bits, density_bits_of_flow
 from proxflow.analysis.auditing.intervals import Estimate, root_ratio
-from proxflow.analysis.auditing.optimality import PairBound, optimality_figures, pair_bound, velocity_errors
+from proxflow.analysis.auditing.optimality import (
+    Misses,
+    PairBound,
+    misses_on_the_way,
+    optimality_figures,
+    pair_bound,
+    velocity_errors,
+)
 from proxflow.analysis.auditing.proximality import Jacobians, jacobian_figures, measured_jacobians, pair_figures
 from proxflow.analysis.auditing.readings import Reading, attempt, better_reading
+from proxflow.analysis.auditing.step_grid import best_grid
 from proxflow.analysis.auditing.verdict import FAR, advise, faults, verdict_of
 from proxflow.analysis.terminal.flat_field import DENSE_LIMIT, Field
 from proxflow.checks import Numbers, whole_number
@@ -42,6 +53,9 @@ _LEAST_STEPS = 8  # so that the moments at which Jacobians are taken differ
 _JACOBIAN_ROWS, _FEW_JACOBIAN_ROWS = 24, 6  # trajectories with Jacobians, written out or by products
 _MOST_ASSIGNED = 1024  # pairs of one assignment: a second
 
+_FEW_STEPS = 4  # whose times are chosen
+_ROUNDING = 1e-6  # of an error over the samples' deviation
+
 STEPS = (1, 2, 4, 8)
 """Numbers of steps of the curve of few steps."""
 
@@ -53,11 +67,13 @@ def audit(
     source: Source | None = None,
     data: Numbers | None = None,
     labels: Numbers | None = None,
+    conditional: ConditionalField | None = None,
     held_out: Numbers | None = None,
     schedule: Schedule | None = None,
     count: int = 1024,
     steps: int = 32,
     marks: bool = True,
+    likelihood: bool = False,
     seed: int = 0,
     progress: bool | None = None,
 ) -> Audit:
@@ -69,8 +85,7 @@ def audit(
     held-out rows. Up to 256 dimensions Jacobians are written out on 24 trajectories; above, they are multiplied by
     random directions on 6, and no d x d matrix is formed.
 
-    Not measured: which size of minibatches would give the same error (``analysis.minibatch_convergence`` studies
-    that), and the rates of arrival beyond the local dimension (``analysis.terminal_study``).
+    Not measured: the rates of arrival beyond the local dimension (``analysis.terminal_study``).
 
     Args:
         field: callable (t, x) -> velocity (B, *event), t 0-dimensional, as ``matching.field_of`` and adapters make
@@ -80,11 +95,14 @@ def audit(
         data: (N, *event) rows that the model should generate; draws of the reference if None. At most 2,048 of them,
             chosen by the seed, are compared with samples.
         labels: (N,) classes of the data, whose shares are compared; clusters of the data if None.
+        conditional: of a model that is told labels, callable (t, x, label) -> velocity, label (B,) as in ``labels``;
+            whether the noise tells them is measured, and ``field`` is the model without a label or with one.
         held_out: (m, *event) rows that the model was not trained on, where ``data`` are those that it was.
         schedule: schedule of a bare callable, Linear if None.
         count: noise points, at least 64.
         steps: of the trajectories, at least 8; the field is called twice in each.
         marks: measure the field of independent pairs too, which takes as long again as a small network.
+        likelihood: the mean log-density of held-out rows, or else of the data, too: as long again or longer.
         seed: seed of all draws.
         progress: show progress on standard error; None where it is a terminal.
 
@@ -93,7 +111,7 @@ def audit(
 
     Raises:
         ValueError: nothing tells the shape of points, shapes that disagree, bad numbers, or a field that does not give
-            a tensor like its points.
+            a tensor like its points; or a likelihood is asked for of a field without a density.
         ConvergenceError: the reference has no answer at its own noise.
     """
     started = time.perf_counter()
@@ -101,6 +119,8 @@ def audit(
     for name, value, least in (("count", count, _LEAST_COUNT), ("steps", steps, _LEAST_STEPS)):
         if (whole_number(value) or 0) < least:
             raise ValueError(f"audit: {name} must be an integer of at least {least}, got {value!r}")
+    if conditional is not None and labels is None:
+        raise ValueError("audit: conditional is told the labels of data, which were not given; give labels")
     say = reporter("audit", progress)
     given = Given(reference, source, data, labels, held_out, schedule, int(seed))
     subject = subject_of(field, given, say)
@@ -109,12 +129,12 @@ def audit(
     if pairs is None:
         return _broken(subject.seed, time.perf_counter() - started)
     measured = _Measured(subject, call, pairs, say)
-    found = measured.figures()
+    found = (measured.likelihood() if likelihood else {}) | measured.figures() | measured.leakage(conditional)
     independent = measured.of_independent(int(steps)) if marks else {}
-    figures = figures_of(found, measured.of_reference(), independent)
+    figures = figures_of(found, measured.of_reference(likelihood), independent)
     shares = None if subject.groups is None else group_shares(pairs.target, subject.groups)
     warned = faults(figures, reading, shares, normal_source=isinstance(subject.source, Gaussian))
-    advice = advise(figures, warned, reading)
+    advice = advise(figures, warned, reading, measured.step_grid)
     verdict = verdict_of(figures, warned, advice)
     curves = measured.pair_bound
     times, error, bound = (None,) * 3 if curves is None else (curves.times, curves.error, curves.bound)
@@ -122,8 +142,9 @@ def audit(
     names, compared = _compared(shares)
     seconds = time.perf_counter() - started
     return Audit(
-        figures, verdict, warned, advice, times, error, bound, STEPS, curve, names, compared, subject.seed, seconds
-    )
+        figures, verdict, warned, advice, times, error, bound, STEPS, curve, measured.step_grid, names, compared,
+        subject.seed, seconds,
+    )  # fmt: skip
 
 
 def _compared(shares: Shares | None) -> tuple[tuple[str, ...], Tensor]:
@@ -161,29 +182,57 @@ class _Measured:
         self.subject, self.field, self.pairs, self._say = subject, field, pairs, say
         self._exact = subject.exact(pairs.source)
         self.pair_bound: PairBound | None = None
+        self._curve: tuple[IndependentField, BatchCurve] | None = None
         say("errors of few steps")
-        self.step_errors = [self._squared_error(count) for count in STEPS]
+        equal = [torch.linspace(0, 1, count + 1, dtype=torch.float64) for count in STEPS]
+        self.step_errors = [self._squared_error(grid, pairs) for grid in equal]
+        half = len(pairs.source) // 2
+        self._search, self._judged = pairs.of_rows(slice(half)), pairs.of_rows(slice(half, None))
+        self.step_grid = best_grid(
+            lambda grid: self._squared_error(grid, self._search).mean(), self._search, subject.schedule, _FEW_STEPS
+        )
 
     def figures(self) -> dict[str, Estimate]:
         """Of the field itself."""
         subject, pairs = self.subject, self.pairs
         self._say("Jacobians")
         found = self._laws(self.field, pairs)
-        found["four_step_error"] = root_ratio(self.step_errors[STEPS.index(4)], pairs.variances)
+        found["four_step_error"] = root_ratio(self.step_errors[STEPS.index(_FEW_STEPS)], pairs.variances)
+        found |= self._gain_of_grid()
         if self._exact is not None and subject.flow is not None:
             self._say("against the exact flow")
             found |= self._optimality(self.field, pairs, self._exact, subject.event)
-            self.pair_bound = pair_bound(pairs, self._exact, subject.flow, subject.schedule)
+            misses = misses_on_the_way(pairs, subject.flow, subject.schedule)
+            self.pair_bound = pair_bound(misses, pairs, self._exact, subject.schedule)
             found["pair_excess"] = self.pair_bound.excess
+            self._say("against minibatches")
+            found |= self._batch(misses, subject.flow)
         self._say("samples against the data")
         found |= self._samples(pairs.target)
         if self._exact is not None:
             found |= paired_variances(pairs.target, self._exact)
         return found
 
-    def of_reference(self) -> dict[str, Estimate]:
+    def leakage(self, conditional: ConditionalField | None) -> dict[str, Estimate]:
+        """Of the labels into the noise."""
+        subject = self.subject
+        if conditional is None or subject.data is None or subject.labels is None:
+            return {}
+        self._say("labels in the noise")
+        rows = subject.data.reshape(-1, *subject.event)
+        found = condition_leakage(conditional, rows, subject.labels, subject.schedule, subject.seed)
+        return {} if found is None else {"label_leakage": found}
+
+    def likelihood(self) -> dict[str, Estimate]:
+        """Of rows under the field."""
+        self._say("log-likelihood")
+        return {"density_bits": density_bits(self.field, self.subject)}
+
+    def of_reference(self, likelihood: bool) -> dict[str, Estimate]:
         """What the exact flow has where no law says it."""
-        return {} if self._exact is None else self._samples(self._exact)
+        found = {} if self._exact is None else self._samples(self._exact)
+        bits = density_bits_of_flow(self.subject) if likelihood else None
+        return found if bits is None else found | {"density_bits": bits}
 
     def of_independent(self, steps: int) -> dict[str, Estimate]:
         """What the field of independent pairs with the data has."""
@@ -199,8 +248,18 @@ class _Measured:
         found |= jacobian_figures(self._jacobians(other, pairs, (other.dim,)))
         if self._exact is not None and subject.flow is not None:
             found |= self._optimality(other, pairs, self._exact, (other.dim,))
-            found["pair_excess"] = pair_bound(pairs, self._exact, subject.flow, subject.schedule).excess
+            misses = misses_on_the_way(pairs, subject.flow, subject.schedule)
+            found["pair_excess"] = pair_bound(misses, pairs, self._exact, subject.schedule).excess
+            found |= self._batch(misses, subject.flow)
         return found
+
+    def _batch(self, misses: Misses, flow: ProximalFlow) -> dict[str, Estimate]:
+        """The size of minibatches that would leave these misses; the curve that says so is drawn once."""
+        if self._curve is None:
+            independent = independent_rule(flow, self.subject.schedule, self.subject.seed)
+            self._curve = independent, batch_curve(flow, independent, misses.times, self.subject.seed)
+        found = equivalent_batch(misses, *self._curve)
+        return {} if found is None else {"equivalent_batch": found}
 
     def _optimality(
         self, field: FieldCall, pairs: GeneratedPairs, exact: Tensor, event: tuple[int, ...]
@@ -226,12 +285,22 @@ class _Measured:
             found["nearest_row_ratio"] = copies(samples, subject.rows, subject.held_out, subject.seed)
         return found
 
+    def _gain_of_grid(self) -> dict[str, Estimate]:
+        """On the half of the noise that the grid was not chosen by; nothing where equal steps leave only rounding."""
+        equal = self.step_errors[STEPS.index(_FEW_STEPS)][-len(self._judged.source) :]
+        if not float(equal.mean()) > _ROUNDING**2 * float(self._judged.variances.mean()):
+            return {}
+        grid = torch.tensor(self.step_grid, dtype=torch.float64)
+        return {"four_step_gain": root_ratio(self._squared_error(grid, self._judged), equal)}
+
     @torch.no_grad()
-    def _squared_error(self, count: int) -> Tensor:
+    def _squared_error(self, grid: Tensor, pairs: GeneratedPairs) -> Tensor:
         """|x1 in few steps - x1|^2, (n,)."""
-        x0 = self.pairs.source.reshape(-1, *self.subject.event)
-        end = integrate(lambda t, x: self.field(t, x), x0, count, "proximal", self.subject.schedule).end
-        return (end.reshape(self.pairs.target.shape).double() - self.pairs.target.double()).square().sum(1)
+        x0 = pairs.source.reshape(-1, *self.subject.event)
+        end = integrate(
+            lambda t, x: self.field(t, x), x0, method="proximal", schedule=self.subject.schedule, times=grid
+        ).end
+        return (end.reshape(pairs.target.shape).double() - pairs.target.double()).square().sum(1)
 
 
 def _broken(seed: int, seconds: float) -> Audit:
@@ -239,4 +308,6 @@ def _broken(seed: int, seconds: float) -> Audit:
     warned = ("The field cannot be followed from noise to data: its trajectories are not finite.",)
     advice = advise({}, warned, None)
     empty = torch.empty(0, 2)
-    return Audit({}, verdict_of({}, warned, advice), warned, advice, None, None, None, (), (), (), empty, seed, seconds)
+    return Audit(
+        {}, verdict_of({}, warned, advice), warned, advice, None, None, None, (), (), (), (), empty, seed, seconds
+    )

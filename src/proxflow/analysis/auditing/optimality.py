@@ -21,7 +21,15 @@ from proxflow.analysis.auditing.intervals import Estimate, ratio, root_ratio
 from proxflow.flow import ProximalFlow
 from proxflow.schedules import Schedule
 
-__all__ = ["PairBound", "VelocityErrors", "optimality_figures", "pair_bound", "velocity_errors"]
+__all__ = [
+    "Misses",
+    "PairBound",
+    "VelocityErrors",
+    "misses_on_the_way",
+    "optimality_figures",
+    "pair_bound",
+    "velocity_errors",
+]
 
 _MOMENTS = 8  # times, midpoints of equal parts of [0, 1]
 _INNER = 7  # times inside (0, 1) at which errors are taken on the field's own trajectories, one prox for each row
@@ -62,6 +70,43 @@ def optimality_figures(pairs: GeneratedPairs, exact: Tensor, errors: VelocityErr
 
 
 @dataclass(frozen=True)
+class Misses:
+    """What a field recovers on its own trajectories, less what the exact flow recovers there.
+
+    Attributes:
+        times: (T,) inside (0, 1).
+        points: (T, n, d), where the trajectories are.
+        exact: (T, n, d), ``recover_target`` of the exact flow there.
+        miss: (T, n, d), that of the field less it: alpha / W times the error of the velocity.
+    """
+
+    times: Tensor
+    points: Tensor
+    exact: Tensor
+    miss: Tensor
+
+
+@torch.no_grad()
+def misses_on_the_way(pairs: GeneratedPairs, flow: ProximalFlow, schedule: Schedule) -> Misses:
+    """Of the first 256 pairs, made by the field, at 7 times; ``flow`` is any with the potential of the exact flow.
+
+    Raises:
+        ConvergenceError: the exact flow has no answer at a point.
+    """
+    steps = len(pairs.recovered)
+    kept = sorted({max(1, round(k * steps / (_INNER + 1))) for k in range(1, _INNER + 1)})
+    own = next(flow.potential.buffers(), pairs.source)
+    there, points = ProximalFlow(flow.potential, schedule), pairs.points[kept, :_ROWS]
+    right = torch.stack(
+        [
+            there.recover_target(t, x.to(own)).to(pairs.source)
+            for t, x in zip(pairs.times[kept].tolist(), points, strict=True)
+        ]
+    )
+    return Misses(pairs.times[kept], points, right, pairs.recovered[kept, :_ROWS] - right)
+
+
+@dataclass(frozen=True)
 class PairBound:
     """What a field's error on its own trajectories says of the pairs that it is the mean of.
 
@@ -78,30 +123,19 @@ class PairBound:
     excess: Estimate
 
 
-@torch.no_grad()
-def pair_bound(pairs: GeneratedPairs, exact: Tensor, flow: ProximalFlow, schedule: Schedule) -> PairBound:
-    """From v - v_exact = (W / alpha) (y - y_exact): the points recovered on the way against the prox there.
+def pair_bound(misses: Misses, pairs: GeneratedPairs, exact: Tensor, schedule: Schedule) -> PairBound:
+    """From v - v_exact = (W / alpha) (y - y_exact).
 
     Args:
+        misses: of the pairs.
         pairs: made by the field.
         exact: (n, d), where the exact flow carries their noise.
-        flow: any with the potential of the exact flow.
         schedule: of the field.
-
-    Raises:
-        ConvergenceError: the exact flow has no answer at a point.
     """
-    steps, rows = len(pairs.recovered), slice(_ROWS)
-    kept = sorted({max(1, round(k * steps / (_INNER + 1))) for k in range(1, _INNER + 1)})
-    own = next(flow.potential.buffers(), pairs.source)
-    there = ProximalFlow(flow.potential, schedule)
+    rows, times = slice(misses.miss.shape[1]), misses.times
     least = (exact[rows].double() - pairs.source[rows].double()).square().sum(1)
-    times, squared = pairs.times[kept], []
-    for k, t in zip(kept, times.tolist(), strict=True):
-        right = there.recover_target(t, pairs.points[k, rows].to(own)).to(pairs.source).double()
-        squared.append((pairs.recovered[k, rows].double() - right).square().sum(1).cpu())
     alpha, beta, wronskian = schedule.alpha(times), schedule.beta(times), schedule.wronskian(times)
-    errors = torch.stack(squared)
+    errors = misses.miss.double().square().sum(2).cpu()
     largest = int((beta / alpha * errors.mean(1)).argmax())
     excess = ratio(2 * (beta / alpha)[largest] * errors[largest], least.cpu())
     bound = wronskian * (excess.value * least.mean().cpu() / (2 * alpha * beta)).sqrt()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 from proxflow.analysis.auditing.audit_record import Figure
@@ -17,6 +18,8 @@ FAR = 0.02  # energy distance over the distance of two rows
 _DROPPED = 0.5  # of a group's share in the data, that the samples stay below
 _COPIES = 0.5  # of the distance of new rows
 _EXACT = 1e-3  # of a relative figure, below which no sampling of a network gets
+_WORTHWHILE = 0.95  # of the error of equal steps, below which other times are named
+_TOLD = 0.1  # of labels, above chance
 _STRAIGHT = 0.05  # of a relative figure, below which a field is as good as exact
 _MOST_NAMED = 4  # groups in a warning
 _ROTATION = "A rotation is in the field"
@@ -52,8 +55,10 @@ def verdict_of(figures: Figures, warnings: tuple[str, ...], advice: str) -> str:
     return " ".join(part for part in (start, _optimality(figures), _generation(figures), advice) if part)
 
 
-def advise(figures: Figures, warnings: tuple[str, ...], reading: Reading | None) -> str:
-    """The one thing to do first, and why."""
+def advise(
+    figures: Figures, warnings: tuple[str, ...], reading: Reading | None, step_grid: tuple[float, ...] = ()
+) -> str:
+    """The one thing to do first, and why; and at which times few steps are best."""
     if reading is not None:
         return f"To mend that, {reading.remedy}."
     if "recovered_drift" not in figures:
@@ -66,11 +71,25 @@ def advise(figures: Figures, warnings: tuple[str, ...], reading: Reading | None)
     if one <= _STRAIGHT:
         return f"One step is enough: it is off by {one:.2g} of the samples' deviation."
     if four <= _STRAIGHT:
-        return f"Four steps are enough: they are off by {four:.2g} of the samples' deviation, one step by {one:.2g}."
+        enough = f"Four steps are enough: they are off by {four:.2g} of the samples' deviation, one step by {one:.2g}."
+        return enough + _times(figures, step_grid)
     return (
         f"Train on optimal pairs (couplings.Semidiscrete, or larger assignments): one step is off by {one:.2g} of the "
-        f"samples' deviation and four by {four:.2g}, where the exact flow has 0 in one."
+        f"samples' deviation and four by {four:.2g}, where the exact flow has 0 in one.{_times(figures, step_grid)}"
     )
+
+
+def _times(figures: Figures, step_grid: tuple[float, ...]) -> str:
+    """At which times four steps are taken, judged on noise that they were not chosen by."""
+    gain = figures.get("four_step_gain")
+    if gain is None:
+        return ""
+    if not gain.high < 1:
+        return " Equal steps are as good as others of the same number."
+    if gain.value > _WORTHWHILE:
+        return f" Other times than equal ones would take off {1 - gain.value:.0%} of the error of four steps."
+    times = ", ".join(f"{t:.3g}" for t in step_grid)
+    return f" Four steps at times=[{times}] have {gain.value:.0%} of the error of equal ones."
 
 
 def _is_off(figures: Figures, name: str, margin: float) -> bool:
@@ -146,8 +165,26 @@ def _optimality(figures: Figures) -> str:
     above = "" if excess is None else f", and the cost is {excess.value:.1%} above that of the exact flow"
     return (
         f"It is {words}: the recovered data point moves by {moved:.2g} of the samples' deviation on the way"
-        f"{mark}, pairing its points again would save {saved:.1%}{above}."
+        f"{mark}, pairing its points again would save {saved:.1%}{above}.{_as_minibatches(figures)}"
     )
+
+
+def _as_minibatches(figures: Figures) -> str:
+    found = figures.get("equivalent_batch")
+    if found is None:
+        return ""
+    if found.high == math.inf:
+        return f" Pairs of minibatches of at least {_size(found.low)} would leave as much error."
+    if found.value <= 1:
+        return " A perfect network of independent pairs would err as much, or less."
+    return (
+        f" Pairs of minibatches of about {_size(found.value)} ({_size(found.low)} to {_size(found.high)}) would leave "
+        "as much error."
+    )
+
+
+def _size(size: float) -> str:
+    return f"{size:.1f}" if size < 10 else f"{size:.0f}"
 
 
 def _generation(figures: Figures) -> str:
@@ -156,5 +193,16 @@ def _generation(figures: Figures) -> str:
         return ""
     return (
         f"The energy distance of samples and data is {distance.value:.2g} of the mean distance of two rows, and the "
-        f"variance of the samples {ratio.value:.3g} of the right one."
+        f"variance of the samples {ratio.value:.3g} of the right one.{_leakage(figures)}"
+    )
+
+
+def _leakage(figures: Figures) -> str:
+    """Errors of training on thin data leak a little too."""
+    found = figures.get("label_leakage")
+    if found is None or not found.low > _TOLD:
+        return ""
+    return (
+        f" The class of a row is told from its noise in {found.value:.0%} of the cases more than by chance: classes "
+        "were coupled together, or the model is not trained out; samples of a class then miss some of it."
     )

@@ -1,0 +1,53 @@
+"""Whether the noise of a conditional model tells the class: what it was trained to rely on, and sampling does not give.
+
+A model that is told labels is sampled from noise that knows nothing of them. If one coupling of all classes paired its
+noise with the data, the noise of a class was a part of the law alone, and the model carries that part to the class:
+from all noise it gives other points. So rows of each class are followed back to their noise with their own label, and
+a probe predicts the label from it on rows that it was not fitted to (``metrics.label_leakage``).
+
+Where the model shrinks all noise to its training rows, the way back has no meaning: nothing is said then.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from proxflow.analysis.auditing.intervals import Estimate, normal_estimate
+from proxflow.errors import ConvergenceError, ConvergenceWarning
+from proxflow.metrics.leakage import label_leakage
+from proxflow.sampling.integration import encode
+from proxflow.schedules import Schedule
+
+__all__ = ["ConditionalField", "condition_leakage"]
+
+ConditionalField = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+_MOST_ROWS = 1024  # half of which the probe is fitted to
+_TOLERANCE = 1e-3  # of the way back: the probe sees nothing so small
+
+
+@torch.no_grad()
+def condition_leakage(
+    field: ConditionalField, rows: Tensor, labels: Tensor, schedule: Schedule, seed: int
+) -> Estimate | None:
+    """How much oftener than by chance the class is told from the noise of rows (n, *event) with labels (n,).
+
+    None where rows cannot be followed back.
+    """
+    told, classes = rows[:_MOST_ROWS], labels[:_MOST_ROWS]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", ConvergenceWarning)
+        try:
+            noise = encode(
+                lambda t, x: field(t, x, classes), told, schedule=schedule, rtol=_TOLERANCE, atol=_TOLERANCE
+            ).end
+        except (ConvergenceError, ConvergenceWarning):
+            return None
+    if not bool(torch.isfinite(noise).all()):
+        return None
+    found = label_leakage(noise, classes, seed=seed)
+    return normal_estimate(found.excess, found.stderr)
