@@ -1,0 +1,40 @@
+"""What a fit holds before its first step: the points in float64 and float32, and blocks of them."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from proxflow.kernels import geometry
+from proxflow.semidiscrete.descent import nested_groups
+from proxflow.semidiscrete.fitting import posed, task_of
+from proxflow.semidiscrete.start import marginal_form
+from tests.peak_memory import peak_bytes
+
+
+def test_preparing_makes_no_further_copies_of_the_points(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(geometry, "_BLOCK_NUMBERS", 1 << 14)
+    points = torch.randn(10_000, 40, generator=torch.Generator().manual_seed(0))
+    task = task_of(points, None, None, 0.0, None, 0.1, None, 0, 1 << 22)
+    copy = 8 * points.numel()
+    assert peak_bytes(lambda: posed(task)) < 2.4 * copy
+    problem = posed(task)[0].problem
+    assert peak_bytes(lambda: marginal_form(problem, torch.Generator())) < 2.0 * copy
+    assert peak_bytes(lambda: nested_groups(problem.points, problem.weights)) < 2.0 * copy
+
+
+@pytest.mark.parametrize("dim", [3, 70])
+def test_blocks_change_no_result(dim: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    points = torch.randn(1_000, dim, generator=torch.Generator().manual_seed(0))
+    task = task_of(points, None, None, 0.0, None, 0.1, None, 0, 1 << 22)
+    whole = posed(task)[0].problem
+    groups, form = nested_groups(whole.points, whole.weights), marginal_form(whole, torch.Generator())
+    monkeypatch.setattr(geometry, "_BLOCK_NUMBERS", 97 * dim)
+    parts = posed(task)[0].problem
+    assert torch.equal(parts.points, whole.points)
+    torch.testing.assert_close(marginal_form(parts, torch.Generator()), form, rtol=1e-12, atol=1e-13)
+    agreeing = [
+        float((mine == theirs).double().mean())
+        for mine, theirs in zip(nested_groups(parts.points, parts.weights), groups, strict=True)
+    ]
+    assert min(agreeing) > 0.99
