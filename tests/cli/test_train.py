@@ -134,7 +134,7 @@ def test_all_of_one_class_are_labelled_too(tmp_path: Path, capsys: pytest.Captur
     assert "of 1 class:" in capsys.readouterr().out
 
 
-def test_images_of_all_classes_are_drawn_a_row_each(tmp_path: Path) -> None:
+def test_images_of_all_classes_are_drawn_a_row_each(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     images, kinds = np.random.default_rng(0).random((40, 6, 6)), np.arange(40) % 3
     np.savez(tmp_path / "x.npz", points=images, labels=kinds)
     folder = tmp_path / "run"
@@ -147,6 +147,12 @@ def test_images_of_all_classes_are_drawn_a_row_each(tmp_path: Path) -> None:
             sizes[count] = picture.size
     assert sizes[1][0] < sizes[4][0] < sizes[30][0]
     assert sizes[30][0] < 4 * sizes[30][1]  # at most ten of a class
+    capsys.readouterr()
+    assert call("sample", folder, "--label", "all", "--count", "2", "--json") == 0
+    said = json.loads(capsys.readouterr().out)
+    assert [said[name] for name in ("samples", "labels", "picture")] == [
+        str(folder / name) for name in ("samples.npy", "samples-labels.npy", "samples.png")
+    ]
 
 
 def test_the_command_on_the_page_repeats_the_run(

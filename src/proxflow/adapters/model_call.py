@@ -99,7 +99,7 @@ def find_call(model: Model, points: Tensor, order: str | None = None) -> ModelCa
             arguments), or several that differ.
     """
     if order is not None and order not in ORDERS:
-        raise ValueError(f"find_call: order must be one of {', '.join(ORDERS)}, got {order!r}")
+        raise ValueError(f"detect_field: order must be one of {', '.join(ORDERS)}, got {order!r}")
     orders = _orders_by_name(model) if order is None else (order,)
     failures: list[str] = []
     for event in _shapes(tuple(points.shape[1:])):
@@ -113,7 +113,7 @@ def find_call(model: Model, points: Tensor, order: str | None = None) -> ModelCa
         if answers:
             return _only(answers)
     telling = next((line for word in _TELLING for line in failures if word in line), failures[0])
-    raise ValueError(f"find_call: the model does not take the data in any way that was tried: {telling}")
+    raise ValueError(f"detect_field: the model does not take the data in any way that was tried: {telling}")
 
 
 def _orders_by_name(model: Model) -> Sequence[str]:
@@ -156,7 +156,7 @@ def _only(answers: dict[ModelCall, Tensor]) -> ModelCall:
     differing = [call.order for call, other in others if not _alike(value, other)]
     if differing:
         raise ValueError(
-            f"find_call: the model answers as model({first.order}) and as model({'), model('.join(differing)}), which "
+            f"detect_field: the model answers as model({first.order}) and as model({'), model('.join(differing)}), which "
             "differ; state the order (--call)"
         )
     return first

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -78,10 +79,7 @@ def sample(
     said = f"{len(samples)} samples of shape {shape}{drawn}"
     if file is not None:
         written = file.write(samples, folder.facts.columns, labels)
-        output.say(f"{said}: {written[0]}")
-        for path in written[1:]:
-            output.say(f"labels: {path}")
-        output.end(run, samples=str(written[0]))
+        output.end(run, samples=str(written[0]), **_told(output, said, written))
         return
     arguments = {
         "count": count,
@@ -93,10 +91,16 @@ def sample(
     }
     picture = _picture(samples, labels, folder.facts.value_range)
     written = folder.write_samples(npy(samples), None if labels is None else npy(labels), picture, arguments)
+    output.end(run, samples=str(written[0]), **_told(output, said, written), arguments=arguments)
+
+
+def _told(output: Output, said: str, written: Sequence[Path]) -> dict[str, str]:
+    """Says what was drawn and where it is; the files beside the samples by what they hold."""
     output.say(f"{said}: {written[0]}")
-    for path in written[1:]:
-        output.say(f"{'picture' if path.suffix == '.png' else 'labels'}: {path}")
-    output.end(run, samples=str(written[0]), arguments=arguments)
+    beside = {"picture" if path.suffix == ".png" else "labels": str(path) for path in written[1:]}
+    for name, path in beside.items():
+        output.say(f"{name}: {path}")
+    return beside
 
 
 def _picture(samples: Tensor, labels: tuple[str, ...] | None, limits: tuple[float, float] | None) -> bytes | None:
