@@ -156,8 +156,8 @@ def _only(answers: dict[ModelCall, Tensor]) -> ModelCall:
     differing = [call.order for call, other in others if not _alike(value, other)]
     if differing:
         raise ValueError(
-            f"detect_field: the model answers as model({first.order}) and as model({'), model('.join(differing)}), which "
-            "differ; state the order (--call)"
+            f"detect_field: the model answers as model({first.order}) and as model({'), model('.join(differing)}), "
+            "which differ; state the order (--call)"
         )
     return first
 
