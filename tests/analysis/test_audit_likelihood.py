@@ -12,6 +12,7 @@ import proxflow as pf
 from proxflow.analysis import audit
 from proxflow.analysis.auditing.audit_subject import Given, subject_of
 from proxflow.analysis.auditing.held_out_likelihood import density_bits
+from tests.peak_memory import peak_bytes
 
 f64 = torch.float64
 WIDE = torch.tensor([2.0, 0.5, 1.2], dtype=f64)
@@ -65,3 +66,12 @@ def test_it_is_refused_in_a_line_where_it_makes_no_sense() -> None:
         quick(pf.IndependentField(rows), data=rows, held_out=rows + 0.3)
     with pytest.raises(ValueError, match="likelihood is that of rows, which were not given"):
         quick(lambda t, x: x, source=pf.measures.Gaussian(3))
+
+
+def test_a_trained_network_leaves_no_graph_behind() -> None:
+    """With one, the memory would be that of some 100 evaluations: many gigabytes for a network of usual size."""
+    network = pf.matching.MLP((3,), width=128, depth=3).double()
+    subject = subject_of(network, Given(None, None, draws(128, 0), None, None, None, 0), lambda said: None)
+    alone = torch.randn(128, 3, dtype=f64)
+    evaluation = peak_bytes(lambda: network(torch.tensor(0.5, dtype=f64), alone))
+    assert peak_bytes(lambda: density_bits(network, subject)) < 20 * evaluation

@@ -25,6 +25,7 @@ _TOLERANCE = 1e-4  # of the log-density, nats: far within the scatter of the row
 _ORDER = 0x11CE  # marks the stream of the choice of rows
 
 
+@torch.no_grad()  # its memory would be that of all evaluations
 def density_bits(field: Field | ProximalFlow, subject: Subject) -> Estimate:
     """Of the held-out rows, or else of the data, 128 at most, under a field; flat rows of the subject.
 
