@@ -61,7 +61,7 @@ def _in_few_directions(points: Tensor, weights: Tensor) -> Tensor:
         return points.float()
     mean = weights @ points
     axes: Tensor = torch.linalg.eigh(covariance_about(points, weights, mean)).eigenvectors
-    return projected(points, mean, axes[:, -_DIRECTIONS:]).float()
+    return torch.cat([projected(points[rows], mean, axes[:, -_DIRECTIONS:]).float() for rows in row_blocks(points)])
 
 
 def _shells(points: Tensor, mean: Tensor) -> Tensor:
@@ -88,7 +88,7 @@ def _bisected(points: Tensor, weights: Tensor, labels: Tensor) -> Tensor:
         return total
 
     mean = summed(weights, points) / torch.bincount(labels, weights)[:, None]
-    centred = points - mean[labels]
+    centred = mean[labels].neg_().add_(points)
     probe = torch.randn(dim, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     position = torch.sign(inner(centred, probe.to(points)))
     for _ in range(_POWER_STEPS):
