@@ -66,7 +66,7 @@ def _argmax_affine(queries: Tensor, slopes: Tensor, offsets: Tensor | None) -> T
         from proxflow.kernels.fused_search import fused_argmax
 
         return fused_argmax(queries, slopes, offsets)
-    if offsets is not None and rows >= _ROW_STEP and slopes.shape[1] <= _FOLDED:
+    if offsets is not None and queries.device.type == "cpu" and rows >= _ROW_STEP and slopes.shape[1] <= _FOLDED:
         queries = torch.cat([queries, queries.new_ones(rows, 1)], dim=1)
         slopes, offsets = torch.cat([slopes, offsets[:, None]], dim=1), None
     elif offsets is not None:
