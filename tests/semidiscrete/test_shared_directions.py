@@ -65,15 +65,22 @@ def test_a_block_lies_in_its_subspace_and_no_two_blocks_in_one() -> None:
     assert int(torch.linalg.matrix_rank(noise.flatten(0, 1))) == 10
 
 
-def exact_inflation(weight: float, sharing: Sharing) -> float:
-    """By the probability that two normal vectors at a random angle fall into one half-space (Owen's T)."""
+def exact_inflation(weight: float, sharing: Sharing, *, any_shape: bool = False) -> float:
+    """By the probability that two normal vectors at a random angle fall into one half-space (Owen's T).
+
+    That at a cosine r >= 0 is Borell's bound for any set; one that is its own mirror image meets the angle of -r as r.
+    """
     h, half = stats.norm.isf(weight), 0.5 * sharing.directions
     scale = np.exp(gammaln(half) - gammaln(half - 0.5)) / np.sqrt(np.pi)
 
     def both(cosine: float) -> float:
         return float(weight - 2 * owens_t(h, np.sqrt((1 - cosine) / (1 + cosine))))
 
-    mean = integrate.quad(lambda r: both(r) * scale * (1 - r * r) ** (half - 1.5), -1, 1, epsabs=1e-16, limit=400)[0]
+    def density(cosine: float) -> float:
+        return float(scale * (1 - cosine * cosine) ** (half - 1.5))
+
+    low, times = (0.0, 2.0) if any_shape else (-1.0, 1.0)
+    mean = times * integrate.quad(lambda r: both(r) * density(r), low, 1, epsabs=1e-18, limit=400)[0]
     return float(1 - weight + (sharing.rows - 1) * (mean - weight**2) / weight)
 
 
@@ -107,6 +114,7 @@ def test_many_rows_in_many_dimensions_share(count: int, dim: int) -> None:
     sharing = best_sharing(equal_weights(count), dim, count // 8)
     assert sharing is not None
     assert variance_inflation(equal_weights(count), sharing) <= 1.1
+    assert exact_inflation(1 / count, sharing, any_shape=True) < 1.25
     products = sharing.directions * (dim / sharing.rows + 1)
     assert products < dim / 3
 
