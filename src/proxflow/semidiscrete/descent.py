@@ -188,7 +188,7 @@ class Descent:
         if self.sharing is None:
             mass = self.problem.count(noise, iterate.heights).mass
         else:
-            mass = self.problem.count_sharing(noise, iterate.heights, self.sharing, generator).mass
+            mass = self.problem.mass_sharing(noise, iterate.heights, self.sharing, generator)
         change = iterate.units[0] * self._stretch * self._moves(iterate, mass, weights)
         for labels, unit in zip(self.groups, iterate.units[1:], strict=True):
             own, wanted = torch.bincount(labels, mass), torch.bincount(labels, weights)

@@ -142,9 +142,12 @@ class SemiDual:
         total, squares, draws = self.ranks.summed(own.total, own.squares, own.total.new_tensor([own.draws]))
         return Tally(total, squares, int(draws))
 
-    def count_sharing(self, noise: Tensor, heights: Tensor, sharing: Sharing, generator: torch.Generator) -> Tally:
-        """``count`` of normal noise that is turned, block by block, into a few random directions; blocks are shared."""
-        total, squares = torch.zeros_like(self.weights), torch.zeros_like(self.weights)
+    def mass_sharing(self, noise: Tensor, heights: Tensor, sharing: Sharing, generator: torch.Generator) -> Tensor:
+        """Cell masses (N,) by normal noise that is turned, block by block, into a few random directions.
+
+        No ``Tally``: its draws are not independent, and would not do to judge anything. Processes share the blocks.
+        """
+        total = torch.zeros_like(self.weights)
         for place, rows in enumerate(noise.split(_BLOCKS_AT_ONCE * sharing.rows)):
             blocks = rows.split(sharing.rows)
             axes = [shared_axes(self.source.dim, sharing, generator, self._slopes) for _ in blocks]
@@ -152,10 +155,9 @@ class SemiDual:
                 continue
             coordinates = (self._slopes @ torch.cat(axes, dim=1)).split(sharing.directions, dim=1)
             for block, slopes in zip(blocks, coordinates, strict=True):
-                tally = self._seen_as(slopes).assign(turned(block, sharing.directions), heights)
-                total, squares = total + tally.total, squares + tally.squares
-        total, squares = self.ranks.summed(total, squares)
-        return Tally(total, squares, len(noise))
+                total += self._seen_as(slopes).assign(turned(block, sharing.directions), heights).total
+        (total,) = self.ranks.summed(total)
+        return total / len(noise)
 
     def _seen_as(self, slopes: Tensor) -> SemiDual:
         """The same atoms by their coordinates (N, m) in the subspace that noise lies in."""
