@@ -57,13 +57,40 @@ def test_noise_comes_in_the_dtype_of_the_batch_where_rows_are_named() -> None:
     assert noise(batch, index=torch.tensor([0, 1, 2])).dtype == torch.bfloat16
     with pytest.raises(ValueError, match=r"no rows of the coupling, the first: .* give index="):
         noise(batch + 1)
-    with pytest.raises(ValueError, match=r"the batch is .*, the noise of the 2 rows asked for"):
+    with pytest.raises(ValueError, match=r"the batch has 3 points, the index names 2 rows"):
         noise(batch, index=torch.tensor([0, 1]))
 
 
 def test_a_coupling_that_draws_pairs_itself_has_no_noise_for_rows() -> None:
     with pytest.raises(ValueError, match="Minibatch has no noise for given rows"):
         PairedNoise(pf.couplings.Minibatch(torch.randn(10, 2), 5))  # type: ignore[arg-type]
+
+
+def test_each_shape_of_an_aspect_bucket_has_a_coupling_and_noise_of_its_own_law() -> None:
+    generator = torch.Generator().manual_seed(3)
+    wide, tall, single = (
+        torch.randn(n, *shape, generator=generator) for n, *shape in ((12, 1, 2, 4), (9, 1, 4, 2), (1, 1, 3, 3))
+    )
+    couplings = [pf.couplings.Subspace.fit(rows, dim=2, tol=1e-3, progress=False) for rows in (wide, tall, single)]
+    noise = PairedNoise(couplings, generator=torch.Generator().manual_seed(0))
+    for rows, coupling in zip((wide, tall, single), couplings, strict=True):
+        drawn = torch.cat([noise(rows) for _ in range(2400 // len(rows))])
+        assert drawn.shape[1:] == rows.shape[1:]
+        assert normal_p_value(drawn.flatten(1).double()) > ALPHA
+        owners = coupling.rows_for(drawn)
+        assert torch.equal(owners, torch.arange(len(rows)).repeat(2400 // len(rows)))
+    assert torch.equal(noise.index_of(tall[[5, 2]]), torch.tensor([5, 2]))
+    assert noise(wide[:2].half(), index=[3, 4]).dtype == torch.float16
+    with pytest.raises(
+        ValueError, match=r"points of shape \(8,\), the couplings are of \(1, 2, 4\), \(1, 3, 3\), \(1, 4, 2\)"
+    ):
+        noise(wide.flatten(1))
+    with pytest.raises(ValueError, match=r"two couplings of points of shape \(1, 2, 4\)"):
+        PairedNoise([couplings[0], couplings[0]])
+    with pytest.raises(ValueError, match="no couplings"):
+        PairedNoise([])
+    with pytest.raises(ValueError, match="Minibatch has no noise"):
+        PairedNoise([couplings[0], pf.couplings.Minibatch(torch.randn(10, 2), 5)])  # type: ignore[list-item]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)

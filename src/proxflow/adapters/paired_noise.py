@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from collections.abc import Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -34,50 +35,80 @@ class PairedNoise:
     half precision) needs ``index=``. Without a coupling fresh noise is paired with the batch exactly
     (``couplings.pair``), which keeps its law at every batch size and is optimal within the batch only.
 
+    Data of several shapes (aspect buckets) take several couplings, one for each shape; that of a batch is chosen by its
+    shape, and the noise of each shape keeps its law.
+
     Args:
-        coupling: one with ``noise_for``; None for pairs within each batch.
+        coupling: one with ``noise_for``, or several of points of different shapes; None for pairs within each batch.
         generator: of the draws.
 
+    Attributes:
+        couplings: by the shape of their points; empty for pairs within each batch.
+
     Raises:
-        ValueError: a coupling without ``noise_for``, such as ``Minibatch``.
+        ValueError: a coupling without ``noise_for``, such as ``Minibatch``; no coupling; or two of points of one shape.
     """
 
-    def __init__(self, coupling: NoiseForRows | None = None, *, generator: torch.Generator | None = None) -> None:
-        if coupling is not None and not (hasattr(coupling, "noise_for") and hasattr(coupling, "rows")):
-            raise ValueError(
-                f"PairedNoise: {type(coupling).__name__} has no noise for given rows; take Semidiscrete, "
-                "Conditional or Subspace, or draw whole pairs by couplings.PairStream"
-            )
-        self.coupling: Any = coupling
+    def __init__(
+        self,
+        coupling: NoiseForRows | Sequence[NoiseForRows] | None = None,
+        *,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        given = [] if coupling is None else list(coupling) if isinstance(coupling, Sequence) else [coupling]
+        if coupling is not None and not given:
+            raise ValueError("PairedNoise: a sequence of no couplings; leave it out for pairs within each batch")
+        self.couplings: dict[tuple[int, ...], NoiseForRows] = {}
+        for one in given:
+            shape = _shape_of(one)
+            if shape in self.couplings:
+                raise ValueError(f"PairedNoise: two couplings of points of shape {shape}; give one for each shape")
+            self.couplings[shape] = one
         self._generator = generator
-        self._lookup: RowLookup | None = None
+        self._lookups: dict[tuple[int, ...], RowLookup] = {}
 
     def __call__(self, batch: Tensor, index: Numbers | None = None) -> Tensor:
         """Noise of the shape, dtype and device of a batch (n, *event).
 
         Args:
-            batch: points of the data.
-            index: (n,), the row of the coupling behind each; found by comparison if None.
+            batch: points of the data, of one shape.
+            index: (n,), the row behind each in the coupling of this shape; found by comparison if None.
 
         Raises:
-            ValueError: points that are no rows of the coupling, or an index that names none.
+            ValueError: points that are no rows of a coupling, or an index that names none.
         """
-        if self.coupling is None:
+        if not self.couplings:
             generator = own_generator(self._generator)
             drawn_on = batch.device if generator is None else generator.device
             fresh = torch.randn(batch.shape, generator=generator, dtype=batch.dtype, device=drawn_on)
             return pair(batch.detach(), fresh.to(batch.device)).target
+        coupling = self._coupling_of(batch)
         rows = self.index_of(batch) if index is None else index
-        noise: Tensor = self.coupling.noise_for(rows, generator=self._generator)
-        if noise.shape != batch.shape:
-            raise ValueError(
-                f"PairedNoise: the batch is {tuple(batch.shape)}, the noise of the {len(noise)} rows asked for "
-                f"{tuple(noise.shape)}"
-            )
+        noise = coupling.noise_for(rows, generator=self._generator)
+        if len(noise) != len(batch):
+            raise ValueError(f"PairedNoise: the batch has {len(batch)} points, the index names {len(noise)} rows")
         return noise.to(batch)
 
     def index_of(self, batch: Tensor) -> Tensor:
-        """The row of the coupling that each point of a batch is, (n,) int64."""
-        if self._lookup is None:
-            self._lookup = RowLookup(self.coupling.rows)
-        return self._lookup.index_of("PairedNoise", batch)
+        """The row of each point of a batch in the coupling of its shape, (n,) int64."""
+        rows = self._coupling_of(batch).rows
+        if rows.event_shape not in self._lookups:
+            self._lookups[rows.event_shape] = RowLookup(rows)
+        return self._lookups[rows.event_shape].index_of("PairedNoise", batch)
+
+    def _coupling_of(self, batch: Tensor) -> NoiseForRows:
+        shape = tuple(batch.shape[1:])
+        if shape not in self.couplings:
+            known = ", ".join(map(str, sorted(self.couplings))) or "none"
+            raise ValueError(f"PairedNoise: the batch has points of shape {shape}, the couplings are of {known}")
+        return self.couplings[shape]
+
+
+def _shape_of(coupling: NoiseForRows) -> tuple[int, ...]:
+    """Of the points of a coupling that has noise for given rows."""
+    if not (hasattr(coupling, "noise_for") and hasattr(coupling, "rows")):
+        raise ValueError(
+            f"PairedNoise: {type(coupling).__name__} has no noise for given rows; take Semidiscrete, Conditional or "
+            "Subspace, or draw whole pairs by couplings.PairStream"
+        )
+    return coupling.rows.event_shape
