@@ -32,7 +32,7 @@ def quality(coupling: pf.couplings.Coupling, held_out: Tensor, seed: int, train_
     return [pf.metrics.energy_distance(end, held_out, unbiased=True) for end in ends]
 
 
-def excess_of(coupling: pf.couplings.Subspace, fit: pf.semidiscrete.SemidiscreteFit, pairs: int) -> float:
+def excess_of(coupling: pf.couplings.Subspace, fit: pf.semidiscrete.Fit, pairs: int) -> float:
     """E|x0 - x1|^2 - W2^2 = 2 E[phi(x0) + psi(x1) - <x0, x1>] of pairs of rows, psi(x1) being the height of the row."""
     drawn = coupling.sample(pairs, generator=torch.Generator().manual_seed(0))
     x0, x1 = drawn.source.double(), drawn.target.double()
@@ -49,7 +49,9 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that it runs")
     options = parser.parse_args()
     rows, generated = TRAINED_ON, 2000
-    batches, directions, pairs = BATCHES, DIRECTIONS, PAIRS
+    batches: tuple[int, ...] = BATCHES
+    directions: tuple[int, ...] = DIRECTIONS
+    pairs = PAIRS
     if options.quick:
         options.train_steps, rows, generated, pairs = 2, 100, 50, 200
         batches, directions = BATCHES[:2], DIRECTIONS[:1]

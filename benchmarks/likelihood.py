@@ -136,7 +136,8 @@ def hutch_plus_plus(matrix: Tensor, products: int, generator: torch.Generator) -
     span = torch.linalg.qr(matrix @ signs(len(matrix), third, generator))[0]
     probes = signs(len(matrix), products - 2 * third, generator)
     rest = probes - span @ (span.T @ probes)
-    return (span * (matrix @ span)).sum() + (rest * (matrix @ rest)).sum() / rest.shape[1]
+    found: Tensor = (span * (matrix @ span)).sum() + (rest * (matrix @ rest)).sum() / rest.shape[1]
+    return found
 
 
 def compare_probes(repeats: int) -> None:

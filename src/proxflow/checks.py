@@ -14,7 +14,16 @@ from torch import Tensor
 
 from proxflow.errors import counted
 
-__all__ = ["Numbers", "as_tensor", "flat_points", "normalised_weights", "point_weights", "real_number", "whole_number"]
+__all__ = [
+    "Numbers",
+    "as_tensor",
+    "flat_points",
+    "normalised_weights",
+    "point_weights",
+    "real_number",
+    "shares_memory",
+    "whole_number",
+]
 
 
 def whole_number(value: object) -> int | None:
@@ -52,6 +61,7 @@ Numbers: TypeAlias = Tensor | npt.ArrayLike
 """What ``as_tensor`` takes: tensors, numpy arrays, pandas objects, nested sequences of numbers."""
 
 _Array = npt.NDArray[Any]
+_AT_ONCE = 1 << 24  # bytes of rows that are looked at
 _CONVERTIBLE = "a torch tensor, a numpy array or a pandas object of numbers"
 
 
@@ -93,13 +103,21 @@ def flat_points(caller: str, points: Numbers, name: str = "points") -> Tensor:
     if tensor.dtype not in (torch.float32, torch.float64):
         raise ValueError(f"{caller}: {name} must be float32 or float64, got {tensor.dtype}; convert them")
     flat = tensor.detach().reshape(len(tensor), -1)
-    bad = torch.nonzero(~torch.isfinite(flat).all(1))[:, 0]
+    parts = flat.split(max(1, _AT_ONCE // max(1, flat[:1].nbytes)))
+    bad = torch.nonzero(~torch.cat([torch.isfinite(part).all(1) for part in parts]))[:, 0]
     if len(bad):
         raise ValueError(
             f"{caller}: {counted(len(bad), f'row of {name} holds', f'rows of {name} hold')} NaN or inf, the first: "
             f"{bad[:5].tolist()}; drop them"
         )
     return flat
+
+
+def shares_memory(tensor: Tensor, given: Numbers) -> bool:
+    """Whether a tensor is in the memory of what a user gave and may change: a mapped file does not count."""
+    if isinstance(given, Tensor):
+        return tensor.untyped_storage().data_ptr() == given.untyped_storage().data_ptr()
+    return bool(np.may_share_memory(tensor.cpu().numpy(), np.asarray(given)))
 
 
 def point_weights(caller: str, weights: Numbers | None, points: Tensor, name: str = "weights") -> Tensor:
@@ -154,6 +172,8 @@ def _array_of(caller: str, name: str, value: object) -> _Array:
             _refuse(caller, name, kind, "call its .toarray()")
         _refuse(caller, name, kind, "give its .points" if hasattr(value, "points") else "convert it")
     try:
+        if isinstance(value, np.memmap):
+            return value
         return _column_values(value) if hasattr(value, "to_numpy") else np.asarray(value)
     except (TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"{caller}: {name} must be {_CONVERTIBLE}, got {kind} that is none ({error})") from error
@@ -186,7 +206,9 @@ def _unmasked(caller: str, name: str, array: np.ma.MaskedArray[Any, Any]) -> _Ar
 
 
 def _usable(array: _Array) -> _Array:
-    """The array, or a copy where torch cannot share its memory or must not write to it."""
+    """The array, or a copy where torch cannot share its memory or must not write to it; of a file a mapping."""
+    if isinstance(array, np.memmap) and array.mode == "r" and array.flags.c_contiguous and array.dtype.isnative:
+        array = _mapped_again(array)
     shared = (
         array.flags.writeable
         and array.flags.aligned
@@ -194,6 +216,21 @@ def _usable(array: _Array) -> _Array:
         and all(stride >= 0 and stride % array.itemsize == 0 for stride in array.strides)
     )
     return array if shared else array.astype(array.dtype.newbyteorder("="), order="C")
+
+
+def _mapped_again(array: np.memmap[Any, np.dtype[Any]]) -> _Array:
+    """A mapping of the same part of the same file, written to in memory only; the array itself if the file changed."""
+    root = array
+    while isinstance(root.base, np.memmap):
+        root = root.base
+    start = root.offset + array.ctypes.data - root.ctypes.data
+    try:
+        private = np.memmap(str(array.filename), array.dtype, "c", start, array.shape)
+    except (OSError, ValueError):
+        return array
+    size = max(1, _AT_ONCE // max(1, array[:1].nbytes))
+    parts = (slice(first, first + size) for first in range(0, len(array), size))
+    return private if all(array[part].tobytes() == private[part].tobytes() for part in parts) else array
 
 
 def _remedy(kind: str) -> str:

@@ -1,4 +1,4 @@
-"""What a fit holds before its first step: the points in float64 and float32, and blocks of them."""
+"""What a fit holds before its first step: no copy of the points, but blocks of them and a few directions."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ def test_preparing_makes_no_further_copies_of_the_points(monkeypatch: pytest.Mon
     points = torch.randn(10_000, 40, generator=torch.Generator().manual_seed(0))
     task = task_of(points, None, None, 0.0, None, 0.1, None, 0, 1 << 22)
     copy = 8 * points.numel()
-    assert peak_bytes(lambda: posed(task)) < 2.4 * copy
+    assert peak_bytes(lambda: posed(task)) < 0.4 * copy
     problem = posed(task)[0].problem
-    assert peak_bytes(lambda: marginal_form(problem, torch.Generator())) < 2.0 * copy
-    assert peak_bytes(lambda: nested_groups(problem.points, problem.weights)) < 2.0 * copy
+    assert peak_bytes(lambda: marginal_form(problem, torch.Generator())) < 1.2 * copy
+    assert peak_bytes(lambda: nested_groups(problem.points, problem.weights)) < 1.8 * copy
 
 
 @pytest.mark.parametrize("dim", [3, 70])
@@ -31,7 +31,7 @@ def test_blocks_change_no_result(dim: int, monkeypatch: pytest.MonkeyPatch) -> N
     groups, form = nested_groups(whole.points, whole.weights), marginal_form(whole, torch.Generator())
     monkeypatch.setattr(geometry, "_BLOCK_NUMBERS", 97 * dim)
     parts = posed(task)[0].problem
-    assert torch.equal(parts.points, whole.points)
+    assert torch.equal(parts.points[:], whole.points[:])
     torch.testing.assert_close(marginal_form(parts, torch.Generator()), form, rtol=1e-12, atol=1e-13)
     agreeing = [
         float((mine == theirs).double().mean())

@@ -6,19 +6,15 @@ import torch
 from torch import Tensor
 
 from proxflow.couplings.pairs import Rows
-from proxflow.seeding import generator_of
+from proxflow.kernels.equal_rows import row_keys
 
 __all__ = ["RowLookup"]
-
-_NUMBERS_AT_ONCE = 1 << 22  # of a block of rows that is hashed: 32 MiB of int64
-_SEED = 0  # of the multipliers
 
 
 class RowLookup:
     """Finds rows by their numbers, bit for bit, in the time of hashing the batch and a binary search.
 
-    The bits of a row, times random odd integers and added up modulo 2^64, are its key: the sum does not depend on the
-    order of summation, as one of floating-point numbers would. What is found is compared with the row itself.
+    What is found by its key (``kernels.equal_rows``) is compared with the row itself.
 
     Args:
         rows: of a coupling.
@@ -26,9 +22,7 @@ class RowLookup:
 
     def __init__(self, rows: Rows) -> None:
         self._rows = rows
-        drawn = torch.randint(-(2**62), 2**62, (rows.dim,), generator=generator_of(_SEED))
-        self._multipliers = (2 * drawn + 1).to(rows.flat.device)
-        self._keys, self._row = self._key(rows.flat).sort(stable=True)
+        self._keys, self._row = row_keys(rows.flat).sort(stable=True)
         self._first = torch.searchsorted(self._keys, self._keys)  # place of the first row with the same key
         self._ambiguous = self._unlike_labels()
 
@@ -44,7 +38,7 @@ class RowLookup:
                 f"{self._rows.event_shape}"
             )
         flat = batch.detach().to(self._rows.flat).flatten(1)
-        place = torch.searchsorted(self._keys, self._key(flat)).clamp(max=len(self._keys) - 1)
+        place = torch.searchsorted(self._keys, row_keys(flat)).clamp(max=len(self._keys) - 1)
         row = self._row[place]
         strangers = torch.nonzero((self._rows.flat[row] != flat).any(1))[:, 0]
         if len(strangers):
@@ -55,13 +49,6 @@ class RowLookup:
         if bool(self._ambiguous[place].any()):
             raise ValueError(f"{caller}: equal rows of the coupling have unlike labels; give index=")
         return row
-
-    def _key(self, flat: Tensor) -> Tensor:
-        width = torch.int32 if flat.dtype == torch.float32 else torch.int64
-        block = max(1, _NUMBERS_AT_ONCE // self._rows.dim)
-        plain = (part + 0.0 for part in flat.split(block))  # -0.0 is 0.0
-        keys = [(part.view(width).to(torch.int64) * self._multipliers).sum(1) for part in plain]
-        return torch.cat([flat.new_empty(0, dtype=torch.int64), *keys])
 
     def _unlike_labels(self) -> Tensor:
         """Whether another row of the same key has another label, (N,) by place."""

@@ -33,7 +33,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from proxflow.kernels.geometry import finite_rows, row_norm
+from proxflow.kernels.geometry import ManyRows, finite_rows, row_blocks, row_norm
 from proxflow.kernels.search import argmax_affine
 from proxflow.results import Status
 
@@ -46,9 +46,13 @@ _BLOCK_BYTES = 1 << 21  # of atoms of supports held at once: they stay in a cach
 _GRAM_COLUMNS = 4096  # coordinates of all atoms that are held in float64 at once
 
 
-def atom_keys(points: Tensor, heights: Tensor) -> Tensor:
+def atom_keys(points: ManyRows, heights: Tensor) -> Tensor:
     """[y, -h, -|y|^2 / 2]: rows whose inner product with [x, alpha, beta] ranks the atoms, (N, d + 2)."""
-    return torch.cat([points, -heights[:, None], -0.5 * points.square().sum(1, keepdim=True)], dim=1)
+    keys = heights.new_empty(len(points), points.shape[1] + 2)
+    for part in row_blocks(points):
+        y = points[part].to(heights.dtype)
+        keys[part] = torch.cat([y, -heights[part, None], -0.5 * y.square().sum(1, keepdim=True)], dim=1)
+    return keys
 
 
 @torch.library.custom_op("proxflow::polyhedral_face", mutates_args=())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -9,6 +11,8 @@ from scipy.sparse.linalg import LinearOperator, eigsh
 from torch import Tensor
 
 __all__ = [
+    "ManyRows",
+    "ScaledRows",
     "covariance_about",
     "distances_from",
     "finite_rows",
@@ -17,30 +21,93 @@ __all__ = [
     "projected",
     "row_blocks",
     "row_norm",
+    "weighted_sum",
 ]
 
 _BLOCK_NUMBERS = 1 << 22  # of many rows, that are copied at once
 
 
-def row_blocks(x: Tensor) -> list[slice]:
+class ManyRows(Protocol):
+    """Rows (N, d) that are read a part at a time: a tensor, or ``ScaledRows``."""
+
+    @property
+    def shape(self) -> torch.Size: ...  # noqa: D102
+
+    @property
+    def device(self) -> torch.device: ...  # noqa: D102
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, which: slice | Tensor, /) -> Tensor: ...
+
+
+class ScaledRows:
+    """(rows - centre) / radius in float64, made of the parts that are asked for, so that no copy of all is kept.
+
+    Args:
+        rows: (N, d).
+        centre: (d,) float64.
+        radius: () float64.
+    """
+
+    def __init__(self, rows: Tensor, centre: Tensor, radius: Tensor) -> None:
+        self._rows, self._centre, self._radius = rows, centre, radius
+
+    @property
+    def shape(self) -> torch.Size:
+        """(N, d)."""
+        return self._rows.shape
+
+    @property
+    def device(self) -> torch.device:
+        """Of the rows."""
+        return self._rows.device
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, which: slice | Tensor, /) -> Tensor:
+        return (self._rows[which] - self._centre).div_(self._radius)
+
+    def only(self, which: Tensor) -> ScaledRows:
+        """Some of them, by number, in the same units."""
+        return ScaledRows(self._rows[which], self._centre, self._radius)
+
+    def to(self, dtype: torch.dtype) -> Tensor:
+        """All of them in some precision, (N, d)."""
+        whole = torch.empty(self.shape, dtype=dtype, device=self.device)
+        for part in row_blocks(self):
+            whole[part] = self[part]
+        return whole
+
+
+def row_blocks(x: ManyRows) -> list[slice]:
     """Slices of the rows (N, d), few enough numbers in each that copies of one take little memory."""
     size = max(x.shape[1], _BLOCK_NUMBERS // x.shape[1])
     return [slice(first, first + size) for first in range(0, len(x), size)]
 
 
-def distances_from(points: Tensor, centre: Tensor) -> Tensor:
+def distances_from(points: ManyRows, centre: Tensor) -> Tensor:
     """Distances (N,) of rows (N, d) from a point (d,), in float64."""
     return torch.cat([row_norm(points[rows].double() - centre) for rows in row_blocks(points)])
 
 
-def projected(points: Tensor, mean: Tensor, axes: Tensor) -> Tensor:
+def weighted_sum(weights: Tensor, points: ManyRows) -> Tensor:
+    """sum_i weights_i points_i (d,), in float64, of rows (N, d)."""
+    total = torch.zeros(points.shape[1], dtype=torch.float64, device=points.device)
+    for rows in row_blocks(points):
+        total += weights[rows].double() @ points[rows].double()
+    return total
+
+
+def projected(points: ManyRows, mean: Tensor, axes: Tensor) -> Tensor:
     """Coordinates (N, k) of rows (N, d) about ``mean`` (d,) along axes (d, k)."""
     return torch.cat([(points[rows] - mean) @ axes for rows in row_blocks(points)])
 
 
-def covariance_about(points: Tensor, weights: Tensor, mean: Tensor, scales: Tensor | None = None) -> Tensor:
-    """sum_i weights_i z_i z_i' (d, d) with z = points - mean, or scales_i points_i - mean."""
-    total = points.new_zeros(points.shape[1], points.shape[1])
+def covariance_about(points: ManyRows, weights: Tensor, mean: Tensor, scales: Tensor | None = None) -> Tensor:
+    """sum_i weights_i z_i z_i' (d, d) with z = points - mean, or scales_i points_i - mean, in float64."""
+    total = torch.zeros(points.shape[1], points.shape[1], dtype=torch.float64, device=points.device)
     for rows in row_blocks(points):
         centred = (points[rows] if scales is None else scales[rows, None] * points[rows]) - mean
         total += (weights[rows, None] * centred).mT @ centred

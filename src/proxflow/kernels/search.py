@@ -17,6 +17,7 @@ __all__ = ["TopTwo", "argmax_affine", "row_argmax", "top_two_affine"]
 
 _BLOCK_BYTES = 1 << 20  # one score block: it stays in a cache near the core; written to memory it would halve the speed
 _FOLDED = 64  # dimensions up to which offsets are one more coordinate: adding them would take as long as the product
+_CHUNK_NUMBERS = 1 << 22  # of slopes, that all rows are searched among before the next ones
 _MIN_ROWS = 256  # fewer rows than this leave the matrix product inefficient
 _ROW_STEP = 16  # rows of a block come in this many, so that a part of the rows is rounded as it is in the whole
 
@@ -66,14 +67,42 @@ def _argmax_affine(queries: Tensor, slopes: Tensor, offsets: Tensor | None) -> T
         from proxflow.kernels.fused_search import fused_argmax
 
         return fused_argmax(queries, slopes, offsets)
-    if offsets is not None and queries.device.type == "cpu" and rows >= _ROW_STEP and slopes.shape[1] <= _FOLDED:
-        queries = torch.cat([queries, queries.new_ones(rows, 1)], dim=1)
-        slopes, offsets = torch.cat([slopes, offsets[:, None]], dim=1), None
-    elif offsets is not None:
+    if offsets is not None:
         offsets = offsets.contiguous()  # the product reads them once for each row
     height, width = _block_shape(rows, columns, queries.element_size(), queries.device)
-    buffer = queries.new_empty(height * width)
-    return torch.cat([_block_argmax(block, slopes, offsets, buffer, width) for block in queries.split(height)])
+    folds = offsets is not None and queries.device.type == "cpu" and rows >= _ROW_STEP and slopes.shape[1] <= _FOLDED
+    if folds:
+        queries = torch.cat([queries, queries.new_ones(rows, 1)], dim=1)
+    blocks, buffer = queries.split(height), queries.new_empty(height * width)
+    if columns <= width:
+        near = _folded(slopes, offsets, folds)
+        return torch.cat([row_argmax(_scores(block, *near, buffer)) for block in blocks])
+    return _argmax_by_chunks(blocks, slopes, offsets, folds, buffer, width)
+
+
+def _argmax_by_chunks(
+    blocks: tuple[Tensor, ...], slopes: Tensor, offsets: Tensor | None, folds: bool, buffer: Tensor, width: int
+) -> Tensor:
+    """All rows are multiplied with some slopes before the next: each is read once, of a file too, and folded once."""
+    size = width * max(1, _CHUNK_NUMBERS // (width * blocks[0].shape[1]))
+    for left in range(0, len(slopes), size):
+        chunk = slice(left, left + size)
+        near = _folded(slopes[chunk], None if offsets is None else offsets[chunk], folds)
+        found = [_block_argmax(block, *near, buffer, width) for block in blocks]
+        its_index, its_value = (torch.cat(parts) for parts in zip(*found, strict=True))
+        if left == 0:
+            index, value = its_index, its_value
+            continue
+        better = its_value > value
+        index, value = torch.where(better, its_index + left, index), torch.where(better, its_value, value)
+    return index
+
+
+def _folded(slopes: Tensor, offsets: Tensor | None, folds: bool) -> tuple[Tensor, Tensor | None]:
+    """Slopes and offsets; or slopes whose last coordinate is the offset, for queries whose last one is 1."""
+    if not folds or offsets is None:
+        return slopes, offsets
+    return torch.cat([slopes, offsets[:, None]], dim=1), None
 
 
 @functools.cache
@@ -144,12 +173,12 @@ torch.library.register_fake("proxflow::argmax_affine", _of_that_shape, lib=_LIBR
 torch.library.register_vmap("proxflow::argmax_affine", _of_many, lib=_LIBRARY)
 
 
-def _block_argmax(queries: Tensor, slopes: Tensor, offsets: Tensor | None, buffer: Tensor, width: int) -> Tensor:
-    """The search for one block of rows, ``width`` slopes at a time."""
+def _block_argmax(
+    queries: Tensor, slopes: Tensor, offsets: Tensor | None, buffer: Tensor, width: int
+) -> tuple[Tensor, Tensor]:
+    """The search for one block of rows, ``width`` slopes at a time, and the best scores."""
     scores = _scores(queries, slopes[:width], None if offsets is None else offsets[:width], buffer)
     index = row_argmax(scores)
-    if width >= len(slopes):
-        return index
     value = _entries(scores, index)
     for left in range(width, len(slopes), width):
         chunk = slice(left, left + width)
@@ -158,7 +187,7 @@ def _block_argmax(queries: Tensor, slopes: Tensor, offsets: Tensor | None, buffe
         found_value = _entries(scores, found)
         better = found_value > value
         value, index = torch.where(better, found_value, value), torch.where(better, found + left, index)
-    return index
+    return index, value
 
 
 def _scores(queries: Tensor, slopes: Tensor, offsets: Tensor | None, buffer: Tensor) -> Tensor:

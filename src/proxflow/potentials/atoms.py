@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from proxflow.errors import counted
+from proxflow.kernels.equal_rows import first_equal_rows
 from proxflow.kernels.geometry import distances_from
 from proxflow.measures import Source
 
@@ -20,6 +21,8 @@ __all__ = [
     "has_atoms",
     "register_atoms",
 ]
+
+_COLUMNS = 8  # of many rows, whose medians are taken at once: each takes a copy
 
 
 class AtomicPotential(Protocol):
@@ -76,7 +79,8 @@ def centre_and_radius(points: Tensor) -> tuple[Tensor, Tensor]:
     keep the digits of all the others, and it lies in every plane that holds the rows.
     """
     rows = points.detach()
-    middle = distances_from(rows, rows.median(0).values.double()).argmin(0, keepdim=True)
+    medians = torch.cat([columns.median(0).values for columns in rows.split(_COLUMNS, dim=1)])
+    middle = distances_from(rows, medians.double()).argmin(0, keepdim=True)
     centre = rows.index_select(0, middle)[0].double()
     radius = distances_from(rows, centre).amax()
     return centre, torch.where(radius > 0, radius, 1.0)
@@ -102,7 +106,7 @@ def check_atoms(owner: str, points: Tensor, heights: Tensor, weights: Tensor | N
         raise ValueError(f"{owner}: {found} not finite, the first: {bad[:5].tolist()}")
     if weights is not None and not bool((weights > 0).all()):
         raise ValueError(f"{owner}: weights must be positive; leave out atoms of weight zero")
-    if len(torch.unique(points.detach(), dim=0)) < len(points):
+    if len(first_equal_rows(points.detach())[0]) < len(points):
         raise ValueError(
             f"{owner}: the points must be distinct; merge equal rows and add up their weights (semidiscrete.fit does)"
         )

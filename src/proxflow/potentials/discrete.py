@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from proxflow.kernels.active_set import affine_step, atom_keys, contact_basis, polyhedral_face, score_size
-from proxflow.kernels.geometry import finite_rows, row_norm
+from proxflow.kernels.geometry import ScaledRows, finite_rows, row_norm
 from proxflow.kernels.search import argmax_affine
 from proxflow.measures import Source
 from proxflow.potentials.atoms import centre_and_radius, check_atoms, check_like_atoms, register_atoms
@@ -261,9 +261,8 @@ class _Atoms(NamedTuple):
 
 def _normalised_atoms(points: Tensor, heights: Tensor, centre: Tensor, radius: Tensor) -> _Atoms:
     heights = heights.detach()
-    unit_points = (points.detach().double() - centre) / radius
     unit_heights = (heights.double() - heights.median().double()) / radius
-    keys = atom_keys(unit_points.to(heights.dtype), unit_heights.to(heights.dtype))
+    keys = atom_keys(ScaledRows(points.detach(), centre, radius), unit_heights.to(heights.dtype))
     return _Atoms(keys, keys[:, -2].contiguous(), centre, radius)
 
 

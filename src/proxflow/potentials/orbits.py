@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from proxflow.kernels.equal_rows import first_equal_rows
 from proxflow.kernels.geometry import distances_from, row_norm
 from proxflow.kernels.search import argmax_affine
 from proxflow.potentials.atoms import centre_and_radius
@@ -98,7 +99,7 @@ def orbit_of_row(points: Tensor, symmetry: Symmetry) -> Tensor:
 def atom_of_rows(atoms: Tensor, rows: Tensor, symmetry: Symmetry | None) -> Tensor:
     """The atom (N, d) that each row (M, d) equals, or an image of which it is, (M,) int64; -1 where there is none."""
     both = torch.cat([atoms, rows])
-    label = torch.unique(both, dim=0, return_inverse=True)[1] if symmetry is None else orbit_of_row(both, symmetry)
+    label = first_equal_rows(both)[1] if symmetry is None else orbit_of_row(both, symmetry)
     place = torch.full((len(both),), -1, dtype=torch.int64, device=rows.device)
     place[label[: len(atoms)]] = torch.arange(len(atoms), device=rows.device)
     return place[label[len(atoms) :]]

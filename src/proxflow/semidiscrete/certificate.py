@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from proxflow.kernels.geometry import row_blocks, weighted_sum
 from proxflow.measures import Gaussian
 from proxflow.semidiscrete.descent import Averages
 from proxflow.semidiscrete.light import LightAtoms
@@ -146,8 +147,9 @@ def bracketed(problem: SemiDual, heights: Tensor, mass: Tensor, cost: Cost) -> C
     reached = cost.dual + float(inner(excess, _atom_costs(problem, heights)))
     gain, loss = excess.clamp(min=0), (-excess).clamp(min=0)
     moved = max(float(gain.sum()), torch.finfo(torch.float64).tiny)
-    apart = float(inner(gain + loss, problem.points.square().sum(1)))
-    apart -= 2 * float(inner(gain @ problem.points, loss @ problem.points)) / moved
+    squares = torch.cat([problem.points[rows].square().sum(1) for rows in row_blocks(problem.points)])
+    apart = float(inner(gain + loss, squares))
+    apart -= 2 * float(inner(weighted_sum(gain, problem.points), weighted_sum(loss, problem.points))) / moved
     half = 0.5 * (cost.interval[1] - cost.interval[0])
     upper = (math.sqrt(max(reached + half, 0.0)) + problem.radius * math.sqrt(max(apart, 0.0))) ** 2
     low, high = cost.dual - half, max(upper, cost.interval[1])

@@ -54,7 +54,7 @@ class DampedNewton:
     """
 
     def __init__(self, problem: SemiDual, state: NewtonState | Tensor) -> None:
-        self._points = problem.points.cpu()
+        self._points = problem.points.to(torch.float64).cpu()
         self._weights = problem.weights.cpu()
         heights = (state.heights if isinstance(state, NewtonState) else state).cpu()
         cells = self.cells_at(heights)

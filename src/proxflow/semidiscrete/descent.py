@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from proxflow.kernels.geometry import covariance_about, distances_from, projected, row_blocks
+from proxflow.kernels.geometry import ManyRows, covariance_about, distances_from, projected, row_blocks, weighted_sum
 from proxflow.measures import Gaussian
 from proxflow.semidiscrete.problem import SemiDual, inner
 from proxflow.semidiscrete.shared_directions import Sharing, best_sharing, variance_inflation
@@ -32,7 +32,7 @@ _POWER_STEPS = 4  # of the power method, that find a direction to cut a group al
 _DIRECTIONS = 32  # principal ones, that groups are told apart in
 
 
-def nested_groups(points: Tensor, weights: Tensor, mean: Tensor | None = None) -> list[Tensor]:
+def nested_groups(points: ManyRows, weights: Tensor, mean: Tensor | None = None) -> list[Tensor]:
     """Labels (N,) of the group of each atom, from fine regions to two halves, then shells; none for few atoms.
 
     Args:
@@ -52,19 +52,19 @@ def nested_groups(points: Tensor, weights: Tensor, mean: Tensor | None = None) -
         if _count(labels) * _COARSENING <= last:
             chosen.append(labels)
             last = _count(labels)
-    return [*chosen, _shells(points, weights @ points if mean is None else mean)] if chosen else []
+    return [*chosen, _shells(points, weighted_sum(weights, points) if mean is None else mean)] if chosen else []
 
 
-def _in_few_directions(points: Tensor, weights: Tensor) -> Tensor:
+def _in_few_directions(points: ManyRows, weights: Tensor) -> Tensor:
     """Points (N, d) in their first principal directions, (N, k) float32: the levels read them over and over."""
     if points.shape[1] <= _DIRECTIONS:
-        return points.float()
-    mean = weights @ points
+        return torch.cat([points[rows].float() for rows in row_blocks(points)])
+    mean = weighted_sum(weights, points)
     axes: Tensor = torch.linalg.eigh(covariance_about(points, weights, mean)).eigenvectors
     return torch.cat([projected(points[rows], mean, axes[:, -_DIRECTIONS:]).float() for rows in row_blocks(points)])
 
 
-def _shells(points: Tensor, mean: Tensor) -> Tensor:
+def _shells(points: ManyRows, mean: Tensor) -> Tensor:
     """Labels (N,) by distance from the mean, equally many atoms in each."""
     rank = distances_from(points, mean).argsort().argsort()
     labels: Tensor = rank * min(_SHELLS, len(points) // _COARSENING) // len(points)

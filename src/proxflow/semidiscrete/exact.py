@@ -190,7 +190,7 @@ def _transport_cost(problem: SemiDual, solved: SemiDual, heights: Tensor, cells:
     E phi(X) = sum over faces of weight |y_i - y_j|^2, less <h, m>. ``cells`` are those of ``solved``, the problem
     without light atoms, which raise phi by nothing that can be told.
     """
-    points, weights = solved.points.cpu(), solved.weights.cpu()
+    points, weights = solved.points.to(torch.float64).cpu(), solved.weights.cpu()
     span = (points[cells.left] - points[cells.right]).square().sum(1)
     expected = float(inner(cells.weight, span) - inner(heights[solved.rows].cpu(), cells.mass))
     semi_dual = problem.radius * (expected + float(inner(problem.weights, heights)))

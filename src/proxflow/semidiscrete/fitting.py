@@ -66,7 +66,8 @@ def fit(
 
     Args:
         points: (N, d) or (N, *event), float32 or float64: a tensor, a numpy array or a pandas object (values in order).
-            Equal rows are merged.
+            Equal rows are merged; atoms come in the order of their first rows. An array that is mapped to be read,
+            ``numpy.load(path, mmap_mode="r")``, stays in its file, which must not change while the fit is in use.
         weights: (N,), not negative; equal if None.
         source: law of the noise; standard normal if None. ``measures.Empirical`` makes unpaired data a source.
         epsilon: smoothing, in units of the scores <u, y>; above 0 fits the entropic semi-dual of ``Entropic``.
@@ -223,17 +224,17 @@ class Posed:
 
 def posed(task: Task, ranks: Ranks = ALONE) -> tuple[Posed, Posed]:
     """The problem in the span of the rows in their own precision, and in float64; the same where both are all space."""
-    found: list[Posed] = []
     atoms, source = task.atoms, task.source
-    for precision in (atoms.points.dtype, torch.float64):
-        span = span_of(atoms, source, precision)
-        if found and span.source.dim == found[0].problem.source.dim == source.dim:
-            return found[0], found[0]
+    rough = span_of(atoms, source, atoms.points.dtype)
+    fine = rough if rough.exact or atoms.points.dtype == torch.float64 else span_of(atoms, source, torch.float64)
+    both = [rough] if fine.source.dim == rough.source.dim == source.dim else [rough, fine]
+    found = []
+    for span in both:
         problem = SemiDual(
             span.points, atoms.weights, span.source, task.epsilon, task.max_memory, atoms.symmetry, ranks
         )
         found.append(Posed(problem, span.rest, span.residual / problem.radius))
-    return found[0], found[1]
+    return found[0], found[-1]
 
 
 def _one_atom(task: Task) -> Solution:

@@ -54,13 +54,13 @@ class LightAtoms:
         """The heights (N,), with light atoms at heights that bound their cells where scores have this precision."""
         if not len(self._reach):
             return heights
-        points, bounded = self._problem.points, heights.clone()
+        bounded = heights.clone()
         rows = torch.nonzero(self.light)[:, 0]
         for part, reach in zip(rows.split(_ROWS), self._reach.split(_ROWS), strict=True):
             distance = self._problem.distances(part, self._bounding)
             bounded[part] = (heights[self._bounding] + reach[:, None] * distance).amin(1)
             farthest = self._problem.source.dim**0.5 + _FAR_OUT
-            size = farthest * torch.linalg.vector_norm(points[part], dim=1) + bounded[part].abs()
+            size = farthest * self._problem.sizes(part) + bounded[part].abs()
             bounded[part] += _ROUNDINGS * torch.finfo(precision).eps * size  # an atom close by bounds by less than that
         return bounded
 

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from proxflow.checks import Numbers, flat_points, point_weights
+from proxflow.checks import Numbers, flat_points, point_weights, shares_memory
 from proxflow.errors import counted
+from proxflow.kernels.equal_rows import first_equal_rows
 from proxflow.kernels.geometry import row_blocks, row_norm
 from proxflow.measures import Gaussian, Source
 from proxflow.potentials.atoms import centre_and_radius
@@ -41,7 +42,9 @@ def gather_atoms(points: Numbers, weights: Numbers | None, symmetry: Symmetry | 
     """
     flat = flat_points("fit", points)
     mass = point_weights("fit", weights, flat)
-    distinct, atom_of_row = torch.unique(flat, dim=0, return_inverse=True)
+    first, atom_of_row = first_equal_rows(flat)
+    kept_as_is = len(first) == len(flat) and flat.is_contiguous() and not shares_memory(flat, points)
+    distinct = flat if kept_as_is else flat[first].contiguous()
     if symmetry is not None:
         check_symmetry("fit", symmetry, flat)
         kept, orbit = torch.unique(orbit_of_row(distinct, symmetry), return_inverse=True)
@@ -64,13 +67,15 @@ class Span:
     """Atoms in coordinates of their affine span, the noise that they see, and the cost of what they do not see.
 
     Heights are the same in the span as in space. W2^2 in space is W2^2 in the span plus ``rest``. ``residual`` is the
-    largest distance of a row from the span: its scores are wrong by about that much.
+    largest distance of a row from the span: its scores are wrong by about that much. ``exact`` says that it is the span
+    of the rows in any precision.
     """
 
     points: Tensor
     source: Source
     rest: float
     residual: float
+    exact: bool = False
 
 
 def span_of(atoms: Atoms, source: Source, precision: torch.dtype) -> Span:
@@ -85,18 +90,20 @@ def span_of(atoms: Atoms, source: Source, precision: torch.dtype) -> Span:
     """
     points, dim = atoms.points, atoms.points.shape[1]
     if not isinstance(source, Gaussian) or len(points) == 1 or atoms.symmetry is not None:
-        return Span(points, source, 0.0, 0.0)
+        return Span(points, source, 0.0, 0.0, exact=True)
     centre, radius = centre_and_radius(points)
     _, sizes, axes = torch.linalg.svd(_in_roundings(points, centre, radius, precision), full_matrices=False)
     negligible = _ROUNDINGS * len(points) ** 0.5
     kept = sizes > negligible
     basis = axes[kept].mT
     rank = basis.shape[1]
-    if rank == 0 or rank == dim or bool((sizes[kept] < _BREAK * negligible).any()):
+    if rank == dim:
+        return Span(points, source, 0.0, 0.0, exact=True)
+    if rank == 0 or bool((sizes[kept] < _BREAK * negligible).any()):
         return Span(points, source, 0.0, 0.0)
     exact = points.double()
     inside = exact @ basis
-    if len(torch.unique(inside, dim=0)) < len(points):
+    if len(first_equal_rows(inside)[0]) < len(points):
         return Span(points, source, 0.0, 0.0)
     across = centre - basis @ (basis.mT @ centre)
     off = exact - centre - (inside - basis.mT @ centre) @ basis.mT

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from proxflow.kernels.geometry import ScaledRows, row_blocks, row_norm, weighted_sum
 from proxflow.kernels.search import argmax_affine
 from proxflow.measures import Source
 from proxflow.potentials.atoms import centre_and_radius
@@ -50,9 +51,11 @@ class SemiDual:
     phi_h(u) = max_j <u, y_j> - h_j, or for epsilon > 0 the smooth
     epsilon log sum_j N b_j exp((<u, y_j> - h_j) / epsilon).
     Scores are shifted by <u, centre> against the user's; the assignment is the same, and heights and epsilon in the
-    user's units are ``radius`` times those here. With a group of symmetries an atom stands for its orbit: its score is
-    the best of its images', its cell theirs together. There epsilon is 0. ``ranks`` are the processes among which
-    ``count`` shares its rows.
+    user's units are ``radius`` times those here. Searches take their products with the user's rows themselves where
+    these are float32 and about the origin, so that no copy of them is needed, and else with rows in units of the
+    problem: ``_unit`` is how many units of the search one unit of the problem is. With a group of symmetries an atom
+    stands for its orbit: its score is the best of its images', its cell theirs together. There epsilon is 0. ``ranks``
+    are the processes among which ``count`` shares its rows.
     """
 
     def __init__(
@@ -71,13 +74,13 @@ class SemiDual:
         self.symmetry = symmetry
         self.centre, radius = centre_and_radius(points) if symmetry is None else orbit_frame(points, symmetry)
         self.radius = float(radius)
-        self.points = (points - self.centre).div_(radius)
+        self.points = ScaledRows(points, self.centre, radius)
+        self._given = points
         self.epsilon = epsilon / self.radius
-        self.dtype = torch.float32
         self.rows_at_once = max(256, min(1 << 16, max_memory // (16 * (points.shape[1] + 2))))
         self.rows = torch.arange(len(points), device=points.device)
         self._log_weights = torch.log(weights) + math.log(len(points))
-        self._slopes = self.points.to(self.dtype)
+        self.search_in(torch.float32)
 
     def __len__(self) -> int:
         return len(self.points)
@@ -88,9 +91,10 @@ class SemiDual:
             return self
         part = copy.copy(self)
         part.rows = torch.nonzero(kept)[:, 0]
-        part.points, part.weights = self.points[part.rows], self.weights[part.rows] / self.weights[part.rows].sum()
+        part.points, part._given = self.points.only(part.rows), self._given[part.rows]
+        part.weights = self.weights[part.rows] / self.weights[part.rows].sum()
         part._log_weights = torch.log(part.weights) + math.log(len(part.points))
-        part._slopes = part.points.to(part.dtype)
+        part.search_in(self.dtype)
         return part
 
     def needs_double(self, gap: float, heights: Tensor) -> bool:
@@ -110,11 +114,20 @@ class SemiDual:
     def search_in(self, dtype: torch.dtype) -> None:
         """Draw noise and take scores in this precision from now on."""
         self.dtype = dtype
-        self._slopes = self.points.to(dtype)
+        as_given = self.epsilon == 0 and self._given.dtype == dtype == torch.float32 and self._about_origin()
+        self._slopes, self._unit = (self._given, self.radius) if as_given else (self.points.to(dtype), 1.0)
+
+    def _about_origin(self) -> bool:
+        """Whether products with the rows as given lose no more digits than about their centre."""
+        return float(row_norm(self.centre[None])) <= self.radius
 
     def square_norms(self) -> Tensor:
         """|y_j|^2 in the user's units, (N,)."""
-        return (self.centre + self.radius * self.points).square().sum(1)
+        return torch.cat([self._given[rows].double().square().sum(1) for rows in row_blocks(self._given)])
+
+    def sizes(self, rows: Tensor) -> Tensor:
+        """Norms of some atoms, by number, as products round them, in the problem's units."""
+        return row_norm(self._slopes[rows].double()) / self._unit
 
     @property
     def elements(self) -> int:
@@ -123,7 +136,7 @@ class SemiDual:
 
     def mean(self) -> Tensor:
         """Of the atoms and their images, (d,)."""
-        mean = self.weights @ self.points
+        mean = weighted_sum(self.weights, self.points)
         return mean if self.symmetry is None else self.symmetry.invariant_part(mean[None])[0]
 
     def distances(self, rows: Tensor, others: Tensor) -> Tensor:
@@ -194,7 +207,7 @@ class SemiDual:
         """Best score less the best of another atom, and for each labelling less that of another group, (n, 1 + L)."""
         offsets = self._offsets(heights)
         rows = max(1, min(64, _GAP_SCORES // len(self)))
-        return torch.cat([_gaps(self._scores(part, offsets), groups) for part in noise.split(rows)])
+        return torch.cat([_gaps(self._scores(part, offsets), groups) / self._unit for part in noise.split(rows)])
 
     def small_gap(self, heights: Tensor, generator: torch.Generator) -> float:
         """The gap between best and second-best score that few of ``GAP_DRAWS`` draws fall below, in float64."""
@@ -233,7 +246,7 @@ class SemiDual:
             yield torch.addmm(offsets, part, self._slopes.mT) / self.epsilon
 
     def _offsets(self, heights: Tensor) -> Tensor:
-        return -heights.to(self.dtype)
+        return (-self._unit * heights).to(self.dtype)
 
 
 def _gaps(scores: Tensor, groups: list[Tensor]) -> Tensor:

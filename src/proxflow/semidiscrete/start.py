@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from proxflow.kernels.geometry import covariance_about, projected
+from proxflow.kernels.geometry import covariance_about, distances_from, projected, weighted_sum
 from proxflow.measures import Gaussian
 from proxflow.potentials.discrete import Discrete
 from proxflow.potentials.entropic import Entropic
@@ -121,11 +121,11 @@ def _images(rows: Tensor, symmetry: Symmetry | None) -> Tensor:
 def _principal_axes(problem: SemiDual) -> Tensor:
     """Principal axes (d, k) of some extent; neither a few far atoms nor a few heavy ones hide the others."""
     points, weights = problem.points, problem.weights
-    distance = torch.linalg.vector_norm(points, dim=1)
+    distance = distances_from(points, torch.zeros_like(problem.centre))
     farthest = _FAR * distance[distance > 0].median()
     drawn_in = farthest / distance.clamp(min=farthest)
     share = 0.5 * (weights + 1 / len(weights))
-    mean = _images(((share * drawn_in) @ points)[None], problem.symmetry).mean(0)[0]
+    mean = _images(weighted_sum(share * drawn_in, points)[None], problem.symmetry).mean(0)[0]
     covariance = _averaged(covariance_about(points, share, mean, drawn_in), problem.symmetry)
     variances, axes = torch.linalg.eigh(covariance)
     kept: Tensor = axes[:, variances > 1e-12 * variances[-1]]

@@ -28,6 +28,7 @@ from proxflow.analysis.intrinsic_dimension.kernel_sums import SCALES, KernelSums
 from proxflow.analysis.intrinsic_dimension.patches import UNEVEN, Estimate, Patch, extrapolated, homogeneous_patches
 from proxflow.analysis.intrinsic_dimension.pieces import Piece, pieces
 from proxflow.checks import flat_points
+from proxflow.kernels.equal_rows import first_equal_rows
 from proxflow.results import brief_repr
 
 __all__ = ["DataDimension", "data_dimension"]
@@ -175,12 +176,8 @@ class _Sweep:
 
 def _distinct(flat: Tensor) -> tuple[Tensor, Tensor]:
     """Distinct rows, in the order given, and which of them each row given is."""
-    values, row = torch.unique(flat, dim=0, return_inverse=True)
-    # in the order given: that of the values would change when the data are turned
-    first = torch.full_like(values[:, 0], len(flat), dtype=torch.int64)
-    first = first.scatter_reduce(0, row, torch.arange(len(flat), device=flat.device), "amin")
-    order = torch.argsort(first)
-    distinct, row = values[order], torch.argsort(order)[row]
+    first, row = first_equal_rows(flat)
+    distinct = flat[first]
     if len(distinct) < _FEWEST_POINTS:
         raise ValueError(
             f"data_dimension: points must have at least {_FEWEST_POINTS} distinct rows, got {len(distinct)}"

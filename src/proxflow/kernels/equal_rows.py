@@ -1,0 +1,63 @@
+"""Which rows of many are equal, by a number made of each: no copy of the rows, and no sorting of them.
+
+The bits of a row, times random odd integers and added up modulo 2^64, are its key: the sum does not depend on the order
+of summation, as one of floating-point numbers would. Equal rows have equal keys. Rows of equal keys are compared, so
+that what is found is exact; that unlike rows share a key happens to one of 2^63 pairs, and then the rows are sorted.
+
+Cost: N d multiplications and a sort of N integers; memory for a few integers a row and one block of rows.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from proxflow.kernels.geometry import row_blocks
+
+__all__ = ["first_equal_rows", "row_keys"]
+
+_SEED = 0  # of the multipliers
+
+
+def row_keys(rows: Tensor) -> Tensor:
+    """A key of each row (N, d) float32 or float64, (N,) int64: the same for equal rows, 0.0 and -0.0 being equal."""
+    drawn = np.random.default_rng(_SEED).integers(-(2**62), 2**62, rows.shape[1])  # vmap has no torch generators
+    multipliers = torch.from_numpy(2 * drawn + 1).to(rows.device)
+    width = torch.int32 if rows.dtype == torch.float32 else torch.int64
+    keys = rows.new_empty(len(rows), dtype=torch.int64)
+    for part in row_blocks(rows):
+        positive_zero = rows[part] + 0.0
+        keys[part] = (positive_zero.view(width).to(torch.int64) * multipliers).sum(1)
+    return keys
+
+
+def first_equal_rows(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """The first row of each set of equal rows, in order, (M,) int64; and which of these M every row equals, (N,).
+
+    Args:
+        rows: (N, d) float32 or float64, without NaN.
+    """
+    _, of_row = torch.unique(row_keys(rows), return_inverse=True)
+    first = _first_of_each(of_row)
+    if not _equal(rows, first[of_row]):
+        _, of_row = torch.unique(rows, dim=0, return_inverse=True)
+        first = _first_of_each(of_row)
+    kept, order = first.sort()
+    place = torch.empty_like(order)
+    place[order] = torch.arange(len(order), device=order.device)
+    return kept, place[of_row]
+
+
+def _first_of_each(of_row: Tensor) -> Tensor:
+    """The least row of each number, of those from 0 on that ``of_row`` (N,) holds."""
+    number = torch.arange(len(of_row), device=of_row.device)
+    first = of_row.new_full((int(of_row.max()) + 1,), len(of_row))
+    return first.scatter_reduce_(0, of_row, number, "amin")
+
+
+def _equal(rows: Tensor, others: Tensor) -> bool:
+    """Whether every row equals that of the number given for it, (N,)."""
+    number = torch.nonzero(others != torch.arange(len(rows), device=rows.device))[:, 0]
+    parts = number.split(max(1, row_blocks(rows)[0].stop))
+    return all(bool((rows[part] == rows[others[part]]).all()) for part in parts)

@@ -1,0 +1,59 @@
+"""Equal rows: against sorting, whatever the signs of zeros, the blocks and the keys."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from proxflow.kernels import equal_rows, geometry
+from proxflow.kernels.equal_rows import first_equal_rows, row_keys
+
+
+def by_looking(rows: Tensor) -> tuple[list[int], list[int]]:
+    """One row after the other."""
+    kept: list[int] = []
+    of_row = []
+    for number, row in enumerate(rows.tolist()):
+        found = next((place for place, first in enumerate(kept) if rows[first].tolist() == row), None)
+        if found is None:
+            kept.append(number)
+        of_row.append(len(kept) - 1 if found is None else found)
+    return kept, of_row
+
+
+def few_values(dtype: torch.dtype) -> Tensor:
+    """100 rows of which many are equal, some but for the sign of a zero."""
+    values = torch.tensor([-1.0, -0.0, 0.0, 1e-30, 3.0], dtype=dtype)
+    return values[torch.randint(5, (100, 3), generator=torch.Generator().manual_seed(0))]
+
+
+@pytest.mark.parametrize("keys", ["as made", "all alike", "two kinds"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_first_of_equal_rows(dtype: torch.dtype, keys: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = few_values(dtype)
+    monkeypatch.setattr(geometry, "_BLOCK_NUMBERS", 21)
+    if keys != "as made":  # unlike rows share a key: then rows themselves decide
+        own = torch.zeros(100, dtype=torch.int64) if keys == "all alike" else (rows[:, 0] > 0).long()
+        monkeypatch.setattr(equal_rows, "row_keys", lambda _: own)
+    kept, of_row = first_equal_rows(rows)
+    assert (kept.tolist(), of_row.tolist()) == by_looking(rows)
+    assert len(kept) < 60
+    assert torch.equal(rows[kept][of_row], rows)
+
+
+def test_distinct_rows_stay_where_they_are() -> None:
+    rows = torch.randn(1000, 4, generator=torch.Generator().manual_seed(0))
+    kept, of_row = first_equal_rows(rows)
+    assert torch.equal(kept, torch.arange(1000))
+    assert torch.equal(of_row, torch.arange(1000))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_the_last_bit_of_a_row_is_in_its_key(dtype: torch.dtype) -> None:
+    rows = torch.randn(50, 6, dtype=dtype, generator=torch.Generator().manual_seed(0))
+    for column in range(6):
+        other = rows.clone()
+        other[:, column] = torch.nextafter(rows[:, column], torch.tensor(torch.inf, dtype=dtype))
+        assert bool((row_keys(rows) != row_keys(other)).all())
+    assert not torch.equal(row_keys(rows), row_keys(rows.flip(1)))
