@@ -208,10 +208,7 @@ class _Measured:
             self._say("against minibatches")
             found |= self._batch(misses, subject.flow)
         self._say("samples against the data")
-        found |= self._samples(pairs.target)
-        if self._exact is not None:
-            found |= paired_variances(pairs.target, self._exact)
-        return found
+        return found | self._samples(pairs.target)
 
     def leakage(self, conditional: ConditionalField | None) -> dict[str, Estimate]:
         """Of the labels into the noise."""
@@ -277,10 +274,13 @@ class _Measured:
         return measured_jacobians(field, pairs, event, self.subject.schedule, rows, self.subject.seed)
 
     def _samples(self, samples: Tensor) -> dict[str, Estimate]:
+        """Of samples of the noise that the field itself was followed from."""
         subject = self.subject
         if subject.data is None or subject.groups is None:
             return {}
         found = generation_figures(samples, subject.data, subject.groups)
+        if self._exact is not None:
+            found |= paired_variances(samples, self._exact, subject.data)
         if subject.held_out is not None and subject.rows is not None:
             found["nearest_row_ratio"] = copies(samples, subject.rows, subject.held_out, subject.seed)
         return found
