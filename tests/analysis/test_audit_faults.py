@@ -165,16 +165,26 @@ def test_a_field_without_values_is_said_to_have_none() -> None:
     assert found.figures == {}
 
 
+def eddies(x: Tensor) -> Tensor:
+    """Of the stream function a cos(k x) cos(k y), which turn one way and the other, k^2 a at most."""
+    wave, size = 6.0, 0.02
+    phase = wave * x
+    turning = torch.stack([-phase[:, 0].cos() * phase[:, 1].sin(), phase[:, 0].sin() * phase[:, 1].cos()], 1)
+    return size * wave * turning
+
+
+def test_a_rotation_is_stated_as_it_was_judged() -> None:
+    """Without what is antisymmetric in single places alone."""
+    turning = turned(isotropic(0), 0.5)
+    found = judged(lambda t, x: turning(t, x) + eddies(x), isotropic(0))
+    rotation, all_of_it = (found.figures[name].value for name in ("rotation", "jacobian_asymmetry"))
+    assert all_of_it > 1.2 * rotation
+    assert f"is {rotation:.0%} of the norm of its Jacobian" in found.warnings[0]
+
+
 def test_eddies_as_errors_of_training_leave_them_are_no_rotation() -> None:
-    """Those of the stream function a cos(k x) cos(k y) turn one way and the other, k^2 a at most."""
-    flow, wave, size = isotropic(0), 6.0, 0.02
-
-    def field(t: Tensor, x: Tensor) -> Tensor:
-        phase = wave * x
-        turning = torch.stack([-phase[:, 0].cos() * phase[:, 1].sin(), phase[:, 0].sin() * phase[:, 1].cos()], 1)
-        return flow.velocity(t, x) + size * wave * turning
-
-    found = judged(field, flow)
+    flow = isotropic(0)
+    found = judged(lambda t, x: flow.velocity(t, x) + eddies(x), flow)
     assert found.figures["jacobian_asymmetry"].low > 0.1
     assert found.figures["rotation"].low < 0.05
     assert found.warnings == ()

@@ -143,13 +143,16 @@ def _wide_or_narrow(figures: Figures) -> list[str]:
 def _rotation(figures: Figures, *, marginals: bool) -> list[str]:
     if not _is_off(figures, "rotation", _TURN):
         return []
-    share = figures["jacobian_asymmetry"].value
+    found = figures["rotation"]
     seen = (
         "The samples are right: it moves points along the level sets of the density, and leaves the marginals alone."
         if marginals
         else "No field that is the gradient of a potential has this."
     )
-    return [f"{_ROTATION}: {share:.1%} of its Jacobian is antisymmetric. {seen}"]
+    return [
+        f"{_ROTATION}: an antisymmetric part that all trajectories have in common is {found.value:.0%} of the norm of "
+        f"its Jacobian (95% interval {found.low:.0%} to {found.high:.0%}). {seen}"
+    ]
 
 
 def _optimality(figures: Figures) -> str:
