@@ -47,7 +47,7 @@ FIGURES = (
     "jacobian_asymmetry", "rotation", "spectrum_above", "recovered_drift", "repairing_gain", "cost_excess",
     "velocity_error", "equivalent_batch",
     "energy_distance", "variance_ratio", "group_least", "nearest_row_ratio", "one_step_error", "four_step_error",
-    "four_step_gain",
+    "four_step_best_error", "four_step_gain",
 )  # fmt: skip
 
 

@@ -174,10 +174,10 @@ GROUPS_OF_FIGURES: dict[str, dict[str, tuple[float | None, str]]] = {
     "What would help?": {
         "one_step_error": (0.0, "Error of samples made in one step, over their deviation."),
         "four_step_error": (0.0, "The same in four steps."),
+        "four_step_best_error": (0.0, "The same at the best times found, on noise that they were not chosen by."),
         "four_step_gain": (
             None,
-            "Error of four steps at the best times found over that at equal ones, on other noise: 1 where equal steps "
-            "are as good.",
+            "That error over the one at equal times, from the same noise: 1 where equal steps are as good.",
         ),
     },
 }

@@ -198,7 +198,7 @@ class _Measured:
         self._say("Jacobians")
         found = self._laws(self.field, pairs)
         found["four_step_error"] = root_ratio(self.step_errors[STEPS.index(_FEW_STEPS)], pairs.variances)
-        found |= self._gain_of_grid()
+        found |= self._at_best_times()
         if self._exact is not None and subject.flow is not None:
             self._say("against the exact flow")
             found |= self._optimality(self.field, pairs, self._exact, subject.event)
@@ -285,13 +285,15 @@ class _Measured:
             found["nearest_row_ratio"] = copies(samples, subject.rows, subject.held_out, subject.seed)
         return found
 
-    def _gain_of_grid(self) -> dict[str, Estimate]:
-        """On the half of the noise that the grid was not chosen by; nothing where equal steps leave only rounding."""
-        equal = self.step_errors[STEPS.index(_FEW_STEPS)][-len(self._judged.source) :]
-        if not float(equal.mean()) > _ROUNDING**2 * float(self._judged.variances.mean()):
-            return {}
+    def _at_best_times(self) -> dict[str, Estimate]:
+        """On the half of the noise that the grid was not chosen by; no gain where equal steps leave only rounding."""
         grid = torch.tensor(self.step_grid, dtype=torch.float64)
-        return {"four_step_gain": root_ratio(self._squared_error(grid, self._judged), equal)}
+        errors, variances = self._squared_error(grid, self._judged), self._judged.variances
+        found = {"four_step_best_error": root_ratio(errors, variances)}
+        equal = self.step_errors[STEPS.index(_FEW_STEPS)][-len(variances) :]
+        if float(equal.mean()) > _ROUNDING**2 * float(variances.mean()):
+            found["four_step_gain"] = root_ratio(errors, equal)
+        return found
 
     @torch.no_grad()
     def _squared_error(self, grid: Tensor, pairs: GeneratedPairs) -> Tensor:
