@@ -76,6 +76,15 @@ def test_audited_peers(library: str) -> None:
 
 
 @pytest.mark.slow
+def test_variances_of_peers_while_they_train() -> None:
+    output = printed_by("audited_peers.py", "--variances")
+    for library in ("torchcfm", "flow_matching"):
+        assert f"{library} is not installed: left out" in output or f"{library} " in output
+    found = re.findall(r"^ +\d+ steps: \d\.\d{3} \+- \d\.\d{3} by the last weights, \d", output, re.MULTILINE)
+    assert len(found) in (0, 10, 20)
+
+
+@pytest.mark.slow
 def test_cost_of_audits() -> None:
     lines = printed_by("audited_peers.py", "--cost").splitlines()
     assert [line.split(",")[0] for line in lines[1:]] == ["d = 64", "d = 300"]
