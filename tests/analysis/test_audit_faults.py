@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 import proxflow as pf
-from proxflow.analysis import Audit, audit
+from proxflow.analysis import Audit, Figure, audit
+from proxflow.analysis.auditing.verdict import advise
 from proxflow.potentials import Discrete, Quadratic
 from tests.marks import slow_beyond
 
@@ -157,6 +158,21 @@ def test_a_sound_field_raises_no_alarm(sound: Callable[[int], Audit], seed: int)
     found = sound(seed)
     assert found.warnings == ()
     assert "No fault was found" in found.verdict
+
+
+def test_a_cost_below_that_of_the_exact_flow_is_called_so() -> None:
+    flow = atoms(0)
+    found = judged(pf.IndependentField(0.7 * draws(flow, 200, 0)), flow)
+    cost = found.figures["cost_excess"].value
+    assert cost < 0
+    assert f"the cost is {-cost:.1%} below that of the exact flow" in found.verdict
+
+
+@pytest.mark.parametrize(("drift", "said"), [(0.02, "Train for longer"), (0.3, "Train on optimal pairs")])
+def test_optimal_pairs_are_advised_where_pairs_are_not_optimal(drift: float, said: str) -> None:
+    errors = {"recovered_drift": drift, "repairing_gain": 0.0, "one_step_error": 0.2, "four_step_error": 0.1}
+    figures = {name: Figure(name, value, value, value, 0.0, None, "") for name, value in errors.items()}
+    assert advise(figures, (), None).startswith(said)
 
 
 def test_a_field_without_values_is_said_to_have_none() -> None:

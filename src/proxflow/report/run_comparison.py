@@ -35,7 +35,7 @@ RANKED = (
     "told apart from the best of them. Of twenty such differences one is expected where there is none."
 )
 _QUANTILE = 1.959964  # of the normal law at 97.5%
-_ALIKE = 1.25  # times the error on the other side: less is not seen in one digit
+_ALIKE = 1.5  # times the error on the other side: less is hardly seen in one digit
 _ROUNDING = 1e-9  # of figures of order one
 _HASH = 12  # characters of a hash that tell data sets apart
 
@@ -69,9 +69,10 @@ class Measured:
         """To three digits, and one of the errors; the lower end of the interval where there is no upper one."""
         if self.above == math.inf:
             return f"at least {_digits(self.interval[0])}"
-        if max(self.below, self.above) <= _ALIKE * min(self.below, self.above):
-            return f"{_digits(self.value)} ± {self.error:.1g}"
-        return f"{_digits(self.value)} +{self.above:.1g} -{self.below:.1g}"
+        below, above = _digit(self.below), _digit(self.above)
+        if below == above or max(self.below, self.above) <= _ALIKE * min(self.below, self.above):
+            return f"{_digits(self.value)} ± {_digit(self.error)}"
+        return f"{_digits(self.value)} +{above} -{below}"
 
 
 @dataclass(frozen=True)
@@ -273,6 +274,10 @@ def joined(words: Sequence[str]) -> str:
 
 def _digits(value: float) -> str:
     return "0" if abs(value) < _ROUNDING else f"{value:#.3g}".rstrip(".")
+
+
+def _digit(error: float) -> str:
+    return "0" if error < _ROUNDING else f"{error:.1g}"
 
 
 def _finite(value: float) -> float | None:

@@ -20,6 +20,7 @@ _COPIES = 0.5  # of the distance of new rows
 _EXACT = 1e-3  # of a relative figure, below which no sampling of a network gets
 _WORTHWHILE = 0.95  # of the error of equal steps, below which other times are named
 _TOLD = 0.1  # of labels, above chance
+_ROUNDING = 1e-6  # of a relative figure, of float32 at most
 _STRAIGHT = 0.05  # of a relative figure, below which a field is as good as exact
 _MOST_NAMED = 4  # groups in a warning
 _ROTATION = "A rotation is in the field"
@@ -68,15 +69,29 @@ def advise(
     one, four = figures["one_step_error"].value, figures["four_step_error"].value
     if any(_ROTATION in warning for warning in warnings):
         return "Take the rotation out: it lengthens every path and changes no sample's law."
+    if one <= _ROUNDING:
+        return "One step is enough: it is exact to rounding."
     if one <= _STRAIGHT:
         return f"One step is enough: it is off by {one:.2g} of the samples' deviation."
     if four <= _STRAIGHT:
         enough = f"Four steps are enough: they are off by {four:.2g} of the samples' deviation, one step by {one:.2g}."
         return enough + _times(figures, step_grid)
+    off = f"one step is off by {one:.2g} of the samples' deviation and four by {four:.2g}"
+    if _is_near(figures):
+        return (
+            f"Train for longer or at a smaller learning rate: {off}, which is no longer for lack of optimal pairs."
+            f"{_times(figures, step_grid)}"
+        )
     return (
-        f"Train on optimal pairs (couplings.Semidiscrete, or larger assignments): one step is off by {one:.2g} of the "
-        f"samples' deviation and four by {four:.2g}, where the exact flow has 0 in one.{_times(figures, step_grid)}"
+        f"Train on optimal pairs (couplings.Semidiscrete, or larger assignments): {off}, where the exact flow has 0 in "
+        f"one.{_times(figures, step_grid)}"
     )
+
+
+def _is_near(figures: Figures) -> bool:
+    """To optimal transport: targets hardly move on the way, and pairing points again would save hardly anything."""
+    near = [figures[name].value < _STRAIGHT for name in ("recovered_drift", "repairing_gain") if name in figures]
+    return all(near)
 
 
 def _times(figures: Figures, step_grid: tuple[float, ...]) -> str:
@@ -163,9 +178,10 @@ def _optimality(figures: Figures) -> str:
         return (
             "It obeys the laws of exact optimal transport: targets do not move on the way, and no pairing costs less."
         )
-    words = "near to optimal transport" if moved < _STRAIGHT and saved < _STRAIGHT else "not optimal transport"
+    words = "near to optimal transport" if _is_near(figures) else "not optimal transport"
     mark = "" if drift is None or drift.independent is None else f" (independent pairs: {drift.independent:.2g})"
-    above = "" if excess is None else f", and the cost is {excess.value:.1%} above that of the exact flow"
+    side = "" if excess is None else "above" if excess.value >= 0 else "below"
+    above = "" if excess is None else f", and the cost is {abs(excess.value):.1%} {side} that of the exact flow"
     return (
         f"It is {words}: the recovered data point moves by {moved:.2g} of the samples' deviation on the way"
         f"{mark}, pairing its points again would save {saved:.1%}{above}.{_as_minibatches(figures)}"
@@ -180,6 +196,8 @@ def _as_minibatches(figures: Figures) -> str:
         return f" Pairs of minibatches of at least {_size(found.low)} would leave as much error."
     if found.value <= 1:
         return " A perfect network of independent pairs would err as much, or less."
+    if found.low <= 1 and found.value >= found.high:
+        return f" Pairs of minibatches of {_size(found.value)} would leave as much error, or less."
     return (
         f" Pairs of minibatches of about {_size(found.value)} ({_size(found.low)} to {_size(found.high)}) would leave "
         "as much error."
