@@ -212,9 +212,10 @@ def _generation(figures: Figures) -> str:
     distance, ratio = figures.get("energy_distance"), figures.get("variance_ratio")
     if distance is None or ratio is None:
         return ""
+    apart = f"is {distance.value:.2g} of the mean distance of two rows" if distance.low > 0 else "is not told from 0"
     return (
-        f"The energy distance of samples and data is {distance.value:.2g} of the mean distance of two rows, and the "
-        f"variance of the samples {ratio.value:.3g} of the right one.{_leakage(figures)}"
+        f"The energy distance of samples and data {apart}, and the variance of the samples is {ratio.value:.3f} times "
+        f"the right one.{_leakage(figures)}"
     )
 
 
