@@ -160,6 +160,10 @@ def test_a_sound_field_raises_no_alarm(sound: Callable[[int], Audit], seed: int)
     assert "No fault was found" in found.verdict
 
 
+def test_weights_are_averaged_where_the_variance_is_off() -> None:
+    assert too_wide(0).advice.startswith("Mend the variance first: average the weights")
+
+
 def test_a_cost_below_that_of_the_exact_flow_is_called_so() -> None:
     flow = atoms(0)
     found = judged(pf.IndependentField(0.7 * draws(flow, 200, 0)), flow)

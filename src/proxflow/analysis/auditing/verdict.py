@@ -24,6 +24,7 @@ _ROUNDING = 1e-6  # of a relative figure, of float32 at most
 _STRAIGHT = 0.05  # of a relative figure, below which a field is as good as exact
 _MOST_NAMED = 4  # groups in a warning
 _ROTATION = "A rotation is in the field"
+_VARIANCE_IS = "The variance of the samples is"
 
 Figures = Mapping[str, Figure]
 
@@ -66,6 +67,12 @@ def advise(
         return "Look at the field's values between t = 0 and t = 1 before anything else."
     if any("missing" in warning or "copies" in warning or "not the data" in warning for warning in warnings):
         return "Mend what it generates before its cost: a better coupling does not bring back what it leaves out."
+    if any(_VARIANCE_IS in warning for warning in warnings):
+        return (
+            "Mend the variance first: average the weights over the last steps of training, or let the learning rate "
+            "fall, since the last weights alone swing by some percent; and see that the data are in the units that the "
+            "model was trained in."
+        )
     one, four = figures["one_step_error"].value, figures["four_step_error"].value
     if any(_ROTATION in warning for warning in warnings):
         return "Take the rotation out: it lengthens every path and changes no sample's law."
@@ -150,7 +157,7 @@ def _wide_or_narrow(figures: Figures) -> list[str]:
     found = figures["variance_ratio"]
     which = "large" if found.value > 1 else "small"
     return [
-        f"The variance of the samples is too {which}, by {abs(found.value - 1):.0%} "
+        f"{_VARIANCE_IS} too {which}, by {abs(found.value - 1):.0%} "
         f"(95% interval of the ratio {found.low:.3g} to {found.high:.3g})."
     ]
 
