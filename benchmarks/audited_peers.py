@@ -11,7 +11,7 @@ is turned on again.
 
 Each model goes through ``adapters.detect_field`` with its library's convention stated, as ``proxflow audit`` does with
 a file, and then through ``analysis.audit``; for the first two and bayesflow the exact flow of 2,000 rows is the
-reference.
+reference, fitted as well as 4 million draws allow.
 
 ``--averaged`` audits a running average of the weights in place of the last ones, of the first two, whose loop of
 training is here. ``--variances`` trains these two and prints, at each tenth of the way, the total variance of 20,000
@@ -235,7 +235,12 @@ def audited(peer: Peer, quick: bool) -> Audit:
     convention = pf.adapters.convention_named(peer.convention)
     found = pf.adapters.detect_field(peer.model, peer.data, convention=convention, source=peer.source)
     print(f"  {found}", flush=True)
-    reference = peer.data if peer.with_reference else None
+    reference = None
+    if peer.with_reference:
+        reference = pf.semidiscrete.fit(
+            peer.data, source=peer.source, max_samples=1 << (12 if quick else 22), progress=False
+        )
+        print(f"  reference fitted to chi2 {reference.chi2:.2g} in {reference.seconds:.0f} s", flush=True)
     sizes: dict[str, Any] = {"count": 64, "steps": 8, "marks": False} if quick else {}
     return pf.analysis.audit(
         found.field, reference, source=peer.source, data=peer.data, held_out=peer.held_out, progress=False, **sizes

@@ -210,6 +210,20 @@ def test_bad_input_is_refused_in_a_line() -> None:
         audit(field, pf.ProximalFlow(pf.potentials.Ball(3)), data=rows)
 
 
+def test_a_reference_that_was_not_fitted_is_said_to_have_other_weights() -> None:
+    points = normal(40, 5, seed=5)
+    fits = [pf.semidiscrete.fit(points, tol=0.02, progress=False)]
+    with pytest.warns(pf.ConvergenceWarning):
+        fits.append(pf.semidiscrete.fit(points, max_samples=1 << 9, progress=False))
+    assert fits[1].chi2 > 0.05
+    good, bad = (
+        audit(pf.IndependentField(points), fit, data=points, count=64, steps=8, marks=False, progress=False).verdict
+        for fit in fits
+    )
+    assert "chi2" not in good
+    assert f"that of a fit with chi2 = {fits[1].chi2:.2g}, whose rows have other weights than the data" in bad
+
+
 def normal_flow(deviations: Tensor) -> pf.ProximalFlow:
     return pf.ProximalFlow(pf.potentials.Quadratic(torch.zeros(3, dtype=f64), torch.diag(deviations**2)))
 

@@ -135,7 +135,7 @@ def audit(
     shares = None if subject.groups is None else group_shares(pairs.target, subject.groups)
     warned = faults(figures, reading, shares, normal_source=isinstance(subject.source, Gaussian))
     advice = advise(figures, warned, reading, measured.step_grid)
-    verdict = verdict_of(figures, warned, advice)
+    verdict = verdict_of(figures, warned, advice, subject.misfit)
     curves = measured.pair_bound
     times, error, bound = (None,) * 3 if curves is None else (curves.times, curves.error, curves.bound)
     curve = tuple(root_ratio(squares, pairs.variances).value for squares in measured.step_errors)

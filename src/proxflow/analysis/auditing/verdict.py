@@ -22,6 +22,7 @@ _WORTHWHILE = 0.95  # of the error of equal steps, below which other times are n
 _TOLD = 0.1  # of labels, above chance
 _ROUNDING = 1e-6  # of a relative figure, of float32 at most
 _STRAIGHT = 0.05  # of a relative figure, below which a field is as good as exact
+_MISFIT = 0.05  # chi2: cells are off their shares by 22%, root mean square
 _MOST_NAMED = 4  # groups in a warning
 _ROTATION = "A rotation is in the field"
 _VARIANCE_IS = "The variance of the samples is"
@@ -49,12 +50,26 @@ def faults(figures: Figures, reading: Reading | None, shares: Shares | None, *, 
     return tuple(found + (_rotation(figures, marginals=not found) if normal_source else []))
 
 
-def verdict_of(figures: Figures, warnings: tuple[str, ...], advice: str) -> str:
-    """One paragraph: faults, how near to optimal transport, how near to the data, what to do."""
+def verdict_of(figures: Figures, warnings: tuple[str, ...], advice: str, misfit: float | None = None) -> str:
+    """One paragraph: faults, how near to optimal transport, how near to the data, what to do.
+
+    ``misfit`` is chi2 of the fit that the exact flow is made of, if it is of one.
+    """
     if "recovered_drift" not in figures:
         return f"{' '.join(warnings)} {advice}"
     start = " ".join(warnings) if warnings else "No fault was found."
-    return " ".join(part for part in (start, _optimality(figures), _generation(figures), advice) if part)
+    parts = (start, _optimality(figures), _other_weights(misfit), _generation(figures), advice)
+    return " ".join(part for part in parts if part)
+
+
+def _other_weights(misfit: float | None) -> str:
+    """Any fit is an exact flow, of rows with the masses of its cells for weights."""
+    if misfit is None or misfit < _MISFIT:
+        return ""
+    return (
+        f"The exact flow here is that of a fit with chi2 = {misfit:.2g}, whose rows have other weights than the data: "
+        "figures against it include what that makes. Give a fit to a smaller tol."
+    )
 
 
 def advise(
