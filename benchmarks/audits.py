@@ -33,6 +33,7 @@ from proxflow.analysis.auditing.generation import copies, paired_variances
 from proxflow.analysis.auditing.optimality import misses_on_the_way, optimality_figures, pair_bound, velocity_errors
 from proxflow.couplings import Coupling
 from proxflow.kernels.geometry import principal_axes
+from proxflow.report.audit_page import figure_in_words
 
 PAIRS = ("exact flow", "population pairs", "minibatches of 256", "minibatches of 16", "independent pairs")
 RISING = (
@@ -100,19 +101,12 @@ def ranked(name: str, source: Any, trained: int, width: int, **sizes: Any) -> di
 
 def print_ranking(name: str, audits: dict[str, Audit]) -> None:
     """One line for each figure, and whether models are in order."""
-    print(f"\n{name}\n{'figure':20s}" + "".join(f"{kind:>26s}" for kind in PAIRS) + "  in order")
+    print(f"\n{name}\n{'figure':20s}" + "".join(f"{kind:>32s}" for kind in PAIRS) + "  in order")
     for figure in (*RISING, "equivalent_batch", *OTHERS):
         found = [audits[kind].figures.get(figure) for kind in PAIRS]
         order = "" if figure in OTHERS else _order(found, falling=figure == "equivalent_batch")
-        print(f"{figure:20s}" + "".join(f"{_words(one):>26s}" for one in found) + f"  {order}")
-
-
-def _words(one: Figure | None) -> str:
-    if one is None:
-        return ""
-    if one.high == math.inf:
-        return f"at least {one.low:.3g}"
-    return f"{one.value:.3g} [{one.low:.3g}, {one.high:.3g}]"
+        cells = ["" if one is None else figure_in_words(one) for one in found]
+        print(f"{figure:20s}" + "".join(f"{cell:>32s}" for cell in cells) + f"  {order}")
 
 
 def _order(found: list[Figure | None], *, falling: bool) -> str:
