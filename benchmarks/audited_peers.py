@@ -11,7 +11,11 @@ is turned on again.
 
 Each model goes through ``adapters.detect_field`` with its library's convention stated, as ``proxflow audit`` does with
 a file, and then through ``analysis.audit``; for the first two and bayesflow the exact flow of 2,000 rows is the
-reference.
+reference, fitted as well as 4 million draws allow.
+
+``--averaged`` audits a running average of the weights in place of the last ones, of the first two, whose loop of
+training is here. ``--variances`` trains these two and prints, at each tenth of the way, the total variance of 20,000
+samples over that of as many fresh rows, of the last weights and of the average, instead.
 
 ``--cost`` audits networks of about a million parameters in 64 and in 784 dimensions instead, and prints CPU seconds
 and peak memory.
@@ -24,6 +28,7 @@ from __future__ import annotations
 import argparse
 import importlib.metadata
 import importlib.util
+import itertools
 import os
 import resource
 import time
@@ -34,7 +39,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
 import proxflow as pf
 from adapters import BATCH, SIGMA, EightGaussians, Velocity, moons, trained_by_diffusers
@@ -47,8 +53,22 @@ FIGURES = (
     "jacobian_asymmetry", "rotation", "spectrum_above", "recovered_drift", "repairing_gain", "cost_excess",
     "velocity_error", "equivalent_batch",
     "energy_distance", "variance_ratio", "group_least", "nearest_row_ratio", "one_step_error", "four_step_error",
-    "four_step_gain",
+    "four_step_best_error", "four_step_gain",
 )  # fmt: skip
+
+
+AVERAGED = 1_000  # last steps, or the last tenth of all where that is shorter, over which weights are averaged
+SAMPLES = 20_000  # whose variance is watched
+
+
+@dataclass(frozen=True)
+class Training:
+    """For how many steps, from how many rows where these are not drawn afresh, and which weights are wanted."""
+
+    steps: int
+    count: int
+    averaged: bool = False
+    watched: bool = False
 
 
 @dataclass(frozen=True)
@@ -63,7 +83,39 @@ class Peer:
     with_reference: bool = False
 
 
-def torchcfm_peer(steps: int, count: int) -> Peer:
+def descended(
+    network: nn.Module, loss: Callable[[], Tensor], optimiser: torch.optim.Optimizer, training: Training,
+    variances: Callable[[nn.Module], str],
+) -> nn.Module:  # fmt: skip
+    """The network after so many steps of its tutorial's loop, or the running average of its weights."""
+    average = AveragedModel(
+        network, avg_fn=lambda mean, last, count: mean + (last - mean) * max(1 / AVERAGED, 10 / (10 + float(count)))
+    )
+    for step in range(1, training.steps + 1):
+        optimiser.zero_grad()
+        loss().backward()
+        optimiser.step()
+        average.update_parameters(network)
+        if training.watched and step % max(training.steps // 10, 1) == 0:
+            print(f"  {step:>6d} steps: {variances(network)} by the last weights, "
+                  f"{variances(average.module)} by their average", flush=True)  # fmt: skip
+    averaged: nn.Module = average.module
+    return averaged if training.averaged else network
+
+
+def variance_ratio(peer: Peer, rows: Tensor) -> str:
+    """Of samples from one noise over fresh rows (n, d), as value and standard error."""
+    source = peer.source or pf.measures.Gaussian(rows.shape[1])
+    noise = source.sample(SAMPLES, generator=torch.Generator().manual_seed(0), dtype=rows.dtype)
+    convention = pf.adapters.convention_named(peer.convention)
+    found = pf.adapters.detect_field(peer.model, peer.data, convention=convention, source=peer.source)
+    with torch.no_grad():
+        samples = pf.sampling.integrate(found.field, noise, 64, method="midpoint").end
+    wide = pf.metrics.spread(samples, rows, directions=1)
+    return f"{wide.total:.3f} +- {wide.total_error:.3f}"
+
+
+def torchcfm_peer(training: Training) -> Peer:
     """Its first example; only the moons are scikit-learn's, as torchcfm's are those of torchdyn."""
     from torchcfm.conditional_flow_matching import ExactOptimalTransportConditionalFlowMatcher
     from torchcfm.models.models import MLP
@@ -71,13 +123,20 @@ def torchcfm_peer(steps: int, count: int) -> Peer:
     source, network = EightGaussians(), MLP(dim=2, time_varying=True)
     optimiser = torch.optim.Adam(network.parameters())
     matcher = ExactOptimalTransportConditionalFlowMatcher(sigma=SIGMA)
-    for step in range(steps):
-        optimiser.zero_grad()
-        t, xt, ut = matcher.sample_location_and_conditional_flow(source.sample(BATCH), moons(BATCH, step))
+    seeds = itertools.count()
+
+    def loss() -> Tensor:
+        t, xt, ut = matcher.sample_location_and_conditional_flow(source.sample(BATCH), moons(BATCH, next(seeds)))
         vt = network(torch.cat([xt, t[:, None]], dim=-1))
-        torch.mean((vt - ut) ** 2).backward()
-        optimiser.step()
-    return Peer(network, "torchcfm", moons(count, steps), source, with_reference=True)
+        return torch.mean((vt - ut) ** 2)
+
+    def peer(model: nn.Module) -> Peer:
+        return Peer(model, "torchcfm", moons(training.count, training.steps), source, with_reference=True)
+
+    def variances(model: nn.Module) -> str:
+        return variance_ratio(peer(model), moons(SAMPLES, training.steps + 1))
+
+    return peer(descended(network, loss, optimiser, training, variances))
 
 
 def checkerboard(n: int) -> Tensor:
@@ -87,7 +146,7 @@ def checkerboard(n: int) -> Tensor:
     return torch.stack([x, y], 1) / 0.45
 
 
-def flow_matching_peer(steps: int, count: int) -> Peer:
+def flow_matching_peer(training: Training) -> Peer:
     """Its path, scheduler and wrapper; a perceptron for its MLP."""
     from flow_matching.path import AffineProbPath
     from flow_matching.path.scheduler import CondOTScheduler
@@ -95,30 +154,38 @@ def flow_matching_peer(steps: int, count: int) -> Peer:
 
     path, model = AffineProbPath(scheduler=CondOTScheduler()), ModelWrapper(Velocity(width=128))
     optimiser = torch.optim.Adam(model.parameters(), lr=1e-3)
-    for _ in range(steps):
-        optimiser.zero_grad()
+
+    def loss() -> Tensor:
         x_1 = checkerboard(2 * BATCH)
         sample = path.sample(t=torch.rand(len(x_1)), x_0=torch.randn_like(x_1), x_1=x_1)
-        torch.pow(model(sample.x_t, sample.t) - sample.dx_t, 2).mean().backward()
-        optimiser.step()
-    return Peer(model, "flow_matching", checkerboard(count), with_reference=True)
+        return torch.pow(model(sample.x_t, sample.t) - sample.dx_t, 2).mean()
+
+    def variances(model: nn.Module) -> str:
+        with torch.random.fork_rng():  # whether it is looked at must not change the training
+            torch.manual_seed(1)
+            rows = checkerboard(SAMPLES)
+        return variance_ratio(Peer(model, "flow_matching", rows[: training.count]), rows)
+
+    trained = descended(model, loss, optimiser, training, variances)
+    return Peer(trained, "flow_matching", checkerboard(training.count), with_reference=True)
 
 
-def diffusers_peer(steps: int, count: int) -> Peer:
+def diffusers_peer(training: Training) -> Peer:
     """The loop of its training scripts on digits, the last of which are held out."""
     rows = pf.data.load("digits").points[:, None]
     rows = rows[torch.randperm(len(rows))]
-    kept = min(DIGITS, count)
-    model, _ = trained_by_diffusers(rows[:kept], torch.randn_like, max(steps // 8, 2))
+    kept = min(DIGITS, training.count)
+    model, _ = trained_by_diffusers(rows[:kept], torch.randn_like, max(training.steps // 8, 2))
     return Peer(lambda x, timestep: model(x, timestep, return_dict=False), "diffusers", rows[:kept],
                 held_out=rows[DIGITS:])  # fmt: skip
 
 
-def sbi_peer(steps: int, count: int) -> Peer:
+def sbi_peer(training: Training) -> Peer:
     """FMPE as its tutorial runs it; theta | x is N(x - 1, 0.1^2), far from the ends of the prior."""
     from sbi.inference import FMPE
     from sbi.utils import BoxUniform
 
+    steps, count = training.steps, training.count
     prior = BoxUniform(low=-2 * torch.ones(3), high=2 * torch.ones(3))
     theta = prior.sample((count,))
     x = 1.0 + theta + 0.1 * torch.randn_like(theta)
@@ -135,12 +202,13 @@ def sbi_peer(steps: int, count: int) -> Peer:
     return Peer(model, "sbi", posterior)
 
 
-def bayesflow_peer(steps: int, count: int) -> Peer:
+def bayesflow_peer(training: Training) -> Peer:
     """Its workflow on theta of N(0, I) in the plane, seen as |theta| with normal noise, at |theta| = (1, 1)."""
     os.environ["KERAS_BACKEND"] = "torch"
     import bayesflow
 
     torch.set_grad_enabled(True)
+    steps, count = training.steps, training.count
     random = np.random.default_rng(0)
     theta = random.normal(size=(10 * count, 2)).astype("float32")
     seen = (np.abs(theta) + 0.1 * random.normal(size=theta.shape)).astype("float32")
@@ -167,14 +235,19 @@ def audited(peer: Peer, quick: bool) -> Audit:
     convention = pf.adapters.convention_named(peer.convention)
     found = pf.adapters.detect_field(peer.model, peer.data, convention=convention, source=peer.source)
     print(f"  {found}", flush=True)
-    reference = peer.data if peer.with_reference else None
+    reference = None
+    if peer.with_reference:
+        reference = pf.semidiscrete.fit(
+            peer.data, source=peer.source, max_samples=1 << (12 if quick else 22), progress=False
+        )
+        print(f"  reference fitted to chi2 {reference.chi2:.2g} in {reference.seconds:.0f} s", flush=True)
     sizes: dict[str, Any] = {"count": 64, "steps": 8, "marks": False} if quick else {}
     return pf.analysis.audit(
         found.field, reference, source=peer.source, data=peer.data, held_out=peer.held_out, progress=False, **sizes
     )
 
 
-PEERS: dict[str, Callable[[int, int], Peer]] = {
+PEERS: dict[str, Callable[[Training], Peer]] = {
     "torchcfm": torchcfm_peer,
     "flow_matching": flow_matching_peer,
     "diffusers": diffusers_peer,
@@ -183,22 +256,32 @@ PEERS: dict[str, Callable[[int, int], Peer]] = {
 }
 
 
-def print_peers(steps: int, names: list[str], quick: bool) -> None:
+WATCHED = ("torchcfm", "flow_matching")  # whose loop of training is here
+
+
+def trained_peer(name: str, training: Training) -> Peer | None:
+    """One that is installed, from its own seed, with the time that it took."""
+    if importlib.util.find_spec(name) is None:
+        print(f"{name} is not installed: left out")
+        return None
+    torch.manual_seed(0)
+    np.random.seed(0)  # noqa: NPY002 - torchcfm draws its plans with it
+    print(f"{name} {importlib.metadata.version(name)}, {training.steps:,} steps in the plane", flush=True)
+    started = time.process_time()
+    peer = PEERS[name](training)
+    print(f"  trained in {time.process_time() - started:.0f} CPU s", flush=True)
+    return peer
+
+
+def print_peers(training: Training, names: list[str], quick: bool) -> None:
     """Train and audit all that are installed, then one table."""
-    steps, count = (20, 256) if quick else (steps, ROWS)
     audits: dict[str, Audit] = {}
     for name in names:
-        if importlib.util.find_spec(name) is None:
-            print(f"{name} is not installed: left out")
-            continue
-        torch.manual_seed(0)
-        np.random.seed(0)  # noqa: NPY002 - torchcfm draws its plans with it
-        started = time.process_time()
-        peer = PEERS[name](steps, count)
-        trained = time.process_time()
-        print(f"{name} {importlib.metadata.version(name)}: trained in {trained - started:.0f} CPU s", flush=True)
-        audits[name] = audited(peer, quick)
-        print(f"  audited in {time.process_time() - trained:.0f} CPU s: {audits[name].verdict}", flush=True)
+        peer = trained_peer(name, training)
+        if peer is not None:
+            started = time.process_time()
+            audits[name] = audited(peer, quick)
+            print(f"  audited in {time.process_time() - started:.0f} CPU s: {audits[name].verdict}", flush=True)
     print_table(audits)
 
 
@@ -233,6 +316,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=2000, help="of training in the plane; an eighth for the U-Net")
     parser.add_argument("--only", nargs="+", choices=list(PEERS), default=list(PEERS), help="these peers alone")
+    parser.add_argument("--averaged", action="store_true", help="weights of the first two, over the last steps")
+    parser.add_argument("--variances", action="store_true", help="of the first two, while they train")
     parser.add_argument("--cost", action="store_true", help="what an audit of a large network costs")
     parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that it runs")
     options = parser.parse_args()
@@ -240,7 +325,13 @@ def main() -> None:
     if options.cost:
         print_cost(options.quick)
     else:
-        print_peers(options.steps, options.only, options.quick)
+        steps, count = (20, 256) if options.quick else (options.steps, ROWS)
+        training = Training(steps, count, options.averaged, options.variances)
+        if options.variances:
+            for name in (name for name in options.only if name in WATCHED):
+                trained_peer(name, training)
+        else:
+            print_peers(training, options.only, options.quick)
 
 
 if __name__ == "__main__":

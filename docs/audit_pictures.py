@@ -11,6 +11,8 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 import proxflow as pf
+from proxflow.analysis.auditing.equivalent_batch import batch_curve
+from proxflow.report.audit_page import figure_in_words
 
 FOLDER = Path(__file__).parent / "images"
 DATA, GOOD, BAD = "0.7", "tab:blue", "tab:red"
@@ -159,6 +161,58 @@ def copies(axes: mpl.axes.Axes, good: bool) -> str:
     return samples("nearest_row_ratio", NEW if good else ROWS, axes, good, held_out=held_out)
 
 
+def equivalent_batch(axes: mpl.axes.Axes, good: bool) -> str:
+    """Errors of perfect networks by the size of their minibatches, and the sizes that the field's error speaks for."""
+    field: Field = FLOW.velocity if good else partly_independent
+    found = pf.analysis.audit(field, FLOW, data=ROWS, count=512, steps=16, marks=False, progress=False)
+    batch = found.figures["equivalent_batch"]
+    curve = batch_curve(FLOW, INDEPENDENT, torch.arange(1, 8, dtype=torch.float64) / 8, 0)
+    axes.axvspan(batch.low, min(batch.high, 128), color=GOOD if good else BAD, alpha=0.3, lw=0)
+    axes.errorbar(curve.sizes, curve.value, 2 * curve.stderr, color="black", lw=1, marker=".", capsize=2)
+    axes.set(xlim=(0.8, 128), xlabel="size of minibatches", ylim=(0, 1.7))
+    axes.set_xscale("log")
+    axes.set_xticks([1, 4, 16, 64], ["1", "4", "16", "64"])
+    axes.minorticks_off()
+    return figure_in_words(batch)
+
+
+def partly_independent(t: Tensor, x: Tensor) -> Tensor:
+    """Between the exact velocity and that of independent pairs."""
+    return 0.7 * FLOW.velocity(t, x) + 0.3 * INDEPENDENT(t, x)
+
+
+def leakage(axes: mpl.axes.Axes, good: bool) -> str:
+    """The noise that rows of three classes came from, each followed back with its own class."""
+    rows = CENTRES.repeat(300, 1) + 0.35 * normal(900, 2, seed=8)
+    labels = torch.arange(len(rows)) % 3
+    middle, width = (0.0 * CENTRES, 1.0) if good else (0.4 * CENTRES, 0.6)
+    rate = 0.35 / width  # of the linear map from the noise of a class to its rows
+
+    def field(t: Tensor, x: Tensor, label: Tensor) -> Tensor:
+        shift = CENTRES[label] - rate * middle[label]
+        return shift + (rate - 1) * (x - t * shift) / (1 - t + t * rate)
+
+    shown = labels[:150]
+    noise = pf.sampling.encode(lambda t, x: field(t, x, shown), rows[:150]).end
+    for label, (shade, mark) in enumerate((("black", "o"), (GOOD if good else BAD, "o"), ("0.6", "s"))):
+        axes.scatter(*noise[shown == label].T, s=8, color=shade, marker=mark)
+    square(axes, 3)
+    return value("label_leakage", FLOW, data=rows, labels=labels, conditional=field)
+
+
+def likelihood(axes: mpl.axes.Axes, good: bool) -> str:
+    """Where the model is dense, and new rows."""
+    spread = torch.tensor([[1.6, 0.9], [0.9, 0.9]], dtype=torch.float64)
+    new = normal(128, 2, seed=7) @ torch.linalg.cholesky(spread).mT
+    model = pf.ProximalFlow(pf.potentials.Quadratic(torch.zeros(2), spread if good else torch.eye(2)))
+    line = torch.linspace(-4.2, 4.2, 80, dtype=torch.float64)
+    density = model.log_prob(torch.cartesian_prod(line, line)).view(80, 80).mT
+    axes.scatter(*new.T, s=6, color=DATA)
+    axes.contour(line, line, density, levels=[-8, -6, -4, -2.5], colors=GOOD if good else BAD, linestyles="solid")
+    square(axes)
+    return value("density_bits", model, data=new, likelihood=True)
+
+
 # ------------------------------------------------------------------ how does it arrive, what would help?
 
 
@@ -170,6 +224,25 @@ def few_steps(axes: mpl.axes.Axes, good: bool) -> str:
     axes.set(ylim=(-0.05, 1), xlabel="steps", xscale="log", xticks=found.steps, xticklabels=found.steps)
     axes.minorticks_off()
     return f"{found.figures['four_step_error'].value:.2g}"
+
+
+def step_grid(axes: mpl.axes.Axes, good: bool) -> str:
+    """How fast the velocity changes along trajectories, and the best times of four steps."""
+    field: Field = INDEPENDENT if good else late
+    found = pf.analysis.audit(field, data=ROWS, count=512, steps=32, marks=False, progress=False)
+    times, points = path(field, 256, 64)
+    velocities = torch.stack([field(t, x) for t, x in zip(times[:-1], points[:-1], strict=True)])
+    change = velocities.diff(dim=0).square().sum(2).mean(1).sqrt() / times[1:-1].diff().mean()
+    axes.plot(times[1:-1], change, color="black", lw=1)
+    for t in found.step_grid:
+        axes.axvline(t, color=GOOD if good else BAD)
+    axes.set(xlim=(-0.03, 1.03), ylim=(0, None), xlabel="t", xticks=[0, 0.5, 1])
+    return f"{found.figures['four_step_gain'].value:.2g}"
+
+
+def late(t: Tensor, x: Tensor) -> Tensor:
+    """The exact velocity with one that comes in the last third."""
+    return FLOW.velocity(t, x) + torch.sigmoid(30 * (t - 0.7)) * torch.tensor([2.0, 0.0], dtype=torch.float64)
 
 
 GROUPS: dict[str, tuple[tuple[str, str, Panel], ...]] = {
@@ -188,7 +261,13 @@ GROUPS: dict[str, tuple[tuple[str, str, Panel], ...]] = {
     ),
     "steps": (
         ("pair_excess", "independent pairs", pair_excess),
+        ("equivalent_batch", "30% of independent pairs", equivalent_batch),
         ("four_step_error", "independent pairs", few_steps),
+        ("four_step_gain", "bends in the last third", step_grid),
+    ),
+    "density": (
+        ("label_leakage", "classes coupled together", leakage),
+        ("density_bits", "another covariance", likelihood),
     ),
 }
 

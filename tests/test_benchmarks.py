@@ -76,6 +76,14 @@ def test_audited_peers(library: str) -> None:
 
 
 @pytest.mark.slow
+def test_variances_of_peers_while_they_train() -> None:
+    output = printed_by("audited_peers.py", "--variances")
+    installed = [name for name in ("torchcfm", "flow_matching") if f"{name} is not installed: left out" not in output]
+    found = re.findall(r"^ +\d+ steps: \d\.\d{3} \+- \d\.\d{3} by the last weights, \d", output, re.MULTILINE)
+    assert len(found) == 10 * len(installed)
+
+
+@pytest.mark.slow
 def test_cost_of_audits() -> None:
     lines = printed_by("audited_peers.py", "--cost").splitlines()
     assert [line.split(",")[0] for line in lines[1:]] == ["d = 64", "d = 300"]

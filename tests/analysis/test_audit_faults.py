@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 import proxflow as pf
-from proxflow.analysis import Audit, audit
+from proxflow.analysis import Audit, Figure, audit
+from proxflow.analysis.auditing.verdict import advise
 from proxflow.potentials import Discrete, Quadratic
 from tests.marks import slow_beyond
 
@@ -159,22 +160,51 @@ def test_a_sound_field_raises_no_alarm(sound: Callable[[int], Audit], seed: int)
     assert "No fault was found" in found.verdict
 
 
+def test_weights_are_averaged_where_the_variance_is_off() -> None:
+    assert too_wide(0).advice.startswith("Mend the variance first: average the weights")
+
+
+def test_a_cost_below_that_of_the_exact_flow_is_called_so() -> None:
+    flow = atoms(0)
+    found = judged(pf.IndependentField(0.7 * draws(flow, 200, 0)), flow)
+    cost = found.figures["cost_excess"].value
+    assert cost < 0
+    assert f"the cost is {-cost:.1%} below that of the exact flow" in found.verdict
+
+
+@pytest.mark.parametrize(("drift", "said"), [(0.02, "Train for longer"), (0.3, "Train on optimal pairs")])
+def test_optimal_pairs_are_advised_where_pairs_are_not_optimal(drift: float, said: str) -> None:
+    errors = {"recovered_drift": drift, "repairing_gain": 0.0, "one_step_error": 0.2, "four_step_error": 0.1}
+    figures = {name: Figure(name, value, value, value, 0.0, None, "") for name, value in errors.items()}
+    assert advise(figures, (), None).startswith(said)
+
+
 def test_a_field_without_values_is_said_to_have_none() -> None:
     found = judged(lambda t, x: x * math.nan, data=normal(100, 2, seed=0))
     assert "not finite" in found.verdict
     assert found.figures == {}
 
 
+def eddies(x: Tensor) -> Tensor:
+    """Of the stream function a cos(k x) cos(k y), which turn one way and the other, k^2 a at most."""
+    wave, size = 6.0, 0.02
+    phase = wave * x
+    turning = torch.stack([-phase[:, 0].cos() * phase[:, 1].sin(), phase[:, 0].sin() * phase[:, 1].cos()], 1)
+    return size * wave * turning
+
+
+def test_a_rotation_is_stated_as_it_was_judged() -> None:
+    """Without what is antisymmetric in single places alone."""
+    turning = turned(isotropic(0), 0.5)
+    found = judged(lambda t, x: turning(t, x) + eddies(x), isotropic(0))
+    rotation, all_of_it = (found.figures[name].value for name in ("rotation", "jacobian_asymmetry"))
+    assert all_of_it > 1.2 * rotation
+    assert f"is {rotation:.0%} of the norm of its Jacobian" in found.warnings[0]
+
+
 def test_eddies_as_errors_of_training_leave_them_are_no_rotation() -> None:
-    """Those of the stream function a cos(k x) cos(k y) turn one way and the other, k^2 a at most."""
-    flow, wave, size = isotropic(0), 6.0, 0.02
-
-    def field(t: Tensor, x: Tensor) -> Tensor:
-        phase = wave * x
-        turning = torch.stack([-phase[:, 0].cos() * phase[:, 1].sin(), phase[:, 0].sin() * phase[:, 1].cos()], 1)
-        return flow.velocity(t, x) + size * wave * turning
-
-    found = judged(field, flow)
+    flow = isotropic(0)
+    found = judged(lambda t, x: flow.velocity(t, x) + eddies(x), flow)
     assert found.figures["jacobian_asymmetry"].low > 0.1
     assert found.figures["rotation"].low < 0.05
     assert found.warnings == ()

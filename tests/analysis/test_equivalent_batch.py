@@ -99,6 +99,18 @@ def test_a_field_that_errs_more_than_any_pairs_allow_is_no_better_than_independe
     assert found.figures["equivalent_batch"].high <= 4
 
 
+def test_a_field_that_errs_across_has_a_size_without_a_lower_end() -> None:
+    """Exact along the error of independent pairs, and off across it by what pairs of some size leave at all."""
+    deviations = torch.tensor([2.0, 0.5], dtype=f64)
+    flow = pf.ProximalFlow(pf.potentials.Quadratic(torch.zeros(2, dtype=f64), torch.diag(deviations**2)))
+    turn = torch.tensor([[0.0, 1.5], [-1.5, 0.0]], dtype=f64)
+    found = audit(lambda t, x: flow(t, x) + x @ turn, flow, count=256, steps=16, marks=False, progress=False)
+    batch = found.figures["equivalent_batch"]
+    assert 1 == batch.low < batch.value == batch.high
+    assert f"Pairs of minibatches of {batch.value:.0f}" in found.verdict.replace(".0 would", " would")
+    assert "would leave as much error, or less." in found.verdict
+
+
 def test_the_exact_flow_is_above_a_curve_that_passes_below_zero() -> None:
     flow = pf.ProximalFlow(pf.potentials.Discrete(line_rows(), 0.5 * line_rows().square()[:, 0]))
     rule, curve = independent_rule(flow, LINEAR, 0), batch_curve(flow, independent_rule(flow, LINEAR, 0), TIMES, 0)

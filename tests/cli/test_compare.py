@@ -65,9 +65,10 @@ def test_json_is_one_object(folder: Path, capsys: pytest.CaptureFixture[str]) ->
     (one,) = [figure for figure in record["figures"] if figure["name"] == "energy distance, 1 step"]
     assert one == {
         "name": "energy distance, 1 step",
-        "target": 0.0,
+        "best": "at most 0",
         "values": [0.5, 0.1],
         "errors": [0.01, 0.01],
+        "intervals": [pytest.approx([0.4804, 0.5196], rel=1e-4), pytest.approx([0.0804, 0.1196], rel=1e-4)],
         "leaders": ["b"],
     }
     assert record["not_ranked"] == []

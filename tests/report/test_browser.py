@@ -14,7 +14,9 @@ import pytest
 import torch
 
 import proxflow as pf
-from proxflow.report import render_page, render_training_page
+from proxflow.report import render_audit_page, render_comparison_page, render_page, render_training_page
+from proxflow.report.compared_audits import compared_audits
+from tests.report.run_records import audit_record
 from tests.report.written import fitted
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -43,10 +45,20 @@ PROBE = """<script>
 </script></body>"""
 
 
-def looked_at(page: str, points: str, folder: Path, width: int) -> dict[str, Any]:
+WIDTHS = """<script>
+{
+  const wide = document.documentElement.scrollWidth > innerWidth;
+  const seen = { wide, terms: document.querySelectorAll("dt").length };
+  document.body.innerHTML = "<pre id=seen></pre>";
+  document.querySelector("#seen").textContent = JSON.stringify(seen);
+}
+</script></body>"""
+
+
+def looked_at(page: str, probe: str, folder: Path, width: int) -> dict[str, Any]:
     """What the script finds in the page."""
     path = folder / "page.html"
-    path.write_text(page.replace("</body>", PROBE.replace("NAME", points)))
+    path.write_text(page.replace("</body>", probe))
     command = [
         BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", f"--window-size={width},800",
         f"--user-data-dir={folder / 'profile'}", "--dump-dom", path.as_uri(),
@@ -61,7 +73,7 @@ def test_the_slider_moves_noise_to_the_data(tmp_path: Path, width: int) -> None:
     data = pf.data.load("moons", n=60)
     fit, flow = fitted(data)
     page = render_page(fit, flow, data, command="proxflow fit moons")
-    seen = looked_at(page, "moving", tmp_path, width)
+    seen = looked_at(page, PROBE.replace("NAME", "moving"), tmp_path, width)
     assert seen["shown"]
     assert not seen["wide"]  # no part of the page is wider than the window
     first, middle, last = (torch.tensor(seen[t]) for t in ("0", "0.5", "1"))
@@ -78,7 +90,22 @@ def test_samples_of_images_move(tmp_path: Path) -> None:
     network = pf.matching.MLP(data.event_shape, width=8, depth=1)
     result = pf.matching.train(network, pf.couplings.Independent(data.points), steps=2, batch_size=8, progress=False)
     comparison = result.few_steps(data.points, count=50, steps=(1, 2))
-    seen = looked_at(render_training_page(result, comparison, data, ARGUMENTS), "plane-samples-0", tmp_path, 1000)
+    page = render_training_page(result, comparison, data, ARGUMENTS)
+    seen = looked_at(page, PROBE.replace("NAME", "plane-samples-0"), tmp_path, 1000)
     assert (torch.tensor(seen["0"]) - torch.tensor(seen["1"])).abs().max() > 1
     assert (torch.tensor(seen["start"]) - torch.tensor(seen["1"])).abs().max() < 0.1
     assert "sample " in seen["tip"]
+
+
+@pytest.mark.parametrize("width", [1280, 500])
+def test_audits_and_their_comparisons_fit_the_window(tmp_path: Path, width: int) -> None:
+    rows = pf.data.load("moons", n=60).points
+    found = pf.analysis.audit(pf.IndependentField(rows), rows, data=rows, count=64, steps=8, progress=False)
+    seen = looked_at(
+        render_audit_page(found, "moons", "independent pairs", "proxflow audit x"), WIDTHS, tmp_path, width
+    )
+    assert seen == {"wide": False, "terms": len(found.figures)}
+    records = [audit_record(dict.fromkeys(found.figures, (0.1 * k, 0.01))) for k in range(4)]
+    names = [f"runs/of-a-long-name-{k}" for k in range(4)]
+    page = render_comparison_page(compared_audits(names, records), names)
+    assert not looked_at(page, WIDTHS, tmp_path, width)["wide"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from typing import Any
@@ -12,19 +13,21 @@ import torch
 from proxflow.report import render_comparison_page
 from proxflow.report.compared_audits import compared_audits
 from proxflow.report.compared_training import compared_training, quality_of
-from proxflow.report.run_comparison import NO_DIFFERENCE, ComparedFigure, Measured
+from proxflow.report.run_comparison import NO_DIFFERENCE, ComparedFigure, Measured, one_value
 from tests.report.run_records import audit_record, training_record
 from tests.report.written import Page
 
+INFINITY = math.inf
 A = training_record((0.5, 0.3, 0.2, 0.1, 0.05), coupling="independent")
 B = training_record((0.1, 0.1, 0.1, 0.06, 0.04), coupling="subspace")
 
 
 def _figure(
-    *measured: tuple[float, float] | None, target: float | None = 0.0, never_below: bool = False
+    *measured: tuple[float, ...] | None, target: float | None = 0.0, below_as_good: bool = False
 ) -> ComparedFigure:
-    return ComparedFigure("figure", tuple(None if one is None else Measured(*one) for one in measured), target,
-                          never_below)  # fmt: skip
+    """Of values with an error, or with one below and one above."""
+    known = tuple(None if one is None else Measured(one[0], one[1], one[-1]) for one in measured)
+    return ComparedFigure("figure", known, target, below_as_good)
 
 
 @pytest.mark.parametrize(
@@ -35,10 +38,19 @@ def _figure(
         (_figure((3.0, 0.1), (1.0, 0.1), (1.1, 0.1)), (1, 2)),
         (_figure((0.8, 0.01), (1.1, 0.01), target=1.0), (1,)),
         (_figure((-2.0, 0.1), (0.1, 0.1)), (1,)),
-        (_figure((-2.0, 0.1), (0.1, 0.1), never_below=True), (0, 1)),  # both are 0 within error
+        (_figure((-2.0, 0.1), (0.1, 0.1), below_as_good=True), (0, 1)),  # both are 0 within error
         (_figure((1.0, 0.1), None), ()),  # nothing to compare with
         (_figure(None, (5.0, 0.1), (1.0, 0.1)), (2,)),
         (_figure((1.0, 0.1), (5.0, 0.1), target=None), ()),
+        (_figure((0.01, 9.0, 0.1), (0.31, 0.02, 9.0)), (0,)),  # apart on the sides that face each other
+        (_figure((0.0, 0.0, 0.1), (0.3, 0.2, 0.0)), (0, 1)),
+        (_figure((-0.3, 9.0, 0.02), (0.0, 0.1, 0.1)), (1,)),  # from below, its upper side faces the target
+        (_figure((0.9, 0.01), (0.2, 0.01), (1.4, 0.1), target=1.0, below_as_good=True), (0, 1)),
+        (_figure((1.0, 0.1), (2.0, 0.1), target=-INFINITY), (0,)),
+        (_figure((-1.0, 0.1), (2.0, 0.1), target=INFINITY), (1,)),
+        (_figure((512.0, 150.0, INFINITY), (100.0, 10.0, 30.0), target=INFINITY), (0,)),
+        (_figure((100.0, 10.0, 30.0), (60.0, 5.0, INFINITY), target=INFINITY), (0, 1)),  # it may be any size above 50
+        (_figure((512.0, 150.0, INFINITY), (90.0, 5.0, INFINITY), (3.0, 1.0), target=INFINITY), (0, 1)),
     ],
 )
 def test_a_run_leads_where_errors_allow_it(figure: ComparedFigure, leaders: tuple[int, ...]) -> None:
@@ -180,3 +192,37 @@ def test_audits_are_ranked_by_the_laws() -> None:
     assert page.alts == []
     assert page.cell("recovered drift") == "0.500 ± 0.01"
     assert "other --count (a: 128; b: 64)" in compared_audits(["a", "b"], [one, audit_record({}, count=64)]).verdict
+
+
+def test_equal_runs_with_unequal_sides_are_rarely_told_apart() -> None:
+    """Sizes of lognormal error: their intervals are longer above."""
+    generator = torch.Generator().manual_seed(0)
+    logs = torch.randn(4000, 2, generator=generator, dtype=torch.float64) * torch.tensor([0.15, 0.3]) + math.log(40.0)
+    sizes, ends = logs.exp(), [(logs + side * 1.959964 * torch.tensor([0.15, 0.3])).exp() for side in (-1, 1)]
+    found = 0
+    for value, low, high in zip(sizes.tolist(), *(end.tolist() for end in ends), strict=True):
+        measured = tuple(one_value(*one) for one in zip(value, low, high, strict=True))
+        found += ComparedFigure("figure", measured, math.inf).best is not None
+    assert 0.03 < found / 4000 < 0.065
+
+
+def test_a_figure_with_a_lower_end_alone_is_shown_and_ranked() -> None:
+    """As an audit writes it: null is the end that there is none of."""
+    sizes = [(512.0, 119.0, None), (14.0, 11.0, 19.0), (1.0, 1.0, 1.0)]
+    records = [audit_record({"recovered_drift": (0.1, 0.01)}) for _ in sizes]
+    for record, (value, low, high) in zip(records, sizes, strict=True):
+        record["result"]["figures"]["equivalent_batch"] = {"value": value, "interval": [low, high], "exact": None}
+        record["result"]["figures"]["density_bits"] = {"value": value / 100, "interval": [value / 100] * 2}
+    found = compared_audits(["a", "b", "c"], records)
+    batch, bits = (found.as_record["figures"][k] for k in (1, 2))
+    assert batch["name"] == "equivalent batch"
+    assert batch["best"] == "larger"
+    assert batch["leaders"] == ["a"]
+    assert batch["intervals"][0] == [pytest.approx(119.0), None]
+    assert batch["errors"][0] is None
+    assert (bits["best"], bits["leaders"]) == ("smaller", ["c"])
+    page = Page(render_comparison_page(found, ["a", "b", "c"]))
+    (row,) = [row for row in page.rows if row[0] == "equivalent batch"]
+    assert row[1:] == ["at least 119", "14.0 +3 -2", "1.00 ± 0", "a"]
+    assert "not measured" not in page.text
+    json.dumps(found.as_record, allow_nan=False)

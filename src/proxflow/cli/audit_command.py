@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -121,9 +120,12 @@ def _record(result: Audit) -> dict[str, Any]:
 
 
 def _print(output: Output, result: Audit) -> None:
+    from proxflow.report.audit_page import audit_table
+
+    table = audit_table(result)
+    rows = [table.columns, *((name, *row[1:]) for name, row in zip(result.figures, table.rows, strict=True))]
+    widths = [max(len(row[k]) for row in rows) for k in range(len(table.columns))]
     output.say(result.verdict)
-    output.say(f"  {'figure':<22s}{'value':>10s}{'95% interval':>24s}{'exact':>10s}{'independent':>13s}")
-    for one in result.figures.values():
-        interval = f"[{one.low:.3g}, {one.high:.3g}]" if one.high < math.inf else f"at least {one.low:.3g}"
-        marks = ["" if mark is None else f"{mark:.3g}" for mark in (one.exact, one.independent)]
-        output.say(f"  {one.name:<22s}{one.value:>10.3g}{interval:>24s}{marks[0]:>10s}{marks[1]:>13s}")
+    for name, *cells in rows:
+        words = [f"{cell:>{width}s}" for cell, width in zip(cells, widths[1:], strict=True)]
+        output.say(f"  {name:<{widths[0]}s}  {'  '.join(words)}".rstrip())

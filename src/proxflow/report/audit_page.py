@@ -19,7 +19,9 @@ __all__ = ["audit_table", "figure_in_words", "render_audit_page", "scales_of_fig
 _ROW = 0.34  # inches of one figure on its scale
 _MARGIN = 0.06  # of a scale, at both of its ends
 _SHARES = 24  # groups that are drawn
+_HEADROOM = 1.2  # times the largest share, for the names of both above it
 _ZERO = 1e-9  # of a relative figure: rounding
+_SCALES = "Dot: this field, with its 95% interval. Line: the exact flow. Ring: independent pairs."
 _LEAST_ERROR = 1e-6  # at the top of a scale of errors: an exact flow shows a line at 0 and not its rounding
 
 
@@ -66,12 +68,12 @@ def audit_table(audit: Audit) -> Table:
 
 def scales_of_figures(figures: Sequence[Figure], name: str) -> str:
     """Each figure on a scale of its own: a dot with its interval, a line for the exact flow, a ring for independent."""
-    figure = new_figure(5.4, 0.5 + _ROW * len(figures))
+    figure = new_figure(6.2, 0.5 + _ROW * len(figures))
     axes = figure.add_subplot()
     for place, one in enumerate(reversed(figures)):
         _draw(axes, place, one)
     axes.set_yticks(range(len(figures)), [_title(one.name) for one in reversed(figures)], fontsize=9)
-    axes.set(xlim=(-0.08, 1.08), ylim=(-0.6, len(figures) - 0.4), xticks=[])
+    axes.set(xlim=(-0.2, 1.2), ylim=(-0.6, len(figures) - 0.4), xticks=[])
     for side in ("top", "right", "bottom", "left"):
         axes.spines[side].set_visible(False)
     axes.tick_params(axis="y", length=0)
@@ -95,8 +97,11 @@ def _draw(axes: Axes, place: int, one: Figure) -> None:
     if math.isfinite(one.value):
         axes.plot([at(one.low), min(at(one.high), 1.0)], [place, place], color=ACCENT, lw=3, alpha=0.5, zorder=4)
         axes.plot(at(one.value), place, "o", color=ACCENT, ms=5, zorder=5)
-    axes.annotate(_number(low), (0, place), xytext=(-2, 6), textcoords="offset points", fontsize=6, color=PALE)
-    axes.annotate(_number(high), (1, place), xytext=(-8, 6), textcoords="offset points", fontsize=6, color=PALE)
+    for end, place_of_end, away, side in ((low, 0.0, -3, "right"), (high, 1.0, 3, "left")):
+        axes.annotate(
+            _number(end), (place_of_end, place), xytext=(away, 0), textcoords="offset points", ha=side, va="center",
+            fontsize=7,
+        )  # fmt: skip
 
 
 def _scales(audit: Audit) -> list[Picture]:
@@ -104,10 +109,10 @@ def _scales(audit: Audit) -> list[Picture]:
     for question, entries in GROUPS_OF_FIGURES.items():
         shown = [audit.figures[name] for name in entries if name in audit.figures]
         if shown:
-            meanings = " ".join(f"{_title(one.name)}: {one.meaning}" for one in shown)
-            caption = f"Dot: this field, with 95% interval; line: the exact flow; ring: independent pairs. {meanings}"
+            terms = tuple((_title(one.name), one.meaning) for one in shown)
             alt = "; ".join(f"{_title(one.name)} {figure_in_words(one)}" for one in shown)
-            pictures.append(Picture(question, alt, caption, (scales_of_figures(shown, f"scales{len(pictures)}"),)))
+            scales = scales_of_figures(shown, f"scales{len(pictures)}")
+            pictures.append(Picture(question, alt, _SCALES, (scales,), terms=terms))
     return pictures
 
 
@@ -173,8 +178,8 @@ def _shares(audit: Audit) -> Picture:
     axes.bar(range(len(order)), made, color=ACCENT, alpha=0.6, label="samples")
     axes.plot(range(len(order)), wanted, "_", color=INK, ms=12, mew=2, label="data")
     axes.set_xticks(range(len(order)), [literal(name) for name in names], rotation=60, ha="right", fontsize=7)
-    axes.set(ylabel="share")
-    axes.legend(frameon=False, fontsize=8)
+    axes.set(ylabel="share", ylim=(0, _HEADROOM * max(*made, *wanted)))
+    axes.legend(frameon=False, fontsize=8, ncols=2, loc="upper right")
     rows = zip(names, made, wanted, strict=True)
     alt = "Shares of samples and of data: " + ", ".join(
         f"{name} {one:.1%} and {other:.1%}" for name, one, other in rows

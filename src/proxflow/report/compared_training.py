@@ -19,6 +19,7 @@ from proxflow.report.run_comparison import (
     joined,
     one_value,
     settings_of,
+    symmetric,
     unlike,
 )
 from proxflow.report.training_page import complaint
@@ -96,11 +97,11 @@ def _distances(qualities: Sequence[FewSteps]) -> dict[int, ComparedFigure]:
     for count in _all_steps(qualities):
         places = [quality.steps.index(count) if count in quality.steps else None for quality in qualities]
         measured = tuple(
-            None if k is None else Measured(quality.energy_distance[k], quality.energy_distance_error[k])
+            None if k is None else symmetric(quality.energy_distance[k], quality.energy_distance_error[k])
             for k, quality in zip(places, qualities, strict=True)
         )
         name = f"energy distance, {counted(count, 'step')}"
-        found[count] = ComparedFigure(name, measured, target=0.0, never_below=True)
+        found[count] = ComparedFigure(name, measured, target=0.0, below_as_good=True)
     return found
 
 
@@ -110,7 +111,7 @@ def _spreads(qualities: Sequence[FewSteps]) -> list[ComparedFigure]:
     for count in _all_steps(qualities):
         spreads = [quality.spread[quality.steps.index(count)] if count in quality.steps else None
                    for quality in qualities]  # fmt: skip
-        measured = tuple(None if one is None else Measured(one.total, one.total_error) for one in spreads)
+        measured = tuple(None if one is None else symmetric(one.total, one.total_error) for one in spreads)
         found.append(ComparedFigure(f"variance ratio, {counted(count, 'step')}", measured, target=1.0))
     return found
 
@@ -175,7 +176,7 @@ def _cautions(record: Mapping[str, Any], quality: FewSteps) -> list[str]:
     if not record["result"]["finished"]:
         found.append("Training was stopped early.")
     near = _nearest_row(record)
-    if near is not None and near.value + STANDARD_ERRORS * near.error < _COPIES:
+    if near is not None and near.value + STANDARD_ERRORS * near.above < _COPIES:
         found.append(
             "The samples are copies of rows: the nearest is at less than half of the distance at which rows have "
             "theirs. Train for less time, or on more rows."

@@ -1,7 +1,9 @@
 """Runs held side by side: settings, facts, and figures with errors, of which the best is named where errors allow it.
 
-Rule: a figure is as good as it is near its target. The best run leads alone where every other is farther from the
-target by more than two combined standard errors; runs that are not are said not to differ.
+Rule: a figure is as good as it is near its target, which may be as large or as small as can be. The best run leads
+alone where every other is farther from the target by more than two combined standard errors; runs that are not are said
+not to differ. Intervals may be longer on one side, or have no upper end: combined are then the errors on the sides that
+would bring two runs together (Zou and Donner, Statistics in Medicine 27, 2008).
 """
 
 from __future__ import annotations
@@ -21,32 +23,56 @@ __all__ = [
     "joined",
     "one_value",
     "settings_of",
+    "symmetric",
     "unlike",
 ]
 
 STANDARD_ERRORS = 2.0  # combined, that a difference must exceed
 NO_DIFFERENCE = "no difference beyond error"
 RANKED = (
-    "One run is named, and its figure marked, where all others are off by more, by over two combined standard errors; "
-    "of several that are named none is told apart from the best of them. Of twenty such differences one is expected "
-    "where there is none."
+    "± is one standard error; where it is not the same to both sides, both are given. One run is named, and its figure "
+    "marked, where all others are off by more, by over two combined standard errors; of several that are named none is "
+    "told apart from the best of them. Of twenty such differences one is expected where there is none."
 )
+_QUANTILE = 1.959964  # of the normal law at 97.5%
+_ALIKE = 1.5  # times the error on the other side: less is hardly seen in one digit
 _ROUNDING = 1e-9  # of figures of order one
 _HASH = 12  # characters of a hash that tell data sets apart
 
 
 @dataclass(frozen=True)
 class Measured:
-    """A value and its standard error."""
+    """A value and its standard errors to either side.
+
+    Attributes:
+        value: measured.
+        below: error on the side of smaller values.
+        above: error on the side of larger values; infinite where only a lower end is known.
+    """
 
     value: float
-    error: float
+    below: float
+    above: float
+
+    @property
+    def error(self) -> float:
+        """Half the interval of one standard error."""
+        return 0.5 * (self.below + self.above)
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Of 95%."""
+        return self.value - _QUANTILE * self.below, self.value + _QUANTILE * self.above
 
     @property
     def in_words(self) -> str:
-        """To three digits, and one of the error."""
-        value = "0" if abs(self.value) < _ROUNDING else f"{self.value:#.3g}".rstrip(".")
-        return f"{value} ± {self.error:.1g}"
+        """To three digits, and one of the errors; the lower end of the interval where there is no upper one."""
+        if self.above == math.inf:
+            return f"at least {_digits(self.interval[0])}"
+        below, above = _digit(self.below), _digit(self.above)
+        if below == above or max(self.below, self.above) <= _ALIKE * min(self.below, self.above):
+            return f"{_digits(self.value)} ± {_digit(self.error)}"
+        return f"{_digits(self.value)} +{above} -{below}"
 
 
 @dataclass(frozen=True)
@@ -56,23 +82,24 @@ class ComparedFigure:
     Attributes:
         name: of the figure.
         measured: of each run; None where it was not measured.
-        target: the value that is best; None if none is.
-        never_below: whether the true value is at least the target, so that a measured one below is as good as it.
+        target: the value that is best, infinite where more is always better, minus infinite where less is; None if
+            nothing is.
+        below_as_good: whether any value below the target is as good as it.
     """
 
     name: str
     measured: tuple[Measured | None, ...]
     target: float | None
-    never_below: bool = False
+    below_as_good: bool = False
 
     @property
     def leaders(self) -> tuple[int, ...]:
         """Places of the runs that the best one is not told apart from, itself among them; empty if not ranked."""
-        known = [(k, self._off(one), one.error) for k, one in enumerate(self.measured) if one is not None]
+        known = [(k, one) for k, one in enumerate(self.measured) if one is not None]
         if self.target is None or len(known) < 2:
             return ()
-        _, least, error = min(known, key=lambda one: one[1])
-        return tuple(k for k, off, its in known if off - least <= STANDARD_ERRORS * math.hypot(error, its))
+        best = min((one for _, one in known), key=lambda one: (self._off(one), one.error))
+        return tuple(k for k, one in known if one is best or not self._told_apart(best, one))
 
     @property
     def best(self) -> int | None:
@@ -84,6 +111,15 @@ class ComparedFigure:
         """Whether no run is told apart from the best."""
         return len(self.leaders) == sum(one is not None for one in self.measured)
 
+    @property
+    def what_is_best(self) -> str:
+        """In a word or two: "0", "at most 1", "larger", "smaller"; empty if nothing is."""
+        if self.target is None:
+            return ""
+        if math.isinf(self.target):
+            return "larger" if self.target > 0 else "smaller"
+        return f"{'at most ' if self.below_as_good else ''}{self.target:g}"
+
     def in_words(self, names: Sequence[str]) -> str:
         """Who leads."""
         if not self.leaders:
@@ -92,9 +128,23 @@ class ComparedFigure:
             return NO_DIFFERENCE
         return joined([names[k] for k in self.leaders])
 
+    def _told_apart(self, best: Measured, other: Measured) -> bool:
+        error = math.hypot(self._side(best, towards=False), self._side(other, towards=True))
+        return self._off(other) - self._off(best) > STANDARD_ERRORS * error
+
     def _off(self, one: Measured) -> float:
-        off = one.value - (self.target or 0.0)
-        return max(off, 0.0) if self.never_below else abs(off)
+        """How far from the target, or, where that is infinite, from 0 and with its sign."""
+        target = self.target or 0.0
+        if math.isinf(target):
+            return -one.value if target > 0 else one.value
+        return max(one.value - target, 0.0) if self.below_as_good else abs(one.value - target)
+
+    def _side(self, one: Measured, *, towards: bool) -> float:
+        """The error on the side of the target, or on the other."""
+        target = self.target or 0.0
+        if one.value == target:
+            return max(one.below, one.above)
+        return one.below if (one.value > target or self.below_as_good) is towards else one.above
 
 
 @dataclass(frozen=True)
@@ -159,12 +209,13 @@ class Comparison:
         return () if self.obstacles else figure.leaders
 
     def _figure_record(self, figure: ComparedFigure) -> dict[str, Any]:
-        ends = [(None, None) if one is None else (one.value, one.error) for one in figure.measured]
+        known = figure.measured
         return {
             "name": figure.name,
-            "target": figure.target,
-            "values": [value for value, _ in ends],
-            "errors": [error for _, error in ends],
+            "best": figure.what_is_best,
+            "values": [None if one is None else one.value for one in known],
+            "errors": [None if one is None else _finite(one.error) for one in known],
+            "intervals": [None if one is None else [_finite(end) for end in one.interval] for one in known],
             "leaders": [self.names[k] for k in self.leaders_of(figure)],
         }
 
@@ -204,15 +255,33 @@ def by_caution(names: Sequence[str], said: Sequence[Sequence[str]]) -> dict[str,
 
 
 def one_value(value: float | None, low: float | None, high: float | None) -> Measured | None:
-    """A value with a 95% interval as one with a standard error; None where it was not measured."""
-    if value is None or low is None or high is None:
+    """A value with a 95% interval, without an upper end where ``high`` is None; None where it was not measured."""
+    if value is None or low is None:
         return None
-    return Measured(float(value), (float(high) - float(low)) / (2 * 1.959964))  # of the normal law at 97.5%
+    above = math.inf if high is None else (float(high) - float(value)) / _QUANTILE
+    return Measured(float(value), (float(value) - float(low)) / _QUANTILE, above)
+
+
+def symmetric(value: float, error: float) -> Measured:
+    """A value whose standard error is the same to both sides."""
+    return Measured(value, error, error)
 
 
 def joined(words: Sequence[str]) -> str:
     """a, b and c."""
     return " and ".join(filter(None, (", ".join(words[:-1]), words[-1])))
+
+
+def _digits(value: float) -> str:
+    return "0" if abs(value) < _ROUNDING else f"{value:#.3g}".rstrip(".")
+
+
+def _digit(error: float) -> str:
+    return "0" if error < _ROUNDING else f"{error:.1g}"
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
 
 
 def _setting(value: Any) -> str:

@@ -84,6 +84,7 @@ class Picture:
         panels: SVG elements, side by side where there is room.
         legend: colours and what they stand for.
         live: what the page's script shows of its points.
+        terms: names in the figure and what they mean, under the caption.
     """
 
     title: str
@@ -92,6 +93,7 @@ class Picture:
     panels: tuple[str, ...]
     legend: tuple[tuple[str, str], ...] = ()
     live: Live | None = None
+    terms: tuple[tuple[str, str], ...] = ()
     kind = "picture"
 
 

@@ -143,7 +143,7 @@ GROUPS_OF_FIGURES: dict[str, dict[str, tuple[float | None, str]]] = {
         "energy_distance": (0.0, "Energy distance of samples and data, over the distance of two rows of the data."),
         "wasserstein": (None, "W2 of equally many samples and rows, over the deviation of the data."),
         "variance_ratio": (1.0, "Total variance of the samples over the right one."),
-        "variance_ratio_1": (1.0, "The same along the first principal direction."),
+        "variance_ratio_1": (1.0, "The same along the first principal direction of the data."),
         "variance_ratio_2": (1.0, "The same along the second."),
         "variance_ratio_3": (1.0, "The same along the third."),
         "group_error": (0.0, "chi2 of the shares of classes, or of clusters of the data, that are generated."),
@@ -174,10 +174,10 @@ GROUPS_OF_FIGURES: dict[str, dict[str, tuple[float | None, str]]] = {
     "What would help?": {
         "one_step_error": (0.0, "Error of samples made in one step, over their deviation."),
         "four_step_error": (0.0, "The same in four steps."),
+        "four_step_best_error": (0.0, "The same at the best times found, on noise that they were not chosen by."),
         "four_step_gain": (
             None,
-            "Error of four steps at the best times found over that at equal ones, on other noise: 1 where equal steps "
-            "are as good.",
+            "That error over the one at equal times, from the same noise: 1 where equal steps are as good.",
         ),
     },
 }

@@ -55,6 +55,7 @@ class Subject:
         schedule: of the field.
         source: law of the noise.
         flow: the exact flow, or None.
+        misfit: chi2 of the fit that it is made of, or None.
         data: at most 2,048 rows in random order, or draws of the exact flow; None if there is neither.
         labels: of these rows, or None.
         groups: of these rows.
@@ -69,6 +70,7 @@ class Subject:
     schedule: Schedule
     source: Source
     flow: ProximalFlow | None
+    misfit: float | None
     data: Tensor | None
     labels: Tensor | None
     groups: Groups | None
@@ -99,7 +101,7 @@ def subject_of(field: Field | ProximalFlow, given: Given, say: Callable[[str], N
     rows = None if given.data is None else as_tensor("audit", "data", given.data)
     if rows is None and given.labels is not None:
         raise ValueError("audit: labels are those of data, which were not given; give data")
-    flow = _flow_of(given, path, say)
+    flow, misfit = _flow_of(given, path, say)
     source = given.source or (None if flow is None else flow.potential.source)
     event = _event_shape(field, given.reference, rows, source)
     dim = math.prod(event)
@@ -110,7 +112,7 @@ def subject_of(field: Field | ProximalFlow, given: Given, say: Callable[[str], N
     dtype, device = _kind_of(field, rows, flow)
     flat = None if rows is None else flat_points("audit", rows, "data").to(device, dtype)
     held_out = _rows_like(given.held_out, dim, device, dtype)
-    bare = Subject(event, dtype, device, path, source, flow, None, None, None, flat, held_out, given.seed)
+    bare = Subject(event, dtype, device, path, source, flow, misfit, None, None, None, flat, held_out, given.seed)
     return _with_data(bare, None if given.labels is None else as_tensor("audit", "labels", given.labels))
 
 
@@ -131,19 +133,19 @@ def _with_data(subject: Subject, labels: Tensor | None) -> Subject:
     return dataclasses.replace(subject, data=chosen, labels=classes, groups=groups_of(chosen, classes, subject.seed))
 
 
-def _flow_of(given: Given, path: Schedule, say: Callable[[str], None]) -> ProximalFlow | None:
-    """The exact flow, with the schedule of the field; its map of the noise does not depend on that."""
+def _flow_of(given: Given, path: Schedule, say: Callable[[str], None]) -> tuple[ProximalFlow | None, float | None]:
+    """The exact flow, with the schedule of the field, and chi2 of its fit; its map does not depend on the schedule."""
     reference = given.reference
     if reference is None or isinstance(reference, ProximalFlow):
-        return reference
+        return reference, None
     if isinstance(reference, Fit):
-        return ProximalFlow(reference.potential, path)
+        return ProximalFlow(reference.potential, path), reference.chi2
     points = flat_points("audit", reference, "reference")
     say(f"fitting the exact flow of {len(points):,} points")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # any fit is an exact flow of its own weights
         fitted = fit(points, source=given.source, max_samples=_FIT_SAMPLES, seed=given.seed, progress=False)
-    return ProximalFlow(fitted.potential, path)
+    return ProximalFlow(fitted.potential, path), fitted.chi2
 
 
 def _event_shape(

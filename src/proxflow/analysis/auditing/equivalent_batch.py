@@ -13,7 +13,7 @@ independent pairs do, do not.
 
 A field that errs elsewhere, and by more than pairs of size n leave at all, is worse than theirs all the same: v^(n)
 is the mean of d/dt X_t, so that E|v^(n) - v|^2 <= E|d/dt X_t - v|^2, and a field with a larger squared error has a
-smaller size than n.
+smaller size than n, of which no lower end is known then.
 
 c falls with n. Where it passes the field's value, interpolated on logarithmic scales, is the size; an interval is where
 both agree within their errors. Beyond the largest size measured nothing is said but that. Cost: for each size 2,048
@@ -111,7 +111,9 @@ def equivalent_batch(misses: Misses, independent: IndependentField, curve: Batch
     nearer = curve.most + QUANTILE * curve.most_stderr < square - QUANTILE * square_stderr
     last = float(curve.sizes[-1])
     cap = min((float(size) for size, one in zip(curve.sizes, nearer.tolist(), strict=True) if one), default=math.inf)
-    return Estimate(min(size, last, cap), min(low, last, cap), min(high, cap))
+    if cap <= min(low, last):  # smaller, but by how much is not known
+        return Estimate(cap, 1.0, cap)
+    return Estimate(min(size, last, cap), min(low, last), min(high, cap))
 
 
 def _of_field(misses: Misses, independent: IndependentField) -> tuple[tuple[float, float], tuple[float, float]]:

@@ -114,21 +114,33 @@ def generation_figures(samples: Tensor, data: Tensor, groups: Groups) -> dict[st
         "group_least": _group_least(counts, groups),
         **_neighbours(samples, data),
     }
-    wide = spread(samples, data, directions=_AXES)
+    wide, known = spread(samples, data, directions=_AXES), _directions(data).shape[1]
     found["variance_ratio"] = normal_estimate(wide.total, wide.total_error)
     for k, (value, error) in enumerate(zip(wide.direction.tolist(), wide.direction_error.tolist(), strict=True)):
-        found[f"variance_ratio_{k + 1}"] = normal_estimate(value, error)
+        if k < known:
+            found[f"variance_ratio_{k + 1}"] = normal_estimate(value, error)
     return found
 
 
-def paired_variances(samples: Tensor, exact: Tensor) -> dict[str, Estimate]:
-    """Variances over those of the exact flow's samples of the same noise: what scatters both alike drops out."""
+def paired_variances(samples: Tensor, exact: Tensor, data: Tensor) -> dict[str, Estimate]:
+    """Variances over those of the exact flow's samples of the same noise: what scatters both alike drops out.
+
+    In all, and along the principal directions of the data, (m, d). These have nothing to do with the noise, so that
+    the figure is the ratio along them, and its interval holds that. Directions of the samples themselves would be known
+    no better than the ratio is, and nearly equal variances would leave them undefined.
+    """
     ours, theirs = centred(samples.double()), centred(exact.double())
-    axes = principal_axes(theirs, min(_AXES, theirs.shape[1], len(theirs) - 1))
     found = {"variance_ratio": ratio(ours.square().sum(1), theirs.square().sum(1))}
-    for k, axis in enumerate(axes.mT):
+    for k, axis in enumerate(_directions(data).mT):
         found[f"variance_ratio_{k + 1}"] = ratio((ours @ axis).square(), (theirs @ axis).square())
     return found
+
+
+def _directions(data: Tensor) -> Tensor:
+    """The first principal directions of the data along which they vary, (d, k), k at most 3."""
+    rows = centred(data.double())
+    axes = principal_axes(rows, min(_AXES, rows.shape[1], len(rows) - 1))
+    return axes[:, (rows @ axes).square().sum(0) > _ROUNDING**2 * rows.square().sum()]
 
 
 def copies(samples: Tensor, rows: Tensor, held_out: Tensor, seed: int) -> Estimate:

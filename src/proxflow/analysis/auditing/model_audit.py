@@ -135,7 +135,7 @@ def audit(
     shares = None if subject.groups is None else group_shares(pairs.target, subject.groups)
     warned = faults(figures, reading, shares, normal_source=isinstance(subject.source, Gaussian))
     advice = advise(figures, warned, reading, measured.step_grid)
-    verdict = verdict_of(figures, warned, advice)
+    verdict = verdict_of(figures, warned, advice, subject.misfit)
     curves = measured.pair_bound
     times, error, bound = (None,) * 3 if curves is None else (curves.times, curves.error, curves.bound)
     curve = tuple(root_ratio(squares, pairs.variances).value for squares in measured.step_errors)
@@ -198,7 +198,7 @@ class _Measured:
         self._say("Jacobians")
         found = self._laws(self.field, pairs)
         found["four_step_error"] = root_ratio(self.step_errors[STEPS.index(_FEW_STEPS)], pairs.variances)
-        found |= self._gain_of_grid()
+        found |= self._at_best_times()
         if self._exact is not None and subject.flow is not None:
             self._say("against the exact flow")
             found |= self._optimality(self.field, pairs, self._exact, subject.event)
@@ -208,10 +208,7 @@ class _Measured:
             self._say("against minibatches")
             found |= self._batch(misses, subject.flow)
         self._say("samples against the data")
-        found |= self._samples(pairs.target)
-        if self._exact is not None:
-            found |= paired_variances(pairs.target, self._exact)
-        return found
+        return found | self._samples(pairs.target)
 
     def leakage(self, conditional: ConditionalField | None) -> dict[str, Estimate]:
         """Of the labels into the noise."""
@@ -277,21 +274,26 @@ class _Measured:
         return measured_jacobians(field, pairs, event, self.subject.schedule, rows, self.subject.seed)
 
     def _samples(self, samples: Tensor) -> dict[str, Estimate]:
+        """Of samples of the noise that the field itself was followed from."""
         subject = self.subject
         if subject.data is None or subject.groups is None:
             return {}
         found = generation_figures(samples, subject.data, subject.groups)
+        if self._exact is not None:
+            found |= paired_variances(samples, self._exact, subject.data)
         if subject.held_out is not None and subject.rows is not None:
             found["nearest_row_ratio"] = copies(samples, subject.rows, subject.held_out, subject.seed)
         return found
 
-    def _gain_of_grid(self) -> dict[str, Estimate]:
-        """On the half of the noise that the grid was not chosen by; nothing where equal steps leave only rounding."""
-        equal = self.step_errors[STEPS.index(_FEW_STEPS)][-len(self._judged.source) :]
-        if not float(equal.mean()) > _ROUNDING**2 * float(self._judged.variances.mean()):
-            return {}
+    def _at_best_times(self) -> dict[str, Estimate]:
+        """On the half of the noise that the grid was not chosen by; no gain where equal steps leave only rounding."""
         grid = torch.tensor(self.step_grid, dtype=torch.float64)
-        return {"four_step_gain": root_ratio(self._squared_error(grid, self._judged), equal)}
+        errors, variances = self._squared_error(grid, self._judged), self._judged.variances
+        found = {"four_step_best_error": root_ratio(errors, variances)}
+        equal = self.step_errors[STEPS.index(_FEW_STEPS)][-len(variances) :]
+        if float(equal.mean()) > _ROUNDING**2 * float(variances.mean()):
+            found["four_step_gain"] = root_ratio(errors, equal)
+        return found
 
     @torch.no_grad()
     def _squared_error(self, grid: Tensor, pairs: GeneratedPairs) -> Tensor:

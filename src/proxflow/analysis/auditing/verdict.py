@@ -20,9 +20,12 @@ _COPIES = 0.5  # of the distance of new rows
 _EXACT = 1e-3  # of a relative figure, below which no sampling of a network gets
 _WORTHWHILE = 0.95  # of the error of equal steps, below which other times are named
 _TOLD = 0.1  # of labels, above chance
+_ROUNDING = 1e-6  # of a relative figure, of float32 at most
 _STRAIGHT = 0.05  # of a relative figure, below which a field is as good as exact
+_MISFIT = 0.05  # chi2: cells are off their shares by 22%, root mean square
 _MOST_NAMED = 4  # groups in a warning
 _ROTATION = "A rotation is in the field"
+_VARIANCE_IS = "The variance of the samples is"
 
 Figures = Mapping[str, Figure]
 
@@ -47,12 +50,26 @@ def faults(figures: Figures, reading: Reading | None, shares: Shares | None, *, 
     return tuple(found + (_rotation(figures, marginals=not found) if normal_source else []))
 
 
-def verdict_of(figures: Figures, warnings: tuple[str, ...], advice: str) -> str:
-    """One paragraph: faults, how near to optimal transport, how near to the data, what to do."""
+def verdict_of(figures: Figures, warnings: tuple[str, ...], advice: str, misfit: float | None = None) -> str:
+    """One paragraph: faults, how near to optimal transport, how near to the data, what to do.
+
+    ``misfit`` is chi2 of the fit that the exact flow is made of, if it is of one.
+    """
     if "recovered_drift" not in figures:
         return f"{' '.join(warnings)} {advice}"
     start = " ".join(warnings) if warnings else "No fault was found."
-    return " ".join(part for part in (start, _optimality(figures), _generation(figures), advice) if part)
+    parts = (start, _optimality(figures), _other_weights(misfit), _generation(figures), advice)
+    return " ".join(part for part in parts if part)
+
+
+def _other_weights(misfit: float | None) -> str:
+    """Any fit is an exact flow, of rows with the masses of its cells for weights."""
+    if misfit is None or misfit < _MISFIT:
+        return ""
+    return (
+        f"The exact flow here is that of a fit with chi2 = {misfit:.2g}, whose rows have other weights than the data: "
+        "figures against it include what that makes. Give a fit to a smaller tol."
+    )
 
 
 def advise(
@@ -65,18 +82,38 @@ def advise(
         return "Look at the field's values between t = 0 and t = 1 before anything else."
     if any("missing" in warning or "copies" in warning or "not the data" in warning for warning in warnings):
         return "Mend what it generates before its cost: a better coupling does not bring back what it leaves out."
+    if any(_VARIANCE_IS in warning for warning in warnings):
+        return (
+            "Mend the variance first: average the weights over the last steps of training, or let the learning rate "
+            "fall, since the last weights alone swing by some percent; and see that the data are in the units that the "
+            "model was trained in."
+        )
     one, four = figures["one_step_error"].value, figures["four_step_error"].value
     if any(_ROTATION in warning for warning in warnings):
         return "Take the rotation out: it lengthens every path and changes no sample's law."
+    if one <= _ROUNDING:
+        return "One step is enough: it is exact to rounding."
     if one <= _STRAIGHT:
         return f"One step is enough: it is off by {one:.2g} of the samples' deviation."
     if four <= _STRAIGHT:
         enough = f"Four steps are enough: they are off by {four:.2g} of the samples' deviation, one step by {one:.2g}."
         return enough + _times(figures, step_grid)
+    off = f"one step is off by {one:.2g} of the samples' deviation and four by {four:.2g}"
+    if _is_near(figures):
+        return (
+            f"Train for longer or at a smaller learning rate: {off}, which is no longer for lack of optimal pairs."
+            f"{_times(figures, step_grid)}"
+        )
     return (
-        f"Train on optimal pairs (couplings.Semidiscrete, or larger assignments): one step is off by {one:.2g} of the "
-        f"samples' deviation and four by {four:.2g}, where the exact flow has 0 in one.{_times(figures, step_grid)}"
+        f"Train on optimal pairs (couplings.Semidiscrete, or larger assignments): {off}, where the exact flow has 0 in "
+        f"one.{_times(figures, step_grid)}"
     )
+
+
+def _is_near(figures: Figures) -> bool:
+    """To optimal transport: targets hardly move on the way, and pairing points again would save hardly anything."""
+    near = [figures[name].value < _STRAIGHT for name in ("recovered_drift", "repairing_gain") if name in figures]
+    return all(near)
 
 
 def _times(figures: Figures, step_grid: tuple[float, ...]) -> str:
@@ -135,7 +172,7 @@ def _wide_or_narrow(figures: Figures) -> list[str]:
     found = figures["variance_ratio"]
     which = "large" if found.value > 1 else "small"
     return [
-        f"The variance of the samples is too {which}, by {abs(found.value - 1):.0%} "
+        f"{_VARIANCE_IS} too {which}, by {abs(found.value - 1):.0%} "
         f"(95% interval of the ratio {found.low:.3g} to {found.high:.3g})."
     ]
 
@@ -143,13 +180,16 @@ def _wide_or_narrow(figures: Figures) -> list[str]:
 def _rotation(figures: Figures, *, marginals: bool) -> list[str]:
     if not _is_off(figures, "rotation", _TURN):
         return []
-    share = figures["jacobian_asymmetry"].value
+    found = figures["rotation"]
     seen = (
         "The samples are right: it moves points along the level sets of the density, and leaves the marginals alone."
         if marginals
         else "No field that is the gradient of a potential has this."
     )
-    return [f"{_ROTATION}: {share:.1%} of its Jacobian is antisymmetric. {seen}"]
+    return [
+        f"{_ROTATION}: an antisymmetric part that all trajectories have in common is {found.value:.0%} of the norm of "
+        f"its Jacobian (95% interval {found.low:.0%} to {found.high:.0%}). {seen}"
+    ]
 
 
 def _optimality(figures: Figures) -> str:
@@ -160,9 +200,10 @@ def _optimality(figures: Figures) -> str:
         return (
             "It obeys the laws of exact optimal transport: targets do not move on the way, and no pairing costs less."
         )
-    words = "near to optimal transport" if moved < _STRAIGHT and saved < _STRAIGHT else "not optimal transport"
+    words = "near to optimal transport" if _is_near(figures) else "not optimal transport"
     mark = "" if drift is None or drift.independent is None else f" (independent pairs: {drift.independent:.2g})"
-    above = "" if excess is None else f", and the cost is {excess.value:.1%} above that of the exact flow"
+    side = "" if excess is None else "above" if excess.value >= 0 else "below"
+    above = "" if excess is None else f", and the cost is {abs(excess.value):.1%} {side} that of the exact flow"
     return (
         f"It is {words}: the recovered data point moves by {moved:.2g} of the samples' deviation on the way"
         f"{mark}, pairing its points again would save {saved:.1%}{above}.{_as_minibatches(figures)}"
@@ -177,6 +218,8 @@ def _as_minibatches(figures: Figures) -> str:
         return f" Pairs of minibatches of at least {_size(found.low)} would leave as much error."
     if found.value <= 1:
         return " A perfect network of independent pairs would err as much, or less."
+    if found.low <= 1 and found.value >= found.high:
+        return f" Pairs of minibatches of {_size(found.value)} would leave as much error, or less."
     return (
         f" Pairs of minibatches of about {_size(found.value)} ({_size(found.low)} to {_size(found.high)}) would leave "
         "as much error."
@@ -191,9 +234,10 @@ def _generation(figures: Figures) -> str:
     distance, ratio = figures.get("energy_distance"), figures.get("variance_ratio")
     if distance is None or ratio is None:
         return ""
+    apart = f"is {distance.value:.2g} of the mean distance of two rows" if distance.low > 0 else "is not told from 0"
     return (
-        f"The energy distance of samples and data is {distance.value:.2g} of the mean distance of two rows, and the "
-        f"variance of the samples {ratio.value:.3g} of the right one.{_leakage(figures)}"
+        f"The energy distance of samples and data {apart}, and the variance of the samples is {ratio.value:.3f} times "
+        f"the right one.{_leakage(figures)}"
     )
 
 
