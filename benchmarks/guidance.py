@@ -8,8 +8,9 @@ the class misses in sampling; guidance makes up for it, or overdoes it. Of the s
 
 and the measures of fashion_few_steps.py, in the features of that classifier.
 
-"leak" is how often the class is predicted from the noise of pairs, over chance. Mean and standard error over the seeds,
-of the split, the network, the training and the noise. The last row are training images with their classes.
+"leak" is how often the class is predicted from the noise of pairs, over chance; ``--leaks`` prints both alone.
+Mean and standard error over the seeds, of the split, the network, the training and the noise. The last row are training
+images with their classes.
 
 python benchmarks/guidance.py --data digits
 python benchmarks/guidance.py --data fashion
@@ -111,14 +112,29 @@ def sampled(network: nn.Module, labels: Tensor, dim: int, weight: float, steps: 
         ).end
 
 
+def leak_of(coupling: pf.couplings.Coupling, seed: int) -> pf.metrics.LabelLeakage:
+    """How well the class is told from the noise of its pairs."""
+    pairs = coupling.sample(2000, generator=torch.Generator().manual_seed(2000 + seed))
+    return pf.metrics.label_leakage(pairs.source, cast(Tensor, pairs.label))
+
+
+def show_leaks(name: str, options: argparse.Namespace) -> None:
+    """How often the class is told from the noise, and by chance."""
+    leaks = []
+    for seed in range(options.seeds):
+        train = DATA[options.data](seed, options.points)[0]
+        leaks.append(leak_of(COUPLINGS[name](train, options.tol, seed), seed))
+    told, chance = cell([leak.value for leak in leaks]), cell([leak.chance for leak in leaks])
+    print(f"{name:38s} class told from the noise {told}, by chance {chance}", flush=True)
+
+
 def results(name: str, seed: int, options: argparse.Namespace) -> tuple[dict[int, list[Row]], float, str]:
     """For each number of steps the measures at each weight; the leak; what it took."""
     train, held_out = DATA[options.data](seed, options.points)
     judge = judge_of(train, held_out, options.epochs)
     began = time.perf_counter()
     coupling = COUPLINGS[name](train, options.tol, seed)
-    pairs = coupling.sample(2000, generator=torch.Generator().manual_seed(2000 + seed))
-    leak = pf.metrics.label_leakage(pairs.source, cast(Tensor, pairs.label))
+    leak = leak_of(coupling, seed)
     coupled = time.perf_counter()
     network = trained(train, coupling, options, seed)
     seconds = f"coupling {coupled - began:.0f} s, training {time.perf_counter() - coupled:.0f} s"
@@ -167,12 +183,17 @@ def main() -> None:
     parser.add_argument("--tol", type=float, default=0.05, help="chi2 of the fits")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--rows", nargs="*", default=list(COUPLINGS), choices=list(COUPLINGS))
+    parser.add_argument("--leaks", action="store_true", help="print how well the class is told from the noise, no more")
     parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that it runs")
     options = parser.parse_args()
     options.pairs, options.epochs = None, 30 if options.data == "digits" else 10
     if options.quick:
         options.train_steps, options.width, options.points, options.generated = 2, 16, 200, 60
         options.seeds, options.tol, options.epochs, options.pairs, options.steps = 1, 0.5, 1, 256, [1]
+    if options.leaks:
+        for name in options.rows:
+            show_leaks(name, options)
+        return
     print(f"{options.data}, {options.train_steps} steps, width {options.width}, {options.seeds} seeds")
     print(f"{'guidance weight':38s}" + "".join(f"{weight:>20g}" for weight in WEIGHTS))
     for name in options.rows:
