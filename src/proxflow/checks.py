@@ -114,10 +114,10 @@ def flat_points(caller: str, points: Numbers, name: str = "points") -> Tensor:
 
 
 def shares_memory(tensor: Tensor, given: Numbers) -> bool:
-    """Whether a tensor is in the memory of what a user gave and may change: a mapped file does not count."""
+    """Whether a tensor may be in the memory of what a user gave and may change: a mapped file does not count."""
     if isinstance(given, Tensor):
         return tensor.untyped_storage().data_ptr() == given.untyped_storage().data_ptr()
-    return bool(np.may_share_memory(tensor.cpu().numpy(), np.asarray(given)))
+    return not isinstance(given, np.ndarray) or np.may_share_memory(tensor.numpy(), given)
 
 
 def point_weights(caller: str, weights: Numbers | None, points: Tensor, name: str = "weights") -> Tensor:
@@ -207,7 +207,7 @@ def _unmasked(caller: str, name: str, array: np.ma.MaskedArray[Any, Any]) -> _Ar
 
 def _usable(array: _Array) -> _Array:
     """The array, or a copy where torch cannot share its memory or must not write to it; of a file a mapping."""
-    if isinstance(array, np.memmap) and array.mode == "r" and array.flags.c_contiguous and array.dtype.isnative:
+    if isinstance(array, np.memmap) and array.ndim and array.mode == "r" and array.flags.c_contiguous:
         array = _mapped_again(array)
     shared = (
         array.flags.writeable

@@ -77,6 +77,10 @@ def test_mapped_numbers_of_other_kinds(dtype: str, tmp_path: Path) -> None:
     assert tensor.dtype == (torch.float32 if dtype == ">f4" else torch.float64)
 
 
+def test_a_single_number_in_a_mapped_file(tmp_path: Path) -> None:
+    assert float(as_tensor("test", "points", written(tmp_path, np.array(3.0)))) == 3.0
+
+
 def test_a_file_that_was_replaced_is_not_read_in_its_place(tmp_path: Path) -> None:
     mapped = written(tmp_path)
     (tmp_path / "rows.npy").unlink()

@@ -48,30 +48,33 @@ class ScaledRows:
         rows: (N, d).
         centre: (d,) float64.
         radius: () float64.
+
+    Attributes:
+        rows: as given.
     """
 
     def __init__(self, rows: Tensor, centre: Tensor, radius: Tensor) -> None:
-        self._rows, self._centre, self._radius = rows, centre, radius
+        self.rows, self._centre, self._radius = rows, centre, radius
 
     @property
     def shape(self) -> torch.Size:
         """(N, d)."""
-        return self._rows.shape
+        return self.rows.shape
 
     @property
     def device(self) -> torch.device:
         """Of the rows."""
-        return self._rows.device
+        return self.rows.device
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return len(self.rows)
 
     def __getitem__(self, which: slice | Tensor, /) -> Tensor:
-        return (self._rows[which] - self._centre).div_(self._radius)
+        return (self.rows[which] - self._centre).div_(self._radius)
 
     def only(self, which: Tensor) -> ScaledRows:
         """Some of them, by number, in the same units."""
-        return ScaledRows(self._rows[which], self._centre, self._radius)
+        return ScaledRows(self.rows[which], self._centre, self._radius)
 
     def to(self, dtype: torch.dtype) -> Tensor:
         """All of them in some precision, (N, d)."""

@@ -75,7 +75,6 @@ class SemiDual:
         self.centre, radius = centre_and_radius(points) if symmetry is None else orbit_frame(points, symmetry)
         self.radius = float(radius)
         self.points = ScaledRows(points, self.centre, radius)
-        self._given = points
         self.epsilon = epsilon / self.radius
         self.rows_at_once = max(256, min(1 << 16, max_memory // (16 * (points.shape[1] + 2))))
         self.rows = torch.arange(len(points), device=points.device)
@@ -91,7 +90,7 @@ class SemiDual:
             return self
         part = copy.copy(self)
         part.rows = torch.nonzero(kept)[:, 0]
-        part.points, part._given = self.points.only(part.rows), self._given[part.rows]
+        part.points = self.points.only(part.rows)
         part.weights = self.weights[part.rows] / self.weights[part.rows].sum()
         part._log_weights = torch.log(part.weights) + math.log(len(part.points))
         part.search_in(self.dtype)
@@ -114,8 +113,9 @@ class SemiDual:
     def search_in(self, dtype: torch.dtype) -> None:
         """Draw noise and take scores in this precision from now on."""
         self.dtype = dtype
-        as_given = self.epsilon == 0 and self._given.dtype == dtype == torch.float32 and self._about_origin()
-        self._slopes, self._unit = (self._given, self.radius) if as_given else (self.points.to(dtype), 1.0)
+        given = self.points.rows
+        as_given = self.epsilon == 0 and given.dtype == dtype == torch.float32 and self._about_origin()
+        self._slopes, self._unit = (given, self.radius) if as_given else (self.points.to(dtype), 1.0)
 
     def _about_origin(self) -> bool:
         """Whether products with the rows as given lose no more digits than about their centre."""
@@ -123,7 +123,8 @@ class SemiDual:
 
     def square_norms(self) -> Tensor:
         """|y_j|^2 in the user's units, (N,)."""
-        return torch.cat([self._given[rows].double().square().sum(1) for rows in row_blocks(self._given)])
+        given = self.points.rows
+        return torch.cat([given[rows].double().square().sum(1) for rows in row_blocks(given)])
 
     def sizes(self, rows: Tensor) -> Tensor:
         """Norms of some atoms, by number, as products round them, in the problem's units."""
