@@ -45,6 +45,24 @@ def test_agrees_with_the_whole_product(
     assert best.dtype == torch.int64
 
 
+@pytest.mark.parametrize("at_once", [1, 100, 1000])
+@pytest.mark.parametrize("columns", [61, 500])
+@pytest.mark.parametrize("k", [3, 70])
+@pytest.mark.parametrize("with_offsets", [False, True])
+def test_slopes_a_chunk_at_a_time(
+    at_once: int, columns: int, k: int, with_offsets: bool, generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In few dimensions offsets are folded into each chunk; equal scores in two chunks go to the first."""
+    monkeypatch.setattr(search, "_BLOCK_BYTES", 1 << 10)
+    monkeypatch.setattr(search, "_MIN_ROWS", 16)
+    monkeypatch.setattr(search, "_CHUNK_NUMBERS", at_once)
+    queries = integers(90, k, generator=generator, dtype=torch.float32)
+    slopes = integers(columns, k, generator=generator, dtype=torch.float32)
+    offsets = integers(columns, generator=generator, dtype=torch.float32) if with_offsets else None
+    scores = queries @ slopes.mT + (0 if offsets is None else offsets)
+    assert torch.equal(argmax_affine(queries, slopes, offsets), first_best(scores))
+
+
 def test_no_rows(generator: torch.Generator) -> None:
     best = argmax_affine(torch.empty(0, 3), integers(5, 3, generator=generator, dtype=torch.float32))
     assert best.shape == (0,)
