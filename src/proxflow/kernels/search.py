@@ -1,7 +1,8 @@
 """The maximum-affine search: argmax_j <a_i, b_j> + c_j over many rows, or the best two, in bounded memory.
 
 One matrix product does all the work. The cost beyond it is kept small by a score block that stays in cache and is
-reused, and, on the CPU, by numpy's vectorised argmax. On a GPU with Triton the product and the maximum are one kernel.
+reused, and, on the CPU, by numpy's vectorised argmax. On a GPU with Triton the product and the maximum are one kernel;
+processors that are much quicker in bfloat16 find the few slopes that matter in that precision.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from proxflow.kernels.screened_search import can_screen, screened_argmax
 
 __all__ = ["TopTwo", "argmax_affine", "row_argmax", "top_two_affine"]
 
@@ -60,13 +63,30 @@ def argmax_affine(queries: Tensor, slopes: Tensor, offsets: Tensor | None = None
 
 
 def _argmax_affine(queries: Tensor, slopes: Tensor, offsets: Tensor | None) -> Tensor:
-    rows, columns = len(queries), len(slopes)
-    if rows == 0:
+    if len(queries) == 0:
         return torch.empty(0, dtype=torch.int64, device=queries.device)
     if _fuses(queries.device, queries.dtype):
         from proxflow.kernels.fused_search import fused_argmax
 
         return fused_argmax(queries, slopes, offsets)
+    if can_screen(queries, slopes):
+        return _argmax_of_screened(queries, slopes, offsets)
+    return _argmax_of_products(queries, slopes, offsets)
+
+
+def _argmax_of_screened(queries: Tensor, slopes: Tensor, offsets: Tensor | None) -> Tensor:
+    """The search in bfloat16, and by products of their own precision for rows that it cannot tell."""
+    index = screened_argmax(queries, slopes, offsets)
+    if index is None:
+        return _argmax_of_products(queries, slopes, offsets)
+    left = torch.nonzero(index < 0)[:, 0]
+    if len(left):
+        index[left] = _argmax_of_products(queries[left], slopes, offsets)
+    return index
+
+
+def _argmax_of_products(queries: Tensor, slopes: Tensor, offsets: Tensor | None) -> Tensor:
+    rows, columns = len(queries), len(slopes)
     if offsets is not None:
         offsets = offsets.contiguous()  # the product reads them once for each row
     height, width = _block_shape(rows, columns, queries.element_size(), queries.device)
