@@ -1,9 +1,10 @@
 """Fits of Fashion-MNIST in all 784 dimensions, with noise that shares directions and with independent noise.
 
-Each fit runs in a process of its own, whose peak memory is told, the images among it. The first table is of a step
-alone: what a noise vector costs, and what part of that the bare matrix product with all rows would be. In the second,
-chi2 is judged by independent draws in both cases; chi2 M / N compares a fit that used M draws with the limit of
-independent ones, which is 1.
+The first table is of a step alone: what a noise vector costs, and what part of that the bare matrix product with all
+rows would be. Each fit of the second runs in a process of its own, whose peak memory is told, the images among it. The
+last one searches by float32 products alone, where the others screen in bfloat16 on processors that have AMX. chi2 is
+judged by independent draws in all cases; chi2 M / N compares a fit that used M draws with the limit of independent ones,
+which is 1.
 
 python benchmarks/shared_directions.py
 """
@@ -21,12 +22,15 @@ import torch
 from torch import Tensor
 
 import proxflow as pf
+from proxflow.kernels import search
 from proxflow.semidiscrete import descent
 from proxflow.semidiscrete.descent import Descent, Iterate
 from proxflow.semidiscrete.problem import SemiDual
 from proxflow.semidiscrete.shared_directions import variance_inflation
 from proxflow.semidiscrete.start import Start
 from timing import medians
+
+KINDS = ("shared directions", "independent", "independent, float32 alone")
 
 
 def loaded(count: int) -> Tensor:
@@ -66,10 +70,12 @@ def show_steps(points: Tensor, repeats: int) -> None:
         )
 
 
-def fitted(count: int, tol: float, share: bool) -> None:
+def fitted(count: int, tol: float, noise: str) -> None:
     """One line of the second table."""
-    if not share:
+    if noise != KINDS[0]:
         descent.best_sharing = lambda *_: None  # type: ignore[attr-defined]
+    if noise == KINDS[2]:
+        search.can_screen = lambda *_: False  # type: ignore[attr-defined]
     points = loaded(count)
     began, busy = time.perf_counter(), time.process_time()
     with warnings.catch_warnings():
@@ -79,7 +85,7 @@ def fitted(count: int, tol: float, share: bool) -> None:
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     low, high = fit.transport_cost_interval
     print(
-        f"  {'shared directions' if share else 'independent':20s}{wall:9.1f}{cpu:9.1f}{memory:8.2f}"
+        f"  {noise:27s}{wall:9.1f}{cpu:9.1f}{memory:8.2f}"
         f"{fit.samples_used:12,}{fit.evaluation_samples:10,}{fit.chi2:9.4f} +- {fit.chi2_stderr:.4f}"
         f"{fit.chi2 * fit.samples_used / count:7.2f}{fit.transport_cost:10.2f} ({low:.2f}, {high:.2f})",
         flush=True,
@@ -97,9 +103,9 @@ def main() -> None:
     show_steps(loaded(count), 1 if options.quick else 5)
     print(f"fits to chi2 + 2 standard errors <= {tol:g}")
     heads = f"{'seconds':>9s}{'CPU s':>9s}{'GiB':>8s}{'draws M':>12s}{'to judge':>10s}{'chi2':>9s}{'chi2 M / N':>17s}"
-    print(f"  {'noise':20s}{heads}{'W2^2':>10s}")
-    for share in (True, False):
-        process = multiprocessing.get_context("spawn").Process(target=fitted, args=(count, tol, share))
+    print(f"  {'noise':27s}{heads}{'W2^2':>10s}")
+    for noise in KINDS:
+        process = multiprocessing.get_context("spawn").Process(target=fitted, args=(count, tol, noise))
         process.start()
         process.join()
         if process.exitcode:

@@ -48,8 +48,8 @@ def test_estimates() -> None:
 def test_shared_directions() -> None:
     lines = printed_by("shared_directions.py").splitlines()
     assert sum(" us a draw" in line for line in lines) == 3
-    fits = {line[2:22].strip(): line.split() for line in lines[-2:]}
-    assert list(fits) == ["shared directions", "independent"]
+    fits = {line[2:29].strip(): line.split() for line in lines[-3:]}
+    assert list(fits) == ["shared directions", "independent", "independent, float32 alone"]
 
 
 @pytest.mark.slow
