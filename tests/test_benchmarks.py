@@ -44,6 +44,12 @@ def test_estimates() -> None:
         assert told == took == 0 or 0.75 < told / took < 1.35
 
 
+def test_search() -> None:
+    output = printed_by("search.py")
+    assert output.count(" us a draw") == 4
+    assert "of 600 draws: 0 wrong by products, 0 wrong by screening" in output
+
+
 @pytest.mark.slow
 def test_shared_directions() -> None:
     lines = printed_by("shared_directions.py").splitlines()

@@ -86,7 +86,7 @@ def screened_argmax(queries: Tensor, slopes: Tensor, offsets: Tensor | None) -> 
     floor = _sampled_floor(queries, slopes[sample] - centre, offsets[sample] - level)
     sizes, imprecision = _sizes(queries)
     blocks = [_with_ones(rows) for rows in queries.split(_ROWS)]
-    buffer = torch.empty(_COLUMNS * _ROWS, dtype=torch.bfloat16)
+    buffer = torch.empty(_COLUMNS * _ROWS, dtype=torch.bfloat16, device=slopes.device)
     survivors, count = [], 0
     for left in range(0, len(slopes), _COLUMNS):
         chunk = slice(left, left + _COLUMNS)
@@ -116,8 +116,8 @@ def _with_ones(queries: Tensor) -> Tensor:
 def _panel(slopes: Tensor, offsets: Tensor, centre: Tensor, level: Tensor, imprecision: float) -> _Panel:
     count, depth = slopes.shape
     sums = (depth + 2) * torch.finfo(torch.float32).eps
-    rows = torch.empty(-(-count // _GROUP) * _GROUP, depth + 2, dtype=torch.bfloat16)
-    error = torch.zeros(len(rows))
+    rows = torch.empty(-(-count // _GROUP) * _GROUP, depth + 2, dtype=torch.bfloat16, device=slopes.device)
+    error = torch.zeros(len(rows), device=slopes.device)
     at_once = max(1, _CENTRED // depth)
     for part, error_part, given in zip(*(x[:count].split(at_once) for x in (rows, error, slopes)), strict=True):
         centred = given - centre

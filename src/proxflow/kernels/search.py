@@ -16,7 +16,7 @@ from torch import Tensor
 
 from proxflow.kernels.screened_search import can_screen, screened_argmax
 
-__all__ = ["TopTwo", "argmax_affine", "row_argmax", "top_two_affine"]
+__all__ = ["TopTwo", "argmax_affine", "argmax_by_products", "row_argmax", "top_two_affine"]
 
 _BLOCK_BYTES = 1 << 20  # one score block: it stays in a cache near the core; written to memory it would halve the speed
 _FOLDED = 64  # dimensions up to which offsets are one more coordinate: adding them would take as long as the product
@@ -70,22 +70,23 @@ def _argmax_affine(queries: Tensor, slopes: Tensor, offsets: Tensor | None) -> T
 
         return fused_argmax(queries, slopes, offsets)
     if can_screen(queries, slopes):
-        return _argmax_of_screened(queries, slopes, offsets)
-    return _argmax_of_products(queries, slopes, offsets)
+        return _argmax_screened(queries, slopes, offsets)
+    return argmax_by_products(queries, slopes, offsets)
 
 
-def _argmax_of_screened(queries: Tensor, slopes: Tensor, offsets: Tensor | None) -> Tensor:
+def _argmax_screened(queries: Tensor, slopes: Tensor, offsets: Tensor | None) -> Tensor:
     """The search in bfloat16, and by products of their own precision for rows that it cannot tell."""
     index = screened_argmax(queries, slopes, offsets)
     if index is None:
-        return _argmax_of_products(queries, slopes, offsets)
+        return argmax_by_products(queries, slopes, offsets)
     left = torch.nonzero(index < 0)[:, 0]
     if len(left):
-        index[left] = _argmax_of_products(queries[left], slopes, offsets)
+        index[left] = argmax_by_products(queries[left], slopes, offsets)
     return index
 
 
-def _argmax_of_products(queries: Tensor, slopes: Tensor, offsets: Tensor | None) -> Tensor:
+def argmax_by_products(queries: Tensor, slopes: Tensor, offsets: Tensor | None) -> Tensor:
+    """``argmax_affine`` by all scores in the precision of the rows, B >= 1."""
     rows, columns = len(queries), len(slopes)
     if offsets is not None:
         offsets = offsets.contiguous()  # the product reads them once for each row
