@@ -41,7 +41,8 @@ def noisy_images(n: int, dim: int) -> Tensor:
     axes = torch.linalg.eigh((images - mean).T.double() @ (images - mean).double()).eigenvectors[:, -dim:].float()
     places = (images - mean) @ axes
     rows = places.repeat(-(-n // len(places)), 1)[:n]
-    return rows + 0.1 * places.std() * torch.randn(n, dim, generator=torch.Generator().manual_seed(0))
+    noisy: Tensor = rows + 0.1 * places.std() * torch.randn(n, dim, generator=torch.Generator().manual_seed(0))
+    return noisy
 
 
 def cases() -> Iterator[tuple[str, Callable[[], Tensor]]]:

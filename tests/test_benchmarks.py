@@ -42,6 +42,8 @@ def test_estimates() -> None:
     for line in lines[2:]:
         told, took = (float(number.replace(",", "")) for number in line[47:].split()[:2])
         assert told == took == 0 or 0.75 < told / took < 1.35
+        told, took = (float(number) for number in line.split()[-2:])
+        assert 0.75 < told / took < 1.25
 
 
 def test_search() -> None:

@@ -27,6 +27,7 @@ __all__ = [
 ]
 
 LEAST_DRAWS = 1 << 14  # of an evaluation
+_ROWS = 1 << 13  # of noise, of which float64 copies are made at once
 _BIAS_SHARE = 4  # the bias is a difference on common draws: it needs fewer of them than the mean
 
 
@@ -163,6 +164,7 @@ def _atom_costs(problem: SemiDual, heights: Tensor) -> Tensor:
 
 def _dual_mean(problem: SemiDual, score: Tensor, draws: list[Tensor]) -> tuple[float, float]:
     """E|X|^2 - 2 E phi(X) and its standard error; for Gaussian noise with x and |x|^2 as control variates."""
+    draws = [part for noise in draws for part in noise.split(_ROWS)]
     sizes = [len(noise) for noise in draws]
     linear = torch.cat([_squares(noise) - 2 * inner(noise.double(), problem.centre) for noise in draws])
     terms = linear - 2 * score

@@ -31,7 +31,7 @@ except ImportError:  # Windows has none
 __all__ = ["Estimate", "estimate", "peak_memory"]
 
 _BYTES = 4  # of a number of the noise that W2^2 is taken on, which is kept
-_TIMED = 1 << 10  # draws of an evaluation that are timed together
+_LEAST_TIMED, _MOST_TIMED = 1 << 10, 1 << 13  # draws of an evaluation that are timed together; a step's, between these
 _FEWEST = 500  # atoms of an exact fit that is timed
 _SLOPES = 1.0, 2.0  # of the logarithm of an exact fit's time against that of its atoms
 
@@ -124,16 +124,17 @@ def _of_noisy_fit(task: Task, fine: Posed, seconds: float, began: float) -> Esti
 def _seconds_a_draw(run: Run, seconds: float) -> tuple[float, float]:
     """Of the problem's own count, and of a judgement of what the fit will return."""
     problem, generator = run.problem, generator_of(0, device=run.problem.points.device)
+    at_once = min(max(run.descent.batch, _LEAST_TIMED), _MOST_TIMED)
     tasks: tuple[Callable[[], object], ...] = (
-        lambda: problem.count(problem.noise(_TIMED, generator), run.heights),
-        lambda: run.returned.tally(run.potential, _TIMED, generator),
+        lambda: problem.count(problem.noise(at_once, generator), run.heights),
+        lambda: run.returned.tally(run.potential, at_once, generator),
     )
     found = []
     for task in tasks:
         draws, start = 0, time.perf_counter()
         while not draws or time.perf_counter() - start < seconds / len(tasks):
             task()
-            draws += _TIMED
+            draws += at_once
         found.append((time.perf_counter() - start) / draws)
     return found[0], found[1]
 

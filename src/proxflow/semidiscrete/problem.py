@@ -26,6 +26,7 @@ GAP_DRAWS = 1 << 9  # of noise, that tell how near scores are to one another
 SMALL_GAP = 0.05  # quantile of the gap between best and second-best score that is compared with errors of scores
 _ROUNDINGS = 2.0**8  # if that quantile is so many roundings wide, rounding moves less than 1% of it to another atom
 _BLOCKS_AT_ONCE = 2  # of shared directions: wider products are quicker, and processes share whole ones
+_ROWS = 1 << 13  # of noise, whose images are made at once
 _GAP_SCORES = 1 << 24  # at once, and as many for groups
 _SOFTMAX_BYTES = 1 << 21  # one block of assignment probabilities: about a core's cache
 
@@ -182,7 +183,7 @@ class SemiDual:
     def assign(self, noise: Tensor, heights: Tensor) -> Tally:
         """To which atoms noise rows go, at normalised heights (N,)."""
         if self.epsilon == 0:
-            counts = torch.bincount(self._best(noise, heights), minlength=len(self)).double()
+            counts = torch.bincount(self._best(noise, heights)[0], minlength=len(self)).double()
             return Tally(counts, counts, len(noise))
         total, squares = torch.zeros_like(self.weights), torch.zeros_like(self.weights)
         for scores in self._soft_scores(noise, heights):
@@ -193,16 +194,23 @@ class SemiDual:
 
     def conjugate(self, noise: Tensor, heights: Tensor) -> Tensor:
         """phi_h of each noise row, (n,) float64."""
-        if self.epsilon == 0:
-            best, image = self._best_image(noise, heights)
-            return (noise.double() * image).sum(1) - heights[best]
-        return torch.cat([self.epsilon * s.logsumexp(1).double() for s in self._soft_scores(noise, heights)])
+        if self.epsilon > 0:
+            return torch.cat([self.epsilon * s.logsumexp(1).double() for s in self._soft_scores(noise, heights)])
+        best, element = self._best(noise, heights)
+        parts = torch.arange(len(noise), device=noise.device).split(_ROWS)
+        level = [(noise[rows].double() * self._image(best, element, rows)).sum(1) for rows in parts]
+        return torch.cat(level) - heights[best]
 
     def images(self, noise: Tensor, heights: Tensor) -> Tensor:
         """grad phi_h of each noise row, (n, d) float64."""
         if self.epsilon == 0:
-            return self._best_image(noise, heights)[1]
-        return torch.cat([(torch.softmax(s, 1) @ self._slopes).double() for s in self._soft_scores(noise, heights)])
+            best, element = self._best(noise, heights)
+            return self._image(best, element, torch.arange(len(noise), device=noise.device))
+        images, first = noise.new_empty(noise.shape, dtype=torch.float64), 0
+        for scores in self._soft_scores(noise, heights):
+            images[first : first + len(scores)] = torch.softmax(scores, 1) @ self._slopes
+            first += len(scores)
+        return images
 
     def score_gaps(self, noise: Tensor, heights: Tensor, groups: list[Tensor]) -> Tensor:
         """Best score less the best of another atom, and for each labelling less that of another group, (n, 1 + L)."""
@@ -218,18 +226,17 @@ class SemiDual:
 
     # ---------------------------------------------------------------- inside
 
-    def _best(self, noise: Tensor, heights: Tensor) -> Tensor:
-        if self.symmetry is not None:
-            return nearest_images(self.symmetry, noise, self._slopes, self._offsets(heights)).atom
-        return argmax_affine(noise, self._slopes, self._offsets(heights))
-
-    def _best_image(self, noise: Tensor, heights: Tensor) -> tuple[Tensor, Tensor]:
-        """The atom of each noise row, (n,), and the point that it goes to, (n, d) float64."""
+    def _best(self, noise: Tensor, heights: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The atom of each noise row, (n,), and the element that moves it to where the row goes, (n,)."""
         if self.symmetry is None:
-            best = self._best(noise, heights)
-            return best, self.points[best]
+            return argmax_affine(noise, self._slopes, self._offsets(heights)), None
         best, element = nearest_images(self.symmetry, noise, self._slopes, self._offsets(heights))
-        return best, self.symmetry.apply(self.points[best], element)
+        return best, element
+
+    def _image(self, best: Tensor, element: Tensor | None, rows: Tensor) -> Tensor:
+        """The points that some noise rows, by number, go to, (rows, d) float64."""
+        points = self.points[best[rows]]
+        return points if self.symmetry is None or element is None else self.symmetry.apply(points, element[rows])
 
     def _scores(self, noise: Tensor, offsets: Tensor) -> Tensor:
         """Of each atom, or of the best of its images, (n, N)."""
