@@ -19,7 +19,7 @@ from torch import Tensor
 
 import proxflow as pf
 from proxflow.kernels import search
-from proxflow.kernels.screened_search import screened_argmax
+from proxflow.kernels.screened_search import screened_best
 from proxflow.semidiscrete.problem import SemiDual
 from proxflow.semidiscrete.start import marginal_form
 from timing import medians
@@ -73,8 +73,8 @@ def show(name: str, points: Tensor, heights: Tensor, batch: int, repeats: int, d
     }
     if batch * count <= _MOST_SCORES:
         contenders["bare product, whole"] = lambda: noise @ points.mT
-    contenders["search by products"] = lambda: search.argmax_by_products(noise, points, -heights)
-    contenders["search that screens"] = lambda: screened_argmax(noise, points, -heights)
+    contenders["search by products"] = lambda: search.best_by_products(noise, points, -heights)
+    contenders["search that screens"] = lambda: screened_best(noise, points, -heights)
     seconds = medians(contenders, repeats)
     print(f"{name}, N = {count:,}, d = {dim}, {batch:,} draws at once, {torch.get_num_threads()} threads")
     product = min(taken for name, taken in seconds.items() if name.startswith("bare"))
@@ -90,12 +90,12 @@ def wrong_answers(points: Tensor, heights: Tensor, draws: int, batch: int) -> tu
     generator, wrong = torch.Generator().manual_seed(2), [0, 0]
     for rows in torch.arange(draws).split(batch):
         noise = torch.randn(len(rows), points.shape[1], generator=generator)
-        plain = search.argmax_by_products(noise, points, -heights)
-        screened = screened_argmax(noise, points, -heights)
+        plain = search.best_by_products(noise, points, -heights).place
+        screened = screened_best(noise, points, -heights)
         if screened is None:
             raise SystemExit("too many scores are near to one another to screen them")
         scores = [
-            (noise.double() * points[atoms].double()).sum(1) - heights[atoms].double() for atoms in (plain, screened)
+            (noise.double() * points[atoms].double()).sum(1) - heights[atoms].double() for atoms in (plain, screened[0])
         ]
         wrong[0] += int((scores[0] < scores[1]).sum())
         wrong[1] += int((scores[1] < scores[0]).sum())

@@ -7,7 +7,7 @@ import torch
 
 from proxflow.kernels import screened_search as screened
 from proxflow.kernels import search
-from proxflow.kernels.screened_search import screened_argmax
+from proxflow.kernels.screened_search import screened_best
 
 
 @pytest.fixture(params=[(8192, 512, 128), (256, 64, 32)], ids=["one-block", "many-blocks"])
@@ -24,8 +24,12 @@ def best_in_double(queries: torch.Tensor, slopes: torch.Tensor, offsets: torch.T
 
 
 def found(queries: torch.Tensor, slopes: torch.Tensor, offsets: torch.Tensor | None) -> torch.Tensor:
-    index = screened_argmax(queries, slopes, offsets)
-    assert index is not None
+    best = screened_best(queries, slopes, offsets)
+    assert best is not None
+    index, score = best
+    known = index >= 0
+    exact = queries.double() @ slopes.double().mT + (0 if offsets is None else offsets.double())
+    torch.testing.assert_close(score[known], exact.amax(1)[known], rtol=1e-12, atol=1e-12)
     return index
 
 
@@ -89,8 +93,8 @@ def test_numbers_that_bfloat16_lacks_are_left_to_another_search(bad: float, gene
     assert torch.equal(index[others], exact[others])
     queries = torch.randn(80, 5, generator=generator)
     slopes[300, 2] = bad
-    index = screened_argmax(queries, slopes, None)
-    assert index is None or index.lt(0).all()
+    best = screened_best(queries, slopes, None)
+    assert best is None or best[0].lt(0).all()
 
 
 @pytest.mark.parametrize("kind", ["normal", "half way between two numbers"])
@@ -114,7 +118,7 @@ def test_gives_up_where_nearly_all_scores_are_near(generator: torch.Generator) -
     """Tight clusters: of the best one no slope could be left out."""
     queries = torch.randn(500, 20, generator=generator)
     clusters = torch.randn(4, 20, generator=generator).repeat(1000, 1)
-    assert screened_argmax(queries, clusters + 1e-4 * torch.randn(4000, 20, generator=generator), None) is None
+    assert screened_best(queries, clusters + 1e-4 * torch.randn(4000, 20, generator=generator), None) is None
 
 
 def test_rows_do_not_depend_on_those_beside_them(generator: torch.Generator) -> None:
@@ -132,12 +136,12 @@ def test_the_search_takes_it_where_it_pays(
         slopes = 1e-3 * slopes + torch.randn(3, 64, generator=generator).repeat(3000, 1)
     calls = []
 
-    def counted(*arguments: torch.Tensor) -> torch.Tensor | None:
+    def counted(*arguments: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor] | None:
         calls.append(arguments)
-        return screened_argmax(*arguments)
+        return screened_best(*arguments)
 
     monkeypatch.setattr(screened, "_has_tiles", lambda: True)
-    monkeypatch.setattr(search, "screened_argmax", counted)
+    monkeypatch.setattr(search, "screened_best", counted)
     exact = best_in_double(queries, slopes, None)
     if kind == "nan":
         queries[3] = torch.nan

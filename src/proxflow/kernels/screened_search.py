@@ -22,7 +22,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["can_screen", "screened_argmax"]
+__all__ = ["can_screen", "screened_best"]
 
 _COLUMNS, _ROWS = 8192, 512  # of a block of scores, which is to stay in a cache
 _GROUP = 128  # slopes whose maximum is taken together
@@ -68,7 +68,7 @@ class _Panel:
     lost: float
 
 
-def screened_argmax(queries: Tensor, slopes: Tensor, offsets: Tensor | None) -> Tensor | None:
+def screened_best(queries: Tensor, slopes: Tensor, offsets: Tensor | None) -> tuple[Tensor, Tensor] | None:
     """argmax_j <queries_i, slopes_j> + offsets_j, the lowest j on an exact tie; None where too many scores are near.
 
     Args:
@@ -77,7 +77,8 @@ def screened_argmax(queries: Tensor, slopes: Tensor, offsets: Tensor | None) -> 
         offsets: (N,), or None for zeros.
 
     Returns:
-        (B,) int64, -1 for rows that must be searched in another way: those with numbers that bfloat16 does not have.
+        index: (B,) int64, -1 for rows that must be searched in another way: those with numbers bfloat16 does not have.
+        score: (B,) float64, of the best; -inf without one.
     """
     if offsets is None:
         offsets = slopes.new_zeros(()).expand(len(slopes))
@@ -173,8 +174,8 @@ def _survivors(
 
 def _best_survivors(
     queries: Tensor, slopes: Tensor, offsets: Tensor, floor: Tensor, survivors: list[tuple[Tensor, Tensor, Tensor]]
-) -> Tensor:
-    """The best slope of each row among those that are left, by their scores in float64, (B,); -1 without any."""
+) -> tuple[Tensor, Tensor]:
+    """The best slope of each row among those that are left, and its score in float64, (B,); -1 and -inf without any."""
     row, column, ceiling = (torch.cat(parts) for parts in zip(*survivors, strict=True))
     kept = ceiling >= floor[row]
     row, column = row[kept], column[kept]
@@ -189,4 +190,4 @@ def _best_survivors(
     first = score == best[row]
     none = len(slopes)
     index = row.new_full((len(queries),), none).scatter_reduce_(0, row[first], column[first], "amin")
-    return torch.where(index == none, -1, index)
+    return torch.where(index == none, -1, index), best

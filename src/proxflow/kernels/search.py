@@ -7,22 +7,42 @@ processors that are much quicker in bfloat16 find the few slopes that matter in 
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib.util
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from proxflow.kernels.screened_search import can_screen, screened_argmax
+from proxflow.kernels.screened_search import can_screen, screened_best
 
-__all__ = ["TopTwo", "argmax_affine", "argmax_by_products", "row_argmax", "top_two_affine"]
+__all__ = [
+    "Best",
+    "TopTwo",
+    "argmax_affine",
+    "best_affine",
+    "best_by_products",
+    "row_argmax",
+    "searched_by",
+    "top_two_affine",
+]
 
 _BLOCK_BYTES = 1 << 20  # one score block: it stays in a cache near the core; written to memory it would halve the speed
 _FOLDED = 64  # dimensions up to which offsets are one more coordinate: adding them would take as long as the product
 _CHUNK_NUMBERS = 1 << 22  # of slopes, that all rows are searched among before the next ones
 _MIN_ROWS = 256  # fewer rows than this leave the matrix product inefficient
 _ROW_STEP = 16  # rows of a block come in this many, so that a part of the rows is rounded as it is in the whole
+
+
+class Best(NamedTuple):
+    """Best slope of each query, (B,) int64, and its score, (B,) float64."""
+
+    place: Tensor
+    score: Tensor
 
 
 @dataclass(frozen=True)
@@ -65,28 +85,43 @@ def argmax_affine(queries: Tensor, slopes: Tensor, offsets: Tensor | None = None
 def _argmax_affine(queries: Tensor, slopes: Tensor, offsets: Tensor | None) -> Tensor:
     if len(queries) == 0:
         return torch.empty(0, dtype=torch.int64, device=queries.device)
+    split = _SPLIT.get()
+    if split is not None:
+        return split(queries, slopes, offsets)
     if _fuses(queries.device, queries.dtype):
         from proxflow.kernels.fused_search import fused_argmax
 
         return fused_argmax(queries, slopes, offsets)
-    if can_screen(queries, slopes):
-        return _argmax_screened(queries, slopes, offsets)
-    return argmax_by_products(queries, slopes, offsets)
+    return best_affine(queries, slopes, offsets).place
 
 
-def _argmax_screened(queries: Tensor, slopes: Tensor, offsets: Tensor | None) -> Tensor:
-    """The search in bfloat16, and by products of their own precision for rows that it cannot tell."""
-    index = screened_argmax(queries, slopes, offsets)
-    if index is None:
-        return argmax_by_products(queries, slopes, offsets)
+_SPLIT: ContextVar[Callable[[Tensor, Tensor, Tensor | None], Tensor] | None] = ContextVar("split", default=None)
+
+
+@contextlib.contextmanager
+def searched_by(split: Callable[[Tensor, Tensor, Tensor | None], Tensor] | None) -> Iterator[None]:
+    """In this block, of this thread, every ``argmax_affine`` is this function's answer; its own one for None."""
+    token = _SPLIT.set(split)
+    try:
+        yield
+    finally:
+        _SPLIT.reset(token)
+
+
+def best_affine(queries: Tensor, slopes: Tensor, offsets: Tensor | None) -> Best:
+    """``argmax_affine`` with the scores, by the quickest way on this device; B >= 1."""
+    screened = screened_best(queries, slopes, offsets) if can_screen(queries, slopes) else None
+    if screened is None:
+        return best_by_products(queries, slopes, offsets)
+    index, score = screened
     left = torch.nonzero(index < 0)[:, 0]
     if len(left):
-        index[left] = argmax_by_products(queries[left], slopes, offsets)
-    return index
+        index[left], score[left] = best_by_products(queries[left], slopes, offsets)
+    return Best(index, score)
 
 
-def argmax_by_products(queries: Tensor, slopes: Tensor, offsets: Tensor | None) -> Tensor:
-    """``argmax_affine`` by all scores in the precision of the rows, B >= 1."""
+def best_by_products(queries: Tensor, slopes: Tensor, offsets: Tensor | None) -> Best:
+    """``best_affine`` by all scores in the precision of the rows."""
     rows, columns = len(queries), len(slopes)
     if offsets is not None:
         offsets = offsets.contiguous()  # the product reads them once for each row
@@ -95,28 +130,18 @@ def argmax_by_products(queries: Tensor, slopes: Tensor, offsets: Tensor | None) 
     if folds:
         queries = torch.cat([queries, queries.new_ones(rows, 1)], dim=1)
     blocks, buffer = queries.split(height), queries.new_empty(height * width)
-    if columns <= width:
-        near = _folded(slopes, offsets, folds)
-        return torch.cat([row_argmax(_scores(block, *near, buffer)) for block in blocks])
-    return _argmax_by_chunks(blocks, slopes, offsets, folds, buffer, width)
-
-
-def _argmax_by_chunks(
-    blocks: tuple[Tensor, ...], slopes: Tensor, offsets: Tensor | None, folds: bool, buffer: Tensor, width: int
-) -> Tensor:
-    """All rows are multiplied with some slopes before the next: each is read once, of a file too, and folded once."""
-    size = width * max(1, _CHUNK_NUMBERS // (width * blocks[0].shape[1]))
-    for left in range(0, len(slopes), size):
+    size = width if columns <= width else width * max(1, _CHUNK_NUMBERS // (width * queries.shape[1]))
+    for left in range(0, columns, size):  # all rows before the next slopes: each is read once, of a file too
         chunk = slice(left, left + size)
         near = _folded(slopes[chunk], None if offsets is None else offsets[chunk], folds)
         found = [_block_argmax(block, *near, buffer, width) for block in blocks]
-        its_index, its_value = (torch.cat(parts) for parts in zip(*found, strict=True))
+        its_index, its_score = (torch.cat(parts) for parts in zip(*found, strict=True))
         if left == 0:
-            index, value = its_index, its_value
+            index, score = its_index, its_score
             continue
-        better = its_value > value
-        index, value = torch.where(better, its_index + left, index), torch.where(better, its_value, value)
-    return index
+        better = its_score > score
+        index, score = torch.where(better, its_index + left, index), torch.where(better, its_score, score)
+    return Best(index, score.double())
 
 
 def _folded(slopes: Tensor, offsets: Tensor | None, folds: bool) -> tuple[Tensor, Tensor | None]:
