@@ -50,10 +50,20 @@ alone = torch.equal(spoiled[others], argmax_affine(queries, slopes)[others]) and
 
 slopes = torch.randn(400, 64, generator=generator)
 queries = 1e3 * torch.randn(300, 64, generator=generator)
-cut = fused_search.cut_to_tf32
+
+def cut(values):
+    return (values.contiguous().view(torch.int32) & -8192).view(torch.float32)
+
+
 off = (queries.double() @ slopes.double().T - cut(queries).double() @ cut(slopes).double().T).abs().amax(1)
 ratio = (off / fused_search.score_error(queries, slopes)).max()
-print(json.dumps({"same": same, "ties": ties, "alone": alone, "ratio": float(ratio), "searched": searched}))
+wide = torch.randn(70, 301, generator=generator) * torch.logspace(-6, 6, 70)[:, None]
+sized = []
+for rows in (wide, wide[:, :7], wide[:, ::3], wide.T):
+    sizes = rows.norm(dim=1), (rows - cut(rows)).norm(dim=1)
+    sized += [float((a / b - 1).abs().max()) for a, b in zip(fused_search._sizes_and_losses(rows), sizes)]
+result = {"same": same, "ties": ties, "alone": alone, "ratio": float(ratio), "searched": searched, "sized": sized}
+print(json.dumps(result))
 """
 
 
@@ -78,6 +88,11 @@ def test_a_nan_row_stays_alone(found: dict[str, Any]) -> None:
 
 def test_what_tf32_loses_stays_within_its_bound(found: dict[str, Any]) -> None:
     assert 0.05 < found["ratio"] <= 1
+
+
+def test_sizes_of_rows_and_of_what_tf32_loses_are_those_of_torch(found: dict[str, Any]) -> None:
+    assert len(found["sized"]) == 8
+    assert max(found["sized"]) < 1e-5
 
 
 def test_rows_whose_best_scores_are_near_are_searched_again_in_float32(found: dict[str, Any]) -> None:
