@@ -4,14 +4,18 @@ Problem: argmax_j <a_i, b_j> + c_j for B rows and N slopes in float32. Method: a
 through its share of the slopes and keeps the best two scores of each row; the shares are merged at the end. A first
 pass multiplies in TF32, which tensor cores do at many times the rate of float32, and cuts the last 13 bits of a factor.
 
-Invariant: the answer is that of float32. With u~ and y~ the factors cut, a score is wrong by at most
+Invariant: the answer is that of float32. With u~ and y~ the factors cut, u' and y' what is cut off, a score is off by
 
-    |<u, y> - <u~, y~>| <= |u - u~| |y| + |u~| |y - y~|,
+    |<u, y> - <u~, y~>| <= |u'| |y| + |u| |y'|,
 
-and a row whose best two scores are nearer than twice that, with a margin for the rounding of sums, is searched again in
-float32. Cost: 2 B N d operations in TF32, 2 B' N d in float32 for the B' rows searched again, and one pass over the
-slopes for the bound; memory for a few numbers a row and share. Not measured on a GPU yet (``benchmarks/gpu.py`` would):
-the logic is tested in Triton's interpreter.
+and a noise vector whose best two scores are nearer than twice that, with a margin for the rounding of sums, is searched
+again with three products, <u~, y~> + <u', y~> + <u~, y'>, which lose 2^-10 of u' and y' at most; what these do not tell
+either, in float32. Where scores are near, as in fits of images, the first pass leaves many vectors, and float32 on its
+own would take as long for them as many products in TF32.
+
+Cost: 2 B N d operations in TF32, three times as many for a vector searched again, and one pass over the slopes for the
+bounds; memory for a few numbers a vector and share. Not measured on a GPU yet (``benchmarks/gpu.py`` would): the logic
+is tested in Triton's interpreter.
 """
 
 from __future__ import annotations
@@ -21,12 +25,13 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-__all__ = ["fused_argmax", "score_error"]
+__all__ = ["fused_argmax", "score_errors"]
 
 _ROWS, _COLUMNS, _DEPTH = 128, 128, 32  # of a tile of scores, and of the parts of factors it is summed from
 _WARPS, _STAGES = 8, 3
 _PROGRAMS = 512  # wanted at once: a few for each multiprocessor of a large GPU
 _SIZED_ROWS, _SIZED_DEPTH = 32, 128  # of the parts of rows that norms are summed from
+_CUT = 2.0**-10  # of a number, what TF32 cuts off at most
 _KEPT_BITS = tl.constexpr(-(1 << 13))  # of a float32: TF32 does not have the last 13
 
 
@@ -100,20 +105,24 @@ def fused_argmax(queries: Tensor, slopes: Tensor, offsets: Tensor | None = None)
     Returns:
         (B,) int64. A row with a NaN gives some index.
     """
-    best, gap = _searched(queries, slopes, offsets, "tf32")
-    doubtful = torch.nonzero(~(gap > 2 * score_error(queries, slopes)))[:, 0]
+    once, thrice = score_errors(queries, slopes)
+    best, lead = _searched(queries, slopes, offsets, "tf32")
+    doubtful = torch.nonzero(~(lead > 2 * once))[:, 0]
     if len(doubtful):
-        best[doubtful] = _searched(queries[doubtful], slopes, offsets, "ieee")[0]
+        best[doubtful], lead = _searched(queries[doubtful], slopes, offsets, "tf32x3")
+        doubtful = doubtful[~(lead > 2 * thrice[doubtful])]
+    if len(doubtful):
+        best[doubtful], _ = _searched(queries[doubtful], slopes, offsets, "ieee")
     return best
 
 
-def score_error(queries: Tensor, slopes: Tensor) -> Tensor:
-    """How far any score of a row may be off in TF32, (B,)."""
+def score_errors(queries: Tensor, slopes: Tensor) -> tuple[Tensor, Tensor]:
+    """How far any score of a row may be off by one product in TF32, and by three, (B,) each."""
     query_size, query_lost = _sizes_and_losses(queries)
     size, lost = (part.max() for part in _sizes_and_losses(slopes))
     sums = 2 * queries.shape[1] ** 0.5 * torch.finfo(torch.float32).eps * query_size * size
-    error: Tensor = query_lost * size + query_size * lost + sums
-    return error
+    once = query_lost * size + query_size * lost
+    return once + sums, _CUT * once + query_lost * lost + sums
 
 
 def _sizes_and_losses(values: Tensor) -> tuple[Tensor, Tensor]:
