@@ -78,6 +78,8 @@ def found() -> dict[str, Any]:
     result = subprocess.run(
         [sys.executable, "-c", SCRIPT], env=environment, capture_output=True, text=True, timeout=300
     )
+    if "only 0-dimensional arrays can be converted" in result.stderr:
+        pytest.skip("the interpreter of this Triton does not run with numpy 2.4 or later")
     assert result.returncode == 0, result.stderr
     return json.loads(result.stdout.splitlines()[-1])
 
