@@ -94,3 +94,9 @@ def test_the_command_line_starts_without_torch() -> None:
     program = "import sys, proxflow.cli; print(sorted({'torch', 'numpy', 'scipy'} & sys.modules.keys()))"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_only_assignments_take_lapx() -> None:
+    """It is a compiled package, and there are machines without it whose couplings assign nothing."""
+    program = "import sys; sys.modules['lap'] = None; import proxflow.couplings, proxflow.semidiscrete"
+    subprocess.run([sys.executable, "-c", program], check=True)

@@ -220,3 +220,28 @@ def test_noise_of_rows() -> None:
     output = printed_by("noise_of_rows.py")
     assert output.count(" median ") == 4
     assert "bytes a pair" in output
+
+
+def test_gpu(tmp_path: Path) -> None:
+    path = tmp_path / "results.md"
+    printed_by("gpu.py", "--device", "cpu", "--out", str(path))
+    text = path.read_text()
+    assert "**No GPU was measured.**" in text
+    assert text.count("not measured on a GPU") == 2
+    assert re.findall(r"^## (\d)\. ", text, re.MULTILINE) == ["1", "2", "3", "4", "5"]
+    assert "failed with" not in text
+    assert "left out" not in text
+    answers = re.findall(r"^\| B = .*% \|.*\| (\d+) \| [^|]* \|$", text, re.MULTILINE)
+    assert answers == ["0", "0"]
+    inflation, count, chi2, draws = re.findall(r"= 1\.2 x ([\d.]+) .* x ([\d,]+) / ([\d.]+) = ([\d,]+)", text)[0]
+    expected = 1.2 * float(inflation) * float(count.replace(",", "")) / float(chi2)
+    assert float(draws.replace(",", "")) == pytest.approx(expected, rel=1e-3)
+    assert text.count("| 0% | yes | 0 |") == 2  # velocities: the CPU beside itself
+
+
+def test_gpu_says_what_its_budget_leaves_out(tmp_path: Path) -> None:
+    path = tmp_path / "results.md"
+    printed_by("gpu.py", "--device", "cpu", "--budget", "1e-3", "--out", str(path))
+    text = path.read_text()
+    for what in ("copy", "A fit of images", "Steps on millions of rows", "couplings", "velocities"):
+        assert f"- {what}: left out, the budget was used up\n" in text

@@ -21,6 +21,7 @@ import proxflow as pf
 from proxflow.errors import ConvergenceWarning
 from proxflow.semidiscrete import Fit, descent, fit
 from proxflow.semidiscrete.shared_directions import Sharing
+from proxflow.semidiscrete.stochastic_fit import StochasticState, _on_device
 from tests.marks import slow_beyond
 from tests.semidiscrete.sources import Interrupted, PlainNormal
 
@@ -124,6 +125,19 @@ def test_a_killed_process_can_be_gone_on_from(tmp_path: Path) -> None:
     assert path.exists()
     points = torch.randn(2000, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     assert same(fit(points, checkpoint=path), fit(points))
+
+
+def test_a_checkpoint_goes_to_the_device_of_the_points_but_for_its_generators(tmp_path: Path) -> None:
+    """The meta device stands for a GPU: a file is read onto the CPU."""
+    path = tmp_path / "run.safetensors"
+    fit(cloud(30, 4), tol=0.5, checkpoint=path)
+    state = pf.load(path).state
+    assert isinstance(state, StochasticState)
+    moved = _on_device(state, torch.device("meta"))
+    assert {moved.iterate.noise.device.type, moved.fresh.device.type} == {"cpu"}
+    assert {part.heights.device.type for part in (moved.iterate, moved.iterate.averages, *moved.snapshots)} == {"meta"}
+    assert {moved.tally.total.device.type, moved.tally.squares.device.type, moved.light.device.type} == {"meta"}
+    assert (moved.history, moved.iterate.units) == (state.history, state.iterate.units)
 
 
 def test_a_finished_checkpoint_gives_the_result_again_without_a_draw_for_the_heights(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import torch
 from proxflow.kernels import geometry
 from proxflow.semidiscrete.descent import nested_groups
 from proxflow.semidiscrete.fitting import posed, task_of
+from proxflow.semidiscrete.prepare import _InRoundings, _reach_all_directions, _triangle
 from proxflow.semidiscrete.start import marginal_form
 from tests.peak_memory import peak_bytes
 
@@ -38,3 +39,25 @@ def test_blocks_change_no_result(dim: int, monkeypatch: pytest.MonkeyPatch) -> N
         for mine, theirs in zip(nested_groups(parts.points, parts.weights), groups, strict=True)
     ]
     assert min(agreeing) > 0.99
+
+
+@pytest.mark.parametrize("decay", [0.0, 1.0, 3.0, 8.0])
+@pytest.mark.parametrize("precision", [torch.float32, torch.float64])
+def test_rows_reach_all_directions_only_where_their_singular_values_say_so(
+    decay: float, precision: torch.dtype
+) -> None:
+    deviations = torch.logspace(0, -decay, 12, dtype=torch.float64)
+    points = deviations * torch.randn(500, 12, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    parts = _InRoundings(points, precision)
+    smallest = float(torch.linalg.svdvals(_triangle(parts)).min())
+    torch.testing.assert_close(_triangle(parts).mT @ _triangle(parts), sum(block.mT @ block for block in parts))
+    assert not _reach_all_directions(parts, 1.0001 * smallest)
+    assert _reach_all_directions(parts, 0.9 * smallest) or decay == 8.0
+    assert not _reach_all_directions(_InRoundings(points[:, :1] * deviations, precision), smallest)
+
+
+def test_rows_in_all_directions_take_no_singular_values(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.linalg, "svd", None)
+    points = torch.randn(200, 30, generator=torch.Generator().manual_seed(0))
+    task = task_of(points, None, None, 0.0, None, 0.1, None, 0, 1 << 22)
+    assert posed(task)[0].problem.source.dim == 30

@@ -20,7 +20,6 @@ import math
 import warnings
 from collections.abc import Iterable
 
-import lap
 import torch
 from torch import Tensor
 
@@ -68,6 +67,8 @@ def least_cost_permutation(x0: Tensor, x1: Tensor) -> Tensor:
         cost.sub_(row[:, None]).sub_(column)
     cost -= cost.amin(1, keepdim=True)
     cost -= cost.amin(0)
+    import lap  # here, so that all else runs on machines without it
+
     _, column_of_row = lap.lapjvr(cost.cpu().numpy(), return_cost=False)
     return torch.from_numpy(column_of_row).to(x0.device)
 

@@ -75,6 +75,11 @@ def _count(labels: Tensor) -> int:
     return int(labels.max()) + 1
 
 
+def _summed(masses: Tensor, labels: Tensor, count: int) -> Tensor:
+    """Masses (N,) of each of ``count`` groups together; unlike ``bincount`` it does not wait for a GPU."""
+    return masses.new_zeros(count).index_add_(0, labels, masses)
+
+
 def _bisected(points: Tensor, weights: Tensor, labels: Tensor) -> Tensor:
     """Every group split across its principal axis at its mean, where clusters leave a gap."""
     count, dim = _count(labels), points.shape[1]
@@ -170,6 +175,7 @@ class Descent:
         self.problem = problem
         self.batch = max(256, min(len(problem) // 8, problem.rows_at_once))
         self.groups = nested_groups(problem.points, problem.weights, problem.mean())
+        self._group_weights = [_summed(problem.weights, labels, _count(labels)) for labels in self.groups]
         self.sharing = self._sharing()
         self.inflation = 1.0 if self.sharing is None else variance_inflation(problem.weights, self.sharing)
         self._stretch = isolation(problem)
@@ -190,8 +196,8 @@ class Descent:
         else:
             mass = self.problem.mass_sharing(noise, iterate.heights, self.sharing, generator)
         change = iterate.units[0] * self._stretch * self._moves(iterate, mass, weights)
-        for labels, unit in zip(self.groups, iterate.units[1:], strict=True):
-            own, wanted = torch.bincount(labels, mass), torch.bincount(labels, weights)
+        for labels, wanted, unit in zip(self.groups, self._group_weights, iterate.units[1:], strict=True):
+            own = _summed(mass, labels, len(wanted))
             change += (unit * self._moves(iterate, own, wanted))[labels]
         heights = iterate.heights + change
         return dataclasses.replace(

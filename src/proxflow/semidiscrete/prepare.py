@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -91,9 +92,12 @@ def span_of(atoms: Atoms, source: Source, precision: torch.dtype) -> Span:
     points, dim = atoms.points, atoms.points.shape[1]
     if not isinstance(source, Gaussian) or len(points) == 1 or atoms.symmetry is not None:
         return Span(points, source, 0.0, 0.0, exact=True)
-    centre, radius = centre_and_radius(points)
-    _, sizes, axes = torch.linalg.svd(_in_roundings(points, centre, radius, precision), full_matrices=False)
+    parts = _InRoundings(points, precision)
     negligible = _ROUNDINGS * len(points) ** 0.5
+    if len(points) > dim and _reach_all_directions(parts, negligible):
+        return Span(points, source, 0.0, 0.0, exact=True)
+    _, sizes, axes = torch.linalg.svd(_triangle(parts), full_matrices=False)
+    centre = parts.centre
     kept = sizes > negligible
     basis = axes[kept].mT
     rank = basis.shape[1]
@@ -111,13 +115,43 @@ def span_of(atoms: Atoms, source: Source, precision: torch.dtype) -> Span:
     return Span(inside, Gaussian(rank), rest, float(row_norm(off).max()))
 
 
-def _in_roundings(points: Tensor, centre: Tensor, radius: Tensor, precision: torch.dtype) -> Tensor:
-    """The triangle R of a QR factorisation of the rows about the centre, each in units of its rounding; in float64."""
-    about = row_norm(centre[None] / radius)
-    triangle = centre.new_empty(0, len(centre))
-    for rows in row_blocks(points):
-        exact = points[rows].double()
-        rounding = torch.finfo(precision).eps * (row_norm(exact / radius) + about)
-        block = torch.where(rounding > 0, 1 / rounding, 0.0)[:, None] * ((exact - centre) / radius)
+class _InRoundings:
+    """Rows about their centre, each in units of its rounding, in float64: blocks of them, one after the other."""
+
+    def __init__(self, points: Tensor, precision: torch.dtype) -> None:
+        self.centre, self._radius = centre_and_radius(points)
+        self._points, self._precision = points, precision
+
+    def __iter__(self) -> Iterator[Tensor]:
+        about = row_norm(self.centre[None] / self._radius)
+        for rows in row_blocks(self._points):
+            exact = self._points[rows].double()
+            rounding = torch.finfo(self._precision).eps * (row_norm(exact / self._radius) + about)
+            yield torch.where(rounding > 0, 1 / rounding, 0.0)[:, None] * ((exact - self.centre) / self._radius)
+
+    def __len__(self) -> int:
+        return len(self._points)
+
+
+def _reach_all_directions(parts: _InRoundings, least: float) -> bool:
+    """Whether all singular values of the rows (N, d) are above ``least``; False also where rounding leaves that open.
+
+    The Cholesky factor of the Gram matrix less a multiple of the identity exists only if its eigenvalues are above
+    that. Products and a factorisation of it take a small part of the time of singular values. Their rounding is below
+    N + d roundings of the trace.
+    """
+    dim = len(parts.centre)
+    gram = torch.zeros(dim, dim, dtype=torch.float64, device=parts.centre.device)
+    for block in parts:
+        gram += block.mT @ block
+    rounding = (len(parts) + dim) * torch.finfo(torch.float64).eps * gram.trace()
+    gram.diagonal().sub_(least**2 + 2 * rounding)
+    return int(torch.linalg.cholesky_ex(gram).info) == 0
+
+
+def _triangle(parts: _InRoundings) -> Tensor:
+    """R of a QR factorisation of the rows."""
+    triangle = parts.centre.new_empty(0, len(parts.centre))
+    for block in parts:
         triangle = torch.linalg.qr(torch.cat([triangle, block]), mode="r").R
     return triangle

@@ -18,6 +18,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -163,6 +164,7 @@ class Run:
 
     def _resumed(self, state: StochasticState) -> StochasticState:
         """A state from a checkpoint; with another tolerance other atoms may be light, which makes another potential."""
+        state = _on_device(state, self.problem.points.device)
         if torch.equal(state.light, self.light.light):
             return state
         return dataclasses.replace(state, history=(), tally=None, light=self.light.light)
@@ -311,6 +313,18 @@ class Run:
         if not earlier:
             return Averages(whole.heights, 0.5 * whole.weight, 0.5 * whole.squares)
         return min(earlier, key=lambda part: abs(part.weight / whole.weight - 0.5))
+
+
+def _on_device(value: Any, device: torch.device) -> Any:
+    """A state that was read onto the CPU, on another device; states of generators stay, as they do on any device."""
+    if isinstance(value, Tensor):
+        return value if value.dtype == torch.uint8 else value.to(device)
+    if isinstance(value, tuple):
+        return tuple(_on_device(entry, device) for entry in value)
+    if not dataclasses.is_dataclass(value) or isinstance(value, type):
+        return value
+    names = (field.name for field in dataclasses.fields(value))
+    return dataclasses.replace(value, **{name: _on_device(getattr(value, name), device) for name in names})
 
 
 def _cost_draws(problem: SemiDual, max_memory: int) -> int:

@@ -1,0 +1,292 @@
+"""Sections 1 and 2 of benchmarks/gpu.py: the rates of the card, and the search beside them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from unittest import mock
+
+import torch
+from torch import Tensor
+
+from gpu_measure import Deadline, Table, float32_products, timed
+from gpu_sizes import Bench, ImageLaw
+from proxflow.kernels import screened_search
+from proxflow.kernels.search import _fuses, argmax_affine
+
+__all__ = ["Problem", "card", "passes", "searches"]
+
+_PRECISIONS = ("bfloat16", "TF32", "float32")
+_GOAL = 0.6  # of the bfloat16 rate
+_GROUP = 128  # slopes of which a screening keeps the largest score alone
+_BLOCK_NUMBERS = 1 << 28  # scores of one block of the plain search: 1 GiB
+_CHECKED_AT_ONCE = 1 << 15  # slopes that are converted to float64 together
+_BLOCKS_OF_A_GPU = {
+    "_COLUMNS": 1 << 16, "_ROWS": 1 << 14, "_CENTRED": 1 << 27, "_AT_ONCE": 1 << 26, "_MOST_SURVIVORS": 128,
+}  # fmt: skip
+"""Constants of ``screened_search`` that are those of a processor's cache there."""
+
+
+# ---------------------------------------------------------------- 1. the card
+
+
+def card(bench: Bench, deadline: Deadline) -> None:
+    """Matrix products in three precisions, and a copy."""
+    table = bench.report.table("product", "rows x inner x columns", "seconds", "repeats", "TFLOP/s")
+    for precision in _PRECISIONS:
+        for shape in ((bench.sizes.square,) * 3, bench.sizes.product):
+            measure = partial(_product, bench, precision, shape, table, deadline)
+            bench.report.attempt(f"{precision}, {shape}", measure)
+    bench.report.add(
+        "\n- TFLOP/s: 2 x rows x inner x columns / seconds / 1e12; a rate below is that of a square product"
+    )
+    if "TF32" in bench.rates and "bfloat16" in bench.rates:
+        share = bench.rates["TF32"] / bench.rates["bfloat16"]
+        bench.report.add(
+            f"- TF32 has {100 * share:.0f}% of the bfloat16 rate: no search in TF32 can have a larger share"
+        )
+    bench.report.attempt("copy", partial(_copy, bench, deadline))
+
+
+def _product(bench: Bench, precision: str, shape: tuple[int, int, int], table: Table, deadline: Deadline) -> None:
+    rows, inner, columns = shape
+    dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
+    left, right = (torch.randn(n, inner, device=bench.device).to(dtype) for n in (rows, columns))
+    result = torch.empty(rows, columns, dtype=dtype, device=bench.device)
+    with float32_products("high" if precision == "TF32" else "highest"):
+        taken = bench.timed(lambda: torch.mm(left, right.T, out=result), deadline)
+    rate = 2.0 * rows * inner * columns / taken.seconds
+    if rows == inner == columns:
+        bench.rates[precision] = rate
+    table.add(precision, f"{rows:,} x {inner:,} x {columns:,}", taken.seconds, taken.repeats, rate / 1e12)
+
+
+def _copy(bench: Bench, deadline: Deadline) -> None:
+    source = torch.ones(bench.sizes.copied // 4, device=bench.device)
+    target = torch.empty_like(source)
+    taken = bench.timed(lambda: target.copy_(source), deadline)
+    moved = 2.0 * source.nbytes
+    bench.report.add(
+        f"- memory: a copy of {source.nbytes:,} bytes reads and writes {moved:,.0f} in {taken.seconds:.3g} s "
+        f"(median of {taken.repeats}): {moved / taken.seconds / 1e9:,.0f} GB/s"
+    )
+
+
+# ---------------------------------------------------------------- 2. the search
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Noise (B, d), slopes (N, d) and offsets (N,) of a search: as in a fit whose heights are right but for details."""
+
+    queries: Tensor
+    slopes: Tensor
+    offsets: Tensor
+
+    def operations(self, rows: int) -> float:
+        """Of the product for so many noise vectors, 2 rows N d."""
+        return 2.0 * rows * self.slopes.numel()
+
+    @property
+    def name(self) -> str:
+        """Its sizes."""
+        return f"B = {len(self.queries):,}, N = {len(self.slopes):,}, d = {self.slopes.shape[1]:,}"
+
+
+@dataclass(frozen=True)
+class Truth:
+    """The best scores (n,) of the first noise vectors in float64, their places, and how far below counts as wrong."""
+
+    problem: Problem
+    best: Tensor
+    place: Tensor
+    allowed: Tensor
+
+    @classmethod
+    def of(cls, problem: Problem, count: int) -> Truth:
+        """By all scores, some slopes at a time."""
+        noise, offsets = problem.queries[:count].double(), problem.offsets.double()
+        best, place = torch.full_like(noise[:, 0], -torch.inf), noise.new_zeros(len(noise), dtype=torch.int64)
+        size = noise.new_zeros(())
+        for first in range(0, len(offsets), _CHECKED_AT_ONCE):
+            part = problem.slopes[first : first + _CHECKED_AT_ONCE].double()
+            value, at = torch.addmm(offsets[first : first + len(part)], noise, part.T).max(1)
+            place = torch.where(value > best, first + at, place)
+            best = torch.maximum(best, value)
+            size = torch.maximum(size, torch.linalg.vector_norm(part, dim=1).max())
+        eps = torch.finfo(torch.float32).eps
+        score = 2 * math.sqrt(noise.shape[1]) * eps * torch.linalg.vector_norm(noise, dim=1) * size
+        return cls(problem, best, place, 2 * (score + eps * offsets.abs().max()))
+
+    def shortfall(self, found: Tensor) -> Tensor:
+        """How far below the best the scores of answers are, in units of what counts as wrong, (n,)."""
+        rows = found[: len(self.best)]
+        noise, slopes = self.problem.queries[: len(rows)].double(), self.problem.slopes[rows].double()
+        own = (noise * slopes).sum(1) + self.problem.offsets[rows].double()
+        return (self.best - own) / self.allowed
+
+    def wrong(self, found: Tensor) -> int:
+        """How many answers are."""
+        return int((self.shortfall(found) > 1).sum())
+
+
+def searches(bench: Bench, deadline: Deadline) -> None:
+    """The search of the library, checked, beside products of torch, and what it is made of."""
+    report, checked = bench.report, bench.sizes.checked
+    report.add(
+        "`argmax_affine`: the largest of N scores <u, y> - h for each of B noise vectors u, in a fit of rows with a "
+        "spectrum like that of images, whose heights are those of their law.\n"
+    )
+    table = report.table(
+        "sizes", "seconds", "repeats", "TFLOP/s", *(f"of {precision}" for precision in _PRECISIONS),
+        "noise vectors of each pass", f"wrong of {checked}", "torch, float32 blocks and maxima: seconds",
+    )  # fmt: skip
+    report.add(
+        "\n- TFLOP/s: 2 B N d / seconds / 1e12, and its share of the rates of section 1",
+        "- passes: all noise vectors in TF32 (`tf32`), those whose best two scores that does not tell apart by three "
+        "products in TF32 (`tf32x3`), the rest of them in float32 (`ieee`)",
+        "- wrong: the answer's score, in float64, is below the best by more than two scores may be off in float32, "
+        "2 (2 sqrt(d) eps |u| max|y| + eps max|h|)\n",
+    )
+    parts = report.table("sizes", "what", "noise vectors", "seconds", "repeats", "TFLOP/s", f"wrong of {checked}")
+    report.add(
+        "\n- a pass of the kernel alone is over fewer noise vectors, and TF32 alone may be wrong",
+        f"- group maxima: the product in bfloat16 and the largest of each {_GROUP} scores, rows converted before: the "
+        "least that a screening in bfloat16 takes",
+        "- `screened_search`: what processors with AMX search by, here in blocks of a size for GPUs",
+    )
+    for number, (rows, count, dim) in enumerate(bench.sizes.searches):
+        whole = Deadline(deadline.left / (len(bench.sizes.searches) - number))
+        measure = partial(_case, bench, (rows, count, dim), table, parts, whole, number == 0)
+        report.attempt(f"B = {rows:,}, N = {count:,}, d = {dim:,}", measure)
+
+
+def _case(
+    bench: Bench, sizes: tuple[int, int, int], table: Table, parts: Table, deadline: Deadline, is_goal: bool
+) -> None:
+    rows, count, dim = sizes
+    images = ImageLaw(dim, bench.device).draw(count)
+    queries = torch.randn(rows, dim, generator=torch.Generator(bench.device).manual_seed(2), device=bench.device)
+    problem = Problem(queries, images.points, -images.heights.float())
+    truth = Truth.of(problem, bench.sizes.checked)
+    bench.report.attempt(problem.name, partial(_search, bench, truth, table, deadline, is_goal))
+    for part in _parts(bench, problem):
+        bench.report.attempt(f"{problem.name}, {part.name}", partial(_part, bench, truth, part, parts, deadline))
+
+
+def _search(bench: Bench, truth: Truth, table: Table, deadline: Deadline, is_goal: bool) -> None:
+    problem = truth.problem
+    arguments = problem.queries, problem.slopes, problem.offsets
+    taken = bench.timed(lambda: argmax_affine(*arguments), deadline)
+    found = argmax_affine(*arguments)
+    plain = timed(lambda: _plain_search(problem), bench.device, 2, deadline).seconds if deadline.left > 0 else None
+    rate = problem.operations(len(problem.queries)) / taken.seconds
+    shares = [f"{100 * rate / bench.rates[kind]:.0f}%" if kind in bench.rates else None for kind in _PRECISIONS]
+    wrong = truth.wrong(found)
+    table.add(problem.name, taken.seconds, taken.repeats, rate / 1e12, *shares, passes(problem), wrong, plain)
+    others = int((found[: len(truth.place)] != truth.place).sum())
+    bench.report.add(
+        f"- {problem.name}: {others:,} of {len(truth.place):,} answers name another row than float64 does; the largest "
+        f"shortfall is {max(float(truth.shortfall(found).max()), 0.0):.2g} of what counts as wrong"
+    )
+    if is_goal:
+        reached = rate >= _GOAL * bench.rates.get("bfloat16", math.inf)
+        bench.report.add(f"- **goal, {100 * _GOAL:.0f}% of the bfloat16 rate there: {bench.verdict(reached)}**")
+
+
+def _plain_search(problem: Problem) -> Tensor:
+    """Blocks of all scores in float32, and their maxima."""
+    blocks = problem.queries.split(max(1, _BLOCK_NUMBERS // len(problem.slopes)))
+    return torch.cat([torch.addmm(problem.offsets, part, problem.slopes.T).max(1).indices for part in blocks])
+
+
+def passes(problem: Problem) -> str | None:
+    """How many noise vectors the kernel searches in which precision, one pass after the other; None without it."""
+    if not _fuses(problem.queries.device, problem.queries.dtype):
+        return None
+    from proxflow.kernels import fused_search
+
+    counts: list[str] = []
+    one_pass = fused_search._searched
+
+    def counted(queries: Tensor, slopes: Tensor, offsets: Tensor | None, precision: str) -> tuple[Tensor, Tensor]:
+        counts.append(f"{len(queries):,} {precision}")
+        return one_pass(queries, slopes, offsets, precision)
+
+    with mock.patch.object(fused_search, "_searched", counted):
+        argmax_affine(problem.queries, problem.slopes, problem.offsets)
+    return ", ".join(counts)
+
+
+@dataclass(frozen=True)
+class Part:
+    """Something to time beside the search.
+
+    Attributes:
+        name: what it is.
+        rows: noise vectors that it multiplies with all slopes; 0 where it multiplies none.
+        prepare: makes the call, whose result are answers if ``answers``.
+        answers: whether they can be checked.
+    """
+
+    name: str
+    rows: int
+    prepare: Callable[[], Callable[[], object]]
+    answers: bool = True
+
+
+def _parts(bench: Bench, problem: Problem) -> Iterator[Part]:
+    rows = len(problem.queries)
+    apart = "argmax_affine, rows d + 2 numbers apart, as a potential keeps them"
+    yield Part(apart, rows, lambda: _search_of_rows_apart(problem))
+    yield Part("screened_search", rows, lambda: partial(_screened, problem))
+    yield Part("group maxima in bfloat16", rows, lambda: _group_maxima(problem), answers=False)
+    if not _fuses(bench.device, problem.queries.dtype):
+        return
+    from proxflow.kernels.fused_search import _searched, score_errors
+
+    some = problem.queries[: bench.sizes.passed]
+
+    def one_pass(precision: str) -> Callable[[], object]:
+        return lambda: _searched(some, problem.slopes, problem.offsets, precision)[0]
+
+    for precision in ("tf32", "tf32x3", "ieee"):
+        yield Part(f"a pass of the kernel, {precision}", len(some), partial(one_pass, precision))
+    yield Part("the bounds of what TF32 loses", 0, lambda: partial(score_errors, some, problem.slopes), answers=False)
+
+
+def _part(bench: Bench, truth: Truth, part: Part, table: Table, deadline: Deadline) -> None:
+    call = part.prepare()
+    taken = bench.timed(call, deadline)
+    rate = truth.problem.operations(part.rows) / taken.seconds / 1e12 if part.rows else "no product"
+    found = call()
+    wrong = truth.wrong(found) if part.answers and isinstance(found, Tensor) else "no answers"
+    table.add(truth.problem.name, part.name, part.rows, taken.seconds, taken.repeats, rate, wrong)
+
+
+def _search_of_rows_apart(problem: Problem) -> Callable[[], Tensor]:
+    count, dim = problem.slopes.shape
+    apart = problem.slopes.new_empty(count, dim + 2)[:, :dim].copy_(problem.slopes)
+    return lambda: argmax_affine(problem.queries, apart, problem.offsets)
+
+
+def _screened(problem: Problem) -> Tensor:
+    with ExitStack() as patches:
+        for name, value in _BLOCKS_OF_A_GPU.items():
+            patches.enter_context(mock.patch.object(screened_search, name, value))
+        found = screened_search.screened_argmax(problem.queries, problem.slopes, problem.offsets)
+    if found is None:
+        raise RuntimeError("too many scores are near to one another to screen them")
+    return found
+
+
+def _group_maxima(problem: Problem) -> Callable[[], Tensor]:
+    """The largest bfloat16 score of each group of slopes, for each noise vector, (groups, B), in blocks."""
+    slopes = problem.slopes[: len(problem.slopes) // _GROUP * _GROUP].bfloat16()
+    queries = problem.queries.bfloat16()
+    rows = len(queries)
+    blocks = slopes.split(_GROUP * max(1, _BLOCK_NUMBERS // (_GROUP * rows)))
+    return lambda: torch.cat([(part @ queries.T).view(-1, _GROUP, rows).amax(1) for part in blocks])
