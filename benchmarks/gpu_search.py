@@ -277,10 +277,10 @@ def _screened(problem: Problem) -> Tensor:
     with ExitStack() as patches:
         for name, value in _BLOCKS_OF_A_GPU.items():
             patches.enter_context(mock.patch.object(screened_search, name, value))
-        found = screened_search.screened_argmax(problem.queries, problem.slopes, problem.offsets)
+        found = screened_search.screened_best(problem.queries, problem.slopes, problem.offsets)
     if found is None:
         raise RuntimeError("too many scores are near to one another to screen them")
-    return found
+    return found[0]
 
 
 def _group_maxima(problem: Problem) -> Callable[[], Tensor]:

@@ -28,6 +28,7 @@ __all__ = [
     "best_by_products",
     "row_argmax",
     "searched_by",
+    "searches_are_split",
     "top_two_affine",
 ]
 
@@ -106,6 +107,11 @@ def searched_by(split: Callable[[Tensor, Tensor, Tensor | None], Tensor] | None)
         yield
     finally:
         _SPLIT.reset(token)
+
+
+def searches_are_split() -> bool:
+    """Whether ``searched_by`` is in force here."""
+    return _SPLIT.get() is not None
 
 
 def best_affine(queries: Tensor, slopes: Tensor, offsets: Tensor | None) -> Best:

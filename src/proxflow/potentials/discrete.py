@@ -75,6 +75,7 @@ class Discrete(Potential):
         register_atoms(self, points, heights, weights)
         self.max_iterations = max_iterations
         self._frame = Derived(centre_and_radius)
+        self._as_given = Derived(_scored_as_given)
         self._normalised = Derived(_normalised_atoms)
 
     def constructor_arguments(self) -> dict[str, object]:
@@ -129,8 +130,8 @@ class Discrete(Potential):
     def nearest_atom(self, u: Tensor) -> Tensor:
         """Index of the Laguerre cell of each source point, (B,) int64: the atom that u is transported to."""
         self._check_query(u, "u")
-        atoms = self._atoms
-        return argmax_affine(u.detach().to(atoms.keys.dtype), atoms.keys[:, :-2], atoms.offsets)
+        slopes, offsets = self._scored
+        return argmax_affine(u.detach().to(slopes.dtype), slopes, offsets)
 
     def sample_atom(self, u: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """``nearest_atom(u)``, (B,) int64: nothing is left to chance; as ``Entropic`` and couplings have it."""
@@ -211,6 +212,17 @@ class Discrete(Potential):
         """The atoms as they are now."""
         return self._normalised(self.points, self.heights, *self._frame(self.points))
 
+    @property
+    def _scored(self) -> tuple[Tensor, Tensor]:
+        """Slopes (N, d) and offsets (N,) of phi: the points themselves where that loses no digits, so that prox alone
+        needs a copy of them."""
+        if not torch.compiler.is_compiling():
+            as_given = self._as_given(self.points, self.heights, *self._frame(self.points))
+            if as_given is not None:
+                return self.points.detach(), as_given
+        atoms = self._atoms
+        return atoms.keys[:, :-2], atoms.offsets
+
     def _form(self, residual: Tensor, alpha: Tensor, rounding: Tensor, dtype: torch.dtype) -> GeneralizedQuadratic:
         tolerance = _CONTACT_ROUNDINGS * rounding
         rows_at_once = max(1, _SEARCH_BYTES // (residual.element_size() * len(self.points)))
@@ -257,6 +269,14 @@ class _Atoms(NamedTuple):
         dtype, exact = self.keys.dtype, beta.double()
         centred = torch.addcmul(x.double(), exact[:, None], self.centre, value=-1)
         return centred.to(dtype), alpha.to(dtype), (exact * self.radius).to(dtype)
+
+
+def _scored_as_given(points: Tensor, heights: Tensor, centre: Tensor, radius: Tensor) -> Tensor | None:
+    """Offsets (N,) of scores with the points as they are; None where scores about a centre keep more digits."""
+    if points.dtype != heights.dtype or bool(row_norm(centre[None])[0] > radius):
+        return None
+    exact = heights.detach().double()
+    return (exact.median() - exact).to(heights.dtype)
 
 
 def _normalised_atoms(points: Tensor, heights: Tensor, centre: Tensor, radius: Tensor) -> _Atoms:

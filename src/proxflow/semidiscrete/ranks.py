@@ -25,6 +25,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from proxflow.kernels.search import searched_by, searches_are_split
 from proxflow.progress import deferred_interrupts
 
 if TYPE_CHECKING:
@@ -47,10 +48,13 @@ class Ranks:
     Attributes:
         rank: its number; the first, 0, writes and reports.
         size: how many there are.
+        shares_rows: whether each has its rows of noise; else all have all, and share the atoms (``split_atoms``).
     """
 
-    def __init__(self, rank: int = 0, size: int = 1, device: torch.device | str = "cpu") -> None:
-        self.rank, self.size = rank, size
+    def __init__(
+        self, rank: int = 0, size: int = 1, device: torch.device | str = "cpu", *, shares_rows: bool = True
+    ) -> None:
+        self.rank, self.size, self.shares_rows = rank, size, shares_rows and size > 1
         self._device = torch.device(device)
         self._interrupted: Callable[[], bool] | None = None
         self._parted = False
@@ -60,21 +64,22 @@ class Ranks:
         """Those of torch.distributed's default group, for tensors on ``device``; this process alone without one."""
         if not (dist.is_available() and dist.is_initialized()):
             return cls()
-        return cls(dist.get_rank(), dist.get_world_size(), device)
+        return cls(dist.get_rank(), dist.get_world_size(), device, shares_rows=not searches_are_split())
 
     # ---------------------------------------------------------------- shares and sums
 
     def share(self, rows: Tensor) -> Tensor:
         """This process's rows (n, ...), a view."""
-        return rows if self.size == 1 else rows[self._place(len(rows))]
+        return rows[self._place(len(rows))] if self.shares_rows else rows
 
     def takes(self, place: int) -> bool:
         """Whether the task of this number is this process's."""
-        return place % self.size == self.rank
+        return not self.shares_rows or place % self.size == self.rank
 
     def summed(self, *parts: Tensor) -> tuple[Tensor, ...]:
         """Sums over the processes of tensors of one dtype, the same in each process bit by bit."""
-        if self.size == 1:
+        if not self.shares_rows:
+            self.agree()
             return parts
         total = self._sum(torch.cat([part.reshape(-1) for part in parts]))
         pieces = total.split([part.numel() for part in parts])
@@ -82,7 +87,7 @@ class Ranks:
 
     def all_rows(self, own: Tensor, count: int) -> Tensor:
         """The results (count, ...) of all rows from those of each process's share."""
-        if self.size == 1:
+        if not self.shares_rows:
             return own
         rows = own.new_zeros(count, *own.shape[1:])
         rows[self._place(count)] = own
@@ -92,7 +97,7 @@ class Ranks:
         """What the first process computes, or the error that it meets, in all processes."""
         if self.size == 1:
             return compute()
-        self._agree()
+        self.agree()
         if self.rank == 0:
             return self._told(compute)
         with contextlib.nullcontext() if self._interrupted else deferred_interrupts():  # the first one hears Ctrl-C
@@ -131,11 +136,11 @@ class Ranks:
             return
         try:
             yield
-            self._agree()
+            self.agree()
         except Exception:
             if not self._parted:
                 with contextlib.suppress(ConnectionError):
-                    self._agree(failed=True)
+                    self.agree(failed=True)
             raise
 
     @contextlib.contextmanager
@@ -151,8 +156,10 @@ class Ranks:
             finally:
                 self._interrupted = outer
 
-    def _agree(self, *, failed: bool = False) -> None:
+    def agree(self, *, failed: bool = False) -> None:
         """Raises in all processes where one failed or was interrupted."""
+        if self.size == 1:
+            return
         interrupted = self._interrupted is not None and self._interrupted()
         failures, interruptions = self._added(torch.tensor([int(failed), int(interrupted)])).tolist()
         if failed:
@@ -168,7 +175,8 @@ class Ranks:
     def _told(self, compute: Callable[[], T]) -> T:
         """What a function returns or raises here, once the other processes have it too."""
         try:
-            value = compute()
+            with searched_by(None):  # it is alone in this
+                value = compute()
         except BaseException as error:
             plain = type(error).__module__ == "builtins"  # others need more than their message to be made again
             self._send((None, error if plain else _left(f"failed ({error})")))
@@ -188,14 +196,18 @@ class Ranks:
         return slice(first, count if self.rank + 1 == self.size else last)
 
     def _sum(self, tensor: Tensor) -> Tensor:
-        self._agree()
+        self.agree()
         return self._added(tensor)
 
-    def _added(self, tensor: Tensor) -> Tensor:
+    def largest(self, tensor: Tensor) -> Tensor:
+        """The largest over the processes of each entry."""
+        return self._added(tensor, dist.ReduceOp.MAX)
+
+    def _added(self, tensor: Tensor, operation: dist.ReduceOp.RedOpType = dist.ReduceOp.SUM) -> Tensor:
         """The one exchange there is: a sum over the processes, on a device that their group knows."""
         total = tensor.to(self._exchange_device(), copy=True)
         try:
-            dist.all_reduce(total)
+            dist.all_reduce(total, operation)
         except RuntimeError as error:
             self._parted = True
             raise _left("stopped") from error
