@@ -193,13 +193,13 @@ def studied(name: str, data: Data, device: torch.device, effort: Effort) -> Stud
 def print_table(study: Study) -> None:
     """A line for each run."""
     print(
-        f"  {'solver':9s}{'setting':60s}{'draws M':>11s}{'seconds':>9s}{'chi2':>9s}    {'stderr':>8s}{'chi2 M/N':>10s}"
+        f"  {'solver':9s}{'setting':66s}{'draws M':>11s}{'seconds':>9s}{'chi2':>9s}    {'stderr':>8s}{'chi2 M/N':>10s}"
     )
     for solver, rows in study.judged.items():
         for run, error in rows:
             ratio = error.chi2 * run.draws / study.count
             accuracy = f"{error.chi2:9.2g} +- {error.stderr:8.2g}{ratio:10.2f}"
-            print(f"  {solver:9s}{run.setting.name:60s}{run.draws:11,d}{run.seconds:9.2f}{accuracy}")
+            print(f"  {solver:9s}{run.setting.name:66s}{run.draws:11,d}{run.seconds:9.2f}{accuracy}")
 
 
 def print_race(study: Study, rounds: int) -> None:
