@@ -66,6 +66,7 @@ check: .venv/installed-test
 bench: .venv/installed-test
 	$(BIN)/python benchmarks/prox.py
 	$(BIN)/python benchmarks/semidiscrete.py
+	$(BIN)/python benchmarks/solvers.py --only digits
 	$(BIN)/python benchmarks/couplings.py
 
 docs: .venv/installed-docs

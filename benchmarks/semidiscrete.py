@@ -1,6 +1,6 @@
-"""Efficiency of semidiscrete.fit, and its time to chi2 = 0.01 beside OTT's SemidiscreteSolver.
+"""Efficiency of semidiscrete.fit: chi2 * M / N of fits that used M noise samples, whose statistical limit is 1.
 
-chi2 * M / N compares a fit that used M noise samples with the statistical limit, which is 1.
+Other solvers are beside it in solvers.py.
 
 python benchmarks/semidiscrete.py
 """
@@ -9,35 +9,18 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-import jax
-import jax.numpy as jnp
-import numpy as np
-import optax
 import torch
-from ott.geometry.semidiscrete_pointcloud import SemidiscretePointCloud
-from ott.problems.linear.semidiscrete_linear_problem import SemidiscreteLinearProblem
-from ott.solvers.linear.semidiscrete import SemidiscreteSolver
 from torch import Tensor
 
 import proxflow as pf
-from proxflow.semidiscrete.certificate import mass_error
+from proxflow.semidiscrete.certificate import MassError, mass_error
 from proxflow.semidiscrete.problem import Tally
-from timing import medians
 
 TARGET = 1e-2
-OTT_RUNS = [(4096, 100), (4096, 150), (4096, 200), (4096, 400), (512, 2000)]
-"""Batch and steps of the runs tried."""
-OTT_RATES: dict[str, Callable[[int], float | optax.Schedule]] = {
-    "its tutorial's schedule, 2000 to 10": lambda steps: optax.linear_schedule(2000.0, 10.0, steps),
-    "constant 100": lambda steps: 100.0,
-    "constant 1000": lambda steps: 1000.0,
-    "constant 3000": lambda steps: 3000.0,
-}
 
 
 @dataclass(frozen=True)
@@ -82,16 +65,26 @@ def hard_cases() -> dict[str, Callable[[], Case]]:
     return cases
 
 
-def mass_error_of(points: Tensor, heights: Tensor, weights: Tensor | None = None, draws: int = 1 << 18) -> float:
-    """chi2 on draws that no fit has seen, in float64."""
-    points, heights = points.double(), heights.double()
-    potential = pf.potentials.Discrete(points, heights, weights)
-    generator = torch.Generator().manual_seed(12345)
-    counts = torch.zeros(len(points), dtype=torch.float64)
-    for _ in range(max(draws >> 14, 1)):
-        noise = torch.randn(1 << 14, points.shape[1], generator=generator, dtype=torch.float64)
-        counts += torch.bincount(potential.nearest_atom(noise), minlength=len(points))
-    return mass_error(Tally(counts, counts, int(counts.sum())), potential.weights).chi2
+def mass_errors(
+    points: Tensor, candidates: Sequence[Tensor], weights: Tensor | None = None, draws: int = 1 << 18, seed: int = 12345
+) -> list[MassError]:
+    """chi2 of each of several heights (N,) on the same draws, which no fit has seen, in float64 on the points' device.
+
+    The products with the points are taken once for all of them.
+    """
+    points = points.double()
+    heights = [candidate.to(points) for candidate in candidates]
+    weights = torch.full_like(points[:, 0], 1 / len(points)) if weights is None else weights
+    generator = torch.Generator(points.device).manual_seed(seed)
+    counts = torch.zeros(len(heights), len(points), dtype=torch.float64, device=points.device)
+    blocks = max(draws >> 14, 1)
+    for _ in range(blocks):
+        noise = torch.randn(1 << 14, points.shape[1], generator=generator, dtype=torch.float64, device=points.device)
+        for rows in noise.split(1 << 10):
+            scores = rows @ points.mT
+            for count, own in zip(counts, heights, strict=True):
+                count += torch.bincount((scores - own).max(1).indices, minlength=len(points))
+    return [mass_error(Tally(count, count, blocks << 14), weights) for count in counts]
 
 
 def efficiency(cases: Mapping[str, Callable[[], Case]], tol: float) -> None:
@@ -108,105 +101,23 @@ def efficiency(cases: Mapping[str, Callable[[], Case]], tol: float) -> None:
             chi2 = fit.chi2
             if fit.chi2_stderr > 0:
                 potential = fit.potential
-                chi2 = mass_error_of(potential.points, potential.heights, potential.weights.double())
+                chi2 = mass_errors(potential.points, [potential.heights], potential.weights.double())[0].chi2
             rows.append((chi2, fit.samples_used, chi2 * fit.samples_used / len(fit.cell_mass), fit.seconds))
         chi2, draws, figure, seconds = (statistics.median(column) for column in zip(*rows, strict=True))
         size = f"{len(fit.cell_mass):7d}{fit.potential.dim:5d}"
         print(f"  {name:26s}{size}  {fit.method:18s}{chi2:9.2g}{draws:10.0f}{figure:10.2f}{seconds:9.2f}", flush=True)
 
 
-def race(points: Tensor, rounds: int, tol: float, runs: list[tuple[int, int]]) -> None:
-    """Wall time to chi2 = tol: a whole certified fit of ours, against OTT's bare iterations.
-
-    OTT is compiled beforehand, evaluates nothing on its way, and is given the fastest of several batch sizes and
-    numbers of steps that reaches the target. With that one we take turns.
-    """
-    print(f"wall time to chi2 <= {tol:g}, N = {len(points)}, d = {points.shape[1]}")
-    found = {name: fastest_run(points, rate, tol, runs) for name, rate in OTT_RATES.items()}
-    for name, run in found.items():
-        met = "" if run.chi2 <= tol else "   target not reached"
-        label = f"OTT, {name}, {run.steps} steps of {run.batch}"
-        print(f"  {label:52s}{run.seconds:8.2f} s   chi2 {run.chi2:.4f}{met}")
-    fits: list[pf.semidiscrete.Fit] = []
-    ours, theirs = "proxflow, certificate included", "OTT, the fastest of these"
-    contenders: dict[str, Callable[[], object]] = {
-        ours: lambda: fits.append(pf.semidiscrete.fit(points, seed=len(fits), tol=tol))
-    }
-    fastest = min((run for run in found.values() if run.chi2 <= tol), key=lambda run: run.seconds, default=None)
-    if fastest is not None:
-        contenders[theirs] = lambda: fastest.heights(0)
-    print(f"in turn, medians of {rounds} rounds")
-    for name, seconds in (timed := medians(contenders, rounds)).items():
-        end = f"chi2 {max(fit.chi2 for fit in fits):.4f} at most" if name == ours else f"{seconds / timed[ours]:.1f} x"
-        print(f"  {name:52s}{seconds:8.2f} s   {end}")
-
-
-@dataclass(frozen=True)
-class Run:
-    """A compiled run of OTT: its heights for a seed, seconds and chi2."""
-
-    heights: Callable[[int], Tensor]
-    batch: int
-    steps: int
-    seconds: float
-    chi2: float
-
-
-def fastest_run(
-    points: Tensor, rate: Callable[[int], float | optax.Schedule], tol: float, runs: list[tuple[int, int]]
-) -> Run:
-    """The fastest run that meets the target, else the most accurate one."""
-    outcomes = []
-    for batch, steps in runs:
-        heights = compiled_ott(points, optax.sgd(rate(steps)), batch, steps)
-        began = time.perf_counter()
-        end = heights(0)
-        outcomes.append(Run(heights, batch, steps, time.perf_counter() - began, mass_error_of(points, end)))
-    met = [run for run in outcomes if run.chi2 <= tol]
-    return min(met, key=lambda run: run.seconds) if met else min(outcomes, key=lambda run: run.chi2)
-
-
-def compiled_ott(
-    points: Tensor, optimizer: optax.GradientTransformation, batch: int, steps: int
-) -> Callable[[int], Tensor]:
-    """Heights of OTT for a seed."""
-
-    def sampler(key: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype | None = None) -> jax.Array:
-        return jax.random.normal(key, shape, dtype)
-
-    cloud = SemidiscretePointCloud(sampler, jnp.asarray(points.numpy()), epsilon=0.0)
-    problem = SemidiscreteLinearProblem(cloud)
-    solver = SemidiscreteSolver(
-        num_iterations=steps,
-        batch_size=batch,
-        optimizer=optimizer,
-        error_eval_every=steps,
-        error_num_repeats=1,
-        threshold=0.0,
-    )
-    run = jax.jit(solver)
-
-    def heights(seed: int) -> Tensor:
-        potential = jax.block_until_ready(run(jax.random.key(seed), problem).g)  # type: ignore[no-untyped-call]
-        return 0.5 * (points.square().sum(1) - torch.from_numpy(np.array(potential)))
-
-    heights(1)
-    return heights
-
-
 def main(arguments: list[str] | None = None) -> None:
-    """Run both studies."""
+    """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that it runs")
     quick = parser.parse_args(arguments).quick
     if quick:
         few = {"50 normal points in R^4": Case(normal_cloud(50, 4), seeds=1), "and in R^2": Case(normal_cloud(50, 2))}
         efficiency({name: partial(few.__getitem__, name) for name in few}, 0.1)
-        race(normal_cloud(50, 4), 1, 0.1, [(64, 4)])
         return
-    digits = pf.data.load("digits").points.flatten(1)
     efficiency(hard_cases(), TARGET)
-    race(digits, 5, TARGET, OTT_RUNS)
 
 
 if __name__ == "__main__":
