@@ -52,6 +52,12 @@ def test_search() -> None:
     assert "of 600 draws: 0 wrong by products, 0 wrong by screening" in output
 
 
+def test_scaling() -> None:
+    output = printed_by("scaling.py")
+    assert output.count("products") + output.count("screens") >= 6
+    assert "by the model, chi2 0.05" in output
+
+
 @pytest.mark.slow
 def test_shared_directions() -> None:
     lines = printed_by("shared_directions.py").splitlines()
