@@ -5,10 +5,10 @@ for each. The model is
 
     seconds a vector = c d + N (a + b d),
 
-with constants for each kind of search: one that screens in bfloat16 (on processors with AMX, from 8,192 atoms on, in 16
-dimensions or more) and one by float32 products. They are the best fit in relative error to all times measured, and each
-time is printed beside the model's, with the slope of its logarithm from the size before. From them follows what larger
-fits would take, at 1.2 N / chi2 vectors; the last table is arithmetic, not a measurement.
+with c timed on its own, and a and b for each kind of search: one that screens in bfloat16 (on processors with AMX, from
+8,192 atoms on, in 16 dimensions or more) and one by float32 products. They fit all times measured best, in relative
+error, and each time is printed beside the model's, with the slope of its logarithm from the size before. From them
+follows what larger fits would take, at 1.2 N / chi2 vectors; the last table is arithmetic, not a measurement.
 
 python benchmarks/scaling.py
 """
@@ -31,11 +31,10 @@ from proxflow.semidiscrete.problem import SemiDual
 
 ATOMS = (1_000, 3_000, 10_000, 30_000, 100_000, 300_000)
 DIMENSIONS = (2, 4, 8, 16, 32, 64, 128, 256, 784)
-FIXED_DIMENSION, FIXED_ATOMS = 64, 20_000
+FIXED_DIMENSION, FIXED_ATOMS = 64, 60_000
 LARGER = ((60_000, 784), (1_000_000, 16), (1_000_000, 64), (1_300_000, 3072), (2_560_000, 3072))
 CHI2, EFFICIENCY = 0.05, 1.2
 _VECTORS = 4096
-_EXCHANGED = 16  # bytes a vector, where atoms are shared by processes: the best score and its atom
 
 
 @dataclass(frozen=True)
@@ -65,20 +64,33 @@ def timed(atoms: int, dim: int, seconds: float) -> Timing:
     return Timing(atoms, dim, screens, statistics.median(times[1:]) / vectors)
 
 
-def constants(timings: list[Timing]) -> np.ndarray:
+def noise_alone(seconds: float) -> float:
+    """Seconds for each number of a noise vector."""
+    times: list[float] = []
+    source, began = pf.measures.Gaussian(DIMENSIONS[-1]), time.perf_counter()
+    while len(times) < 4 or time.perf_counter() - began < seconds:
+        start = time.perf_counter()
+        source.sample(_VECTORS, generator=torch.Generator().manual_seed(0))
+        times.append((time.perf_counter() - start) / (_VECTORS * DIMENSIONS[-1]))
+    return statistics.median(times)
+
+
+def constants(timings: list[Timing], c: float) -> tuple[float, float, float]:
     """(a, b, c) of the model, none negative, by least squares of relative errors."""
-    terms = [[each.atoms, each.atoms * each.dim, each.dim] for each in timings]
+    terms = np.array([[each.atoms, each.atoms * each.dim] for each in timings], dtype=float)
     seconds = np.array([each.seconds for each in timings])
-    return np.asarray(nnls(np.array(terms, dtype=float) / seconds[:, None], np.ones(len(seconds)))[0])
+    searched = np.maximum(1 - c * np.array([each.dim for each in timings]) / seconds, 0)
+    a, b = nnls(terms / seconds[:, None], searched)[0]
+    return float(a), float(b), c
 
 
-def modelled(atoms: int, dim: int, found: np.ndarray) -> float:
+def modelled(atoms: int, dim: int, found: tuple[float, float, float]) -> float:
     """Seconds a vector."""
     a, b, c = found
-    return float(atoms * (a + b * dim) + c * dim)
+    return atoms * (a + b * dim) + c * dim
 
 
-def show(timings: list[Timing], found: dict[bool, np.ndarray], along: str) -> None:
+def show(timings: list[Timing], found: dict[bool, tuple[float, float, float]], along: str) -> None:
     """One table: N or d grows."""
     print(f"  {'N':>9s}{'d':>6s}  {'search':10s}{'us a vector':>12s}{'model':>10s}{'ratio':>8s}{'slope':>8s}")
     before = None
@@ -95,14 +107,14 @@ def show(timings: list[Timing], found: dict[bool, np.ndarray], along: str) -> No
         )
 
 
-def show_larger(found: np.ndarray) -> None:
-    """What fits to chi2 = .05 would take at the model's rate, and on how many cores in an hour."""
+def show_larger(found: tuple[float, float, float]) -> None:
+    """What fits to chi2 = .05 would take at the model's rate."""
     print(f"by the model, chi2 {CHI2:g}: {EFFICIENCY:g} N / chi2 vectors on these threads; not measured")
     print(f"  {'N':>13s}{'d':>6s}{'vectors':>15s}{'operations':>12s}{'hours':>12s}")
     for atoms, dim in LARGER:
         vectors = EFFICIENCY * atoms / CHI2
         hours = vectors * modelled(atoms, dim, found) / 3600
-        print(f"  {atoms:13,}{dim:6d}{vectors:15,.0f}{2 * vectors * atoms * dim:12.1e}{hours:12,.1f}")
+        print(f"  {atoms:13,}{dim:6d}{vectors:15,.0f}{2 * vectors * atoms * dim:12.1e}{hours:12,.2f}")
 
 
 def main() -> None:
@@ -117,8 +129,9 @@ def main() -> None:
     by_dims = [timed(FIXED_ATOMS, dim, seconds) for dim in dims]
     timings = by_atoms + by_dims
     kinds = sorted({each.screens for each in timings})
-    found = {kind: constants([each for each in timings if each.screens == kind]) for kind in kinds}
-    for kind, (a, b, c) in found.items():
+    c = noise_alone(seconds)
+    found = {kind: constants([each for each in timings if each.screens == kind], c) for kind in kinds}
+    for kind, (a, b, _) in found.items():
         print(
             f"{'screening' if kind else 'products'}, {torch.get_num_threads()} threads: "
             f"a = {1e9 * a:.3f} ns, b = {1e9 * b:.4f} ns, c = {1e9 * c:.1f} ns"

@@ -7,7 +7,7 @@ Invariant: processes exchange in one order. Before each exchange they tell one a
 was interrupted, and then all stop at that place; a process that is gone is an error in all others. What decides how
 a run continues comes from the first process, since another kind of processor may round it differently.
 
-Nothing else in the package asks for the processes of a fit; alone, a process does nothing here.
+Only ``shared_atoms`` asks for the processes of a fit, too; alone, a process does nothing here.
 """
 
 from __future__ import annotations
@@ -204,7 +204,7 @@ class Ranks:
         return self._added(tensor, dist.ReduceOp.MAX)
 
     def _added(self, tensor: Tensor, operation: dist.ReduceOp.RedOpType = dist.ReduceOp.SUM) -> Tensor:
-        """The one exchange there is: a sum over the processes, on a device that their group knows."""
+        """The one exchange there is: a sum over the processes, or the largest, on a device that their group knows."""
         total = tensor.to(self._exchange_device(), copy=True)
         try:
             dist.all_reduce(total, operation)

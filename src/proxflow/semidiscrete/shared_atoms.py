@@ -14,7 +14,6 @@ import contextlib
 from collections.abc import Iterator
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from proxflow.kernels.search import best_affine, searched_by
@@ -39,16 +38,13 @@ def split_atoms() -> Iterator[None]:
     Raises:
         ConnectionError: in a call of the block, another process of the group stopped or failed.
     """
-    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
-        yield
-        return
-    with searched_by(_best_of_all):
+    with searched_by(None if Ranks.of_default_group().size == 1 else _best_of_all):
         yield
 
 
 def _best_of_all(queries: Tensor, slopes: Tensor, offsets: Tensor | None) -> Tensor:
     """argmax_j <queries_i, slopes_j> + offsets_j, (B,), of queries that all processes have."""
-    ranks = Ranks(dist.get_rank(), dist.get_world_size(), queries.device)
+    ranks = Ranks.of_default_group(queries.device)
     parts = len(slopes) // _STEP
     if parts < ranks.size:
         return best_affine(queries, slopes, offsets).place
