@@ -27,7 +27,7 @@ __all__ = [
 ]
 
 LEAST_DRAWS = 1 << 14  # of an evaluation
-_ROWS = 1 << 13  # of noise, of which float64 copies are made at once
+_ROWS = 1 << 11  # of noise, of which float64 copies are made at once
 _BIAS_SHARE = 4  # the bias is a difference on common draws: it needs fewer of them than the mean
 
 
@@ -92,8 +92,7 @@ def transport_cost(
     """
     parts = (averages, first_half, averages.since(first_half))
     candidates = [light.bounded(part.heights, problem.dtype) for part in parts]
-    scores, noise = _scores(problem, candidates[:1], n, generator)
-    mean, stderr = _dual_mean(problem, scores[:, 0], noise)
+    mean, stderr = _dual_mean(problem, *_scores(problem, candidates[:1], n, generator))
     scores, _ = _scores(problem, candidates, n // _BIAS_SHARE, generator)
     levels = scores.mean(0) + problem.radius * torch.stack([inner(problem.weights, heights) for heights in candidates])
     share = first_half.weight / averages.weight
@@ -130,12 +129,18 @@ def smooth_transport_cost(problem: SemiDual, heights: Tensor, n: int, generator:
     """E|X - grad phi(X)|^2, the cost of the smooth map: optimal to its own image, whatever the heights."""
     terms = []
     for count in chunk_sizes(n, problem.rows_at_once):
-        noise = problem.ranks.share(problem.noise(count, generator))
-        images = problem.centre + problem.radius * problem.images(noise, heights)
-        terms.append(problem.ranks.all_rows((noise.double() - images).square().sum(1), count))
+        own = problem.ranks.share(problem.noise(count, generator))
+        found = torch.cat([_moved(problem, part, heights) for part in own.split(_ROWS)])
+        terms.append(problem.ranks.all_rows(found, count))
     costs = torch.cat(terms)
     value, half = float(costs.mean()), 1.96 * float(costs.std()) / math.sqrt(n)
     return Cost(value, (value - half, value + half), value - half, n)
+
+
+def _moved(problem: SemiDual, noise: Tensor, heights: Tensor) -> Tensor:
+    """|x - grad phi(x)|^2 of noise rows, (n,) float64."""
+    images = problem.centre + problem.radius * problem.images(noise, heights)
+    return (noise.double() - images).square().sum(1)
 
 
 def bracketed(problem: SemiDual, heights: Tensor, mass: Tensor, cost: Cost) -> Cost:
@@ -162,12 +167,18 @@ def _atom_costs(problem: SemiDual, heights: Tensor) -> Tensor:
     return problem.square_norms() - 2 * problem.radius * heights
 
 
-def _dual_mean(problem: SemiDual, score: Tensor, draws: list[Tensor]) -> tuple[float, float]:
-    """E|X|^2 - 2 E phi(X) and its standard error; for Gaussian noise with x and |x|^2 as control variates."""
+def _dual_mean(problem: SemiDual, scores: Tensor, draws: list[Tensor]) -> tuple[float, float]:
+    """E|X|^2 - 2 E phi(X) and its standard error; for Gaussian noise with x and |x|^2 as control variates.
+
+    Args:
+        problem: whose noise this is.
+        scores: phi of each draw, (n, 1).
+        draws: (m, d) at a time.
+    """
     draws = [part for noise in draws for part in noise.split(_ROWS)]
     sizes = [len(noise) for noise in draws]
     linear = torch.cat([_squares(noise) - 2 * inner(noise.double(), problem.centre) for noise in draws])
-    terms = linear - 2 * score
+    terms = linear - 2 * scores[:, 0]
     if isinstance(problem.source, Gaussian):
         gram = torch.zeros((), dtype=torch.float64, device=terms.device)
         moment = torch.zeros_like(gram)

@@ -26,7 +26,7 @@ GAP_DRAWS = 1 << 9  # of noise, that tell how near scores are to one another
 SMALL_GAP = 0.05  # quantile of the gap between best and second-best score that is compared with errors of scores
 _ROUNDINGS = 2.0**8  # if that quantile is so many roundings wide, rounding moves less than 1% of it to another atom
 _BLOCKS_AT_ONCE = 2  # of shared directions: wider products are quicker, and processes share whole ones
-_ROWS = 1 << 13  # of noise, whose images are made at once
+_ROWS = 1 << 11  # of noise, whose images are made at once
 _GAP_SCORES = 1 << 24  # at once, and as many for groups
 _SOFTMAX_BYTES = 1 << 21  # one block of assignment probabilities: about a core's cache
 
