@@ -8,7 +8,9 @@ for each. The model is
 with c timed on its own, and a and b for each kind of search: one that screens in bfloat16 (on processors with AMX, from
 8,192 atoms on, in 16 dimensions or more) and one by float32 products. They fit all times measured best, in relative
 error, and each time is printed beside the model's, with the slope of its logarithm from the size before. From them
-follows what larger fits would take, at 1.2 N / chi2 vectors; the last table is arithmetic, not a measurement.
+follows what larger fits would take, at 1.2 N / chi2 vectors: hours on the threads of this process; hours of a GPU that
+multiplies at a rate that is assumed; and, where processes share the rows, what each exchanges: 16 bytes a vector, over
+a network whose rate is assumed. The last table is arithmetic, not a measurement.
 
 python benchmarks/scaling.py
 """
@@ -32,8 +34,13 @@ from proxflow.semidiscrete.problem import SemiDual
 ATOMS = (1_000, 3_000, 10_000, 30_000, 100_000, 300_000)
 DIMENSIONS = (2, 4, 8, 16, 32, 64, 128, 256, 784)
 FIXED_DIMENSION, FIXED_ATOMS = 64, 60_000
-LARGER = ((60_000, 784), (1_000_000, 16), (1_000_000, 64), (1_300_000, 3072), (2_560_000, 3072))
+LARGER = (
+    (60_000, 784), (1_000_000, 16), (1_000_000, 64), (1_300_000, 3072), (2_560_000, 3072), (1_000_000_000, 512),
+)  # fmt: skip
 CHI2, EFFICIENCY = 0.05, 1.2
+GPU_RATE = 4e14  # operations a second: four tenths of what an H100 is said to multiply in bfloat16
+NETWORK_RATE = 1.25e9  # bytes a second: 10 Gbit/s
+EXCHANGED = 16  # bytes a vector, by each process
 _VECTORS = 4096
 
 
@@ -109,12 +116,20 @@ def show(timings: list[Timing], found: dict[bool, tuple[float, float, float]], a
 
 def show_larger(found: tuple[float, float, float]) -> None:
     """What fits to chi2 = .05 would take at the model's rate."""
-    print(f"by the model, chi2 {CHI2:g}: {EFFICIENCY:g} N / chi2 vectors on these threads; not measured")
-    print(f"  {'N':>13s}{'d':>6s}{'vectors':>15s}{'operations':>12s}{'hours':>12s}")
+    print(f"by the model, chi2 {CHI2:g}: {EFFICIENCY:g} N / chi2 vectors; not measured")
+    print(f"  {'':45s}{'float32':>9s}{'hours on':>12s}{'GPU-hours at':>14s}{'exchanged':>12s}{'hours at':>10s}")
+    print(
+        f"  {'N':>13s}{'d':>6s}{'vectors':>15s}{'operations':>11s}{'rows, GB':>9s}{'these threads':>14s}"
+        f"{f'{GPU_RATE / 1e12:g} TFLOP/s':>12s}{'GB':>12s}{f'{NETWORK_RATE * 8e-9:g} Gbit/s':>10s}"
+    )
     for atoms, dim in LARGER:
         vectors = EFFICIENCY * atoms / CHI2
-        hours = vectors * modelled(atoms, dim, found) / 3600
-        print(f"  {atoms:13,}{dim:6d}{vectors:15,.0f}{2 * vectors * atoms * dim:12.1e}{hours:12,.2f}")
+        operations, hours = 2 * vectors * atoms * dim, vectors * modelled(atoms, dim, found) / 3600
+        print(
+            f"  {atoms:13,}{dim:6d}{vectors:15,.0f}{operations:11.1e}{4e-9 * atoms * dim:9,.2f}{hours:14,.2f}"
+            f"{operations / GPU_RATE / 3600:12,.3f}{1e-9 * EXCHANGED * vectors:12,.2f}"
+            f"{EXCHANGED * vectors / NETWORK_RATE / 3600:10.4f}"
+        )
 
 
 def main() -> None:

@@ -58,6 +58,20 @@ def test_scaling() -> None:
     assert "by the model, chi2 0.05" in output
 
 
+def test_augmentation() -> None:
+    assert printed_by("augmentation.py").count("% of the saving") == 4
+
+
+@pytest.mark.slow
+def test_million_rows() -> None:
+    (line,) = printed_by("million_rows.py", "fits", "--laws", "mixture", "--dims", "16").splitlines()[2:]
+    assert re.search(r"mixture, d = 16 .* \+- 0\.\d+ ", line)
+    assert printed_by("million_rows.py", "batches", "--laws", "mixture", "--dims", "16").count(" x\n") == 4
+    assert re.search(r"a step [\d.]+ s, the bare products", printed_by("million_rows.py", "steps"))
+    output = printed_by("million_rows.py", "processes")
+    assert output.count("the bits of one process") == 3
+
+
 @pytest.mark.slow
 def test_shared_directions() -> None:
     lines = printed_by("shared_directions.py").splitlines()

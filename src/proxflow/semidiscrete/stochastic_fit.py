@@ -46,7 +46,8 @@ from proxflow.storage import storable
 __all__ = ["Expected", "Run", "StochasticState", "solve_stochastically"]
 
 _MOTION, _EVALUATION, _MOMENT = range(3)  # streams of a seed: move the heights, judge them, tell a second moment
-_COST_DRAWS = 1 << 17  # samples for W2^2: a standard error of a few thousandths of the spread of costs
+_COST_DRAWS = 1 << 15, 1 << 17  # for W2^2: a standard error of a few thousandths of the spread of costs
+_COST_SHARE = 4  # W2^2 is taken on a draw for every so many that moved the heights, between these
 _LIGHT_SHARE = 0.05  # of the tolerance: what atoms too light for the draws may add to chi2 together
 _LEAST_DRAWS = 1 << 17  # of a fit: below this the bias of W2^2 would show beside its standard error
 _USUAL_EFFICIENCY = 1.2  # chi2 M / N as measured: 1.1 to 1.3; the theory's limit for many draws is 4/3
@@ -256,7 +257,7 @@ class Run:
             draws = draws_to_judge(count, self.tol, chi2)
             judging += draws
             met = chi2 + 2 * math.sqrt(2 * count / draws**2 + 4 * chi2 / draws) <= self.tol
-        cost = _cost_draws(self.problem, max_memory)
+        cost = _cost_draws(self.problem, moving, max_memory)
         if self.problem.epsilon > 0:
             return Expected(moving, quick, judging, cost, cost)
         return Expected(moving, quick, judging, *searches_for_cost(cost))
@@ -268,7 +269,7 @@ class Run:
         state = self._fully_evaluated()
         tally, last = state.tally, state.history[-1]
         mass = self.problem.weights.new_zeros(len(self.problem)) if tally is None else tally.mass
-        cost = self._cost(_cost_draws(self.problem, max_memory))
+        cost = self._cost(_cost_draws(self.problem, state.iterate.samples_used, max_memory))
         missed = last.chi2 + 2 * last.chi2_stderr > self.tol
         if missed and self.problem.epsilon == 0:
             cost = bracketed(self.problem, self.heights, mass, cost)
@@ -327,8 +328,10 @@ def _on_device(value: Any, device: torch.device) -> Any:
     return dataclasses.replace(value, **{name: _on_device(getattr(value, name), device) for name in names})
 
 
-def _cost_draws(problem: SemiDual, max_memory: int) -> int:
-    return max(1 << 12, min(_COST_DRAWS, max_memory // (16 * (problem.source.dim + 3))))
+def _cost_draws(problem: SemiDual, moved: int, max_memory: int) -> int:
+    """For W2^2, after so many draws that moved the heights."""
+    least, most = _COST_DRAWS
+    return max(1 << 12, min(max(least, moved // _COST_SHARE), most, max_memory // (16 * (problem.source.dim + 3))))
 
 
 def _goal_after(used: int, least: float, cap: float) -> int:

@@ -1,0 +1,300 @@
+"""A million rows in few directions, which is what pairs that are optimal in a subspace need.
+
+python benchmarks/million_rows.py fits       to chi2 + 2 standard errors <= .05; each an hour or more
+python benchmarks/million_rows.py batches    256 pairs, beside other ways to search, and OTT and POT
+python benchmarks/million_rows.py steps      of a fit of rows in 64 dimensions that stay in their file
+python benchmarks/million_rows.py processes  a short fit by one process and by two
+
+Rows are 50 clusters, or images of Fashion-MNIST with noise added in their principal directions. Fits and steps run in
+processes of their own, whose peak memory is told. A batch is timed at the heights that a fit starts from, in turn with
+the others, which are given the same heights: the plain search in blocks writes its scores and keeps the best; OTT is
+compiled before.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import resource
+import tempfile
+import time
+import warnings
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed
+from torch import Tensor
+
+import proxflow as pf
+from proxflow.semidiscrete.descent import Descent, Iterate
+from proxflow.semidiscrete.fitting import posed, task_of
+from proxflow.semidiscrete.start import Start, marginal_form
+from search import heights_of, mixture, noisy_images
+from timing import medians
+
+BATCH = 256
+BLOCK = 4096  # rows whose scores are written together
+STEPS, STEP_DIMENSION = 20, 64
+SHORT_FIT: dict[str, Any] = {"max_samples": 300_000, "tol": 1.0, "progress": False}
+
+
+def rows_of(law: str, count: int, dim: int) -> Tensor:
+    """(count, dim), of either law."""
+    return mixture(count, dim) if law == "mixture" else noisy_images(count, dim)
+
+
+def in_own_process(task: Callable[..., None], *arguments: object) -> None:
+    """Runs a task in a new process."""
+    process = multiprocessing.get_context("spawn").Process(target=task, args=arguments)
+    process.start()
+    process.join()
+    if process.exitcode:
+        raise SystemExit(process.exitcode)
+
+
+def peak_gibibytes() -> float:
+    """That this process took at most so far, files that it has mapped among them."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+# ---------------------------------------------------------------- fits
+
+
+def show_fits(count: int, laws: list[str], dims: list[int], tol: float) -> None:
+    """A line for each law and dimension."""
+    print(f"fits of {count:,} rows to chi2 + 2 standard errors <= {tol:g}, {torch.get_num_threads()} threads")
+    heads = f"{'seconds':>9s}{'CPU s':>9s}{'GiB':>7s}{'draws M':>13s}{'to judge':>11s}{'chi2':>9s}{'chi2 M / N':>19s}"
+    print(f"  {'':32s}{heads}{'W2^2':>10s}", flush=True)
+    for law in laws:
+        for dim in dims:
+            in_own_process(fitted, law, count, dim, tol)
+
+
+def fitted(law: str, count: int, dim: int, tol: float) -> None:
+    """The line of one fit."""
+    points = rows_of(law, count, dim)
+    began, busy = time.perf_counter(), time.process_time()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", pf.ConvergenceWarning)
+        fit = pf.semidiscrete.fit(points, tol=tol, progress=False)
+    wall, cpu = time.perf_counter() - began, time.process_time() - busy
+    low, high = fit.transport_cost_interval
+    print(
+        f"  {law + f', d = {dim}':32s}{wall:9.1f}{cpu:9.1f}{peak_gibibytes():7.2f}"
+        f"{fit.samples_used:13,}{fit.evaluation_samples:11,}{fit.chi2:9.4f} +- {fit.chi2_stderr:.4f}"
+        f"{fit.chi2 * fit.samples_used / count:9.2f}{fit.transport_cost:10.3f} ({low:.3f}, {high:.3f})",
+        flush=True,
+    )
+
+
+# ---------------------------------------------------------------- batches
+
+
+def show_batches(count: int, laws: list[str], dims: list[int], repeats: int) -> None:
+    """Milliseconds for a batch of each way, on each law and dimension."""
+    print(f"{BATCH} pairs of {count:,} rows, {torch.get_num_threads()} threads; ms, and times those of proxflow")
+    for law in laws:
+        for dim in dims:
+            points = rows_of(law, count, dim)
+            heights = heights_of(points)
+            ways: dict[str, Callable[[], object]] = {
+                "proxflow, Semidiscrete.sample": own_batches(points, heights),
+                "search in blocks": partial(blocked, points, heights),
+                "OTT, SemidiscreteOutput.sample": ott_batches(points, heights),
+                "POT, semidiscrete_ot_map": pot_batches(points, heights),
+            }
+            seconds = medians(ways, repeats)
+            own = seconds["proxflow, Semidiscrete.sample"]
+            print(f"  {law}, d = {dim}")
+            for way, taken in seconds.items():
+                print(f"    {way:32s}{1e3 * taken:10.1f}{taken / own:8.1f} x", flush=True)
+
+
+def own_batches(points: Tensor, heights: Tensor) -> Callable[[], object]:
+    """A batch of a coupling, with noise of its own."""
+    coupling = pf.couplings.Semidiscrete(pf.potentials.Discrete(points, heights), points)
+    generator = torch.Generator().manual_seed(0)
+    return lambda: coupling.sample(BATCH, generator=generator)
+
+
+def blocked(points: Tensor, heights: Tensor) -> Tensor:
+    """The rows that a batch of noise goes to, by scores of one block after another."""
+    noise = torch.randn(BATCH, points.shape[1])
+    score, best = noise.new_full((BATCH,), -torch.inf), torch.zeros(BATCH, dtype=torch.int64)
+    for first in range(0, len(points), BLOCK):
+        rows = slice(first, first + BLOCK)
+        found = torch.addmm(-heights[rows], noise, points[rows].mT).max(1)
+        better = found.values > score
+        score, best = torch.where(better, found.values, score), torch.where(better, first + found.indices, best)
+    return points[best]
+
+
+def ott_batches(points: Tensor, heights: Tensor) -> Callable[[], object]:
+    """A batch of OTT's, with noise of its own, compiled."""
+    import jax
+    import jax.numpy as jnp
+    from ott.geometry.semidiscrete_pointcloud import SemidiscretePointCloud
+    from ott.problems.linear.semidiscrete_linear_problem import SemidiscreteLinearProblem
+    from ott.solvers.linear.semidiscrete import SemidiscreteOutput
+
+    def batch(key: jax.Array, rows: jax.Array, potential: jax.Array) -> tuple[jax.Array, jax.Array]:
+        cloud = SemidiscretePointCloud(lambda key, shape, dtype: jax.random.normal(key, shape, dtype), rows, epsilon=0)
+        found = SemidiscreteOutput(potential, SemidiscreteLinearProblem(cloud)).sample(key, BATCH)
+        return found.geom.x, rows[found.paired_indices[1]]
+
+    rows = jnp.asarray(points.numpy())
+    potential = jnp.asarray((points.square().sum(1) - 2 * heights).numpy())
+    compiled, key = jax.jit(batch), jax.random.key(0)
+    return lambda: jax.block_until_ready(compiled(key, rows, potential))
+
+
+def pot_batches(points: Tensor, heights: Tensor) -> Callable[[], object]:
+    """A batch of POT's map, by numpy."""
+    import ot
+
+    rows, potential = points.numpy(), (points.square().sum(1) - 2 * heights).numpy()
+    generator = np.random.default_rng(0)
+
+    def batch() -> np.ndarray[Any, Any]:
+        noise = generator.standard_normal((BATCH, rows.shape[1]), dtype=np.float32)
+        found: np.ndarray[Any, Any] = ot.semidiscrete.semidiscrete_ot_map(rows, noise, potential)
+        return found
+
+    return batch
+
+
+# ---------------------------------------------------------------- steps on a mapped file
+
+
+def show_steps(count: int, folder: Path) -> None:
+    """Steps of a fit of a file, in a process of its own."""
+    file = folder / "rows.npy"
+    np.save(file, mixture(count, STEP_DIMENSION).numpy())
+    in_own_process(steps, file)
+
+
+def steps(file: Path) -> None:
+    """A step beside the bare product of its noise with the rows, in blocks."""
+    rows = np.load(file, mmap_mode="r")
+    began = time.perf_counter()
+    problem = posed(task_of(rows, None, None, 0.0, None, 1.0, None, 0, 1 << 28))[1].problem
+    problem.search_in(torch.float32)
+    descent = Descent(problem)
+    generator = torch.Generator().manual_seed(0)
+    heights = marginal_form(problem, generator)
+    prepared = time.perf_counter() - began
+    iterate = Iterate.start(Start(heights, (1e-3,) * (1 + len(descent.groups)), 1.0, 0), generator)
+    taken = []
+    for _ in range(STEPS):
+        began = time.perf_counter()
+        iterate = descent.step(iterate, generator)
+        taken.append(time.perf_counter() - began)
+    memory = peak_gibibytes()
+    noise = torch.randn(BLOCK, rows.shape[1])
+    whole = torch.from_numpy(np.array(rows))
+    bare = medians({"products": partial(products, noise, whole)}, 3)["products"] * descent.batch / len(noise)
+    step = float(np.median(taken))
+    print(
+        f"{STEPS} steps of {descent.batch:,} draws, {rows.shape[0]:,} x {rows.shape[1]} rows of a mapped file of "
+        f"{rows.nbytes / 2**30:.2f} GiB, {torch.get_num_threads()} threads\n"
+        f"  prepared in {prepared:.1f} s; a step {step:.2f} s, the bare products of its noise with rows in memory, in "
+        f"blocks, {bare:.2f} s: {step / bare:.2f} x\n"
+        f"  peak memory {memory:.2f} GiB, with the pages of the file"
+    )
+
+
+def products(noise: Tensor, rows: Tensor) -> None:
+    """All scores, into one buffer that stays in a cache."""
+    buffer = torch.empty(len(noise), BLOCK)
+    for block in rows.split(BLOCK):
+        torch.mm(noise, block.mT, out=buffer[:, : len(block)])
+
+
+# ---------------------------------------------------------------- two processes
+
+
+def show_processes(count: int, folder: Path) -> None:
+    """A short fit by one process, by two that share its draws, and by two that share its atoms, on a thread each."""
+    print(
+        f"short fits of {count:,} x 16 rows, {SHORT_FIT['max_samples']:,} draws or somewhat more, one thread a process"
+    )
+    context = multiprocessing.get_context("spawn")
+    first = None
+    for number, (name, size, split) in enumerate(
+        (("one process", 1, False), ("two that share draws", 2, False), ("two that share atoms", 2, True))
+    ):
+        store = f"file://{folder / f'store{number}'}"
+        results = [folder / f"result{number}-{rank}.pt" for rank in range(size)]
+        members = [
+            context.Process(target=member, args=(count, rank, size, split, store, result))
+            for rank, result in enumerate(results)
+        ]
+        for each in members:
+            each.start()
+        for each in members:
+            each.join()
+        found = [torch.load(result) for result in results]
+        first = found[0] if first is None else first
+        equal = all(torch.equal(each[key], first[key]) for each in found for key in ("heights", "mass"))
+        print(
+            f"  {name:22s}{found[0]['seconds']:9.1f} s{first['seconds'] / found[0]['seconds']:7.2f} x   "
+            f"peak memory {max(each['memory'] for each in found):.2f} GiB   chi2 {found[0]['chi2']:.4f}   "
+            f"heights and masses {'the bits of one process' if equal else 'NOT those of one process'}",
+            flush=True,
+        )
+
+
+def member(count: int, rank: int, size: int, split: bool, store: str, result: Path) -> None:
+    """One process of a fit."""
+    torch.set_num_threads(1)
+    if size > 1:
+        torch.distributed.init_process_group("gloo", init_method=store, rank=rank, world_size=size)
+    points = mixture(count, 16)
+    began = time.perf_counter()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", pf.ConvergenceWarning)
+        if split:
+            with pf.semidiscrete.split_atoms():
+                fit = pf.semidiscrete.fit(points, **SHORT_FIT)
+        else:
+            fit = pf.semidiscrete.fit(points, **SHORT_FIT)
+    seconds = time.perf_counter() - began
+    torch.save(
+        {
+            "heights": fit.potential.heights,
+            "mass": fit.cell_mass,
+            "chi2": fit.chi2,
+            "seconds": seconds,
+            "memory": peak_gibibytes(),
+        },
+        result,
+    )
+
+
+def main() -> None:
+    """Print what is asked for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("part", choices=("fits", "batches", "steps", "processes"))
+    laws = ("mixture", "Fashion-MNIST with noise")
+    parser.add_argument("--laws", nargs="+", choices=laws, default=list(laws), help="of fits and batches")
+    parser.add_argument("--dims", nargs="+", type=int, default=[16, 32], help="of fits and batches")
+    parser.add_argument("--count", type=int, default=1_000_000, help="rows")
+    parser.add_argument("--tol", type=float, default=0.05, help="of fits: chi2 wanted, two standard errors included")
+    parser.add_argument("--quick", action="store_true", help="a few rows, to see that it runs")
+    options = parser.parse_args()
+    count, tol, repeats = (2_000, 1.0, 1) if options.quick else (options.count, options.tol, 7)
+    if options.part == "fits":
+        show_fits(count, options.laws, options.dims, tol)
+    elif options.part == "batches":
+        show_batches(count, options.laws, options.dims, repeats)
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            (show_steps if options.part == "steps" else show_processes)(count, Path(folder))
+
+
+if __name__ == "__main__":
+    main()
