@@ -13,7 +13,7 @@ from proxflow.kernels.screened_search import screened_best
 @pytest.fixture(params=[(8192, 512, 128), (256, 64, 32)], ids=["one-block", "many-blocks"])
 def _blocks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     columns, rows, group = request.param
-    monkeypatch.setattr(screened, "_COLUMNS", columns)
+    monkeypatch.setattr(screened, "_SCORES", columns * rows)
     monkeypatch.setattr(screened, "_ROWS", rows)
     monkeypatch.setattr(screened, "_GROUP", group)
 

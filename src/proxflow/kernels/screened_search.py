@@ -24,7 +24,7 @@ from torch import Tensor
 
 __all__ = ["can_screen", "screened_best"]
 
-_COLUMNS, _ROWS = 8192, 512  # of a block of scores, which is to stay in a cache
+_ROWS, _SCORES = 512, 1 << 22  # of a block, which is to stay in a cache
 _GROUP = 128  # slopes whose maximum is taken together
 _SAMPLE = 256  # slopes that give a first floor
 _ROUNDING = 2.0**-8  # of bfloat16, relative
@@ -87,10 +87,11 @@ def screened_best(queries: Tensor, slopes: Tensor, offsets: Tensor | None) -> tu
     floor = _sampled_floor(queries, slopes[sample] - centre, offsets[sample] - level)
     sizes, imprecision = _sizes(queries)
     blocks = [_with_ones(rows) for rows in queries.split(_ROWS)]
-    buffer = torch.empty(_COLUMNS * _ROWS, dtype=torch.bfloat16, device=slopes.device)
+    buffer = torch.empty(_SCORES, dtype=torch.bfloat16, device=slopes.device)
+    columns = _GROUP * (_SCORES // _GROUP // min(max(len(queries), _LEAST_ROWS), _ROWS))
     survivors, count = [], 0
-    for left in range(0, len(slopes), _COLUMNS):
-        chunk = slice(left, left + _COLUMNS)
+    for left in range(0, len(slopes), columns):
+        chunk = slice(left, left + columns)
         panel = _panel(slopes[chunk], offsets[chunk], centre, level, imprecision)
         for number, block in enumerate(blocks):
             rows = slice(number * _ROWS, number * _ROWS + block.shape[1])
