@@ -11,7 +11,6 @@ python benchmarks/augmentation.py
 from __future__ import annotations
 
 import argparse
-from typing import cast
 
 import torch
 from torch import Tensor
@@ -44,7 +43,7 @@ def cost_of_pairs(coupling: pf.couplings.Semidiscrete | pf.couplings.Subspace, c
     """E|x - y|^2 of noise and a shifted image, whose pair is that of the image."""
     pairs = coupling.sample(DRAWS, generator=torch.Generator().manual_seed(1))
     shift = torch.multinomial(likely, DRAWS, replacement=True, generator=torch.Generator().manual_seed(2))
-    return float((pairs.source.flatten(1) - copies[shift, cast(Tensor, pairs.index)]).square().sum(1).mean())
+    return float((pairs.source.flatten(1) - copies[shift, pairs.index]).square().sum(1).mean())
 
 
 def show(images: Tensor, chance: float, clean: pf.semidiscrete.Fit, tol: float) -> None:

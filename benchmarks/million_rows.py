@@ -143,13 +143,13 @@ def ott_batches(points: Tensor, heights: Tensor) -> Callable[[], object]:
 
     def batch(key: jax.Array, rows: jax.Array, potential: jax.Array) -> tuple[jax.Array, jax.Array]:
         cloud = SemidiscretePointCloud(lambda key, shape, dtype: jax.random.normal(key, shape, dtype), rows, epsilon=0)
-        found = SemidiscreteOutput(potential, SemidiscreteLinearProblem(cloud)).sample(key, BATCH)
+        found: Any = SemidiscreteOutput(potential, SemidiscreteLinearProblem(cloud)).sample(key, BATCH)
         return found.geom.x, rows[found.paired_indices[1]]
 
     rows = jnp.asarray(points.numpy())
     potential = jnp.asarray((points.square().sum(1) - 2 * heights).numpy())
     compiled, key = jax.jit(batch), jax.random.key(0)
-    return lambda: jax.block_until_ready(compiled(key, rows, potential))
+    return lambda: jax.block_until_ready(compiled(key, rows, potential))  # type: ignore[no-untyped-call]
 
 
 def pot_batches(points: Tensor, heights: Tensor) -> Callable[[], object]:

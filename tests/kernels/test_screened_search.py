@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
 from proxflow.kernels import screened_search as screened
 from proxflow.kernels import search
-from proxflow.kernels.screened_search import screened_best
+from proxflow.kernels.screened_search import Panels, screened_best
+from proxflow.potentials import Discrete
+from proxflow.torch_support import Derived
 
 
 @pytest.fixture(params=[(8192, 512, 128), (256, 64, 32)], ids=["one-block", "many-blocks"])
@@ -106,10 +110,10 @@ def test_scores_are_within_their_bound_and_may_come_near_it(kind: str, generator
         slopes = (1 + 2.0**-8) * torch.randn(256, 1, generator=generator).sign().expand(256, 30)
     offsets, nothing = 100 * torch.randn(256, generator=generator), torch.zeros(30)
     sizes, imprecision = screened._sizes(queries)
-    panel = screened._panel(slopes, offsets, nothing, torch.zeros(()), imprecision)
+    panel = screened._panel(slopes, offsets, nothing, torch.zeros(()))
     scores = (panel.rows.double() @ screened._with_ones(queries).double()).mT
     exact = queries.double() @ slopes.double().mT + offsets
-    bound = sizes[:, None].double() * panel.error.view(-1) + panel.lost
+    bound = sizes[:, None].double() * panel.error(imprecision).view(-1) + panel.offset_lost
     worst = float(((scores - exact).abs() / bound).max())
     assert (0.1 if kind == "normal" else 0.9) < worst <= 1
 
@@ -136,7 +140,7 @@ def test_the_search_takes_it_where_it_pays(
         slopes = 1e-3 * slopes + torch.randn(3, 64, generator=generator).repeat(3000, 1)
     calls = []
 
-    def counted(*arguments: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor] | None:
+    def counted(*arguments: Any) -> tuple[torch.Tensor, torch.Tensor] | None:
         calls.append(arguments)
         return screened_best(*arguments)
 
@@ -150,3 +154,47 @@ def test_the_search_takes_it_where_it_pays(
     assert len(calls) == 1
     search.argmax_affine(queries[:100], slopes)
     assert len(calls) == 1
+
+
+@pytest.mark.usefixtures("_blocks")
+def test_panels_that_are_kept_give_the_same_answers(generator: torch.Generator) -> None:
+    queries, slopes = torch.randn(300, 20, generator=generator), 3 + torch.randn(3000, 20, generator=generator)
+    offsets = -0.5 * slopes.square().sum(1)
+    kept = screened.panels_to_keep(slopes, offsets)
+    for rows in (queries[:1], queries[:70], queries):
+        found = screened_best(rows, slopes, offsets, kept)
+        assert found is not None
+        assert torch.equal(found[0], best_in_double(rows, slopes, offsets))
+
+
+def test_a_potential_keeps_panels_for_small_batches_alone(
+    generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Made once, of its points and heights as they are, and not where they are many bytes."""
+    points = torch.randn(9000, 120, generator=generator)
+    potential = Discrete(points, 0.5 * points.square().sum(1))
+    queries = torch.randn(1500, 120, generator=generator)
+    made = []
+
+    def counted(slopes: torch.Tensor, offsets: torch.Tensor) -> Panels:
+        made.append(len(slopes))
+        return screened.panels_to_keep(slopes, offsets)
+
+    monkeypatch.setattr(screened, "_has_tiles", lambda: True)
+    potential._panels = Derived(counted)
+    exact = best_in_double(queries, points, -potential.heights)
+    assert torch.equal(potential.nearest_atom(queries), exact)
+    assert not made
+    for _ in range(2):
+        assert torch.equal(potential.nearest_atom(queries[:300]), exact[:300])
+    assert made == [9000]
+    potential.heights.mul_(0.9).add_(1.0)
+    exact = best_in_double(queries, points, -potential.heights)
+    assert torch.equal(potential.nearest_atom(queries[:300]), exact[:300])
+    assert made == [9000, 9000]
+    batched = torch.vmap(potential.nearest_atom)(queries.reshape(5, 300, 120))
+    assert torch.equal(batched.flatten(), exact)
+    monkeypatch.setattr(screened, "_MOST_KEPT", 1 << 20)
+    potential.heights.add_(1.0)
+    assert torch.equal(potential.nearest_atom(queries[:300]), exact[:300])
+    assert made == [9000, 9000]

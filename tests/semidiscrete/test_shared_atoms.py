@@ -36,7 +36,7 @@ def _in_small_parts() -> list[tuple[int, int]]:
         return best_affine(queries, slopes, offsets)
 
     shared_atoms._STEP = 256
-    shared_atoms.best_affine = counted  # type: ignore[attr-defined]
+    shared_atoms.best_affine = counted  # type: ignore[attr-defined, assignment]
     return searched
 
 

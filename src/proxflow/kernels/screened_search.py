@@ -22,7 +22,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["can_screen", "screened_best"]
+__all__ = ["Panels", "can_screen", "keeps_panels", "panels_to_keep", "screened_best"]
 
 _ROWS, _SCORES = 512, 1 << 22  # of a block, which is to stay in a cache
 _GROUP = 128  # slopes whose maximum is taken together
@@ -34,6 +34,8 @@ _CENTRED = 1 << 18  # numbers of slopes whose centre is taken off at once, in a 
 _MOST_SURVIVORS = 32  # of a row: with more, screening does not pay
 _AT_ONCE = 1 << 17  # numbers that scores in float64 are taken of
 _LEAST_ROWS, _LEAST_COLUMNS, _LEAST_DEPTH, _LEAST_WORK = 256, 8192, 16, 1 << 28  # that repay the rounding of slopes
+_FEW_ROWS = 1024  # below which the rounding of slopes is much of a search
+_MOST_KEPT = 1 << 28  # bytes of panels that are kept
 
 
 @functools.cache
@@ -57,24 +59,53 @@ class _Panel:
 
     Attributes:
         rows: (n, k + 2), with offsets of -inf to fill the last group.
-        error: how far <u, slope> may be off for |u| = 1, (groups, group).
-        largest: of each group, (groups,).
-        lost: of an offset by rounding, at most.
+        size: norms about the centre, (groups, group) float32.
+        lost: norms of what rounding took off, (groups, group) float32.
+        offset_lost: of an offset by rounding, at most.
     """
 
     rows: Tensor
-    error: Tensor
-    largest: Tensor
-    lost: float
+    size: Tensor
+    lost: Tensor
+    offset_lost: float
+
+    def error(self, imprecision: float) -> Tensor:
+        """How far <u, slope> may be off for |u| = 1, of which rounding takes off ``imprecision``, (groups, group)."""
+        size = self.size * (_MARGIN * (imprecision + _sums(self.rows.shape[1])))
+        return size.add_(self.lost, alpha=_MARGIN * (1 + imprecision))
 
 
-def screened_best(queries: Tensor, slopes: Tensor, offsets: Tensor | None) -> tuple[Tensor, Tensor] | None:
+@dataclass(frozen=True)
+class Panels:
+    """Slopes as they are screened, kept from one search to the next."""
+
+    columns: int
+    parts: tuple[_Panel, ...]
+
+
+def panels_to_keep(slopes: Tensor, offsets: Tensor) -> Panels:
+    """For searches of few rows each, which round the slopes most of the time; 2 (k + 2) + 8 bytes a slope."""
+    slopes, columns = slopes.detach(), _columns(_LEAST_ROWS)
+    centre, level = _centre(slopes, offsets)
+    chunks = (slice(left, left + columns) for left in range(0, len(slopes), columns))
+    return Panels(columns, tuple(_panel(slopes[chunk], offsets[chunk], centre, level) for chunk in chunks))
+
+
+def keeps_panels(rows: int, slopes: Tensor) -> bool:
+    """Whether searches of so many rows are quicker by panels that are kept, and these are small."""
+    return rows < _FEW_ROWS and len(slopes) * (2 * (slopes.shape[1] + 2) + 8) <= _MOST_KEPT
+
+
+def screened_best(
+    queries: Tensor, slopes: Tensor, offsets: Tensor | None, kept: Panels | None = None
+) -> tuple[Tensor, Tensor] | None:
     """argmax_j <queries_i, slopes_j> + offsets_j, the lowest j on an exact tie; None where too many scores are near.
 
     Args:
         queries: (B, k).
         slopes: (N, k), same dtype.
         offsets: (N,), or None for zeros.
+        kept: made of these slopes and offsets, if there is one.
 
     Returns:
         index: (B,) int64, -1 for rows that must be searched in another way: those with numbers bfloat16 does not have.
@@ -82,25 +113,47 @@ def screened_best(queries: Tensor, slopes: Tensor, offsets: Tensor | None) -> tu
     """
     if offsets is None:
         offsets = slopes.new_zeros(()).expand(len(slopes))
-    sample = slice(0, None, -(-len(slopes) // _SAMPLE))
-    centre, level = slopes[sample].mean(0), offsets[sample].mean()
-    floor = _sampled_floor(queries, slopes[sample] - centre, offsets[sample] - level)
+    centre, level = _centre(slopes, offsets)
+    floor = _sampled_floor(queries, _sampled(slopes) - centre, _sampled(offsets) - level)
     sizes, imprecision = _sizes(queries)
-    blocks = [_with_ones(rows) for rows in queries.split(_ROWS)]
+    columns = _columns(len(queries)) if kept is None else kept.columns
+    blocks = [_with_ones(rows) for rows in queries.split(_SCORES // columns)]
     buffer = torch.empty(_SCORES, dtype=torch.bfloat16, device=slopes.device)
-    columns = _GROUP * (_SCORES // _GROUP // min(max(len(queries), _LEAST_ROWS), _ROWS))
     survivors, count = [], 0
-    for left in range(0, len(slopes), columns):
+    for part, left in enumerate(range(0, len(slopes), columns)):
         chunk = slice(left, left + columns)
-        panel = _panel(slopes[chunk], offsets[chunk], centre, level, imprecision)
-        for number, block in enumerate(blocks):
-            rows = slice(number * _ROWS, number * _ROWS + block.shape[1])
-            row, column, ceiling = _survivors(panel, block, sizes[rows], floor[rows], buffer)
+        panel = _panel(slopes[chunk], offsets[chunk], centre, level) if kept is None else kept.parts[part]
+        error = panel.error(imprecision)
+        first = 0
+        for block in blocks:
+            rows = slice(first, first + block.shape[1])
+            first = rows.stop
+            row, column, ceiling = _survivors(panel, error, block, sizes[rows], floor[rows], buffer)
             count += len(row)
             if max(len(row) / block.shape[1], count / len(queries)) > _MOST_SURVIVORS:
                 return None
             survivors.append((row + rows.start, column + left, ceiling))
     return _best_survivors(queries, slopes, offsets, floor, survivors)
+
+
+def _columns(rows: int) -> int:
+    """Slopes of a panel that make a block of scores with so many rows, in whole groups."""
+    return _GROUP * (_SCORES // _GROUP // min(max(rows, _LEAST_ROWS), _ROWS))
+
+
+def _sums(columns: int) -> float:
+    """How far a sum of so many products in float32 may be off, relative to the sizes of its factors."""
+    return columns * torch.finfo(torch.float32).eps
+
+
+def _sampled(slopes: Tensor) -> Tensor:
+    """Some of the slopes, or of their offsets."""
+    return slopes[:: -(-len(slopes) // _SAMPLE)]
+
+
+def _centre(slopes: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor]:
+    """That slopes, (k,), and offsets, (), are taken about."""
+    return _sampled(slopes).mean(0), _sampled(offsets).mean()
 
 
 def _sizes(queries: Tensor) -> tuple[Tensor, float]:
@@ -115,43 +168,44 @@ def _with_ones(queries: Tensor) -> Tensor:
     return torch.cat([short, short.new_ones(len(short), 2)], dim=1).T.contiguous()
 
 
-def _panel(slopes: Tensor, offsets: Tensor, centre: Tensor, level: Tensor, imprecision: float) -> _Panel:
+def _panel(slopes: Tensor, offsets: Tensor, centre: Tensor, level: Tensor) -> _Panel:
     count, depth = slopes.shape
-    sums = (depth + 2) * torch.finfo(torch.float32).eps
     rows = torch.empty(-(-count // _GROUP) * _GROUP, depth + 2, dtype=torch.bfloat16, device=slopes.device)
-    error = torch.zeros(len(rows), device=slopes.device)
+    size, lost = torch.zeros(2, len(rows), device=slopes.device)
     at_once = max(1, _CENTRED // depth)
-    for part, error_part, given in zip(*(x[:count].split(at_once) for x in (rows, error, slopes)), strict=True):
+    for part, size_part, lost_part, given in zip(
+        *(x[:count].split(at_once) for x in (rows, size, lost, slopes)), strict=True
+    ):
         centred = given - centre
         part[:, :depth] = centred
-        size = torch.linalg.vector_norm(centred, dim=1)
-        lost = torch.linalg.vector_norm(centred.sub_(part[:, :depth]), dim=1)
-        error_part.copy_((imprecision + sums) * size + (1 + imprecision) * lost).mul_(_MARGIN)
+        size_part.copy_(torch.linalg.vector_norm(centred, dim=1))
+        lost_part.copy_(torch.linalg.vector_norm(centred.sub_(part[:, :depth]), dim=1))
     offsets = offsets - level
     rows[:count, depth] = offsets
     rows[:count, depth + 1] = offsets - rows[:count, depth]
     rows[count:] = 0
     rows[count:, depth] = -torch.inf
-    error = error.view(-1, _GROUP)
-    return _Panel(rows, error, error.amax(1), _MARGIN * float(offsets.abs().max()) * (_ROUNDING**2 + sums))
+    offset_lost = _MARGIN * float(offsets.abs().max()) * (_ROUNDING**2 + _sums(depth + 2))
+    return _Panel(rows, size.view(-1, _GROUP), lost.view(-1, _GROUP), offset_lost)
 
 
 def _sampled_floor(queries: Tensor, slopes: Tensor, offsets: Tensor) -> Tensor:
     """A bound below the largest score of each row, from some slopes alone, (B,) float32."""
     best = torch.addmm(offsets, queries, slopes.mT).amax(1)
     size = torch.linalg.vector_norm(queries, dim=1) * torch.linalg.vector_norm(slopes, dim=1).max()
-    error = (slopes.shape[1] + 2) * torch.finfo(torch.float32).eps * (size + offsets.abs().max())
+    error = _sums(slopes.shape[1] + 2) * (size + offsets.abs().max())
     floor: Tensor = best - _MARGIN * error
     return floor.float()
 
 
 def _survivors(
-    panel: _Panel, block: Tensor, sizes: Tensor, floor: Tensor, buffer: Tensor
+    panel: _Panel, error: Tensor, block: Tensor, sizes: Tensor, floor: Tensor, buffer: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Rows and slopes, by number, of scores that may be the largest, with bounds above; raises the floor in place.
 
     Args:
         panel: n slopes.
+        error: as of the panel, (groups, group).
         block: (k + 2, m) rows with two ones.
         sizes: (m,) their norms.
         floor: (m,).
@@ -161,16 +215,17 @@ def _survivors(
     scores = torch.mm(panel.rows, block, out=buffer[: count * rows].view(count, rows)).view(-1, _GROUP, rows)
     # as integers, numbers of bfloat16 that are not negative are in their own order, and all others below
     best = scores.view(torch.int16).amax(1).view(torch.bfloat16).float()
-    reached = torch.addr(best, panel.largest, sizes, beta=1 - _RELATIVE, alpha=-1).amax(0)
-    torch.maximum(floor, reached.sub_(panel.lost), out=floor)
-    needed = floor - panel.lost
-    ceiling = torch.addr(best.clamp_(min=0), panel.largest, sizes, beta=1 + _RELATIVE)
+    largest = error.amax(1)
+    reached = torch.addr(best, largest, sizes, beta=1 - _RELATIVE, alpha=-1).amax(0)
+    torch.maximum(floor, reached.sub_(panel.offset_lost), out=floor)
+    needed = floor - panel.offset_lost
+    ceiling = torch.addr(best.clamp_(min=0), largest, sizes, beta=1 + _RELATIVE)
     group, row = torch.nonzero(ceiling >= needed, as_tuple=True)
     near = scores[group, :, row].float().mul_(1 + _RELATIVE)
-    near.addcmul_(panel.error[group], sizes[row, None])
+    near.addcmul_(error[group], sizes[row, None])
     pair, place = torch.nonzero(near >= needed[row, None], as_tuple=True)
     row = row[pair]
-    return row, group[pair] * _GROUP + place, near[pair, place] + panel.lost
+    return row, group[pair] * _GROUP + place, near[pair, place] + panel.offset_lost
 
 
 def _best_survivors(

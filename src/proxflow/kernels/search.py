@@ -18,7 +18,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from proxflow.kernels.screened_search import can_screen, screened_best
+from proxflow.kernels.screened_search import Panels, can_screen, keeps_panels, screened_best
 
 __all__ = [
     "Best",
@@ -68,18 +68,29 @@ def row_argmax(scores: Tensor) -> Tensor:
     return scores.argmax(dim=1)
 
 
-def argmax_affine(queries: Tensor, slopes: Tensor, offsets: Tensor | None = None) -> Tensor:
+def argmax_affine(
+    queries: Tensor, slopes: Tensor, offsets: Tensor | None = None, keep: Callable[[], Panels] | None = None
+) -> Tensor:
     """argmax_j <queries_i, slopes_j> + offsets_j, the lowest j on an exact tie.
 
     Args:
         queries: (B, k).
         slopes: (N, k), same dtype and device, N >= 1.
         offsets: (N,), or None for zeros.
+        keep: gives ``panels_to_keep(slopes, offsets)``, made once; asked where searches of so few rows need them.
 
     Returns:
         (B,) int64. A row with a NaN gives some index.
     """
-    index: Tensor = torch.ops.proxflow.argmax_affine(queries, slopes, offsets)
+    index: Tensor
+    if keep is None or torch.compiler.is_compiling():
+        index = torch.ops.proxflow.argmax_affine(queries, slopes, offsets)
+        return index
+    token = _KEPT.set(keep)
+    try:
+        index = torch.ops.proxflow.argmax_affine(queries, slopes, offsets)
+    finally:
+        _KEPT.reset(token)
     return index
 
 
@@ -93,8 +104,11 @@ def _argmax_affine(queries: Tensor, slopes: Tensor, offsets: Tensor | None) -> T
         from proxflow.kernels.fused_search import fused_argmax
 
         return fused_argmax(queries, slopes, offsets)
-    return best_affine(queries, slopes, offsets).place
+    return best_affine(queries, slopes, offsets, _KEPT.get()).place
 
+
+_KEPT: ContextVar[Callable[[], Panels] | None] = ContextVar("kept", default=None)
+"""Of the call of ``argmax_affine`` that is under way: an operator takes tensors alone."""
 
 _SPLIT: ContextVar[Callable[[Tensor, Tensor, Tensor | None], Tensor] | None] = ContextVar("split", default=None)
 
@@ -114,9 +128,14 @@ def searches_are_split() -> bool:
     return _SPLIT.get() is not None
 
 
-def best_affine(queries: Tensor, slopes: Tensor, offsets: Tensor | None) -> Best:
+def best_affine(
+    queries: Tensor, slopes: Tensor, offsets: Tensor | None, keep: Callable[[], Panels] | None = None
+) -> Best:
     """``argmax_affine`` with the scores, by the quickest way on this device; B >= 1."""
-    screened = screened_best(queries, slopes, offsets) if can_screen(queries, slopes) else None
+    screened = None
+    if can_screen(queries, slopes):
+        kept = keep() if keep is not None and keeps_panels(len(queries), slopes) else None
+        screened = screened_best(queries, slopes, offsets, kept)
     if screened is None:
         return best_by_products(queries, slopes, offsets)
     index, score = screened

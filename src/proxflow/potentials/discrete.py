@@ -9,6 +9,8 @@ moved into the frame that both compute in: centred and of radius 1, with scores 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -16,6 +18,7 @@ from torch import Tensor
 
 from proxflow.kernels.active_set import affine_step, atom_keys, contact_basis, polyhedral_face, score_size
 from proxflow.kernels.geometry import ScaledRows, finite_rows, row_norm
+from proxflow.kernels.screened_search import Panels, panels_to_keep
 from proxflow.kernels.search import argmax_affine
 from proxflow.measures import Source
 from proxflow.potentials.atoms import centre_and_radius, check_atoms, check_like_atoms, register_atoms
@@ -76,6 +79,7 @@ class Discrete(Potential):
         self.max_iterations = max_iterations
         self._frame = Derived(centre_and_radius)
         self._as_given = Derived(_scored_as_given)
+        self._panels = Derived(panels_to_keep)
         self._normalised = Derived(_normalised_atoms)
 
     def constructor_arguments(self) -> dict[str, object]:
@@ -130,8 +134,8 @@ class Discrete(Potential):
     def nearest_atom(self, u: Tensor) -> Tensor:
         """Index of the Laguerre cell of each source point, (B,) int64: the atom that u is transported to."""
         self._check_query(u, "u")
-        slopes, offsets = self._scored
-        return argmax_affine(u.detach().to(slopes.dtype), slopes, offsets)
+        slopes, offsets, keep = self._scored
+        return argmax_affine(u.detach().to(slopes.dtype), slopes, offsets, keep)
 
     def sample_atom(self, u: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """``nearest_atom(u)``, (B,) int64: nothing is left to chance; as ``Entropic`` and couplings have it."""
@@ -213,15 +217,15 @@ class Discrete(Potential):
         return self._normalised(self.points, self.heights, *self._frame(self.points))
 
     @property
-    def _scored(self) -> tuple[Tensor, Tensor]:
+    def _scored(self) -> tuple[Tensor, Tensor, Callable[[], Panels] | None]:
         """Slopes (N, d) and offsets (N,) of phi: the points themselves where that loses no digits, so that prox alone
-        needs a copy of them."""
+        needs a copy of them; small batches keep one in bfloat16 if it is small."""
         if not torch.compiler.is_compiling():
             as_given = self._as_given(self.points, self.heights, *self._frame(self.points))
             if as_given is not None:
-                return self.points.detach(), as_given
+                return self.points.detach(), as_given, partial(self._panels, self.points, as_given)
         atoms = self._atoms
-        return atoms.keys[:, :-2], atoms.offsets
+        return atoms.keys[:, :-2], atoms.offsets, None
 
     def _form(self, residual: Tensor, alpha: Tensor, rounding: Tensor, dtype: torch.dtype) -> GeneralizedQuadratic:
         tolerance = _CONTACT_ROUNDINGS * rounding
