@@ -7,14 +7,16 @@ again, so that what is read passes the same checks as what a user builds. A clas
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib
 import json
 import math
 import os
 import secrets
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
 import safetensors
@@ -24,7 +26,9 @@ from torch import Tensor, nn
 
 from proxflow.version import __version__
 
-__all__ = ["class_named", "is_storable", "load", "name_of", "save", "storable", "write_atomically"]
+__all__ = [
+    "class_named", "is_storable", "load", "name_of", "save", "storable", "write_atomically", "written_atomically",
+]  # fmt: skip
 
 C = TypeVar("C", bound=type)
 
@@ -136,18 +140,29 @@ def write_atomically(path: Path, content: bytes) -> None:
     Raises:
         FileNotFoundError: the folder of ``path`` does not exist.
     """
+    with written_atomically(path) as file:
+        file.write(content)
+
+
+@contextlib.contextmanager
+def written_atomically(path: Path) -> Iterator[BinaryIO]:
+    """A file to write to that takes the place of ``path`` at the end of the block, and is gone after an error.
+
+    Raises:
+        FileNotFoundError: the folder of ``path`` does not exist.
+    """
     if not path.parent.is_dir():
         raise FileNotFoundError(f"{path} cannot be written: there is no folder {path.parent}; make it first")
     partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
         with open(partial, "xb") as file:
-            file.write(content)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(partial, path)
     except BaseException as error:
         partial.unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.filename is not None:  # a name that nobody gave
+        if isinstance(error, OSError) and error.filename in (str(partial), str(path)):  # the first nobody gave
             raise OSError(error.errno, error.strerror, str(path)) from error
         raise
 
