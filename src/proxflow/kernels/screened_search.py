@@ -73,7 +73,7 @@ def screened_best(queries: Tensor, slopes: Tensor, offsets: Tensor | None) -> tu
 
     Args:
         queries: (B, k).
-        slopes: (N, k), same dtype.
+        slopes: (N, k), of the same dtype, or of float16 or bfloat16.
         offsets: (N,), or None for zeros.
 
     Returns:
@@ -81,10 +81,11 @@ def screened_best(queries: Tensor, slopes: Tensor, offsets: Tensor | None) -> tu
         score: (B,) float64, of the best; -inf without one.
     """
     if offsets is None:
-        offsets = slopes.new_zeros(()).expand(len(slopes))
+        offsets = queries.new_zeros(()).expand(len(slopes))
     sample = slice(0, None, -(-len(slopes) // _SAMPLE))
-    centre, level = slopes[sample].mean(0), offsets[sample].mean()
-    floor = _sampled_floor(queries, slopes[sample] - centre, offsets[sample] - level)
+    sampled, level = slopes[sample].to(queries.dtype), offsets[sample].mean()
+    centre = sampled.mean(0)
+    floor = _sampled_floor(queries, sampled - centre, offsets[sample] - level)
     sizes, imprecision = _sizes(queries)
     blocks = [_with_ones(rows) for rows in queries.split(_ROWS)]
     buffer = torch.empty(_COLUMNS * _ROWS, dtype=torch.bfloat16, device=slopes.device)
