@@ -122,7 +122,7 @@ class IndependentField(nn.Module):
             raise ValueError(
                 f"IndependentField: x must have shape (B, *event) with {self.dim} entries per row, got {tuple(x.shape)}"
             )
-        check_like_atoms("IndependentField", x, "x", self.points)
+        check_like_atoms("IndependentField", x, "x", self.points, self.weights)
         if not isinstance(t, Tensor) and not 0 <= t < 1:
             raise ValueError(f"IndependentField: t must be in [0, 1), got {t!r}; at t = 1 the data are their own mean")
         times = torch.as_tensor(t, dtype=x.dtype, device=x.device)

@@ -57,6 +57,20 @@ def test_the_answer_is_that_of_float64(
 
 
 @pytest.mark.usefixtures("_blocks")
+@pytest.mark.parametrize("stored", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("with_offsets", [False, True])
+def test_slopes_in_two_bytes(stored: torch.dtype, with_offsets: bool, generator: torch.Generator) -> None:
+    queries = torch.randn(150, 40, generator=generator)
+    slopes = torch.randn(1000, 40, generator=generator).to(stored)
+    offsets = -0.5 * slopes.float().square().sum(1) if with_offsets else None
+    half, single = (screened_best(queries, each, offsets) for each in (slopes, slopes.float()))
+    assert half is not None
+    assert single is not None
+    assert torch.equal(half[0], single[0])
+    assert torch.equal(half[1], single[1])
+
+
+@pytest.mark.usefixtures("_blocks")
 def test_scores_that_bfloat16_does_not_tell_apart(generator: torch.Generator) -> None:
     """The best of each row and its rival differ by 2^-12 of their size, 1/16 of what bfloat16 resolves."""
     slopes = torch.nn.functional.normalize(torch.randn(400, 30, generator=generator), dim=1)

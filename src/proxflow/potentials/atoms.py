@@ -121,8 +121,8 @@ def register_atoms(module: nn.Module, points: Tensor, heights: Tensor, weights: 
     module.register_buffer("weights", weights / weights.sum())
 
 
-def check_like_atoms(owner: str, x: Tensor, name: str, points: Tensor, heights: Tensor) -> None:
-    """Refuse a query of another dtype or device than results have, and heights in two bytes, as of ``.half()``."""
+def check_like_atoms(owner: str, x: Tensor, name: str, points: Tensor, numbers: Tensor) -> None:
+    """Refuse a query of another dtype or device than results have, and heights or weights in two bytes."""
     dtype = working_dtype(points)
     if x.dtype != dtype or x.device != points.device:
         stored = "" if dtype == points.dtype else f"stored in {points.dtype}, for queries of "
@@ -130,10 +130,10 @@ def check_like_atoms(owner: str, x: Tensor, name: str, points: Tensor, heights: 
             f"{owner}: {name} is {x.dtype} on {x.device}, the points are {stored}{dtype} on "
             f"{points.device}; convert one of them, e.g. potential.to(dtype, device)"
         )
-    if heights.dtype not in (dtype, torch.float64):
+    if numbers.dtype not in (dtype, torch.float64):
         raise ValueError(
-            f"{owner}: the heights are {heights.dtype}; the points alone can be stored in two bytes, build the potential "
-            "of heights in float32"
+            f"{owner}: only points can be stored in two bytes, heights and weights are {numbers.dtype}; build it with "
+            "these in float32"
         )
 
 
