@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import proxflow as pf
-from proxflow.analysis import data_dimension, minibatch_convergence
+from proxflow.analysis import audit, data_dimension, minibatch_convergence
 from proxflow.checks import HALVES
 from proxflow.couplings import Conditional, Independent, JointConditional, Minibatch, PairFile, Semidiscrete, Subspace
 from proxflow.couplings.directions import choose_directions
@@ -108,7 +108,9 @@ def test_a_mapped_file_of_float16_and_its_pairs(tmp_path: Path) -> None:
 class _LargestConverted(TorchDispatchMode):
     """The most numbers of a wider dtype that one operation made of rows in float16."""
 
-    numbers = 0
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.numbers = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
@@ -279,7 +281,8 @@ def test_a_file_of_pairs(dtype: torch.dtype, tmp_path: Path) -> None:
 @EITHER
 def test_a_network_in_float32_trains_on_them(dtype: torch.dtype, tmp_path: Path) -> None:
     rows = stored(dtype, 64, 4)
-    state, options = tmp_path / "state", {"steps": 3, "batch_size": 8, "progress": False}
+    state = tmp_path / "state"
+    options: dict[str, Any] = {"steps": 3, "batch_size": 8, "progress": False}
     results = []
     for each in (rows, rows.float()):
         torch.manual_seed(0)
@@ -304,7 +307,8 @@ def test_saved_and_loaded_in_two_bytes(dtype: torch.dtype, tmp_path: Path) -> No
 
 @EITHER
 def test_a_checkpoint_is_of_these_rows(dtype: torch.dtype, tmp_path: Path) -> None:
-    rows, options = stored(dtype, 64, 4), {"tol": 0.2, "progress": False, "checkpoint": tmp_path / "state"}
+    rows = stored(dtype, 64, 4)
+    options: dict[str, Any] = {"tol": 0.2, "progress": False, "checkpoint": tmp_path / "state"}
     first, again = fit(rows, **options), fit(rows, **options)
     assert same(first.potential.heights, again.potential.heights)
     rows[0] = 0
@@ -327,6 +331,21 @@ def test_a_study_of_their_minibatches() -> None:
     found = [minibatch_convergence(each, [1, 4], **options) for each in fits]
     torch.testing.assert_close(found[0].excess, found[1].excess, rtol=1e-12, atol=0)
     assert same(found[0].field_error(0.5, queries=8), found[1].field_error(0.5, queries=8))
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_an_audit_against_their_exact_flow(named: bool) -> None:
+    rows = stored(torch.float16, 40, 3)
+    found = []
+    for each in (rows, rows.float()):
+        fitted = fit(each, tol=0.05, progress=False)
+        flow = pf.ProximalFlow(fitted.potential)
+        field = flow if named else lambda t, x, flow=flow: flow(t, x)
+        found.append(audit(field, fitted, count=64, steps=8, marks=False, progress=False).figures)
+    assert "equivalent_batch" in found[0]
+    assert list(found[0]) == list(found[1])
+    for name, figure in found[0].items():
+        assert figure.value == pytest.approx(found[1][name].value, rel=1e-6, abs=1e-6, nan_ok=True)
 
 
 @pytest.mark.parametrize("dtype", [torch.int8, torch.uint8, torch.int64])
