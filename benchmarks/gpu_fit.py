@@ -165,7 +165,6 @@ def steps_on_many(bench: Bench, deadline: Deadline) -> None:
     in_memory, in_time = _most_in_memory(bench, dim), _most_in_time(bench, law, deadline.left - 2 * seconds)
     count = min(wanted, in_memory, in_time)
     report.add(
-        _about_bfloat16(bench),
         f"N = {count:,} of {wanted:,} such rows as in section 3, {4 * count * dim / 1e9:.1f} GB; memory has room for "
         f"{in_memory:,}, and there is time to prepare {in_time:,}. The heights are those of the rows' law. "
         f"max_memory = {MAX_MEMORY:,} bytes.\n",
@@ -192,14 +191,6 @@ def steps_on_many(bench: Bench, deadline: Deadline) -> None:
     )
     _extrapolate(bench, descent, rate, wanted)
     report.attempt("kinds of noise of a step", partial(_kinds_of_noise, bench, descent, iterate, deadline))
-
-
-def _about_bfloat16(bench: Bench) -> str:
-    try:
-        pf.semidiscrete.fit(torch.randn(8, 4, device=bench.device).bfloat16())
-    except ValueError as refusal:
-        return f"Rows in bfloat16 are refused (`{refusal}`); in float32 a number takes 4 bytes."
-    return "Rows in bfloat16 are accepted; these are in float32, 4 bytes a number."
 
 
 def _most_in_memory(bench: Bench, dim: int) -> int:

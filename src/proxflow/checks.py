@@ -15,6 +15,7 @@ from torch import Tensor
 from proxflow.errors import counted
 
 __all__ = [
+    "HALVES",
     "Numbers",
     "as_tensor",
     "flat_points",
@@ -23,6 +24,7 @@ __all__ = [
     "real_number",
     "shares_memory",
     "whole_number",
+    "working_dtype",
 ]
 
 
@@ -87,12 +89,29 @@ def as_tensor(caller: str, name: str, value: object) -> Tensor:
         _refuse(caller, name, f"an array of {array.dtype}", "convert it to float64")
 
 
-def flat_points(caller: str, points: Numbers, name: str = "points") -> Tensor:
+HALVES = torch.float16, torch.bfloat16
+"""Dtypes that rows may be stored in, to be computed with in float32."""
+
+
+def working_dtype(rows: Tensor) -> torch.dtype:
+    """The dtype of noise, scores and results that go with rows: theirs, but float32 if they are stored in two bytes.
+
+    A number of float16 or bfloat16 is one of float32 too: nothing is lost where rows are converted.
+    """
+    return torch.promote_types(rows.dtype, torch.float32)
+
+
+def flat_points(caller: str, points: Numbers, name: str = "points", *, halves: bool = False) -> Tensor:
     """Points (N, *event), in any form that ``as_tensor`` takes, as a tensor (N, d), detached.
 
+    Args:
+        caller: for messages, as is ``name``.
+        points: in their dtype they stay.
+        name: of the argument.
+        halves: whether float16 and bfloat16 are taken too, as storage: see ``working_dtype``.
+
     Raises:
-        ValueError: nothing that ``as_tensor`` takes, no points, neither float32 nor float64, or rows that are not
-            finite.
+        ValueError: nothing that ``as_tensor`` takes, no points, another dtype, or rows that are not finite.
     """
     tensor = as_tensor(caller, name, points)
     if tensor.ndim < 2 or tensor.numel() == 0:
@@ -100,8 +119,8 @@ def flat_points(caller: str, points: Numbers, name: str = "points") -> Tensor:
         raise ValueError(f"{caller}: {name} must be a non-empty (N, *event) array, got {tuple(tensor.shape)}; {remedy}")
     if tensor.is_meta:
         raise ValueError(f"{caller}: {name} are on the meta device, without data; give them on another")
-    if tensor.dtype not in (torch.float32, torch.float64):
-        raise ValueError(f"{caller}: {name} must be float32 or float64, got {tensor.dtype}; convert them")
+    if tensor.dtype not in (torch.float32, torch.float64, *(HALVES if halves else ())):
+        raise ValueError(f"{caller}: {name} must be float32 or float64, got {tensor.dtype}; convert them to float32")
     flat = tensor.detach().reshape(len(tensor), -1)
     parts = flat.split(max(1, _AT_ONCE // max(1, flat[:1].nbytes)))
     bad = torch.nonzero(~torch.cat([torch.isfinite(part).all(1) for part in parts]))[:, 0]

@@ -23,7 +23,7 @@ def fingerprint(description: object, tensors: Iterable[Tensor | None]) -> str:
             digest.update(b"none")
         else:
             digest.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
-            digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 

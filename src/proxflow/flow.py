@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from proxflow.checks import working_dtype
 from proxflow.independent_field import IndependentField
 from proxflow.kernels.geometry import row_norm
 from proxflow.potentials.base import Potential
@@ -150,11 +151,11 @@ class ProximalFlow(nn.Module):
     ) -> Tensor:
         """``n`` draws of the target, (n, d): fresh noise transported exactly.
 
-        ``dtype`` and ``device`` default to the potential's own tensors, else to PyTorch's defaults.
+        ``dtype`` and ``device`` default to those of the potential's queries, else to PyTorch's defaults.
         """
         own = next(self.potential.buffers(), None)
         if own is not None:
-            dtype, device = dtype or own.dtype, device or own.device
+            dtype, device = dtype or working_dtype(own), device or own.device
         return self.transport(self.potential.source.sample(n, generator=generator, dtype=dtype, device=device))
 
     def log_prob(self, y: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from proxflow.checks import flat_points, point_weights
+from proxflow.checks import flat_points, point_weights, working_dtype
 from proxflow.kernels.softmax import law as softmax
 from proxflow.measures import Gaussian, Source
 from proxflow.potentials.atoms import check_like_atoms
@@ -35,7 +35,8 @@ class IndependentField(nn.Module):
     range give NaN rows. State: ``points`` (N, d), ``weights`` (N,).
 
     Args:
-        points: (N, *event), finite, float32 or float64; equal rows count as often as they come.
+        points: (N, *event), finite, float32 or float64; equal rows count as often as they come. Of float16 and
+            bfloat16 a float32 copy is made.
         weights: (N,), not negative, normalised to sum 1; equal if None.
         schedule: Linear if None.
         source: law of the noise, with ``log_prob``; standard normal if None.
@@ -58,7 +59,8 @@ class IndependentField(nn.Module):
         max_memory: int = 1 << 28,
     ) -> None:
         super().__init__()
-        flat = flat_points("IndependentField", points)
+        flat = flat_points("IndependentField", points, halves=True)
+        flat = flat.to(working_dtype(flat))
         self.register_buffer("points", flat)
         self.register_buffer("weights", point_weights("IndependentField", weights, flat).to(flat))
         self.schedule: Schedule = Linear() if schedule is None else schedule
@@ -120,7 +122,7 @@ class IndependentField(nn.Module):
             raise ValueError(
                 f"IndependentField: x must have shape (B, *event) with {self.dim} entries per row, got {tuple(x.shape)}"
             )
-        check_like_atoms("IndependentField", x, "x", self.points)
+        check_like_atoms("IndependentField", x, "x", self.points, self.weights)
         if not isinstance(t, Tensor) and not 0 <= t < 1:
             raise ValueError(f"IndependentField: t must be in [0, 1), got {t!r}; at t = 1 the data are their own mean")
         times = torch.as_tensor(t, dtype=x.dtype, device=x.device)

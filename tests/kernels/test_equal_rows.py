@@ -29,7 +29,7 @@ def few_values(dtype: torch.dtype) -> Tensor:
 
 
 @pytest.mark.parametrize("keys", ["as made", "all alike", "two kinds"])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16], ids=str)
 def test_first_of_equal_rows(dtype: torch.dtype, keys: str, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = few_values(dtype)
     monkeypatch.setattr(geometry, "_BLOCK_NUMBERS", 21)

@@ -61,6 +61,20 @@ def test_the_answer_is_that_of_float64(
 
 
 @pytest.mark.usefixtures("_blocks")
+@pytest.mark.parametrize("stored", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("with_offsets", [False, True])
+def test_slopes_in_two_bytes(stored: torch.dtype, with_offsets: bool, generator: torch.Generator) -> None:
+    queries = torch.randn(150, 40, generator=generator)
+    slopes = torch.randn(1000, 40, generator=generator).to(stored)
+    offsets = -0.5 * slopes.float().square().sum(1) if with_offsets else None
+    half, single = (screened_best(queries, each, offsets) for each in (slopes, slopes.float()))
+    assert half is not None
+    assert single is not None
+    assert torch.equal(half[0], single[0])
+    assert torch.equal(half[1], single[1])
+
+
+@pytest.mark.usefixtures("_blocks")
 def test_scores_that_bfloat16_does_not_tell_apart(generator: torch.Generator) -> None:
     """The best of each row and its rival differ by 2^-12 of their size, 1/16 of what bfloat16 resolves."""
     slopes = torch.nn.functional.normalize(torch.randn(400, 30, generator=generator), dim=1)
@@ -167,12 +181,14 @@ def test_panels_that_are_kept_give_the_same_answers(generator: torch.Generator) 
         assert torch.equal(found[0], best_in_double(rows, slopes, offsets))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_potential_keeps_panels_for_small_batches_alone(
-    generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
+    dtype: torch.dtype, generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Made once, of its points and heights as they are, and not where they are many bytes."""
-    points = torch.randn(9000, 120, generator=generator)
-    potential = Discrete(points, 0.5 * points.square().sum(1))
+    stored = torch.randn(9000, 120, generator=generator).to(dtype)
+    points = stored.float()
+    potential = Discrete(stored, 0.5 * points.square().sum(1))
     queries = torch.randn(1500, 120, generator=generator)
     made = []
 

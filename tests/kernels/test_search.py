@@ -63,6 +63,30 @@ def test_slopes_a_chunk_at_a_time(
     assert torch.equal(argmax_affine(queries, slopes, offsets), first_best(scores))
 
 
+@pytest.mark.parametrize("stored", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("rows", [1, 7, 300, 1000])
+@pytest.mark.parametrize("k", [5, 100])
+@pytest.mark.parametrize("with_offsets", [False, True])
+def test_slopes_in_two_bytes(
+    rows: int, k: int, with_offsets: bool, stored: torch.dtype, generator: torch.Generator
+) -> None:
+    """Place and score are those of the slopes in float32, bit by bit."""
+    queries = torch.randn(rows, k, generator=generator)
+    slopes = torch.randn(3000, k, generator=generator).to(stored)
+    offsets = torch.randn(3000, generator=generator)
+    given = offsets if with_offsets else None
+    for half, single in zip(
+        search.best_by_products(queries, slopes, given),
+        search.best_by_products(queries, slopes.float(), given),
+        strict=True,
+    ):
+        assert torch.equal(half, single)
+    half_two, two = (search.top_two_affine(queries, each, offsets) for each in (slopes, slopes.float()))
+    assert torch.equal(half_two.best, two.best)
+    assert torch.equal(half_two.second, two.second)
+    assert torch.equal(half_two.gap, two.gap)
+
+
 def test_no_rows(generator: torch.Generator) -> None:
     best = argmax_affine(torch.empty(0, 3), integers(5, 3, generator=generator, dtype=torch.float32))
     assert best.shape == (0,)

@@ -360,7 +360,7 @@ def test_labels_beyond_the_network_are_refused() -> None:
 def test_data_that_do_not_fit_the_network_are_refused() -> None:
     with pytest.raises(ValueError, match="the network has 2 classes, but the coupling has no labels"):
         train(MLP((3,), width=8, classes=2), pf.couplings.Independent(runs.points()), steps=1)
-    with pytest.raises(ValueError, match=r"parameters are torch\.float32, the coupling's points torch\.float64"):
+    with pytest.raises(ValueError, match=r"parameters are torch\.float32, the coupling's pairs torch\.float64"):
         train(MLP((3,), width=8), pf.couplings.Independent(runs.points().double()), steps=1)
     with pytest.raises(ValueError, match=r"the network must be a torch\.nn\.Module, got function"):
         train(lambda t, x: x, pf.couplings.Independent(runs.points()), steps=1)  # type: ignore[arg-type]

@@ -149,7 +149,7 @@ def test_one_atom_is_a_dirac() -> None:
         (torch.eye(3).long(), torch.zeros(3), None, "float32 or float64, got torch.int64"),
         (torch.eye(3), torch.zeros(2), None, r"heights must have shape \(3,\), got \(2,\)"),
         (torch.eye(3).double(), torch.zeros(3), None, "heights is torch.float32 on cpu, the points are torch.float64"),
-        (torch.eye(3), torch.zeros(3).half(), None, "in the points' dtype or in float64"),
+        (torch.eye(3), torch.zeros(3).half(), None, "give them in torch.float32 or in float64"),
         (torch.eye(3), torch.tensor([0.0, torch.nan, 0.0]), None, "heights must be finite"),
         (torch.tensor([[1.0], [torch.inf]]), torch.zeros(2), None, r"1 row of points is not finite.*\[1\]"),
         (torch.ones(2, 2), torch.zeros(2), None, "distinct; merge equal rows"),

@@ -13,6 +13,7 @@ from torch import Tensor
 from proxflow.checks import Numbers, real_number
 from proxflow.couplings.joint_conditional import NoiseAndCondition
 from proxflow.couplings.pairs import Rows
+from proxflow.kernels.geometry import coordinates
 from proxflow.measures import Empirical, Source
 
 __all__ = ["Group", "Groups", "checked_strength", "groups_of", "weights_of"]
@@ -48,7 +49,9 @@ class Group:
     def of(cls, data: Rows, rows: Tensor, directions: Numbers | None, strength: tuple[float, ...]) -> Self:
         """Those of some rows of the data."""
         flat = data.flat[rows]
-        coupled = flat if directions is None else flat @ torch.as_tensor(directions).to(flat)
+        coupled = flat
+        if directions is not None:
+            coupled = coordinates(flat, torch.as_tensor(directions).to(flat.device, data.dtype))
         own = Rows("Conditional", coupled, None, weights_of(data, rows))
         columns = [column[rows] for column in _columns(data)]
         if len(strength) == 1:
@@ -160,19 +163,19 @@ def _condition_features(groups: Sequence[tuple[float, Sequence[Tensor]]], rows: 
     """
     found = []
     for strength, columns in groups:
-        features = torch.cat([_plain_features(column, rows.flat) for column in columns], dim=1).double()
+        features = torch.cat([_plain_features(column, rows) for column in columns], dim=1).double()
         unrelated = 2 * float(rows.mass @ (features - rows.mass @ features).square().sum(1))
         if strength > 0 and unrelated > 0:
             found.append(features * (strength * _saving(rows) / unrelated) ** 0.5)
-    return torch.cat(found, dim=1).to(rows.flat.dtype) if found else None
+    return torch.cat(found, dim=1).to(rows.dtype) if found else None
 
 
-def _plain_features(column: Tensor, points: Tensor) -> Tensor:
+def _plain_features(column: Tensor, rows: Rows) -> Tensor:
     """Numbers as they are, (N, 1); a class as a corner of a simplex of side 1, (N, classes)."""
     if column.is_floating_point():
-        return column[:, None].to(points)
+        return column[:, None].to(rows.flat.device, rows.dtype)
     classes, place = torch.unique(column, return_inverse=True)
-    return torch.nn.functional.one_hot(place, len(classes)).to(points) / 2**0.5
+    return torch.nn.functional.one_hot(place, len(classes)).to(rows.flat.device, rows.dtype) / 2**0.5
 
 
 def _saving(rows: Rows) -> float:

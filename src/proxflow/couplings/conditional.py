@@ -52,7 +52,7 @@ class Conditional:
     strength.
 
     Args:
-        points: (N, *event), finite, float32 or float64.
+        points: (N, *event), finite, float32 or float64, or stored in float16 or bfloat16: pairs are then float32.
         labels: (N,) or (N, k): whole numbers, or finite floats at a finite strength. A column that is kept apart holds
             whole numbers.
         potentials: of each group of rows that is coupled together, fitted to its rows alone; ``Conditional.fit`` makes
@@ -112,7 +112,7 @@ class Conditional:
         """Fit a potential to each group of rows that is coupled together: to each class, by default.
 
         Args:
-            points: (N, *event), finite, float32 or float64.
+            points: (N, *event), see the class.
             labels: (N,) or (N, k), see the class.
             strength: of the cost on conditions that differ, from 0 to ``math.inf``, which keeps them apart.
             directions: number of principal directions of each group that are coupled, as in ``Subspace.fit``; "auto"
@@ -175,7 +175,7 @@ class Conditional:
         check_count("Conditional", n)
         generator = own_generator(generator)
         wanted = self._groups.of_row[self.rows.draw_index(n, generator)]
-        noise = self.rows.flat.new_empty(n, self.rows.dim)
+        noise = self.rows.flat.new_empty(n, self.rows.dim, dtype=self.rows.dtype)
         index = torch.empty(n, dtype=torch.int64, device=noise.device)
         for label, part in self._parts.items():
             places = torch.nonzero(wanted == label)[:, 0]
@@ -222,7 +222,7 @@ class Conditional:
         """
         asked = self.rows.checked_index(index)
         labels = self._groups.of_row[asked]
-        noise = self.rows.flat.new_empty(len(asked), *self.rows.event_shape)
+        noise = self.rows.flat.new_empty(len(asked), *self.rows.event_shape, dtype=self.rows.dtype)
         for label, part in self._parts.items():
             places = torch.nonzero(labels == label)[:, 0]
             if len(places):

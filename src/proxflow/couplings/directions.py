@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from proxflow.checks import Numbers, as_tensor, flat_points, point_weights, whole_number
+from proxflow.checks import Numbers, as_tensor, flat_points, point_weights, whole_number, working_dtype
 from proxflow.errors import ConvergenceWarning, counted
 from proxflow.kernels.geometry import principal_axes
 from proxflow.measures import Gaussian
@@ -77,7 +77,7 @@ def choose_directions(
     """The number of directions in which the rows tell most of the optimal map from normal noise.
 
     Args:
-        points: (N, *event), finite, float32 or float64.
+        points: (N, *event), finite, float32 or float64; a float32 copy is made of float16 and bfloat16.
         weights: (N,), not negative; equal if None.
         frame: (d, m), orthonormal columns, the most important first; the principal directions if None.
         counts: numbers of directions to try; those above m or a quarter of the rows are lowered to that.
@@ -89,7 +89,8 @@ def choose_directions(
         ValueError: bad points, weights or frame, or counts that are not whole numbers of at least 1.
     """
     name = "choose_directions"
-    flat = flat_points(name, points)
+    flat = flat_points(name, points, halves=True)
+    flat = flat.to(working_dtype(flat))
     mass = point_weights(name, weights, flat)
     wanted = [whole_number(count) or 0 for count in counts]
     if not wanted or min(wanted) < 1 or (whole_number(max_rows) or 0) < _LEAST_ROWS:
@@ -121,7 +122,7 @@ def principal_directions(points: Numbers, count: int, weights: Numbers | None = 
     """The directions of largest variance of the rows, (d, count), orthonormal columns, of the points' dtype and device.
 
     Args:
-        points: (N, *event), finite, float32 or float64.
+        points: (N, *event), finite, float32 or float64; a float32 copy is made of float16 and bfloat16.
         count: how many, from 1 to d.
         weights: (N,), not negative; equal if None.
 
@@ -129,7 +130,8 @@ def principal_directions(points: Numbers, count: int, weights: Numbers | None = 
         ValueError: bad points or weights, or a count out of range.
     """
     name = "principal_directions"
-    flat = flat_points(name, points)
+    flat = flat_points(name, points, halves=True)
+    flat = flat.to(working_dtype(flat))
     mass = point_weights(name, weights, flat)
     dim, number = flat.shape[1], whole_number(count)
     if number is None or not 1 <= number <= dim:
@@ -148,12 +150,12 @@ def _leading(points: Tensor, weights: Tensor, count: int, frame: Tensor | None) 
 
 
 def check_directions(caller: str, directions: Numbers, points: Tensor) -> Tensor:
-    """Directions (d, k) of flat points (N, d), as a tensor of their dtype and device.
+    """Directions (d, k) of flat points (N, d), as a tensor of their device and of the dtype of pairs.
 
     Raises:
         ValueError: another shape, not finite, or columns that are not orthonormal.
     """
-    frame = as_tensor(caller, "directions", directions).detach().to(points).contiguous()
+    frame = as_tensor(caller, "directions", directions).detach().to(points.device, working_dtype(points)).contiguous()
     dim = points.shape[1]
     if frame.ndim != 2 or len(frame) != dim or not 1 <= frame.shape[1] <= dim:
         raise ValueError(

@@ -62,8 +62,8 @@ class JointConditional:
 
     Args:
         potential: fitted to ``(points, weight * conditions)``; ``JointConditional.fit`` makes it.
-        points: (N, *event), finite, float32 or float64.
-        conditions: (N,) or (N, k), finite, of the points' dtype.
+        points: (N, *event), finite, float32 or float64, or stored in float16 or bfloat16: pairs are then float32.
+        conditions: (N,) or (N, k), finite, of the dtype of pairs.
         weight: w, in units of the points per unit of the conditions.
         weights: (N,), of the rows, as given to ``fit``; equal if None.
 
@@ -135,10 +135,10 @@ class JointConditional:
 def _joined(rows: Rows, weight: float) -> Tensor:
     """(N, d + k): flat points and weighted conditions."""
     conditions = rows.labels
-    if conditions is None or conditions.dtype != rows.flat.dtype or not bool(torch.isfinite(conditions).all()):
+    if conditions is None or conditions.dtype != rows.dtype or not bool(torch.isfinite(conditions).all()):
         got = "None" if conditions is None else str(conditions.dtype)
         raise ValueError(
-            f"JointConditional: conditions must be finite and of the points' {rows.flat.dtype}, got {got}; "
+            f"JointConditional: conditions must be finite and of the points' {rows.dtype}, got {got}; "
             "for classes use couplings.Conditional"
         )
     if not 0 < real_number(weight) < math.inf:

@@ -25,7 +25,7 @@ class Minibatch:
     assignment, afresh for each.
 
     Args:
-        points: (N, *event), finite, float32 or float64.
+        points: (N, *event), finite, float32 or float64, or stored in float16 or bfloat16: pairs are then float32.
         batch_size: pairs assigned at once, at most N.
         labels: (N,) or (N, k), or None; they travel with their points.
         solver: "exact" or "sinkhorn" (see ``pair``).
@@ -98,5 +98,5 @@ class Minibatch:
         drawn_on = noise.device if generator is None else generator.device
         order = torch.randperm(len(self.rows), generator=generator, device=drawn_on)
         index = order[: self.batch_size].to(noise.device)
-        chosen = permutation(noise, self.rows.flat[index], self.solver, self.epsilon, generator)
+        chosen = permutation(noise, self.rows.targets(index), self.solver, self.epsilon, generator)
         return self.rows.pairs(noise, index[chosen])

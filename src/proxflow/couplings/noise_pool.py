@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from proxflow.checks import working_dtype
 from proxflow.couplings.noise_stock import NoiseStock
 from proxflow.couplings.process_local import Reserve
 from proxflow.potentials import AtomicPotential, SymmetricDiscrete
@@ -71,7 +72,7 @@ class NoisePool:
         self._draw, self._potential = draw, potential
         self._max_draws = max(_LEAST_TRIES, _TRIES_PER_ATOM * len(points)) if max_draws is None else max_draws
         self._block = min(_LARGEST_BLOCK, max(_SMALLEST_BLOCK, 4 * len(points)))
-        self._capacity = max(2 * self._block, max_memory // (points.element_size() * points.shape[1]))
+        self._capacity = max(2 * self._block, max_memory // (working_dtype(points).itemsize * points.shape[1]))
         self._stock: Reserve[_Stock] = Reserve()
 
     @property
@@ -82,7 +83,8 @@ class NoisePool:
 
     def take(self, atoms: Tensor, generator: torch.Generator | None) -> Tensor:
         """A draw for each atom asked for, (n, d), each draw given once."""
-        noise = self._potential.points.new_empty(len(atoms), self._potential.points.shape[1])
+        points = self._potential.points
+        noise = points.new_empty(len(atoms), points.shape[1], dtype=working_dtype(points))
         with self._stock.opened() as stock:
             stock.kept = stock.kept or self._empty()
             self._fill(noise, atoms, generator, stock.kept)

@@ -47,7 +47,7 @@ class NoiseStock:
     """Draws by their atom, at most ``capacity`` of them.
 
     Args:
-        points: (N, d) the atoms; draws have their dtype and device.
+        points: (N, d) the atoms; draws are on their device.
         capacity: draws; of atoms with many, the surplus is dropped first.
     """
 

@@ -93,6 +93,7 @@ def _block(coupling: Any) -> int:
 def _rows(coupling: Any, seed: int, first: int, count: int) -> Tensor:
     """The rows that vectors first, first + 1, ... go to, (count,), on the CPU."""
     rows = coupling.rows
-    noise = NumberedNoise(seed, rows.dim).run(first, count).to(rows.flat).reshape(count, *rows.event_shape)
+    noise = NumberedNoise(seed, rows.dim).run(first, count).to(rows.flat.device, rows.dtype)
+    noise = noise.reshape(count, *rows.event_shape)
     row: Tensor = coupling.rows_for(noise, generator=generator_of(seed, _CHANCE, first))
     return row.cpu()

@@ -21,7 +21,7 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from proxflow.checks import Numbers, as_tensor, flat_points, whole_number
+from proxflow.checks import Numbers, as_tensor, flat_points, whole_number, working_dtype
 from proxflow.couplings.numbered_noise import NumberedNoise
 from proxflow.couplings.numbered_pairs import drawn_pairs, pairs_by_epochs
 from proxflow.couplings.pair_file_record import PairFileRecord, record_of
@@ -53,7 +53,8 @@ class PairFile(Dataset[tuple[Tensor, int]]):
 
     Args:
         path: the file.
-        points: (N, *event), the points that it was written for, in their order; float32 or float64.
+        points: (N, *event), the points that it was written for, in their order; float32 or float64, or stored in
+            float16 or bfloat16: the noise is then float32.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -66,8 +67,8 @@ class PairFile(Dataset[tuple[Tensor, int]]):
     def __init__(self, path: str | os.PathLike[str], points: Numbers) -> None:
         self.path = Path(path).absolute()
         tensor = as_tensor("PairFile", "points", points)
-        flat = flat_points("PairFile", tensor)
-        self._event_shape, self._dtype = tuple(tensor.shape[1:]), tensor.dtype
+        flat = flat_points("PairFile", tensor, halves=True)
+        self._event_shape, self._dtype = tuple(tensor.shape[1:]), working_dtype(flat)
         self._open()
         if _fingerprint(self.record, self._tensors) != self._written:
             raise ValueError(f"PairFile: {self.path} is damaged: it is not what was written; write it again")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from proxflow.checks import Numbers, as_tensor, flat_points, point_weights, whole_number
+from proxflow.checks import Numbers, as_tensor, flat_points, point_weights, whole_number, working_dtype
 from proxflow.fingerprint import source_probes
 from proxflow.measures import Gaussian, Source, draw_rows
 from proxflow.results import brief_repr
@@ -61,7 +61,8 @@ class Rows:
 
     Args:
         name: name of the coupling, for messages.
-        points: (N, *event), finite, float32 or float64; a tensor, a numpy array or a pandas object.
+        points: (N, *event), finite, float32 or float64, or stored in float16 or bfloat16; a tensor, a numpy array or a
+            pandas object.
         labels: (N,) or (N, k), in the same forms, or None.
         weights: (N,), not negative, in the same forms; equal if None.
 
@@ -72,7 +73,7 @@ class Rows:
 
     def __init__(self, name: str, points: Numbers, labels: Numbers | None, weights: Numbers | None = None) -> None:
         points = as_tensor(name, "points", points)
-        self.flat = flat_points(name, points)
+        self.flat = flat_points(name, points, halves=True)
         self.name = name
         self.event_shape = tuple(points.shape[1:])
         labels = checked_labels(name, labels, len(points))
@@ -92,6 +93,11 @@ class Rows:
         return point_weights(self.name, None, self.flat) if self.weights is None else self.weights
 
     @property
+    def dtype(self) -> torch.dtype:
+        """Of noise and targets: that of the points, and float32 where they are stored in two bytes."""
+        return working_dtype(self.flat)
+
+    @property
     def dim(self) -> int:
         """Number of coordinates of one row."""
         return math.prod(self.event_shape)
@@ -109,8 +115,8 @@ class Rows:
         return source
 
     def draw_noise(self, source: Source, n: int, generator: torch.Generator | None) -> Tensor:
-        """n draws of the source, (n, d), of the points' dtype and device."""
-        return source.sample(n, generator=generator, dtype=self.flat.dtype, device=self.flat.device)
+        """n draws of the source, (n, d), on the points' device."""
+        return source.sample(n, generator=generator, dtype=self.dtype, device=self.flat.device)
 
     def draw_index(self, n: int, generator: torch.Generator | None) -> Tensor:
         """n rows, independent, each with its weight for a probability, (n,) int64."""
@@ -139,7 +145,7 @@ class Rows:
         """Source points that a caller gives, (n, *event), as (n, d).
 
         Raises:
-            ValueError: another shape, dtype or device than that of the points.
+            ValueError: another shape or device than that of the points, or another dtype than that of pairs.
         """
         given = as_tensor("rows_for", "noise", noise).detach()
         if given.shape[1:] != self.event_shape or given.ndim != 1 + len(self.event_shape):
@@ -147,9 +153,9 @@ class Rows:
                 f"rows_for: noise must be (n, *event) = (n, {', '.join(map(str, self.event_shape))}), "
                 f"got {tuple(given.shape)}"
             )
-        if given.dtype != self.flat.dtype or given.device != self.flat.device:
+        if given.dtype != self.dtype or given.device != self.flat.device:
             raise ValueError(
-                f"rows_for: noise is {given.dtype} on {given.device}, the points are {self.flat.dtype} on "
+                f"rows_for: noise is {given.dtype} on {given.device}, that of the points is {self.dtype} on "
                 f"{self.flat.device}; convert it"
             )
         return given.reshape(len(given), -1)
@@ -168,7 +174,11 @@ class Rows:
         """Source points (n, d) with the rows of ``index`` as their targets."""
         shape = (len(index), *self.event_shape)
         label = None if self.labels is None else self.labels[index]
-        return Pairs(source.reshape(shape), self.flat.index_select(0, index).reshape(shape), index, label)
+        return Pairs(source.reshape(shape), self.targets(index).reshape(shape), index, label)
+
+    def targets(self, index: Tensor) -> Tensor:
+        """Rows by number, (n, d), in the dtype of pairs."""
+        return self.flat.index_select(0, index).to(self.dtype)
 
 
 def check_count(name: str, n: int) -> None:

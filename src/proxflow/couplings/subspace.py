@@ -21,6 +21,7 @@ from proxflow.couplings.pairs import Pairs, Rows, check_count
 from proxflow.couplings.semidiscrete_coupling import Semidiscrete, rounded_alike
 from proxflow.couplings.stream import Coupling, batch_of
 from proxflow.errors import counted
+from proxflow.kernels.geometry import coordinates
 from proxflow.measures import Gaussian
 from proxflow.potentials import AtomicPotential, SymmetricDiscrete
 from proxflow.seeding import generator_of, own_generator
@@ -42,7 +43,7 @@ class Subspace:
 
     Args:
         coupling: coupling of standard normal noise in R^k with the rows, in their order.
-        points: (N, *event), the rows; finite, of the coupling's dtype, on its device.
+        points: (N, *event), the rows; finite, on the coupling's device, with pairs of its dtype.
         directions: (d, k), orthonormal columns in the flat space of the points.
 
     Attributes:
@@ -68,10 +69,10 @@ class Subspace:
         self.rows = Rows("Subspace", points, inner.labels)
         self.directions = check_directions("Subspace", directions, self.rows.flat)
         k = self.directions.shape[1]
-        if (len(inner), inner.dim) != (len(self.rows), k) or inner.flat.dtype != self.rows.flat.dtype:
+        if (len(inner), inner.dim) != (len(self.rows), k) or inner.dtype != self.rows.dtype:
             raise ValueError(
-                f"Subspace: the coupling has {len(inner)} rows of {inner.dim} {inner.flat.dtype} entries, the points "
-                f"{len(self.rows)} rows of {self.rows.flat.dtype} and {k} directions; couple points @ directions"
+                f"Subspace: the coupling has {len(inner)} rows of {inner.dim} {inner.dtype} entries, the points "
+                f"{len(self.rows)} rows of {self.rows.dtype} and {k} directions; couple points @ directions"
             )
         if getattr(coupling, "source", None) != Gaussian(k):
             raise ValueError(
@@ -97,7 +98,7 @@ class Subspace:
         """Fit a semidiscrete coupling in the first directions of a frame.
 
         Args:
-            points: (N, *event), finite, float32 or float64.
+            points: (N, *event), finite, float32 or float64, or stored in float16 or bfloat16: pairs are then float32.
             dim: number of directions, from 1 to those of the frame; if None, as many as ``choose_directions`` finds.
             labels: (N,) or (N, k), or None. For a network that is told a class, ``Conditional.fit(directions=...)``.
             frame: (d, m), orthonormal columns, of which the first ``dim`` are taken; the principal directions if None.
@@ -118,7 +119,7 @@ class Subspace:
             selection = choose_directions(rows.flat, rows.weights, frame=frame, seed=seed, progress=progress)
             found = selection.directions
         potential = fit(
-            rows.flat @ found, rows.weights, epsilon=epsilon, tol=tol, seed=seed, progress=progress
+            coordinates(rows.flat, found), rows.weights, epsilon=epsilon, tol=tol, seed=seed, progress=progress
         ).potential
         fitted = cls.from_potential(potential, points, found, labels, weights=rows.weights)
         fitted.selection = selection
@@ -148,7 +149,7 @@ class Subspace:
         """
         rows = Rows("Subspace", points, labels)
         frame = check_directions("Subspace", directions, rows.flat)
-        features = rounded_alike(rows.flat @ frame, potential.points)
+        features = rounded_alike(coordinates(rows.flat, frame), potential.points)
         return cls(Semidiscrete(potential, features, labels, weights=weights), points, frame)
 
     @property

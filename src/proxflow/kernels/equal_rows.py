@@ -21,10 +21,10 @@ _SEED = 0  # of the multipliers
 
 
 def row_keys(rows: Tensor) -> Tensor:
-    """A key of each row (N, d) float32 or float64, (N,) int64: the same for equal rows, 0.0 and -0.0 being equal."""
+    """A key of each row (N, d) of floating-point numbers, (N,) int64: the same for equal rows, as 0.0 and -0.0 are."""
     drawn = np.random.default_rng(_SEED).integers(-(2**62), 2**62, rows.shape[1])  # vmap has no torch generators
     multipliers = torch.from_numpy(2 * drawn + 1).to(rows.device)
-    width = torch.int32 if rows.dtype == torch.float32 else torch.int64
+    width = {2: torch.int16, 4: torch.int32, 8: torch.int64}[rows.element_size()]
     keys = rows.new_empty(len(rows), dtype=torch.int64)
     for part in row_blocks(rows):
         positive_zero = rows[part] + 0.0
@@ -36,7 +36,7 @@ def first_equal_rows(rows: Tensor) -> tuple[Tensor, Tensor]:
     """The first row of each set of equal rows, in order, (M,) int64; and which of these M every row equals, (N,).
 
     Args:
-        rows: (N, d) float32 or float64, without NaN.
+        rows: (N, d) of floating-point numbers, without NaN.
     """
     _, of_row = torch.unique(row_keys(rows), return_inverse=True)
     first = _first_of_each(of_row)

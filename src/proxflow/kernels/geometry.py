@@ -13,6 +13,7 @@ from torch import Tensor
 __all__ = [
     "ManyRows",
     "ScaledRows",
+    "coordinates",
     "covariance_about",
     "distances_from",
     "finite_rows",
@@ -106,6 +107,13 @@ def weighted_sum(weights: Tensor, points: ManyRows) -> Tensor:
 def projected(points: ManyRows, mean: Tensor, axes: Tensor) -> Tensor:
     """Coordinates (N, k) of rows (N, d) about ``mean`` (d,) along axes (d, k)."""
     return torch.cat([(points[rows] - mean) @ axes for rows in row_blocks(points)])
+
+
+def coordinates(points: Tensor, axes: Tensor) -> Tensor:
+    """points @ axes, (N, k) in the dtype of the axes (d, k); rows (N, d) in fewer digits are converted in blocks."""
+    if points.dtype == axes.dtype:
+        return points @ axes
+    return torch.cat([points[rows].to(axes.dtype) @ axes for rows in row_blocks(points)])
 
 
 def covariance_about(points: ManyRows, weights: Tensor, mean: Tensor, scales: Tensor | None = None) -> Tensor:

@@ -103,7 +103,7 @@ def screened_best(
 
     Args:
         queries: (B, k).
-        slopes: (N, k), same dtype.
+        slopes: (N, k), of the same dtype, or of float16 or bfloat16.
         offsets: (N,), or None for zeros.
         kept: made of these slopes and offsets, if there is one.
 
@@ -112,9 +112,9 @@ def screened_best(
         score: (B,) float64, of the best; -inf without one.
     """
     if offsets is None:
-        offsets = slopes.new_zeros(()).expand(len(slopes))
+        offsets = queries.new_zeros(()).expand(len(slopes))
     centre, level = _centre(slopes, offsets)
-    floor = _sampled_floor(queries, _sampled(slopes) - centre, _sampled(offsets) - level)
+    floor = _sampled_floor(queries, _sampled(slopes).to(queries.dtype) - centre, _sampled(offsets) - level)
     sizes, imprecision = _sizes(queries)
     columns = _columns(len(queries)) if kept is None else kept.columns
     blocks = [_with_ones(rows) for rows in queries.split(_SCORES // columns)]
@@ -153,7 +153,7 @@ def _sampled(slopes: Tensor) -> Tensor:
 
 def _centre(slopes: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor]:
     """That slopes, (k,), and offsets, (), are taken about."""
-    return _sampled(slopes).mean(0), _sampled(offsets).mean()
+    return _sampled(slopes).to(offsets.dtype).mean(0), _sampled(offsets).mean()
 
 
 def _sizes(queries: Tensor) -> tuple[Tensor, float]:

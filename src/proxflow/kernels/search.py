@@ -2,7 +2,8 @@
 
 One matrix product does all the work. The cost beyond it is kept small by a score block that stays in cache and is
 reused, and, on the CPU, by numpy's vectorised argmax. On a GPU with Triton the product and the maximum are one kernel;
-processors that are much quicker in bfloat16 find the few slopes that matter in that precision.
+processors that are much quicker in bfloat16 find the few slopes that matter in that precision. Slopes that are stored
+in float16 or bfloat16 are converted to the dtype of the queries a block at a time.
 """
 
 from __future__ import annotations
@@ -18,11 +19,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from proxflow.kernels.geometry import row_blocks
 from proxflow.kernels.screened_search import Panels, can_screen, keeps_panels, screened_best
 
 __all__ = [
     "Best",
     "TopTwo",
+    "affine_scores",
     "argmax_affine",
     "best_affine",
     "best_by_products",
@@ -75,8 +78,8 @@ def argmax_affine(
 
     Args:
         queries: (B, k).
-        slopes: (N, k), same dtype and device, N >= 1.
-        offsets: (N,), or None for zeros.
+        slopes: (N, k), same device, N >= 1; of the same dtype, or of float16 or bfloat16.
+        offsets: (N,), of the queries' dtype, or None for zeros.
         keep: gives ``panels_to_keep(slopes, offsets)``, made once; asked where searches of so few rows need them.
 
     Returns:
@@ -100,7 +103,7 @@ def _argmax_affine(queries: Tensor, slopes: Tensor, offsets: Tensor | None) -> T
     split = _SPLIT.get()
     if split is not None:
         return split(queries, slopes, offsets)
-    if _fuses(queries.device, queries.dtype):
+    if slopes.dtype == queries.dtype and _fuses(queries.device, queries.dtype):
         from proxflow.kernels.fused_search import fused_argmax
 
         return fused_argmax(queries, slopes, offsets)
@@ -154,11 +157,13 @@ def best_by_products(queries: Tensor, slopes: Tensor, offsets: Tensor | None) ->
     folds = offsets is not None and queries.device.type == "cpu" and rows >= _ROW_STEP and slopes.shape[1] <= _FOLDED
     if folds:
         queries = torch.cat([queries, queries.new_ones(rows, 1)], dim=1)
+    if slopes.dtype != queries.dtype:
+        width = min(width, max(1, _CHUNK_NUMBERS // slopes.shape[1]))  # so much is converted at once, for few rows too
     blocks, buffer = queries.split(height), queries.new_empty(height * width)
     size = width if columns <= width else width * max(1, _CHUNK_NUMBERS // (width * queries.shape[1]))
     for left in range(0, columns, size):  # all rows before the next slopes: each is read once, of a file too
         chunk = slice(left, left + size)
-        near = _folded(slopes[chunk], None if offsets is None else offsets[chunk], folds)
+        near = _folded(slopes[chunk].to(queries.dtype), None if offsets is None else offsets[chunk], folds)
         found = [_block_argmax(block, *near, buffer, width) for block in blocks]
         its_index, its_score = (torch.cat(parts) for parts in zip(*found, strict=True))
         if left == 0:
@@ -189,7 +194,7 @@ def top_two_affine(queries: Tensor, slopes: Tensor, offsets: Tensor) -> TopTwo:
 
     Args:
         queries: (B, k).
-        slopes: (N, k), same dtype and device, N >= 1.
+        slopes: (N, k), as of ``argmax_affine``.
         offsets: (N,).
     """
     height, width = _block_shape(max(1, len(queries)), len(slopes), queries.element_size(), queries.device)
@@ -215,12 +220,20 @@ def _block_top_two(queries: Tensor, slopes: Tensor, offsets: Tensor, width: int)
 
 def _leading_two(queries: Tensor, slopes: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The two largest scores and their places; of a single slope the second score is -inf."""
-    scores = torch.addmm(offsets, queries, slopes.mT)
+    scores = affine_scores(queries, slopes, offsets)
     best = row_argmax(scores)
     value = _entries(scores, best)
     scores.scatter_(1, best[:, None], -torch.inf)
     second = row_argmax(scores)
     return best, value, second, _entries(scores, second)
+
+
+def affine_scores(queries: Tensor, slopes: Tensor, offsets: Tensor) -> Tensor:
+    """All scores <queries_i, slopes_j> + offsets_j, (B, N); arguments as of ``argmax_affine``."""
+    if slopes.dtype == queries.dtype:
+        return torch.addmm(offsets, queries, slopes.mT)
+    parts = [torch.addmm(offsets[rows], queries, slopes[rows].to(queries.dtype).mT) for rows in row_blocks(slopes)]
+    return torch.cat(parts, dim=1)
 
 
 def _of_that_shape(queries: Tensor, slopes: Tensor, offsets: Tensor | None) -> Tensor:

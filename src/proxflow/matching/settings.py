@@ -102,10 +102,10 @@ class Settings:
 
 def _check_fit(network: nn.Module, rows: Rows) -> None:
     """Refuse data whose dtype or labels the network does not take."""
-    dtype = next((parameter.dtype for parameter in network.parameters()), rows.flat.dtype)
-    if dtype != rows.flat.dtype:
+    dtype = next((parameter.dtype for parameter in network.parameters()), rows.dtype)
+    if dtype != rows.dtype:
         raise ValueError(
-            f"train: the network's parameters are {dtype}, the coupling's points {rows.flat.dtype}; convert one of them"
+            f"train: the network's parameters are {dtype}, the coupling's pairs {rows.dtype}; convert one of them"
         )
     classes, labels = getattr(network, "classes", 0), rows.labels
     if classes and labels is None:

@@ -7,6 +7,7 @@ from typing import Protocol, TypeGuard
 import torch
 from torch import Tensor, nn
 
+from proxflow.checks import HALVES, working_dtype
 from proxflow.errors import counted
 from proxflow.kernels.equal_rows import first_equal_rows
 from proxflow.kernels.geometry import distances_from
@@ -95,8 +96,8 @@ def check_atoms(owner: str, points: Tensor, heights: Tensor, weights: Tensor | N
     if not isinstance(points, Tensor) or points.ndim != 2 or 0 in points.shape:
         shape = tuple(getattr(points, "shape", ()))
         raise ValueError(f"{owner}: points must be a non-empty (N, d) tensor, got shape {shape}")
-    if points.dtype not in (torch.float32, torch.float64):
-        raise ValueError(f"{owner}: points must be float32 or float64, got {points.dtype}")
+    if points.dtype not in (torch.float32, torch.float64, *HALVES):
+        raise ValueError(f"{owner}: points must be float32 or float64, got {points.dtype}; convert them to float32")
     for name, values in (("heights", heights), ("weights", weights)):
         if values is not None:
             _check_per_atom(owner, name, values, points)
@@ -120,22 +121,30 @@ def register_atoms(module: nn.Module, points: Tensor, heights: Tensor, weights: 
     module.register_buffer("weights", weights / weights.sum())
 
 
-def check_like_atoms(owner: str, x: Tensor, name: str, points: Tensor) -> None:
-    """Refuse a query of another dtype or device than the atoms."""
-    if x.dtype != points.dtype or x.device != points.device:
+def check_like_atoms(owner: str, x: Tensor, name: str, points: Tensor, numbers: Tensor) -> None:
+    """Refuse a query of another dtype or device than results have, and heights or weights in two bytes."""
+    dtype = working_dtype(points)
+    if x.dtype != dtype or x.device != points.device:
+        stored = "" if dtype == points.dtype else f"stored in {points.dtype}, for queries of "
         raise ValueError(
-            f"{owner}: {name} is {x.dtype} on {x.device}, the points are {points.dtype} on "
+            f"{owner}: {name} is {x.dtype} on {x.device}, the points are {stored}{dtype} on "
             f"{points.device}; convert one of them, e.g. potential.to(dtype, device)"
+        )
+    if numbers.dtype not in (dtype, torch.float64):
+        raise ValueError(
+            f"{owner}: only points can be stored in two bytes, heights and weights are {numbers.dtype}; build it with "
+            "these in float32"
         )
 
 
 def _check_per_atom(owner: str, name: str, values: Tensor, points: Tensor) -> None:
     if values.shape != (len(points),):
         raise ValueError(f"{owner}: {name} must have shape ({len(points)},), got {tuple(values.shape)}")
-    if values.dtype not in (points.dtype, torch.float64) or values.device != points.device:
+    dtype = working_dtype(points)
+    if values.dtype not in (dtype, torch.float64) or values.device != points.device:
         raise ValueError(
             f"{owner}: {name} is {values.dtype} on {values.device}, the points are {points.dtype} on {points.device}; "
-            "give them in the points' dtype or in float64"
+            f"give them in {dtype} or in float64"
         )
     if not bool(torch.isfinite(values).all()):
         raise ValueError(f"{owner}: {name} must be finite")

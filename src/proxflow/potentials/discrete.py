@@ -16,6 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from proxflow.checks import working_dtype
 from proxflow.kernels.active_set import affine_step, atom_keys, contact_basis, polyhedral_face, score_size
 from proxflow.kernels.geometry import ScaledRows, finite_rows, row_norm
 from proxflow.kernels.screened_search import Panels, panels_to_keep
@@ -42,16 +43,17 @@ class Discrete(Potential):
 
     Any heights give an exactly optimal flow, to the atoms weighted by the source mass of their Laguerre cells;
     ``proxflow.semidiscrete.fit`` finds the heights whose cells have the wanted ``weights``.
-    State: ``points`` (N, d), ``heights`` (N,), ``weights`` (N,). Queries must have the dtype and device of the points.
+    State: ``points`` (N, d), ``heights`` (N,), ``weights`` (N,). Queries must have the dtype and device of the points;
+    those of points in float16 or bfloat16, which are storage alone, are float32, as are results.
 
     Scores <u, y_j> - h_j are taken in the dtype of the heights, about a centre of the points. Heights in float64 beside
     float32 points thus tell apart atoms that float32 scores cannot, at twice the cost of a query; results are float32.
     ``.to(torch.float32)`` and ``.float()`` round heights too: cells that needed float64 then have other masses.
 
     Args:
-        points: (N, d) distinct finite rows, float32 or float64.
-        heights: (N,) finite, in the dtype of the points or in float64.
-        weights: (N,) positive, normalised to sum 1; equal if None. In the dtype of the points or in float64.
+        points: (N, d) distinct finite rows, float32 or float64, or stored in float16 or bfloat16.
+        heights: (N,) finite, in the dtype of queries or in float64.
+        weights: (N,) positive, normalised to sum 1; equal if None. In the dtype of queries or in float64.
         source: law of the noise; standard normal if None.
         max_iterations: cap on active-set steps per query (2 searches suffice on a trajectory).
 
@@ -135,7 +137,7 @@ class Discrete(Potential):
         """Index of the Laguerre cell of each source point, (B,) int64: the atom that u is transported to."""
         self._check_query(u, "u")
         slopes, offsets, keep = self._scored
-        return argmax_affine(u.detach().to(slopes.dtype), slopes, offsets, keep)
+        return argmax_affine(u.detach().to(offsets.dtype), slopes, offsets, keep)
 
     def sample_atom(self, u: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """``nearest_atom(u)``, (B,) int64: nothing is left to chance; as ``Entropic`` and couplings have it."""
@@ -191,7 +193,7 @@ class Discrete(Potential):
         unit = (y.double() - atoms.centre) / atoms.radius
         atom = argmax_affine(unit.to(atoms.keys.dtype), atoms.keys[:, :-2], atoms.keys[:, -1])
         at_atom = row_norm(y - self.points[atom]) <= self.domain_tolerance(y)
-        above = self.heights[atom] - self.value(self.points[atom])
+        above = self.heights[atom] - self.value(self.points[atom].to(y.dtype))
         rounding = _CONTACT_ROUNDINGS * torch.finfo(y.dtype).eps * (self.heights[atom].abs() + atoms.radius)
         return torch.where(at_atom & (above <= rounding), int(Verdict.verified), int(Verdict.failed))
 
@@ -253,7 +255,7 @@ class Discrete(Potential):
 
     def _check_query(self, x: Tensor, name: str) -> None:
         self.check(x, name)
-        check_like_atoms("Discrete", x, name, self.points)
+        check_like_atoms("Discrete", x, name, self.points, self.heights)
 
 
 class _Atoms(NamedTuple):
@@ -277,7 +279,7 @@ class _Atoms(NamedTuple):
 
 def _scored_as_given(points: Tensor, heights: Tensor, centre: Tensor, radius: Tensor) -> Tensor | None:
     """Offsets (N,) of scores with the points as they are; None where scores about a centre keep more digits."""
-    if points.dtype != heights.dtype or bool(row_norm(centre[None])[0] > radius):
+    if working_dtype(points) != heights.dtype or bool(row_norm(centre[None])[0] > radius):
         return None
     exact = heights.detach().double()
     return (exact.median() - exact).to(heights.dtype)

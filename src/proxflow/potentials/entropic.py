@@ -54,13 +54,14 @@ class Entropic(Potential):
 
     All is computed in float64 and delivered in the query's dtype. First derivatives in queries, steps, heights and
     points are exact in both modes; differentiating a prox twice raises. State: ``points`` (N, d), ``heights`` (N,),
-    ``weights`` (N,). Queries must have the dtype and device of the points.
+    ``weights`` (N,). Queries must have the dtype and device of the points; those of points in float16 or bfloat16 are
+    float32.
 
     Args:
-        points: (N, d) distinct finite rows, float32 or float64.
-        heights: (N,) finite, in the dtype of the points or in float64.
+        points: (N, d) distinct finite rows, float32 or float64, or stored in float16 or bfloat16.
+        heights: (N,) finite, in the dtype of queries or in float64.
         epsilon: positive; in units of <u, y>. Sharp laws (1e-3 of the data's variance) cost more steps, not accuracy.
-        weights: (N,) positive, normalised to sum 1; equal if None. In the dtype of the points or in float64.
+        weights: (N,) positive, normalised to sum 1; equal if None. In the dtype of queries or in float64.
         source: law of the noise; standard normal if None.
         max_iterations: cap on Newton steps per query.
         max_memory: bytes of scores and covariances held at once.
@@ -340,4 +341,4 @@ class Entropic(Potential):
 
     def _check_query(self, x: Tensor, name: str) -> None:
         self.check(x, name)
-        check_like_atoms("Entropic", x, name, self.points)
+        check_like_atoms("Entropic", x, name, self.points, self.heights)

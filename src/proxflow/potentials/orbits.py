@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from proxflow.checks import working_dtype
 from proxflow.kernels.equal_rows import first_equal_rows
 from proxflow.kernels.geometry import distances_from, row_norm
 from proxflow.kernels.search import argmax_affine
@@ -42,7 +43,7 @@ def nearest_images(symmetry: Symmetry, queries: Tensor, slopes: Tensor, offsets:
     Args:
         symmetry: the group.
         queries: (B, d).
-        slopes: (N, d), same dtype and device; one row of each orbit.
+        slopes: (N, d), as of ``argmax_affine``; one row of each orbit.
         offsets: (N,).
     """
     atom = argmax_affine(queries, slopes, offsets)
@@ -83,6 +84,7 @@ def orbit_of_row(points: Tensor, symmetry: Symmetry) -> Tensor:
 
     Rows of one orbit agree in max_g <v, g y> for any v, so that only rows that agree in it are compared.
     """
+    points = points.to(working_dtype(points))
     images_of_probe = torch.cat([symmetry.apply(_probe(points)[None], g) for g in range(len(symmetry))])
     keys = (points.double() @ images_of_probe.mT).amax(1)
     tolerance = _tolerance(points, symmetry)
@@ -106,7 +108,11 @@ def atom_of_rows(atoms: Tensor, rows: Tensor, symmetry: Symmetry | None) -> Tens
 
 
 def orbit_images(points: Tensor, symmetry: Symmetry) -> tuple[Tensor, Tensor]:
-    """All distinct images of rows (N, d) of different orbits, those rows first, (M, d); and whose they are, (M,)."""
+    """All distinct images of rows (N, d) of different orbits, those rows first, (M, d); and whose they are, (M,).
+
+    Images of rows in float16 or bfloat16 are float32.
+    """
+    points = points.to(working_dtype(points))
     images = torch.cat([symmetry.apply(points, element) for element in range(len(symmetry))])
     row = torch.arange(len(points), device=points.device).repeat(len(symmetry))
     tolerance = _tolerance(points, symmetry)

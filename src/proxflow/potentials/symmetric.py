@@ -13,6 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from proxflow.checks import working_dtype
 from proxflow.errors import counted
 from proxflow.measures import Source
 from proxflow.potentials.atoms import check_atoms, check_like_atoms, register_atoms
@@ -37,8 +38,8 @@ class SymmetricDiscrete(Potential):
     ``Discrete``. State: ``points`` (N, d), ``heights`` (N,), ``weights`` (N,), each of a whole orbit.
 
     Args:
-        points: (N, d) finite rows of different orbits, float32 or float64.
-        heights: (N,) finite, in the dtype of the points or in float64.
+        points: (N, d) finite rows of different orbits, float32 or float64, or stored in float16 or bfloat16.
+        heights: (N,) finite, in the dtype of queries or in float64.
         symmetry: the group, acting on R^d.
         weights: (N,) of the orbits, positive, normalised to sum 1; equal if None.
         source: law of the noise, invariant under the group; standard normal if None.
@@ -112,7 +113,7 @@ class SymmetricDiscrete(Potential):
 
     def images_of(self, atom: int) -> Tensor:
         """Every element's image of one atom, (G, d)."""
-        point = self.points[atom : atom + 1]
+        point = self._rows(slice(atom, atom + 1))
         return torch.cat([self.symmetry.apply(point, element) for element in range(len(self.symmetry))])
 
     def nearest_image_of(self, u: Tensor, atom: Tensor) -> Nearest:
@@ -124,7 +125,7 @@ class SymmetricDiscrete(Potential):
 
     def image(self, nearest: Nearest) -> Tensor:
         """The points g y_j themselves, (B, d)."""
-        return self.symmetry.apply(self.points[nearest.atom], nearest.element)
+        return self.symmetry.apply(self._rows(nearest.atom), nearest.element)
 
     def brenier_map(self, u: Tensor) -> Tensor:
         """The image that each source point is transported to, (B, d)."""
@@ -156,9 +157,13 @@ class SymmetricDiscrete(Potential):
         """Verified at images whose height is psi's there, failed elsewhere, (B,) of ``Verdict``."""
         return self.expanded().smooth_support(y)
 
+    def _rows(self, which: slice | Tensor) -> Tensor:
+        """Some atoms, in the dtype of results."""
+        return self.points[which].to(working_dtype(self.points))
+
     def _check_query(self, x: Tensor, name: str) -> None:
         self.check(x, name)
-        check_like_atoms("SymmetricDiscrete", x, name, self.points)
+        check_like_atoms("SymmetricDiscrete", x, name, self.points, self.heights)
 
 
 class _Slopes(NamedTuple):

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from proxflow.checks import Numbers, real_number, whole_number
+from proxflow.checks import Numbers, real_number, whole_number, working_dtype
 from proxflow.errors import ConvergenceWarning
 from proxflow.measures import Gaussian, Source
 from proxflow.potentials.symmetric import SymmetricDiscrete, check_invariant
@@ -66,6 +66,7 @@ def fit(
 
     Args:
         points: (N, d) or (N, *event), float32 or float64: a tensor, a numpy array or a pandas object (values in order).
+            Rows in float16 or bfloat16 stay in their two bytes; the fit is that of ``points.float()``, in float32.
             Equal rows are merged; atoms come in the order of their first rows. An array that is mapped to be read,
             ``numpy.load(path, mmap_mode="r")``, stays in its file, which must not change while the fit is in use.
         weights: (N,), not negative; equal if None.
@@ -225,8 +226,9 @@ class Posed:
 def posed(task: Task, ranks: Ranks = ALONE) -> tuple[Posed, Posed]:
     """The problem in the span of the rows in their own precision, and in float64; the same where both are all space."""
     atoms, source = task.atoms, task.source
-    rough = span_of(atoms, source, atoms.points.dtype)
-    fine = rough if rough.exact or atoms.points.dtype == torch.float64 else span_of(atoms, source, torch.float64)
+    precision = working_dtype(atoms.points)
+    rough = span_of(atoms, source, precision)
+    fine = rough if rough.exact or precision == torch.float64 else span_of(atoms, source, torch.float64)
     both = [rough] if fine.source.dim == rough.source.dim == source.dim else [rough, fine]
     found = []
     for span in both:
@@ -257,9 +259,10 @@ def _one_atom(task: Task) -> Solution:
 def _orbit_cost(potential: SymmetricDiscrete) -> tuple[float, float, int]:
     """E|X - T(X)|^2 to the images of one atom, half of its 95% interval, and the draws."""
     points, generator = potential.points, generator_of(0, device=potential.points.device)
+    dtype = working_dtype(points)
     parts = []
     for count in chunk_sizes(_DIRAC_DRAWS, _DRAWS_AT_ONCE):
-        noise = potential.source.sample(count, generator=generator, dtype=points.dtype, device=points.device)
+        noise = potential.source.sample(count, generator=generator, dtype=dtype, device=points.device)
         parts.append((noise.double() - potential.brenier_map(noise).double()).square().sum(1))
     terms = torch.cat(parts)
     return float(terms.mean()), 1.96 * float(terms.std()) / math.sqrt(len(terms)), len(terms)

@@ -41,7 +41,7 @@ def gather_atoms(points: Numbers, weights: Numbers | None, symmetry: Symmetry | 
         ValueError: points are empty, 1-D, not floating point or not finite; weights have the wrong length, are
             negative, not finite, zero on a whole atom, or all zero.
     """
-    flat = flat_points("fit", points)
+    flat = flat_points("fit", points, halves=True)
     mass = point_weights("fit", weights, flat)
     first, atom_of_row = first_equal_rows(flat)
     kept_as_is = len(first) == len(flat) and flat.is_contiguous() and not shares_memory(flat, points)
@@ -80,7 +80,7 @@ class Span:
 
 
 def span_of(atoms: Atoms, source: Source, precision: torch.dtype) -> Span:
-    """The span of distinct float32 or float64 rows (N, d); the whole space, with the rows, unless the source is normal.
+    """The span of distinct rows (N, d); the whole space, with the rows, unless the source is normal.
 
     Images of the rows may leave it: under a symmetry it is the whole space, too.
 

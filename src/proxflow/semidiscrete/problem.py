@@ -10,8 +10,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from proxflow.kernels.geometry import ScaledRows, row_blocks, row_norm, weighted_sum
-from proxflow.kernels.search import argmax_affine
+from proxflow.checks import working_dtype
+from proxflow.kernels.geometry import ScaledRows, coordinates, row_blocks, row_norm, weighted_sum
+from proxflow.kernels.search import affine_scores, argmax_affine
 from proxflow.measures import Source
 from proxflow.potentials.atoms import centre_and_radius
 from proxflow.potentials.orbits import nearest_images, orbit_distances, orbit_frame
@@ -53,10 +54,10 @@ class SemiDual:
     epsilon log sum_j N b_j exp((<u, y_j> - h_j) / epsilon).
     Scores are shifted by <u, centre> against the user's; the assignment is the same, and heights and epsilon in the
     user's units are ``radius`` times those here. Searches take their products with the user's rows themselves where
-    these are float32 and about the origin, so that no copy of them is needed, and else with rows in units of the
-    problem: ``_unit`` is how many units of the search one unit of the problem is. With a group of symmetries an atom
-    stands for its orbit: its score is the best of its images', its cell theirs together. There epsilon is 0. ``ranks``
-    are the processes among which ``count`` shares its rows.
+    these are float32, or stored in two bytes, and about the origin, so that no copy of them is needed, and else with
+    rows in units of the problem: ``_unit`` is how many units of the search one unit of the problem is. With a group of
+    symmetries an atom stands for its orbit: its score is the best of its images', its cell theirs together. There
+    epsilon is 0. ``ranks`` are the processes among which ``count`` shares its rows.
     """
 
     def __init__(
@@ -115,7 +116,7 @@ class SemiDual:
         """Draw noise and take scores in this precision from now on."""
         self.dtype = dtype
         given = self.points.rows
-        as_given = self.epsilon == 0 and given.dtype == dtype == torch.float32 and self._about_origin()
+        as_given = self.epsilon == 0 and working_dtype(given) == dtype == torch.float32 and self._about_origin()
         self._slopes, self._unit = (given, self.radius) if as_given else (self.points.to(dtype), 1.0)
 
     def _about_origin(self) -> bool:
@@ -165,11 +166,11 @@ class SemiDual:
         total = torch.zeros_like(self.weights)
         for place, rows in enumerate(noise.split(_BLOCKS_AT_ONCE * sharing.rows)):
             blocks = rows.split(sharing.rows)
-            axes = [shared_axes(self.source.dim, sharing, generator, self._slopes) for _ in blocks]
+            axes = [shared_axes(self.source.dim, sharing, generator, noise) for _ in blocks]
             if not self.ranks.takes(place):
                 continue
-            coordinates = (self._slopes @ torch.cat(axes, dim=1)).split(sharing.directions, dim=1)
-            for block, slopes in zip(blocks, coordinates, strict=True):
+            parts = coordinates(self._slopes, torch.cat(axes, dim=1)).split(sharing.directions, dim=1)
+            for block, slopes in zip(blocks, parts, strict=True):
                 total += self._seen_as(slopes).assign(turned(block, sharing.directions), heights).total
         (total,) = self.ranks.summed(total)
         return total / len(noise)
@@ -240,10 +241,10 @@ class SemiDual:
 
     def _scores(self, noise: Tensor, offsets: Tensor) -> Tensor:
         """Of each atom, or of the best of its images, (n, N)."""
-        scores = torch.addmm(offsets, noise, self._slopes.mT)
+        scores = affine_scores(noise, self._slopes, offsets)
         for element in range(1, self.elements):
             moved = noise if self.symmetry is None else self.symmetry.apply(noise, element)
-            scores = torch.maximum(scores, torch.addmm(offsets, moved, self._slopes.mT))
+            scores = torch.maximum(scores, affine_scores(moved, self._slopes, offsets))
         return scores
 
     def _soft_scores(self, noise: Tensor, heights: Tensor) -> Iterator[Tensor]:

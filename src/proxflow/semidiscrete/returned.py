@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from proxflow.checks import working_dtype
 from proxflow.measures import Source
 from proxflow.potentials.discrete import Discrete
 from proxflow.potentials.entropic import Entropic
@@ -41,19 +42,20 @@ class Returned:
 
     def potential(self, heights: Tensor, double: bool) -> FittedPotential:
         """The potential with these heights (N,), in the user's units; heights and weights in float64 if ``double``."""
-        dtype = torch.float64 if double else self._atoms.points.dtype
+        dtype = torch.float64 if double else working_dtype(self._atoms.points)
         if self._made is None or self._made.heights.dtype != dtype:
             self._made = self._new(heights.to(dtype), self._atoms.weights.to(dtype))
         self._made.heights.copy_(heights)
         return self._made
 
     def tally(self, potential: FittedPotential, n: int, generator: torch.Generator) -> Tally:
-        """How ``potential`` assigns ``n`` fresh draws of noise, in the dtype of the points."""
+        """How ``potential`` assigns ``n`` fresh draws of noise, in the dtype of its queries."""
         total, squares = torch.zeros_like(self._atoms.weights), torch.zeros_like(self._atoms.weights)
         points = self._atoms.points
+        dtype = working_dtype(points)
         self.draws += n
         for rows in chunk_sizes(n, self._rows_at_once):
-            noise = self._source.sample(rows, generator=generator, dtype=points.dtype, device=points.device)
+            noise = self._source.sample(rows, generator=generator, dtype=dtype, device=points.device)
             noise = self._ranks.share(noise)
             if isinstance(potential, Entropic):
                 for part in noise.split(max(16, _PROBABILITIES // len(points))):

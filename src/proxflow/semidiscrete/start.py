@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from proxflow.checks import working_dtype
 from proxflow.kernels.geometry import covariance_about, distances_from, projected, weighted_sum
 from proxflow.measures import Gaussian
 from proxflow.potentials.discrete import Discrete
@@ -198,8 +199,7 @@ def _conjugate_over_cloud(potential: FittedPotential, points: Tensor) -> Tensor:
     """max over noise u of <u, y> - phi(u) for each row y, (N,) float64."""
     own = potential.points
     generator = generator_of(0, device=own.device)
-    cloud = potential.source.sample(_CLOUD, generator=generator, dtype=own.dtype, device=own.device)
+    cloud = potential.source.sample(_CLOUD, generator=generator, dtype=working_dtype(own), device=own.device)
     levels = potential.conjugate(cloud).detach().to(points.device, torch.float64)
     cloud = cloud.to(points.device, torch.float64)
-    rows = points.double().split(_BLOCK)
-    return torch.cat([(part @ cloud.mT - levels).amax(1) for part in rows])
+    return torch.cat([(part.double() @ cloud.mT - levels).amax(1) for part in points.split(_BLOCK)])

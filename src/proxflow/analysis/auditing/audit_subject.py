@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from proxflow.analysis.auditing.generation import Groups, groups_of
 from proxflow.analysis.terminal.flat_field import Field
-from proxflow.checks import Numbers, as_tensor, flat_points
+from proxflow.checks import Numbers, as_tensor, flat_points, working_dtype
 from proxflow.errors import ConvergenceWarning
 from proxflow.flow import ProximalFlow, schedule_of
 from proxflow.measures import Gaussian, Source
@@ -88,7 +88,7 @@ class Subject:
         if self.flow is None:
             return None
         own = next(self.flow.potential.buffers(), noise)
-        return self.flow.transport(noise.to(own)).detach().to(noise)
+        return self.flow.transport(noise.to(own.device, working_dtype(own))).detach().to(noise)
 
 
 def subject_of(field: Field | ProximalFlow, given: Given, say: Callable[[str], None]) -> Subject:
@@ -169,11 +169,13 @@ def _kind_of(
     own = None
     if isinstance(field, nn.Module):
         own = next((entry for entry in (*field.parameters(), *field.buffers()) if entry.is_floating_point()), None)
+        if own is not None and not isinstance(field, ProximalFlow):
+            return own.dtype, own.device
     if own is None:
         own = rows
     if own is None and flow is not None:
         own = next(flow.potential.buffers(), None)
-    return (torch.get_default_dtype(), torch.device("cpu")) if own is None else (own.dtype, own.device)
+    return (torch.get_default_dtype(), torch.device("cpu")) if own is None else (working_dtype(own), own.device)
 
 
 def _rows_like(given: Numbers | None, dim: int, device: torch.device, dtype: torch.dtype) -> Tensor | None:

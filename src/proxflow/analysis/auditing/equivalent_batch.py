@@ -33,6 +33,7 @@ from torch import Tensor
 from proxflow.analysis.auditing.intervals import QUANTILE, Estimate
 from proxflow.analysis.auditing.optimality import Misses
 from proxflow.analysis.convergence.target import draw_rows, rows_of_equal_weight
+from proxflow.checks import working_dtype
 from proxflow.couplings.pairing import EPSILON, permutation
 from proxflow.flow import ProximalFlow
 from proxflow.independent_field import IndependentField
@@ -180,7 +181,7 @@ def _rows(flow: ProximalFlow) -> Tensor | None:
     """The atoms of a law that is as many rows of equal weight."""
     potential = flow.potential
     if isinstance(potential, Discrete) and rows_of_equal_weight(potential, None) is not None:
-        return potential.points
+        return potential.points.to(working_dtype(potential.points))
     return None
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from proxflow.analysis.auditing.audit_subject import Subject
 from proxflow.analysis.auditing.intervals import Estimate, normal_estimate
 from proxflow.analysis.terminal.flat_field import Field
+from proxflow.checks import working_dtype
 from proxflow.errors import ConvergenceError, ConvergenceWarning
 from proxflow.flow import ProximalFlow
 from proxflow.sampling.likelihood import log_likelihood
@@ -58,7 +59,7 @@ def density_bits_of_flow(subject: Subject) -> Estimate | None:
     rows = _rows(subject)
     own = next(subject.flow.potential.buffers(), rows)
     try:
-        return _mean_bits(subject.flow.log_prob(rows.to(own)), rows.shape[1])
+        return _mean_bits(subject.flow.log_prob(rows.to(own.device, working_dtype(own))), rows.shape[1])
     except ValueError:
         return None
 

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from proxflow.analysis.auditing.generated_pairs import FieldCall, GeneratedPairs, velocity
 from proxflow.analysis.auditing.intervals import Estimate, ratio, root_ratio
+from proxflow.checks import working_dtype
 from proxflow.flow import ProximalFlow
 from proxflow.schedules import Schedule
 
@@ -99,7 +100,7 @@ def misses_on_the_way(pairs: GeneratedPairs, flow: ProximalFlow, schedule: Sched
     there, points = ProximalFlow(flow.potential, schedule), pairs.points[kept, :_ROWS]
     right = torch.stack(
         [
-            there.recover_target(t, x.to(own)).to(pairs.source)
+            there.recover_target(t, x.to(own.device, working_dtype(own))).to(pairs.source)
             for t, x in zip(pairs.times[kept].tolist(), points, strict=True)
         ]
     )

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from proxflow.analysis.convergence.control_variates import MeanWithError, Regression, known_functions
 from proxflow.analysis.convergence.height_error import HeightError, height_error, top_two
+from proxflow.checks import working_dtype
 from proxflow.kernels.search import TopTwo
 from proxflow.measures import Gaussian, Source
 from proxflow.potentials import Discrete, Potential, Quadratic
@@ -156,8 +157,8 @@ class FiniteTarget(Target):
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the atoms."""
-        return self.potential.points.dtype
+        """Of the queries of the potential."""
+        return working_dtype(self.potential.points)
 
     @property
     def device(self) -> torch.device:
@@ -171,7 +172,7 @@ class FiniteTarget(Target):
         else:
             rows = draw_rows(len(self._atom_of_row), batches, size, generator)
             atom = self._atom_of_row[rows.flatten().to(self.device)]
-        return Targets(self.potential.points[atom], self._heights[atom], self._controls[atom], atom)
+        return Targets(self.potential.points[atom].to(self.dtype), self._heights[atom], self._controls[atom], atom)
 
     def gap(self, x0: Tensor, targets: Targets, order: Tensor) -> Tensor:
         """The best score less that of the pair; exactly >= 0 up to the search's rounding."""
@@ -220,7 +221,7 @@ class TransportedTarget(Target):
         self.rows = None
         own = next(potential.buffers(), None)
         floating = own is not None and own.is_floating_point()
-        self._dtype = own.dtype if own is not None and floating else torch.float64
+        self._dtype = working_dtype(own) if own is not None and floating else torch.float64
         self._device = own.device if own is not None else torch.device("cpu")
         closed = _bures(potential) if known_cost is None else known_cost
         self.draws = _FEW_DRAWS if closed is not None else _MOST_DRAWS
