@@ -18,22 +18,24 @@ from torch import Tensor
 import proxflow as pf
 
 SHIFTS = tuple((down, right) for down in (-1, 0, 1) for right in (-1, 0, 1))
-CHANCES = 0.1, 0.3, 1.0
+CHANCES: tuple[float, ...] = 0.1, 0.3, 1.0
 TOL = 0.02
 DRAWS = 1 << 17
 DIRECTIONS = 8
 
 
 def shifted(images: Tensor, down: int, right: int) -> Tensor:
-    """Images (N, H, W) moved by some pixels, background where nothing was."""
+    """Images (N, H, W) moved by some pixels, background, which is 0, where nothing was."""
     height, width = images.shape[1:]
-    padded = torch.nn.functional.pad(images, (1, 1, 1, 1), value=float(images.min()))
+    padded = torch.nn.functional.pad(images, (1, 1, 1, 1))
     return padded[:, 1 - down : 1 - down + height, 1 - right : 1 - right + width]
 
 
-def copies_of(images: Tensor, chance: float) -> tuple[Tensor, Tensor]:
+def copies_of(digits: pf.data.Dataset, chance: float) -> tuple[Tensor, Tensor]:
     """All shifts of all images, (9, N, d), and how likely each shift is, (9,): one of nine, at this chance, or none."""
-    rows = torch.stack([shifted(images, *shift).flatten(1) for shift in SHIFTS])
+    images = digits.standardisation.undo(digits.points).round()
+    moved = [shifted(images.reshape(-1, 8, 8), *shift).reshape(images.shape) for shift in SHIFTS]
+    rows = torch.stack([digits.standardisation.apply(each).flatten(1) for each in moved]).to(digits.points)
     likely = torch.full((len(SHIFTS),), chance / len(SHIFTS))
     likely[SHIFTS.index((0, 0))] += 1 - chance
     return rows, likely
@@ -46,13 +48,13 @@ def cost_of_pairs(coupling: pf.couplings.Semidiscrete | pf.couplings.Subspace, c
     return float((pairs.source.flatten(1) - copies[shift, pairs.index]).square().sum(1).mean())
 
 
-def show(images: Tensor, chance: float, clean: pf.semidiscrete.Fit, tol: float) -> None:
+def show(digits: pf.data.Dataset, chance: float, clean: pf.semidiscrete.Fit, tol: float) -> None:
     """A table for one chance of a shift."""
-    copies, likely = copies_of(images, chance)
-    weights = likely[:, None].expand(-1, len(images)).flatten()
-    rows = images.flatten(1)
+    copies, likely = copies_of(digits, chance)
+    rows = digits.points.flatten(1)
+    weights = likely[:, None].expand(-1, len(rows)).flatten()
     both = pf.semidiscrete.fit(copies.flatten(0, 1), weights, tol=tol, progress=False)
-    mean_square = float(weights @ copies.flatten(0, 1).square().sum(1)) / len(images)
+    mean_square = float(weights @ copies.flatten(0, 1).square().sum(1)) / len(rows)
     independent = copies.shape[2] + mean_square
     subspace = pf.couplings.Subspace.fit(rows, DIRECTIONS, tol=tol)
     costs = {
@@ -72,12 +74,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="a few digits, to see that it runs")
     options = parser.parse_args()
-    images = pf.data.load("digits").points.reshape(-1, 8, 8)
-    images, chances, tol = (images[:60], CHANCES[-1:], 0.3) if options.quick else (images, CHANCES, TOL)
-    print(f"{len(images):,} digits; shifts by up to one pixel, filled with background; fits to chi2 <= {tol:g}")
-    clean = pf.semidiscrete.fit(images.flatten(1), tol=tol, progress=False)
+    digits, chances, tol = pf.data.load("digits", n=60 if options.quick else None), CHANCES, TOL
+    if options.quick:
+        chances, tol = chances[-1:], 0.3
+    print(f"{len(digits.points):,} digits; shifts by up to one pixel, filled with background; fits to chi2 <= {tol:g}")
+    clean = pf.semidiscrete.fit(digits.points, tol=tol, progress=False)
     for chance in chances:
-        show(images, chance, clean, tol)
+        show(digits, chance, clean, tol)
 
 
 if __name__ == "__main__":

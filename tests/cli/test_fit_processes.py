@@ -1,4 +1,4 @@
-"""``proxflow fit`` in several processes: one folder, printed once, and a restart goes on."""
+"""``proxflow fit`` and ``train`` in several processes: one folder, printed once, and a restart goes on."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 import proxflow as pf
 from proxflow import cli, report
@@ -31,6 +32,7 @@ def command(rank: int, size: int, port: int, *arguments: str) -> tuple[str, str,
         os.environ |= {"TORCHELASTIC_RUN_ID": "a run", "RANK": str(rank), "WORLD_SIZE": str(size)}
         os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     report.render_page = lambda *_, **options: options["command"]  # the page itself takes seconds
+    report.render_training_page = lambda *_, **options: "page"
     status: object = 0
     with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()) as err:
         try:
@@ -67,6 +69,33 @@ def test_two_processes_write_one_folder_and_print_once(tmp_path: Path) -> None:
     heights = [pf.load(tmp_path / name / "fit.safetensors").potential.heights for name in ("one", "two")]
     assert torch.equal(*heights)
     refused = together(processes, 2, *fit, str(tmp_path / "two"))
+    assert [status for *_, status in refused] == [2, 2]
+    assert "already holds a run" in refused[0][1]
+    assert refused[1][:2] == ("", "")
+
+
+def test_two_processes_train_one_network_and_print_once(tmp_path: Path) -> None:
+    np.save(tmp_path / "data.npy", POINTS)
+    processes = Processes(tmp_path)
+    small = ["--steps", "8", "--batch-size", "16", "--network", "mlp", "--width", "8", "--directions", "4"]
+    train = ["train", str(tmp_path / "data.npy"), *small, "--out"]
+    ((printed, _, _),) = together(processes, 1, *train, str(tmp_path / "one"))
+    first, second = together(processes, 2, *train, str(tmp_path / "two"))
+    assert first[1:] == ("", 0)
+    assert first[0].count("report: ") == 1
+    assert len(first[0].splitlines()) == len(printed.splitlines())
+    assert second == ("", "", 0)
+    kinds = [{Path(name).suffix for name in os.listdir(tmp_path / folder)} for folder in ("one", "two")]
+    assert kinds[0] == kinds[1]
+    fits = [load_file(tmp_path / name / "checkpoint.safetensors") for name in ("one", "two")]
+    assert all(torch.equal(fits[0][key], fits[1][key]) for key in fits[0])
+    networks = [load_file(tmp_path / name / "network.safetensors") for name in ("one", "two")]
+    for key, weight in networks[0].items():
+        torch.testing.assert_close(networks[1][key], weight, rtol=1e-4, atol=1e-5)
+    again = together(processes, 2, *train, str(tmp_path / "two"), "--overwrite", "--seed", "1")
+    assert [status for *_, status in again] == [0, 0]
+    assert json.loads((tmp_path / "two" / "run.json").read_text())["arguments"]["seed"] == 1
+    refused = together(processes, 2, *train, str(tmp_path / "two"))
     assert [status for *_, status in refused] == [2, 2]
     assert "already holds a run" in refused[0][1]
     assert refused[1][:2] == ("", "")

@@ -79,8 +79,8 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _processes(command: list[str]) -> AbstractContextManager[None]:
-    """The processes that torchrun started, joined for a fit (training joins them itself); alone without torch."""
-    if command != ["fit"] or not _several():
+    """The processes that torchrun started, joined for a fit or for training; alone without torch."""
+    if command not in (["fit"], ["train"]) or not _several():
         return contextlib.nullcontext()
     from proxflow.semidiscrete.ranks import joined_processes
 

@@ -22,13 +22,15 @@ from proxflow.cli.options import (
     schedule_named,
     with_groups,
 )
-from proxflow.cli.train_options import CouplingOptions, NetworkOptions, OptimiserOptions
+from proxflow.cli.train_options import Coupled, CouplingOptions, NetworkOptions, OptimiserOptions
 from proxflow.errors import counted
 
 if TYPE_CHECKING:
+    from proxflow.cli.run_folder import RunFolder
     from proxflow.data import Dataset
     from proxflow.matching import TrainResult
     from proxflow.metrics import FewSteps
+    from proxflow.schedules import Schedule
 
 __all__ = ["train"]
 
@@ -56,14 +58,25 @@ def train(
 
     Example: `proxflow train cells.csv --coupling minibatch --ot-batch 1024`
     """
-    import proxflow as pf
     from proxflow.report import render_training_page
     from proxflow.report.drawn_samples import draw_samples
     from proxflow.report.neighbours import neighbours_of
+    from proxflow.semidiscrete.ranks import Ranks
 
-    folder, dataset = destination.claimed(data, reading, seed, "-network")
     conditional = pairs.conditional or reading.label is not None
-    pairs.check(dataset, conditional)
+
+    def claimed() -> tuple[RunFolder, Dataset]:
+        folder, dataset = destination.claimed(data, reading, seed, "-network")
+        pairs.check(dataset, conditional)
+        return folder, dataset
+
+    processes = Ranks.of_default_group()
+    folder, dataset = processes.from_first(claimed)
+    options = (conditional, pairs, architecture, optimiser, schedule_named(schedule), seed)
+    if processes.rank > 0:  # the first one writes and prints
+        processes.from_first(bool)
+        _trained(dataset, folder, *options)
+        return
     arguments = {
         "data": data,
         **record_of(reading),
@@ -78,17 +91,8 @@ def train(
     command = command_line("train", arguments)
     path = schedule_named(schedule)
     with folder.writing(resume=destination.resumes(folder)), hint(folder):
-        coupled = pairs.build(dataset, conditional, optimiser.batch_size, folder, seed)
-        result = pf.matching.train(
-            architecture.build(dataset, conditional, coupled.coupling, path, seed),
-            coupled.coupling,
-            **record_of(optimiser),
-            schedule=path,
-            evaluate_every=min(500, math.ceil(optimiser.steps / _EVALUATIONS)),
-            checkpoint=folder.training_checkpoint,
-            log_dir=folder.path,
-            seed=seed,
-        )
+        processes.from_first(bool)  # an earlier run's state is gone, or is to be read, before any process looks for it
+        coupled, result = _trained(dataset, folder, *options)
         if sys.stderr.isatty():
             typer.echo("measuring samples of few steps and of many; Ctrl-C keeps those that are done", err=True)
         comparison = result.few_steps(dataset.points, schedule=path, seed=seed)
@@ -116,6 +120,33 @@ def train(
         output.say(f"    {command} --out {shlex.quote(str(folder.path))} --resume")
     output.say(f"report: {folder.page}")
     output.end(folder.path, report=str(folder.page), **folder.record)
+
+
+def _trained(
+    dataset: Dataset,
+    folder: RunFolder,
+    conditional: bool,
+    pairs: CouplingOptions,
+    architecture: NetworkOptions,
+    optimiser: OptimiserOptions,
+    path: Schedule,
+    seed: int,
+) -> tuple[Coupled, TrainResult]:
+    """The coupling, and the network that it trained; by all processes that torchrun started."""
+    import proxflow as pf
+
+    coupled = pairs.build(dataset, conditional, optimiser.batch_size, folder, seed)
+    result = pf.matching.train(
+        architecture.build(dataset, conditional, coupled.coupling, path, seed),
+        coupled.coupling,
+        **record_of(optimiser),
+        schedule=path,
+        evaluate_every=min(500, math.ceil(optimiser.steps / _EVALUATIONS)),
+        checkpoint=folder.training_checkpoint,
+        log_dir=folder.path,
+        seed=seed,
+    )
+    return coupled, result
 
 
 def _print_training(output: Output, result: TrainResult, comparison: FewSteps, dataset: Dataset) -> None:

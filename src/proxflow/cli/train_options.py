@@ -71,7 +71,7 @@ class CouplingOptions:
     ] = None
 
     def check(self, dataset: Dataset, conditional: bool) -> None:
-        """Refuse what does not go with the data or with one another.
+        """Refuse what does not go with the data or with one another, and warn of what may not be wanted.
 
         Raises:
             ValueError: says what and what to do.
@@ -104,6 +104,12 @@ class CouplingOptions:
                 f"--ot-batch {self.ot_batch} is more than the {counted(dataset.n, 'point')}; --coupling semidiscrete "
                 "couples all of them at any batch size"
             )
+        if self.coupling == "minibatch" and conditional:
+            typer.echo(
+                "minibatch with labels: within a class the noise is not normal in training but is in sampling; "
+                "--coupling subspace and semidiscrete keep it normal",
+                err=True,
+            )
 
     def build(self, dataset: Dataset, conditional: bool, batch_size: int, folder: RunFolder, seed: int) -> Coupled:
         """The coupling of a data set, class by class where ``conditional``."""
@@ -113,12 +119,6 @@ class CouplingOptions:
         if self.coupling == "independent":
             return Coupled(pf.couplings.Independent(dataset.points, labels))
         if self.coupling == "minibatch":
-            if conditional:
-                typer.echo(
-                    "minibatch with labels: within a class the noise is not normal in training but is in sampling; "
-                    "--coupling subspace and semidiscrete keep it normal",
-                    err=True,
-                )
             batch = self.ot_batch or min(batch_size, dataset.n)
             return Coupled(pf.couplings.Minibatch(dataset.points, batch, labels))
         if labels is not None:

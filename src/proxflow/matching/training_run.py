@@ -52,6 +52,7 @@ class Run:
         )
         network.train()
         self.network, self.optimiser = accelerator.prepare(network, optimiser)
+        self._plain: nn.Module = accelerator.unwrap_model(self.network)  # once: it takes a tenth of a small step
         self._loss_sum = torch.zeros((), device=accelerator.device)
         self._last_loss: Tensor | None = None
         self._signals = torch.zeros(2, device=accelerator.device)
@@ -78,7 +79,7 @@ class Run:
         accelerator.backward(loss)
         accelerator.clip_grad_norm_(self.network.parameters(), self.settings.gradient_clip)
         self.optimiser.step()
-        self.average.update_parameters(self._plain_network())
+        self.average.update_parameters(self._plain)
         self._last_loss = loss.detach()
         self._loss_sum += self._last_loss
         self._signals = self._shared_signals(self._last_loss, interrupted)
@@ -141,7 +142,7 @@ class Run:
         return TrainingState(
             fingerprint=self._fingerprint,
             step=self.step,
-            network=dict(self._plain_network().state_dict()),
+            network=dict(self._plain.state_dict()),
             average=dict(self.average.state_dict()),
             optimiser=self.optimiser.state_dict(),
             scaler={} if scaler is None else scaler.state_dict(),
@@ -156,7 +157,7 @@ class Run:
             raise ValueError(
                 f"train: the checkpoint {self.checkpoint} has made {state.step:,} steps; ask for steps of at least that"
             )
-        self._plain_network().load_state_dict(state.network)
+        self._plain.load_state_dict(state.network)
         self.average.load_state_dict(state.average)
         self.optimiser.load_state_dict(state.optimiser)
         if self.accelerator.scaler is not None and state.scaler:
@@ -165,10 +166,6 @@ class Run:
         self.step, self.history = state.step, state.history
         self._loss_sum.fill_(state.loss_sum)
         self._began -= state.seconds
-
-    def _plain_network(self) -> nn.Module:
-        module: nn.Module = self.accelerator.unwrap_model(self.network)
-        return module
 
     def _move_average(
         self, average: tuple[Tensor, ...] | list[Tensor], current: tuple[Tensor, ...] | list[Tensor], _: Tensor | int
@@ -202,7 +199,7 @@ class Run:
 
     def _check_parameters(self) -> None:
         """A finite loss can have a gradient that is not."""
-        for name, parameter in self._plain_network().named_parameters():
+        for name, parameter in self._plain.named_parameters():
             if not bool(torch.isfinite(parameter).all()):
                 raise self._failure(f"the parameter {name} is not finite")
 

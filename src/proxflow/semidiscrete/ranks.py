@@ -239,7 +239,8 @@ def joined_processes() -> Iterator[None]:
 
     store, rank, size = next(rendezvous("env://", timeout=_LONGEST_WAIT))
     store = PrefixStore(_name_of_start(store, rank, size), store)
-    dist.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=_LONGEST_WAIT)
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"  # training averages gradients on the GPUs
+    dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=_LONGEST_WAIT)
     try:
         yield
     finally:
