@@ -75,7 +75,7 @@ def fitted(count: int, tol: float, noise: str) -> None:
     if noise != KINDS[0]:
         descent.best_sharing = lambda *_: None  # type: ignore[attr-defined]
     if noise == KINDS[2]:
-        search.can_screen = lambda *_: False  # type: ignore[attr-defined]
+        search.can_screen = lambda *_, **__: False  # type: ignore[attr-defined]
     points = loaded(count)
     began, busy = time.perf_counter(), time.process_time()
     with warnings.catch_warnings():

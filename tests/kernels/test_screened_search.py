@@ -208,6 +208,18 @@ def test_a_potential_keeps_panels_for_small_batches_alone(
     exact = best_in_double(queries, points, -potential.heights)
     assert torch.equal(potential.nearest_atom(queries[:300]), exact[:300])
     assert made == [9000, 9000]
+    monkeypatch.setattr(screened, "_LEAST_WORK", 1 << 20)
+    calls: list[Panels | None] = []
+
+    def told(*given: Any) -> tuple[torch.Tensor, torch.Tensor] | None:
+        calls.append(given[-1])
+        return screened_best(*given)
+
+    monkeypatch.setattr(search, "screened_best", told)
+    for count, screens in ((20, 0), (40, 1), (1500, 2)):
+        assert torch.equal(potential.nearest_atom(queries[:count]), exact[:count])
+        assert len(calls) == screens
+    assert [kept is not None for kept in calls] == [True, False]
     batched = torch.vmap(potential.nearest_atom)(queries.reshape(5, 300, 120))
     assert torch.equal(batched.flatten(), exact)
     monkeypatch.setattr(screened, "_MOST_KEPT", 1 << 20)

@@ -34,7 +34,7 @@ _CENTRED = 1 << 18  # numbers of slopes whose centre is taken off at once, in a 
 _MOST_SURVIVORS = 32  # of a row: with more, screening does not pay
 _AT_ONCE = 1 << 17  # numbers that scores in float64 are taken of
 _LEAST_ROWS, _LEAST_COLUMNS, _LEAST_DEPTH, _LEAST_WORK = 256, 8192, 16, 1 << 28  # that repay the rounding of slopes
-_FEW_ROWS = 1024  # below which the rounding of slopes is much of a search
+_FEWEST_ROWS, _FEW_ROWS = 32, 1024  # between which panels that are kept make a search quicker
 _MOST_KEPT = 1 << 28  # bytes of panels that are kept
 
 
@@ -45,10 +45,15 @@ def _has_tiles() -> bool:
     return bool(known.get("amx_bf16")) and torch.backends.mkldnn.is_available()
 
 
-def can_screen(queries: Tensor, slopes: Tensor) -> bool:
-    """Whether a search of these rows (B, k) among these slopes (N, k) is quicker in this way."""
+def can_screen(queries: Tensor, slopes: Tensor, *, kept: bool = False) -> bool:
+    """Whether a search of these rows (B, k) among these slopes (N, k), or their ``Panels``, is quicker in this way."""
     rows, (columns, depth) = len(queries), slopes.shape
-    if rows < _LEAST_ROWS or columns < _LEAST_COLUMNS or depth < _LEAST_DEPTH or rows * columns * depth < _LEAST_WORK:
+    if (
+        rows < (_FEWEST_ROWS if kept else _LEAST_ROWS)
+        or columns < _LEAST_COLUMNS
+        or depth < _LEAST_DEPTH
+        or rows * columns * depth < _LEAST_WORK
+    ):
         return False
     return queries.device.type == "cpu" and _has_tiles()
 

@@ -135,10 +135,11 @@ def best_affine(
     queries: Tensor, slopes: Tensor, offsets: Tensor | None, keep: Callable[[], Panels] | None = None
 ) -> Best:
     """``argmax_affine`` with the scores, by the quickest way on this device; B >= 1."""
+    if not keeps_panels(len(queries), slopes):
+        keep = None
     screened = None
-    if can_screen(queries, slopes):
-        kept = keep() if keep is not None and keeps_panels(len(queries), slopes) else None
-        screened = screened_best(queries, slopes, offsets, kept)
+    if can_screen(queries, slopes, kept=keep is not None):
+        screened = screened_best(queries, slopes, offsets, None if keep is None else keep())
     if screened is None:
         return best_by_products(queries, slopes, offsets)
     index, score = screened
