@@ -33,7 +33,7 @@ __all__ = ["Estimate", "estimate", "peak_memory"]
 _BYTES = 4  # of a number of the noise that W2^2 is taken on, which is kept
 _LEAST_TIMED, _MOST_TIMED = 1 << 10, 1 << 13  # draws of an evaluation that are timed together; a step's, between these
 _FEWEST = 500  # atoms of an exact fit that is timed
-_SLOPES = 1.0, 2.0  # of the logarithm of an exact fit's time against that of its atoms
+_SLOPES = 1.1, 2.0  # of the logarithm of an exact fit's time against that of its atoms, N log N at the least
 
 
 @dataclass(frozen=True)
