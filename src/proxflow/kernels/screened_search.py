@@ -163,7 +163,8 @@ def _centre(slopes: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor]:
 
 def _norms(rows: Tensor) -> Tensor:
     """Of rows (n, k), no less than they are, (n,): what squares lose that float32 does not have is added."""
-    return torch.linalg.vector_norm(rows, dim=1) + _LEAST_SQUARED * math.sqrt(rows.shape[1] + 2)
+    norms: Tensor = torch.linalg.vector_norm(rows, dim=1)
+    return norms + _LEAST_SQUARED * math.sqrt(rows.shape[1] + 2)
 
 
 def _sizes(queries: Tensor) -> tuple[Tensor, float]:
