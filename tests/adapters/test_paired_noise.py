@@ -111,6 +111,19 @@ def test_rows_are_found_by_their_bits(dtype: torch.dtype) -> None:
         lookup.index_of("test", points.flatten(1))
 
 
+@pytest.mark.parametrize("stored", [torch.float16, torch.bfloat16], ids=str)
+def test_what_is_a_row_in_two_bytes_alone_is_none(stored: torch.dtype) -> None:
+    points = torch.randn(100, 3, generator=torch.Generator().manual_seed(0)).to(stored)
+    lookup = RowLookup(Rows("Rows", points, None))
+    order = torch.randperm(100, generator=torch.Generator().manual_seed(1))
+    for batch in (points[order], points[order].float()):
+        assert torch.equal(lookup.index_of("test", batch), order)
+    augmented = points.float() * (1 + 2.0**-14)
+    assert torch.equal(augmented.to(stored), points)
+    with pytest.raises(ValueError, match="100 points of the batch are no rows"):
+        lookup.index_of("test", augmented)
+
+
 def test_equal_rows_with_unlike_labels_must_be_named() -> None:
     points = torch.tensor([[1.0], [2.0], [1.0], [3.0], [3.0]])
     lookup = RowLookup(Rows("Rows", points, torch.tensor([0, 1, 1, 2, 2])))

@@ -68,6 +68,37 @@ def test_an_array_without_chunks_is_read_a_part_at_a_time(tmp_path: Path) -> Non
     assert max(read) * wide[0].nbytes <= 1 << 24
 
 
+class Chunked:
+    """An array that says how it is stored, and counts the rows of each reading."""
+
+    def __init__(self, rows: np.ndarray[Any, Any], chunks: Any) -> None:
+        self.shape, self.chunks, self._rows = rows.shape, chunks, rows
+        self.read: list[int] = []
+
+    def __getitem__(self, which: slice) -> np.ndarray[Any, Any]:
+        part = self._rows[which]
+        self.read.append(len(part))
+        return part
+
+
+@pytest.mark.parametrize(
+    ("chunks", "read"),
+    [
+        ((1, 1 << 12), [512, 488]),  # 2^24 bytes of float64 are 512 rows
+        ((300, 1 << 12), [300, 300, 300, 100]),
+        ((100, 1 << 11), [500, 500]),
+        ((700, 1 << 12), [700, 300]),
+        (((200, 200, 200, 200, 200), (1 << 12,)), [400, 400, 200]),  # as dask has them
+    ],
+)
+def test_whole_chunks_are_read_and_many_small_ones_at_once(chunks: Any, read: list[int], tmp_path: Path) -> None:
+    rows = np.arange(1000, dtype=np.float32)[:, None] * np.ones(1 << 12, dtype=np.float32)
+    given = Chunked(rows, chunks)
+    found = pf.data.mapped_rows(tmp_path / "rows.npy", given)  # type: ignore[arg-type]
+    assert np.array_equal(found, rows)
+    assert given.read == read
+
+
 def test_row_groups_of_parquet(tmp_path: Path) -> None:
     pyarrow = pytest.importorskip("pyarrow")
     parquet = pytest.importorskip("pyarrow.parquet")

@@ -115,6 +115,24 @@ def test_numbers_that_bfloat16_lacks_are_left_to_another_search(bad: float, gene
     assert best is None or best[0].lt(0).all()
 
 
+@pytest.mark.parametrize("of_queries", [1.0, 2.0**-40, 2.0**-80, 2.0**-126])
+@pytest.mark.parametrize("of_slopes", [1.0, 2.0**-40, 2.0**-80, 2.0**-126])
+def test_small_numbers_whose_squares_float32_lacks(
+    of_queries: float, of_slopes: float, generator: torch.Generator
+) -> None:
+    """Two coordinates, large among the slopes, cancel in each score: of what is left bfloat16 tells nothing."""
+    queries, slopes = torch.randn(50, 32, generator=generator), 0.01 * torch.randn(2000, 32, generator=generator)
+    queries[:, 1] = -queries[:, 0]
+    slopes[:, :2] += 10 * torch.randn(2000, 1, generator=generator)
+    queries, slopes = of_queries * queries, of_slopes * slopes
+    best = screened_best(queries, slopes, None)
+    if best is not None:
+        left = best[0] < 0
+        assert torch.equal(best[0][~left], best_in_double(queries, slopes, None)[~left])
+    if of_queries * of_slopes == 1:
+        assert best is None
+
+
 @pytest.mark.parametrize("kind", ["normal", "half way between two numbers"])
 def test_scores_are_within_their_bound_and_may_come_near_it(kind: str, generator: torch.Generator) -> None:
     """Numbers half way between two of bfloat16, and all of one sign, lose as much as they can."""

@@ -37,8 +37,9 @@ class RowLookup:
                 f"{caller}: the batch has points of shape {tuple(batch.shape[1:])}, the coupling of "
                 f"{self._rows.event_shape}"
             )
-        flat = batch.detach().to(self._rows.flat).flatten(1)
-        place = torch.searchsorted(self._keys, row_keys(flat)).clamp(max=len(self._keys) - 1)
+        flat = batch.detach().to(self._rows.flat.device, self._rows.dtype).flatten(1)
+        keys = row_keys(flat.to(self._rows.flat.dtype))
+        place = torch.searchsorted(self._keys, keys).clamp(max=len(self._keys) - 1)
         row = self._row[place]
         strangers = torch.nonzero((self._rows.flat[row] != flat).any(1))[:, 0]
         if len(strangers):

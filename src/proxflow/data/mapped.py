@@ -21,7 +21,7 @@ from proxflow.storage import written_atomically
 __all__ = ["mapped_rows"]
 
 _DTYPES = torch.float16, torch.float32, torch.float64
-_AT_ONCE = 1 << 24  # bytes that are read of an array at once, where it says no chunks
+_AT_ONCE = 1 << 24  # bytes that are read of an array at once, or one chunk where that is more
 
 Array = npt.NDArray[Any]
 
@@ -34,7 +34,7 @@ def mapped_rows(path: str | os.PathLike[str], blocks: Iterable[Numbers]) -> Arra
     Args:
         path: of the file, in a folder that exists; ends in .npy.
         blocks: arrays or tensors (n, *event), n as it comes, all of one event shape and of one dtype: float16, float32
-            or float64. Or an array that is read by slices, as those of zarr and h5py: then its chunks of rows.
+            or float64. Or an array that is read by slices, as those of zarr, h5py and dask: some chunks of it at once.
 
     Returns:
         (N, *event), as ``numpy.load(path, mmap_mode="r")``.
@@ -64,7 +64,7 @@ def mapped_rows(path: str | os.PathLike[str], blocks: Iterable[Numbers]) -> Arra
 
 
 def _parts(blocks: Any) -> Iterator[Any]:
-    """The blocks; of one array, its chunks of rows."""
+    """The blocks; of one array, rows of as many whole chunks as are read at once."""
     shape = getattr(blocks, "shape", None)
     if shape is None:
         yield from blocks
@@ -72,7 +72,8 @@ def _parts(blocks: Any) -> Iterator[Any]:
     if len(shape) < 2:
         raise ValueError(f"mapped_rows: expected rows (N, *event), got an array of shape {tuple(shape)}")
     chunks, row = getattr(blocks, "chunks", None), int(np.prod(shape[1:], dtype=np.int64))
-    size = chunks[0] if chunks else max(1, _AT_ONCE // max(1, 8 * row))
+    chunk = int(np.max(chunks[0])) if chunks else 1  # dask names the rows of each, the last of which may be fewer
+    size = chunk * max(1, _AT_ONCE // max(1, 8 * row * chunk))
     for start in range(0, shape[0], size):
         yield blocks[start : start + size]
 

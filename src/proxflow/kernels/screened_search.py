@@ -17,6 +17,7 @@ Cost: 2 B N d operations in bfloat16 and a maximum over B N numbers of 16 bits; 
 from __future__ import annotations
 
 import functools
+import math
 from dataclasses import dataclass
 
 import torch
@@ -32,6 +33,8 @@ _MARGIN = 1.01  # for the roundings of the bounds themselves
 _RELATIVE = _MARGIN * _ROUNDING  # how far a result in bfloat16 may be off, relative to itself
 _CENTRED = 1 << 18  # numbers of slopes whose centre is taken off at once, in a cache
 _MOST_SURVIVORS = 32  # of a row: with more, screening does not pay
+_LEAST_SQUARED = 2.0**-63  # a number whose square float32 has: smaller ones, and their products, may count as 0
+_LEAST_SIZE = 2.0**-30  # of a query, to which numbers of that size are rounding
 _AT_ONCE = 1 << 17  # numbers that scores in float64 are taken of
 _LEAST_ROWS, _LEAST_COLUMNS, _LEAST_DEPTH, _LEAST_WORK = 256, 8192, 16, 1 << 28  # that repay the rounding of slopes
 _FEWEST_ROWS, _FEW_ROWS = 32, 1024  # between which panels that are kept make a search quicker
@@ -113,7 +116,8 @@ def screened_best(
         kept: made of these slopes and offsets, if there is one.
 
     Returns:
-        index: (B,) int64, -1 for rows that must be searched in another way: those with numbers bfloat16 does not have.
+        index: (B,) int64, -1 for rows that must be searched in another way: those with numbers bfloat16 does not have,
+            or none of size.
         score: (B,) float64, of the best; -inf without one.
     """
     if offsets is None:
@@ -121,6 +125,7 @@ def screened_best(
     centre, level = _centre(slopes, offsets)
     floor = _sampled_floor(queries, _sampled(slopes).to(queries.dtype) - centre, _sampled(offsets) - level)
     sizes, imprecision = _sizes(queries)
+    floor[sizes < _LEAST_SIZE] = torch.nan  # nothing reaches it
     columns = _columns(len(queries)) if kept is None else kept.columns
     blocks = [_with_ones(rows) for rows in queries.split(_SCORES // columns)]
     buffer = torch.empty(_SCORES, dtype=torch.bfloat16, device=slopes.device)
@@ -161,6 +166,12 @@ def _centre(slopes: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor]:
     return _sampled(slopes).to(offsets.dtype).mean(0), _sampled(offsets).mean()
 
 
+def _norms(rows: Tensor) -> Tensor:
+    """Of rows (n, k), no less than they are, (n,): what squares lose that float32 does not have is added."""
+    norms: Tensor = torch.linalg.vector_norm(rows, dim=1)
+    return norms + _LEAST_SQUARED * math.sqrt(rows.shape[1] + 2)
+
+
 def _sizes(queries: Tensor) -> tuple[Tensor, float]:
     """Norms of the rows, (B,) float32, and how much of one is lost in bfloat16 at most, relative to it."""
     size, lost = (torch.linalg.vector_norm(part, dim=1) for part in (queries, queries - queries.bfloat16()))
@@ -183,8 +194,8 @@ def _panel(slopes: Tensor, offsets: Tensor, centre: Tensor, level: Tensor) -> _P
     ):
         centred = given - centre
         part[:, :depth] = centred
-        size_part.copy_(torch.linalg.vector_norm(centred, dim=1))
-        lost_part.copy_(torch.linalg.vector_norm(centred.sub_(part[:, :depth]), dim=1))
+        size_part.copy_(_norms(centred))
+        lost_part.copy_(_norms(centred.sub_(part[:, :depth])))
     offsets = offsets - level
     rows[:count, depth] = offsets
     rows[:count, depth + 1] = offsets - rows[:count, depth]
@@ -197,7 +208,7 @@ def _panel(slopes: Tensor, offsets: Tensor, centre: Tensor, level: Tensor) -> _P
 def _sampled_floor(queries: Tensor, slopes: Tensor, offsets: Tensor) -> Tensor:
     """A bound below the largest score of each row, from some slopes alone, (B,) float32."""
     best = torch.addmm(offsets, queries, slopes.mT).amax(1)
-    size = torch.linalg.vector_norm(queries, dim=1) * torch.linalg.vector_norm(slopes, dim=1).max()
+    size = _norms(queries) * _norms(slopes).max()
     error = _sums(slopes.shape[1] + 2) * (size + offsets.abs().max())
     floor: Tensor = best - _MARGIN * error
     return floor.float()
