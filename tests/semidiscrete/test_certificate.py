@@ -3,8 +3,9 @@ import math
 import pytest
 import torch
 
-from proxflow.semidiscrete.certificate import mass_error
-from proxflow.semidiscrete.problem import Tally, inner
+from proxflow.measures import Gaussian
+from proxflow.semidiscrete.certificate import _dual_mean, _scores, mass_error
+from proxflow.semidiscrete.problem import SemiDual, Tally, inner
 
 DRAWS, REPEATS = 2000, 4000
 
@@ -99,3 +100,22 @@ def test_where_numbers_lie_does_not_change_a_bit_of_a_sum() -> None:
         a, b = torch.rand(2, atoms, generator=generator, dtype=torch.float64)
         assert len({float(inner(placed(a, i), placed(b, j))) for i in range(8) for j in range(8)}) == 1
         assert float(inner(a, b)) == pytest.approx(float(a @ b), rel=1e-14)
+
+
+@pytest.mark.parametrize("centre", [0.0, 0.7])
+def test_the_error_of_the_transport_cost_is_its_spread_where_draws_are_few(centre: float) -> None:
+    """Half as many coordinates as draws; of two atoms centre +- a, E phi(X) = |a| E|Z| with Z normal on the line."""
+    dim, draws = 300, 600
+    half = torch.full((1, dim), 0.1)
+    weights = torch.full((2,), 0.5, dtype=torch.float64)
+    problem = SemiDual(torch.cat([half, -half]) + centre, weights, Gaussian(dim), 0.0, 1 << 20)
+    truth = dim - 2 * float(half.double().norm()) * math.sqrt(2 / math.pi)
+    generator = torch.Generator().manual_seed(11)
+    scores = []
+    for _ in range(200):
+        found = _scores(problem, [torch.zeros_like(weights)], draws, generator)
+        value, stderr = _dual_mean(problem, *found)
+        scores.append((value - truth) / stderr)
+    standard = torch.tensor(scores)
+    assert abs(float(standard.mean())) < 4 / math.sqrt(200)
+    assert float(standard.square().mean()) == pytest.approx(1, abs=0.4)

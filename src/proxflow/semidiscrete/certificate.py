@@ -170,29 +170,23 @@ def _atom_costs(problem: SemiDual, heights: Tensor) -> Tensor:
 def _dual_mean(problem: SemiDual, scores: Tensor, draws: list[Tensor]) -> tuple[float, float]:
     """E|X|^2 - 2 E phi(X) and its standard error; for Gaussian noise with x and |x|^2 as control variates.
 
+    By Stein's identity E[phi(X) X] = E[grad phi(X)], at the optimum the mean of the atoms: the best multiple of x is
+    known, and that of |x|^2 alone is estimated. As many as there are coordinates could not be from as few draws.
+
     Args:
         problem: whose noise this is.
         scores: phi of each draw, (n, 1).
         draws: (m, d) at a time.
     """
     draws = [part for noise in draws for part in noise.split(_ROWS)]
-    sizes = [len(noise) for noise in draws]
-    linear = torch.cat([_squares(noise) - 2 * inner(noise.double(), problem.centre) for noise in draws])
-    terms = linear - 2 * scores[:, 0]
-    if isinstance(problem.source, Gaussian):
-        gram = torch.zeros((), dtype=torch.float64, device=terms.device)
-        moment = torch.zeros_like(gram)
-        for noise, part in zip(draws, (terms - terms.mean()).split(sizes), strict=True):
-            known = _controls(problem.source, noise)
-            gram, moment = gram + known.mT @ known, moment + inner(known.mT, part)
-        slope = torch.linalg.solve(gram, moment)
-        terms = terms - torch.cat([inner(_controls(problem.source, noise), slope) for noise in draws])
+    squares = torch.cat([_squares(noise) for noise in draws])
+    normal = isinstance(problem.source, Gaussian)
+    slope = -problem.radius * problem.mean() if normal else problem.centre
+    terms = squares - 2 * torch.cat([inner(noise.double(), slope) for noise in draws]) - 2 * scores[:, 0]
+    if normal:
+        known = squares - problem.source.dim
+        terms = terms - inner(known, terms - terms.mean()) / inner(known, known) * known
     return float(terms.mean()), float(terms.std()) / math.sqrt(len(terms))
-
-
-def _controls(source: Gaussian, noise: Tensor) -> Tensor:
-    """x and |x|^2 of noise rows less their means, (n, d + 1)."""
-    return torch.cat([noise.double(), (_squares(noise) - source.second_moment)[:, None]], dim=1)
 
 
 def _squares(noise: Tensor) -> Tensor:
