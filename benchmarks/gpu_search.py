@@ -25,7 +25,7 @@ _GROUP = 128  # slopes of which a screening keeps the largest score alone
 _BLOCK_NUMBERS = 1 << 28  # scores of one block of the plain search: 1 GiB
 _CHECKED_AT_ONCE = 1 << 15  # slopes that are converted to float64 together
 _BLOCKS_OF_A_GPU = {
-    "_COLUMNS": 1 << 16, "_ROWS": 1 << 14, "_CENTRED": 1 << 27, "_AT_ONCE": 1 << 26, "_MOST_SURVIVORS": 128,
+    "_ROWS": 1 << 14, "_SCORES": 1 << 30, "_CENTRED": 1 << 27, "_AT_ONCE": 1 << 26, "_MOST_SURVIVORS": 128,
 }  # fmt: skip
 """Constants of ``screened_search`` that are those of a processor's cache there."""
 
