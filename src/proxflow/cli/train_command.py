@@ -72,9 +72,10 @@ def train(
 
     processes = Ranks.of_default_group()
     folder, dataset = processes.from_first(claimed)
-    options = (conditional, pairs, architecture, optimiser, schedule_named(schedule), seed)
+    path = schedule_named(schedule)
+    options = (conditional, pairs, architecture, optimiser, path, seed)
     if processes.rank > 0:  # the first one writes and prints
-        processes.from_first(bool)
+        processes.agree()
         _trained(dataset, folder, *options)
         return
     arguments = {
@@ -89,9 +90,8 @@ def train(
         "seed": seed,
     }
     command = command_line("train", arguments)
-    path = schedule_named(schedule)
     with folder.writing(resume=destination.resumes(folder)), hint(folder):
-        processes.from_first(bool)  # an earlier run's state is gone, or is to be read, before any process looks for it
+        processes.agree()  # an earlier run's state is gone, or is to be read, before any process looks for it
         coupled, result = _trained(dataset, folder, *options)
         if sys.stderr.isatty():
             typer.echo("measuring samples of few steps and of many; Ctrl-C keeps those that are done", err=True)

@@ -14,7 +14,7 @@ import importlib.util
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -34,6 +34,8 @@ __all__ = [
     "searches_are_split",
     "top_two_affine",
 ]
+
+T = TypeVar("T")
 
 _BLOCK_BYTES = 1 << 20  # one score block: it stays in a cache near the core; written to memory it would halve the speed
 _FOLDED = 64  # dimensions up to which offsets are one more coordinate: adding them would take as long as the product
@@ -85,15 +87,8 @@ def argmax_affine(
     Returns:
         (B,) int64. A row with a NaN gives some index.
     """
-    index: Tensor
-    if keep is None or torch.compiler.is_compiling():
-        index = torch.ops.proxflow.argmax_affine(queries, slopes, offsets)
-        return index
-    token = _KEPT.set(keep)
-    try:
-        index = torch.ops.proxflow.argmax_affine(queries, slopes, offsets)
-    finally:
-        _KEPT.reset(token)
+    with contextlib.nullcontext() if keep is None else _during(_KEPT, keep):
+        index: Tensor = torch.ops.proxflow.argmax_affine(queries, slopes, offsets)
     return index
 
 
@@ -119,11 +114,18 @@ _SPLIT: ContextVar[Callable[[Tensor, Tensor, Tensor | None], Tensor] | None] = C
 @contextlib.contextmanager
 def searched_by(split: Callable[[Tensor, Tensor, Tensor | None], Tensor] | None) -> Iterator[None]:
     """In this block, of this thread, every ``argmax_affine`` is this function's answer; its own one for None."""
-    token = _SPLIT.set(split)
+    with _during(_SPLIT, split):
+        yield
+
+
+@contextlib.contextmanager
+def _during(variable: ContextVar[T], value: T) -> Iterator[None]:
+    """The variable has this value in the block, of this thread."""
+    token = variable.set(value)
     try:
         yield
     finally:
-        _SPLIT.reset(token)
+        variable.reset(token)
 
 
 def searches_are_split() -> bool:

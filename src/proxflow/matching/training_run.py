@@ -52,7 +52,7 @@ class Run:
         )
         network.train()
         self.network, self.optimiser = accelerator.prepare(network, optimiser)
-        self._plain: nn.Module = accelerator.unwrap_model(self.network)  # once: it takes a tenth of a small step
+        self._plain: nn.Module = accelerator.unwrap_model(self.network)  # once: it looks for installed packages
         self._loss_sum = torch.zeros((), device=accelerator.device)
         self._last_loss: Tensor | None = None
         self._signals = torch.zeros(2, device=accelerator.device)
