@@ -244,3 +244,13 @@ def test_a_potential_keeps_panels_for_small_batches_alone(
     potential.heights.add_(1.0)
     assert torch.equal(potential.nearest_atom(queries[:300]), exact[:300])
     assert made == [9000, 9000]
+
+
+def test_offsets_that_products_cancel(generator: torch.Generator) -> None:
+    """Factors that bfloat16 has exactly, so that what offsets lose in two numbers of it is all that scores lose."""
+    sign, queries = torch.tensor([1.0, -1.0]).repeat(100), torch.ones(3, 2)
+    slopes = -sign[:, None] * torch.tensor([32768.0, 63.0])
+    for _ in range(20):
+        score = torch.where(torch.arange(200) < 20, 0.0, -4.0) + torch.rand(200, generator=generator)
+        offsets = 32831 * sign + score
+        assert torch.equal(found(queries, slopes, offsets), best_in_double(queries, slopes, offsets))
