@@ -13,7 +13,7 @@ from torch import Tensor
 
 import proxflow as pf
 from gpu_measure import Deadline, Stages, forget_peak, peak_bytes
-from gpu_search import Problem, passes
+from gpu_search import Problem, slopes_scored_again
 from gpu_sizes import MAX_MEMORY, Bench, ImageLaw
 from proxflow.semidiscrete.descent import Descent, Iterate
 from proxflow.semidiscrete.fitting import Task, posed, returned_of, task_of
@@ -124,8 +124,8 @@ def _kinds_of_noise(bench: Bench, descent: Descent, iterate: Iterate, deadline: 
         bench.report.attempt(name, partial(show, name, descent.batch, partial(descent.step, iterate, generator)))
         for name, call in _parts_of_sharing(descent.problem, sharing, iterate, generator).items():
             bench.report.attempt(name, partial(show, f"one block: {name}", sharing.rows, call))
-        found = _passes_of_a_block(descent.problem, sharing, iterate, generator)
-        notes = [] if found is None else [f"\n- draws of each pass of the search of such a block: {found}"]
+        again = _scored_again_in_a_block(descent.problem, sharing, iterate, generator)
+        notes = [] if again is None else [f"\n- slopes scored in float64, of a vector of such a block: {again:.3g}"]
     alone = copy.copy(descent)
     alone.sharing, alone.batch = None, min(descent.batch, _FEWER_DRAWS)
     name = "step, independent noise"
@@ -148,10 +148,12 @@ def _parts_of_sharing(
     }
 
 
-def _passes_of_a_block(problem: SemiDual, sharing: Sharing, iterate: Iterate, generator: torch.Generator) -> str | None:
+def _scored_again_in_a_block(
+    problem: SemiDual, sharing: Sharing, iterate: Iterate, generator: torch.Generator
+) -> float | None:
     coordinates = problem._slopes @ shared_axes(problem.source.dim, sharing, generator, problem._slopes)
     noise = turned(problem.noise(sharing.rows, generator), sharing.directions)
-    return passes(Problem(noise, coordinates, problem._offsets(iterate.heights)))
+    return slopes_scored_again(Problem(noise, coordinates, problem._offsets(iterate.heights)))
 
 
 # ---------------------------------------------------------------- 4. steps on many rows

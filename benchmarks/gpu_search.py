@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from unittest import mock
@@ -14,20 +13,15 @@ from torch import Tensor
 
 from gpu_measure import Deadline, Table, float32_products, timed
 from gpu_sizes import Bench, ImageLaw
-from proxflow.kernels import screened_search
-from proxflow.kernels.search import _fuses, argmax_affine
+from proxflow.kernels.search import _can_fuse, argmax_affine, best_by_products
 
-__all__ = ["Problem", "card", "passes", "searches"]
+__all__ = ["Problem", "card", "searches", "slopes_scored_again"]
 
 _PRECISIONS = ("bfloat16", "TF32", "float32")
 _GOAL = 0.6  # of the bfloat16 rate
 _GROUP = 128  # slopes of which a screening keeps the largest score alone
 _BLOCK_NUMBERS = 1 << 28  # scores of one block of the plain search: 1 GiB
 _CHECKED_AT_ONCE = 1 << 15  # slopes that are converted to float64 together
-_BLOCKS_OF_A_GPU = {
-    "_ROWS": 1 << 14, "_SCORES": 1 << 30, "_CENTRED": 1 << 27, "_AT_ONCE": 1 << 26, "_MOST_SURVIVORS": 128,
-}  # fmt: skip
-"""Constants of ``screened_search`` that are those of a processor's cache there."""
 
 
 # ---------------------------------------------------------------- 1. the card
@@ -45,9 +39,7 @@ def card(bench: Bench, deadline: Deadline) -> None:
     )
     if "TF32" in bench.rates and "bfloat16" in bench.rates:
         share = bench.rates["TF32"] / bench.rates["bfloat16"]
-        bench.report.add(
-            f"- TF32 has {100 * share:.0f}% of the bfloat16 rate: no search in TF32 can have a larger share"
-        )
+        bench.report.add(f"- TF32 has {100 * share:.0f}% of the bfloat16 rate")
     bench.report.attempt("copy", partial(_copy, bench, deadline))
 
 
@@ -142,21 +134,19 @@ def searches(bench: Bench, deadline: Deadline) -> None:
     )
     table = report.table(
         "sizes", "seconds", "repeats", "TFLOP/s", *(f"of {precision}" for precision in _PRECISIONS),
-        "noise vectors of each pass", f"wrong of {checked}", "torch, float32 blocks and maxima: seconds",
+        "slopes scored in float64, of a vector", f"wrong of {checked}",
+        "torch, float32 blocks and maxima: seconds",
     )  # fmt: skip
     report.add(
         "\n- TFLOP/s: 2 B N d / seconds / 1e12, and its share of the rates of section 1",
-        "- passes: all noise vectors in TF32 (`tf32`), those whose best two scores that does not tell apart by three "
-        "products in TF32 (`tf32x3`), the rest of them in float32 (`ieee`)",
+        "- the search takes all scores in float16 in one kernel, and again in float64 those that may be the largest",
         "- wrong: the answer's score, in float64, is below the best by more than two scores may be off in float32, "
         "2 (2 sqrt(d) eps |u| max|y| + eps max|h|)\n",
     )
     parts = report.table("sizes", "what", "noise vectors", "seconds", "repeats", "TFLOP/s", f"wrong of {checked}")
     report.add(
-        "\n- a pass of the kernel alone is over fewer noise vectors, and TF32 alone may be wrong",
-        f"- group maxima: the product in bfloat16 and the largest of each {_GROUP} scores, rows converted before: the "
-        "least that a screening in bfloat16 takes",
-        "- `screened_search`: what processors with AMX search by, here in blocks of a size for GPUs",
+        "\n- in float32: the same search where float16 does not tell scores apart",
+        f"- group maxima: torch's product in bfloat16 and the largest of each {_GROUP} scores, rows converted before",
     )
     for number, (rows, count, dim) in enumerate(bench.sizes.searches):
         whole = Deadline(deadline.left / (len(bench.sizes.searches) - number))
@@ -186,7 +176,9 @@ def _search(bench: Bench, truth: Truth, table: Table, deadline: Deadline, is_goa
     rate = problem.operations(len(problem.queries)) / taken.seconds
     shares = [f"{100 * rate / bench.rates[kind]:.0f}%" if kind in bench.rates else None for kind in _PRECISIONS]
     wrong = truth.wrong(found)
-    table.add(problem.name, taken.seconds, taken.repeats, rate / 1e12, *shares, passes(problem), wrong, plain)
+    table.add(
+        problem.name, taken.seconds, taken.repeats, rate / 1e12, *shares, slopes_scored_again(problem), wrong, plain
+    )
     others = int((found[: len(truth.place)] != truth.place).sum())
     bench.report.add(
         f"- {problem.name}: {others:,} of {len(truth.place):,} answers name another row than float64 does; the largest "
@@ -203,22 +195,22 @@ def _plain_search(problem: Problem) -> Tensor:
     return torch.cat([torch.addmm(problem.offsets, part, problem.slopes.T).max(1).indices for part in blocks])
 
 
-def passes(problem: Problem) -> str | None:
-    """How many noise vectors the kernel searches in which precision, one pass after the other; None without it."""
-    if not _fuses(problem.queries.device, problem.queries.dtype):
+def slopes_scored_again(problem: Problem) -> float | None:
+    """In float64, for a noise vector in the mean; None where the search is one of products."""
+    if not _can_fuse(problem.queries, problem.slopes):
         return None
     from proxflow.kernels import fused_search
 
-    counts: list[str] = []
-    one_pass = fused_search._searched
+    counts: list[int] = []
+    scores = fused_search._scores
 
-    def counted(queries: Tensor, slopes: Tensor, offsets: Tensor | None, precision: str) -> tuple[Tensor, Tensor]:
-        counts.append(f"{len(queries):,} {precision}")
-        return one_pass(queries, slopes, offsets, precision)
+    def counted(queries: Tensor, slopes: Tensor, offsets: Tensor, kept: Tensor, count: int) -> Tensor:
+        counts.append(count)
+        return scores(queries, slopes, offsets, kept, count)
 
-    with mock.patch.object(fused_search, "_searched", counted):
+    with mock.patch.object(fused_search, "_scores", counted):
         argmax_affine(problem.queries, problem.slopes, problem.offsets)
-    return ", ".join(counts)
+    return sum(counts) / len(problem.queries)
 
 
 @dataclass(frozen=True)
@@ -242,20 +234,30 @@ def _parts(bench: Bench, problem: Problem) -> Iterator[Part]:
     rows = len(problem.queries)
     apart = "argmax_affine, rows d + 2 numbers apart, as a potential keeps them"
     yield Part(apart, rows, lambda: _search_of_rows_apart(problem))
-    yield Part("screened_search", rows, lambda: partial(_screened, problem))
     yield Part("group maxima in bfloat16", rows, lambda: _group_maxima(problem), answers=False)
-    if not _fuses(bench.device, problem.queries.dtype):
+    arguments = problem.queries, problem.slopes, problem.offsets
+    yield Part("products in float32, in blocks", rows, lambda: lambda: best_by_products(*arguments).place)
+    if not _can_fuse(problem.queries, problem.slopes):
         return
-    from proxflow.kernels.fused_search import _searched, score_errors
+    from proxflow.kernels import fused_search
 
-    some = problem.queries[: bench.sizes.passed]
+    def in_float32() -> Tensor | None:
+        found = fused_search._screened(*arguments, torch.float32)
+        return None if found is None else found[0]
 
-    def one_pass(precision: str) -> Callable[[], object]:
-        return lambda: _searched(some, problem.slopes, problem.offsets, precision)[0]
+    yield Part("in float32", rows, lambda: in_float32)
+    rounded = partial(_rounded_slopes, problem)
+    yield Part("slopes rounded to float16, with bounds", 0, lambda: rounded, answers=False)
 
-    for precision in ("tf32", "tf32x3", "ieee"):
-        yield Part(f"a pass of the kernel, {precision}", len(some), partial(one_pass, precision))
-    yield Part("the bounds of what TF32 loses", 0, lambda: partial(score_errors, some, problem.slopes), answers=False)
+
+def _rounded_slopes(problem: Problem) -> object:
+    from proxflow.kernels import fused_search
+
+    frame = fused_search._frame(problem.queries, problem.slopes, problem.offsets)
+    tile = fused_search._tile(
+        torch.float16, problem.slopes.shape[1], fused_search._shared_memory(problem.slopes.device)
+    )
+    return fused_search._panel(problem.slopes, problem.offsets, frame, torch.float16, tile)
 
 
 def _part(bench: Bench, truth: Truth, part: Part, table: Table, deadline: Deadline) -> None:
@@ -271,16 +273,6 @@ def _search_of_rows_apart(problem: Problem) -> Callable[[], Tensor]:
     count, dim = problem.slopes.shape
     apart = problem.slopes.new_empty(count, dim + 2)[:, :dim].copy_(problem.slopes)
     return lambda: argmax_affine(problem.queries, apart, problem.offsets)
-
-
-def _screened(problem: Problem) -> Tensor:
-    with ExitStack() as patches:
-        for name, value in _BLOCKS_OF_A_GPU.items():
-            patches.enter_context(mock.patch.object(screened_search, name, value))
-        found = screened_search.screened_best(problem.queries, problem.slopes, problem.offsets)
-    if found is None:
-        raise RuntimeError("too many scores are near to one another to screen them")
-    return found[0]
 
 
 def _group_maxima(problem: Problem) -> Callable[[], Tensor]:

@@ -25,7 +25,6 @@ class Sizes:
         copied: bytes of a copy.
         searches: (B, N, d) of each search; the goal is about the first.
         checked: answers that are compared with float64.
-        passed: noise vectors of one pass of the kernel.
         fit: (N, d) of the fit.
         tol: its tolerance.
         large: (N, d) of the steps on many rows.
@@ -41,7 +40,6 @@ class Sizes:
     copied: int
     searches: tuple[tuple[int, int, int], ...]
     checked: int
-    passed: int
     fit: tuple[int, int]
     tol: float
     large: tuple[int, int]
@@ -64,7 +62,6 @@ FULL = Sizes(
         (16_384, 100_000, 3072),
     ),
     checked=512,
-    passed=2048,
     fit=(100_000, 3072),
     tol=0.01,
     large=(2_560_000, 3072),
@@ -80,7 +77,6 @@ QUICK = Sizes(
     copied=1 << 16,
     searches=((64, 500, 20), (32, 300, 16)),
     checked=32,
-    passed=32,
     fit=(300, 100),
     tol=1.0,
     large=(3000, 800),  # few enough, and enough of them for noise that shares directions

@@ -1,4 +1,4 @@
-"""The kernel of a GPU, in Triton's interpreter: the answers are those of float32, ties and shares included."""
+"""The kernels of a GPU: their answers in Triton's interpreter are those of float64, and they compile for GPUs."""
 
 import json
 import os
@@ -10,73 +10,117 @@ import pytest
 
 pytest.importorskip("triton")
 
-SCRIPT = """
+ANSWERS = """
+import itertools
 import json
 
 import torch
 
 from proxflow.kernels import fused_search
-from proxflow.kernels.search import argmax_affine
+from proxflow.kernels.fused_search import _Tile, fused_best
 
+tried = []
+fused_search._tile = lambda dtype, depth, memory: tried.append(dtype) or _Tile(16, 32, 16, 16, 4, 2)
+fused_search._PREPARED_DEPTH, fused_search._NEAR_DEPTH, fused_search._EXACT_DEPTH = 16, 32, 16
+fused_search._ROWS_AT_ONCE, fused_search._MAXIMA_AT_ONCE = 32, 640  # several blocks, several panels
 generator = torch.Generator().manual_seed(0)
-fused_search._ROWS, fused_search._COLUMNS, fused_search._DEPTH = 16, 32, 16
-searched = []
-best_two = fused_search._searched
 
 
-def counted(queries, slopes, offsets, precision):
-    searched.append((precision, len(queries)))
-    return best_two(queries, slopes, offsets, precision)
+def normal(*shape, dtype=torch.float32):
+    return torch.randn(*shape, generator=generator).to(dtype)
 
 
-fused_search._searched = counted
-same = []
-SIZES = [(5, 7, 3, 512), (40, 300, 20, 4), (17, 65, 33, 512), (1, 1, 1, 1), (33, 1000, 8, 1)]
-for rows, columns, depth, shares in SIZES:
-    fused_search._PROGRAMS = shares
-    table = torch.randn(columns, depth + 2, generator=generator)
-    queries = torch.randn(rows, depth, generator=generator)
+def truth(queries, slopes, offsets=None):
+    scores = queries.double() @ slopes.double().T
+    return scores if offsets is None else scores + offsets.double()
+
+
+def is_right(queries, slopes, offsets=None):
+    index, score = fused_best(queries, slopes, offsets)
+    scores = truth(queries, slopes, offsets)
+    near = torch.allclose(score, scores.amax(1), rtol=1e-12, atol=0)
+    return torch.equal(index, scores.argmax(1)) and near
+
+
+result = {"described": [], "sizes": [], "dtypes": [], "scales": [], "first": []}
+for described in (False, True):
+    fused_search._describes = lambda device: described
+    result["described"].append(is_right(normal(40, 20), normal(150, 20), normal(150)))
+for rows, columns, depth in ((5, 7, 3), (17, 700, 33), (1, 1, 1), (33, 400, 8), (70, 90, 16)):
+    table = normal(columns, depth + 2)  # as a potential keeps its points
     for offsets in (table[:, -1], None):
-        found = fused_search.fused_argmax(queries, table[:, :depth], offsets)
-        same.append(torch.equal(found, argmax_affine(queries, table[:, :depth], offsets)))
-fused_search._PROGRAMS = 8
+        result["sizes"].append(is_right(normal(rows, depth), table[:, :depth], offsets))
+for kept, asked in itertools.product((torch.float16, torch.bfloat16, torch.float64), (torch.float32, torch.float64)):
+    if kept != torch.float64 or asked == kept:
+        noise, points = normal(9, 12, dtype=asked), normal(200, 12, dtype=kept)
+        result["dtypes"].append(is_right(noise, points, normal(200, dtype=asked)))
+wide = normal(200, 12) * torch.logspace(-8, 4, 200)[:, None]
+for factor, far in itertools.product((1e-30, 1e-3, 1.0, 1e20), (0.0, 100.0)):
+    result["scales"].append(is_right(factor * normal(9, 12), wide + far, 100 * factor * normal(200)))
+single = normal(1, 6)
+result["first"].append(is_right(normal(9, 6), single))
 queries = torch.randint(-3, 4, (50, 4), generator=generator).float()
 slopes = torch.randint(-3, 4, (200, 4), generator=generator).float()
-ties = torch.equal(fused_search.fused_argmax(queries, slopes), argmax_affine(queries, slopes))
-queries[7, 0] = torch.nan
-spoiled = fused_search.fused_argmax(queries, slopes)
-others = torch.arange(50) != 7
-alone = torch.equal(spoiled[others], argmax_affine(queries, slopes)[others]) and 0 <= int(spoiled[7]) < 200
+found = fused_best(queries, slopes, None)
+result["tied"] = found is None or torch.equal(found[0], truth(queries, slopes).argmax(1))
 
-slopes = torch.randn(400, 64, generator=generator)
-queries = 1e3 * torch.randn(300, 64, generator=generator)
+tried.clear()
+level = torch.linspace(0, 1e-4, 900)[torch.randperm(900, generator=generator)]
+close = torch.cat([1 + level[:, None].expand(-1, 2), -torch.ones(900, 2)])  # nearer than float16 can tell
+result["near"] = is_right(torch.ones(3, 2), close), [str(dtype) for dtype in tried]
+same = torch.ones(900, 2)
+result["same"] = fused_best(torch.ones(3, 2), same, None) is None
 
-def cut(values):
-    return (values.contiguous().view(torch.int32) & -8192).view(torch.float32)
+queries, slopes = normal(50, 8), normal(200, 8)
+queries[7, 0], queries[9] = torch.nan, 1e-12 * queries[9]
+index, score = fused_best(queries, slopes, None)
+alone = (index >= 0).nonzero()[:, 0]
+result["spoiled"] = torch.equal(index[alone], truth(queries, slopes).nan_to_num(0).argmax(1)[alone]), int(index[7])
+queries[7] = 0
+index, score = fused_best(queries, slopes, normal(200))
+result["tiny"] = int(index[9]), int((index < 0).sum())
+print(json.dumps(result))
+"""
 
+BOUNDS = """
+import json
 
-truth = queries.double() @ slopes.double().T
-near, rest = [cut(queries), cut(queries - cut(queries))], [cut(slopes), cut(slopes - cut(slopes))]
-once, second, third = (near[a].double() @ rest[b].double().T for a, b in ((0, 0), (1, 0), (0, 1)))
-ratios = [
-    float(((truth - found).abs().amax(1) / bound).max())
-    for found, bound in zip((once, once + second + third), fused_search.score_errors(queries, slopes))
-]
-wide = torch.randn(70, 301, generator=generator) * torch.logspace(-6, 6, 70)[:, None]
-sized = []
-for rows in (wide, wide[:, :7], wide[:, ::3], wide.T):
-    sizes = rows.norm(dim=1), (rows - cut(rows)).norm(dim=1)
-    sized += [float((a / b - 1).abs().max()) for a, b in zip(fused_search._sizes_and_losses(rows), sizes)]
-result = {"same": same, "ties": ties, "alone": alone, "ratios": ratios, "searched": searched, "sized": sized}
+import torch
+
+from proxflow.kernels import fused_search
+from proxflow.kernels.fused_search import _Tile, _factors, _frame, _panel, _imprecision
+
+tile = _Tile(16, 32, 16, 16, 4, 2)
+fused_search._PREPARED_DEPTH = 16
+generator = torch.Generator().manual_seed(0)
+queries = torch.randn(64, 40, generator=generator) * torch.logspace(-3, 1, 64)[:, None]
+slopes = 5 + torch.randn(320, 40, generator=generator) * torch.logspace(-4, 2, 320)[:, None]
+offsets = 1e3 * torch.randn(320, generator=generator)
+result = []
+for dtype in (torch.float16, torch.float32):
+    frame = _frame(queries, slopes, offsets)
+    rows = _factors(queries, torch.zeros_like(frame.centre), frame.largest[0], dtype, tile.rows, tile.depth)
+    panel = _panel(slopes, offsets, frame, dtype, tile)
+    scales = [float(2.0 ** (4 - torch.frexp(each).exponent)) for each in frame.largest]
+    exact = (scales[0] * queries.double()) @ (scales[1] * (slopes.double() - frame.centre.double())).T
+    found = rows.rows.double() @ panel.rows.double().T
+    allowed = rows.size[:, None].double() * panel.error.double()
+    shift = (offsets.double() - frame.level.double()) * scales[0] * scales[1]
+    result.append({
+        "score": float(((found - exact).abs() / allowed).max()),
+        "row": float((rows.lost / rows.size).max() / _imprecision(dtype)),
+        "offset": float((panel.offsets.double() - shift).abs().max() / frame.slack),
+        "group": bool((panel.group_error == panel.error.view(-1, 16).amax(1)).all()),
+        "size": float((rows.size / (scales[0] * queries).norm(dim=1) - 1).abs().max()),
+    })
 print(json.dumps(result))
 """
 
 
-@pytest.fixture(scope="module")
-def found() -> dict[str, Any]:
+def interpreted(script: str) -> Any:
     environment = os.environ | {"TRITON_INTERPRET": "1"}
     result = subprocess.run(
-        [sys.executable, "-c", SCRIPT], env=environment, capture_output=True, text=True, timeout=300
+        [sys.executable, "-c", script], env=environment, capture_output=True, text=True, timeout=300
     )
     if "only 0-dimensional arrays can be converted" in result.stderr:
         pytest.skip("the interpreter of this Triton does not run with numpy 2.4 or later")
@@ -84,30 +128,101 @@ def found() -> dict[str, Any]:
     return json.loads(result.stdout.splitlines()[-1])
 
 
-def test_the_answers_are_those_of_float32(found: dict[str, Any]) -> None:
-    assert all(found["same"])
-    assert found["ties"]
+@pytest.fixture(scope="module")
+def found() -> dict[str, Any]:
+    return dict(interpreted(ANSWERS))
 
 
-def test_a_nan_row_stays_alone(found: dict[str, Any]) -> None:
-    assert found["alone"]
+@pytest.mark.parametrize("inputs", ["described", "sizes", "dtypes", "scales", "first"])
+def test_the_answers_are_those_of_float64(found: dict[str, Any], inputs: str) -> None:
+    assert found[inputs]
+    assert all(found[inputs])
 
 
-def test_what_tf32_loses_stays_within_its_bounds(found: dict[str, Any]) -> None:
-    once, thrice = found["ratios"]
-    assert 0.05 < once <= 1
-    assert 0.001 < thrice <= 1
+def test_the_first_of_tied_slopes_is_the_answer(found: dict[str, Any]) -> None:
+    assert found["tied"]
 
 
-def test_sizes_of_rows_and_of_what_tf32_loses_are_those_of_torch(found: dict[str, Any]) -> None:
-    assert len(found["sized"]) == 8
-    assert max(found["sized"]) < 1e-5
+def test_slopes_that_float16_does_not_tell_apart_are_searched_in_float32(found: dict[str, Any]) -> None:
+    right, tried = found["near"]
+    assert right
+    assert tried == ["torch.float16", "torch.float32"]
 
 
-def test_rows_whose_best_scores_are_near_are_searched_again(found: dict[str, Any]) -> None:
-    """In three products first, and in float32 those that are still near; not all of the tied ones."""
-    calls = found["searched"]
-    assert {precision for precision, _ in calls} == {"tf32", "tf32x3", "ieee"}
-    before = [calls[number - 1] for number, (precision, _) in enumerate(calls) if precision == "ieee"]
-    assert {precision for precision, _ in before} == {"tf32x3"}
-    assert not {("tf32x3", 50), ("ieee", 50)} & {tuple(call) for call in calls}
+def test_too_many_equal_slopes_are_left_to_another_search(found: dict[str, Any]) -> None:
+    assert found["same"]
+
+
+def test_a_row_that_cannot_be_screened_says_so_and_spoils_no_other(found: dict[str, Any]) -> None:
+    others_are_right, of_nan = found["spoiled"]
+    assert others_are_right
+    assert of_nan == -1
+    assert found["tiny"] == [-1, 1]
+
+
+@pytest.mark.parametrize("place", [0, 1], ids=["float16", "float32"])
+def test_what_rounding_loses_stays_within_its_bounds(place: int) -> None:
+    ratios = interpreted(BOUNDS)[place]
+    assert ratios["group"]
+    assert ratios["size"] < 1e-5
+    assert ratios["offset"] <= 1
+    if place == 0:
+        assert 0.05 < ratios["score"] <= 1
+        assert 0.5 < ratios["row"] <= 1
+    else:
+        assert ratios["score"] <= 1
+        assert ratios["row"] == 0
+
+
+def _compiled(name: str, constants: dict[str, Any], capability: int) -> Any:
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    from proxflow.kernels import fused_search
+
+    kernel: Any = getattr(fused_search, name)
+    tile = constants
+    given = "*fp16" if not tile.get("DESCRIBED") else "tensordesc<fp16[{}, {}]>"
+    types = {
+        "queries": given.format(tile.get("ROWS"), tile.get("DEPTH")) if name != "_exact_scores" else "*fp32",
+        "slopes": given.format(tile.get("COLUMNS"), tile.get("DEPTH")) if name != "_exact_scores" else "*fp32",
+        **dict.fromkeys(("kept", "pairs"), "*i64" if name in ("_exact_scores", "_near_slopes") else "*i32"),
+        **dict.fromkeys(("counter", "pair_counter"), "*i32"),
+        **dict.fromkeys(("of_size", "of_loss", "least", "of_spread"), "fp32"),
+        "scores": "*fp64",
+    }
+    floats = (
+        "values centre largest largest_slope sizes losses offsets errors group_errors slack maxima floors given level"
+    )
+    types |= dict.fromkeys((*floats.split(), "spread"), "*fp32")
+    if name == "_rounded":
+        types["kept"] = "*fp16"
+    signature = {key: "constexpr" if key in constants else types.get(key, "i32") for key in kernel.arg_names}
+    source = ASTSource(fn=kernel, signature=signature, constexprs=constants)
+    return triton.compile(source, target=GPUTarget("cuda", capability, 32), options={"num_warps": 8}).asm["ptx"]
+
+
+TILE = {"WHOLE": False, "ROWS": 128, "COLUMNS": 256, "GROUP": 32, "DEPTH": 64, "STAGES": 3}
+KERNELS = [
+    ("_rounded", {"LARGEST": 65504.0, "ROWS": 16, "DEPTH": 128}),
+    ("_bounded", {"GROUP": 128}),
+    ("_group_maxima", TILE | {"DESCRIBED": False}),
+    ("_group_maxima", TILE | {"DESCRIBED": False, "WHOLE": True}),
+    ("_near_groups", {"GROUPS": 16, "ROWS": 128}),
+    ("_near_slopes", {"GROUP": 32, "DEPTH": 64}),
+    ("_exact_scores", {"PAIRS": 8, "DEPTH": 128}),
+]
+
+
+@pytest.mark.parametrize("capability", [80, 90], ids=["Ampere", "Hopper"])
+@pytest.mark.parametrize(("name", "constants"), KERNELS, ids=lambda each: each if isinstance(each, str) else "")
+def test_kernels_compile_for_gpus(name: str, constants: dict[str, Any], capability: int) -> None:
+    assert ".entry" in _compiled(name, constants, capability)
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_the_products_of_hopper_are_those_of_warp_groups_on_tiles_that_descriptors_copy(whole: bool) -> None:
+    code = _compiled("_group_maxima", TILE | {"DESCRIBED": True, "WHOLE": whole}, 90)
+    assert "wgmma.mma_async" in code
+    assert "cp.async.bulk.tensor" in code

@@ -1,169 +1,498 @@
-"""The maximum-affine search on a GPU, in one Triton kernel: scores live in registers and never reach memory.
+"""The maximum-affine search on a GPU in Triton: scores live in registers and never reach memory.
 
-Problem: argmax_j <a_i, b_j> + c_j for B rows and N slopes in float32. Method: a program takes a tile of rows, runs
-through its share of the slopes and keeps the best two scores of each row; the shares are merged at the end. A first
-pass multiplies in TF32, which tensor cores do at many times the rate of float32, and cuts the last 13 bits of a factor.
+Problem: argmax_j <a_i, b_j> + c_j for B rows and N slopes. Method, as ``screened_search`` on a CPU:
 
-Invariant: the answer is that of float32. With u~ and y~ the factors cut, u' and y' what is cut off, a score is off by
+1. rows and slopes are rounded to float16, the slopes about a mean so that they are short, both scaled by powers of two;
+2. one kernel multiplies them and keeps the largest score of each group of slopes, and what the best score of a row is
+   at least;
+3. groups that may hold the best slope of a row are found, and the slopes in them that may be it;
+4. their scores are taken again in float64.
 
-    |<u, y> - <u~, y~>| <= |u'| |y| + |u| |y'|,
+Invariant: with u~ and y~ the factors as rounded,
 
-and a noise vector whose best two scores are nearer than twice that, with a margin for the rounding of sums, is searched
-again with three products, <u~, y~> + <u', y~> + <u~, y'>, which lose 2^-10 of u' and y' at most; what these do not tell
-either, in float32. Where scores are near, as in fits of images, the first pass leaves many vectors, and float32 on its
-own would take as long for them as many products in TF32.
+    |<u, y> - <u~, y~>| <= |u - u~| |y| + |u~| |y - y~|,
 
-Cost: 2 B N d operations in TF32, three times as many for a vector searched again, and one pass over the slopes for the
-bounds; memory for a few numbers a vector and share. Not measured on a GPU yet (``benchmarks/gpu.py`` would): the logic
-is tested in Triton's interpreter.
+and sums in float32 lose k eps |u| |y| at most. A slope whose score could not reach what the best one is at least is not
+the best. The answer is that of float64, whatever rows are searched together. Where too many slopes of a row are near,
+all is done once more with factors in float32.
+
+Cost: 2 B N k operations in float16, a maximum over B N numbers in registers, and B N / 128 of them written and read, or
+B N / 32 where there are many dimensions. The processor waits for the GPU once, at the end.
 """
 
 from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from triton.tools.tensor_descriptor import TensorDescriptor
 
-__all__ = ["fused_argmax", "score_errors"]
+from proxflow.kernels.screening import MARGIN, best_of, centre_and_level, least_norm, sampled, sums_error
 
-_ROWS, _COLUMNS, _DEPTH = 128, 128, 32  # of a tile of scores, and of the parts of factors it is summed from
-_WARPS, _STAGES = 8, 3
-_PROGRAMS = 512  # wanted at once: a few for each multiprocessor of a large GPU
-_SIZED_ROWS, _SIZED_DEPTH = 32, 128  # of the parts of rows that norms are summed from
-_CUT = 2.0**-10  # of a number, what TF32 cuts off at most
-_KEPT_BITS = tl.constexpr(-(1 << 13))  # of a float32: TF32 does not have the last 13
+__all__ = ["fused_best"]
+
+_ROWS_AT_ONCE = 1 << 14  # of a block
+_NUMBERS_AT_ONCE, _MAXIMA_AT_ONCE = 1 << 27, 1 << 26  # of a panel, and of a block with one
+_WAVES = 8  # of programs on all multiprocessors, at most
+_PREPARED_ROWS, _PREPARED_DEPTH = 16, 128  # of the parts that factors are rounded in
+_NEAR_GROUPS, _NEAR_ROWS = 16, 128  # of the parts that groups are kept from
+_NEAR_DEPTH, _EXACT_PAIRS, _EXACT_DEPTH = 64, 8, 128  # of the parts that scores are summed from
+_NEAR_PROGRAMS = 32  # for each multiprocessor
+_GROUPS_KEPT, _SLOPES_KEPT = 32, 32  # of a row in the mean, at most
+_PRECISIONS = (torch.float16, torch.float32)
+
+
+@dataclass(frozen=True)
+class _Tile:
+    """How one kernel multiplies.
+
+    Attributes:
+        rows: of a tile of scores.
+        columns: of it.
+        group: columns whose maximum is taken together.
+        depth: of the parts of factors that a tile is summed from.
+        warps: that work on a tile.
+        stages: of parts that are on their way.
+    """
+
+    rows: int
+    columns: int
+    group: int
+    depth: int
+    warps: int
+    stages: int
+
+
+@functools.cache
+def _tile(dtype: torch.dtype, depth: int, shared_memory: int) -> _Tile:
+    """For rows of so many numbers, on a GPU whose programs have so many bytes of shared memory."""
+    part = max(16, min(64, triton.next_power_of_2(depth)))
+    if dtype == torch.float32:
+        return _Tile(128, 128, 128, min(32, part), 8, 2)
+    if depth <= part:
+        return _Tile(64, 256, 128, part, 4, 3 if part > 32 else 4)
+    if shared_memory < 1 << 17:
+        return _Tile(128, 128, 32 if depth > 256 else 128, part, 8, 2)
+    return _Tile(128, 256, 32 if depth > 256 else 128, part, 8, 3)
 
 
 @triton.jit
-def _best_two(
-    queries, slopes, offsets, firsts, seconds, places, rows, columns, depth, share, query_stride, slope_stride,
-    WITH_OFFSETS: tl.constexpr, PRECISION: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr,
+def _scaled_by(largest):
+    """The power of two that takes a positive float32 to about 2^4, one of 2^-100 to 2^100."""
+    exponent = (tl.load(largest).to(tl.int32, bitcast=True) >> 23) & 255
+    return ((tl.minimum(tl.maximum(257 - exponent, 27), 227)) << 23).to(tl.float32, bitcast=True)
+
+
+@triton.jit(do_not_specialize=["rows"])
+def _rounded(
+    values, centre, largest, kept, sizes, losses, rows, depth, stride, kept_rows, kept_depth,
+    LARGEST: tl.constexpr, ROWS: tl.constexpr, DEPTH: tl.constexpr,
 ):  # fmt: skip
-    """Best and second score of a tile of rows among a share of the slopes, and the place of the best."""
+    """Rows about a centre and scaled, as they are kept, with zeros beyond; norms, and those of what rounding takes."""
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
-    begin = tl.program_id(1) * share
-    end = tl.minimum(begin + share, columns)
-    first = tl.full((ROWS,), float("-inf"), tl.float32)
-    second = tl.full((ROWS,), float("-inf"), tl.float32)
-    place = tl.full((ROWS,), 0, tl.int64) + begin
-    for left in range(begin, end, COLUMNS):
-        column = left + tl.arange(0, COLUMNS)
-        far = column.to(tl.int64) * slope_stride
-        scores = tl.zeros((ROWS, COLUMNS), tl.float32)
-        for start in range(0, depth, DEPTH):
-            part = start + tl.arange(0, DEPTH)
-            a = tl.load(
-                queries + row[:, None] * query_stride + part[None, :],
-                mask=(row[:, None] < rows) & (part[None, :] < depth),
-                other=0.0,
-            )
-            b = tl.load(
-                slopes + far[None, :] + part[:, None], mask=(column[None, :] < end) & (part[:, None] < depth), other=0.0
-            )
-            scores = tl.dot(a, b, scores, input_precision=PRECISION)
-        if WITH_OFFSETS:
-            scores += tl.load(offsets + column, mask=column < end, other=0.0)[None, :]
-        scores = tl.where((column[None, :] < end) & (scores == scores), scores, float("-inf"))  # no NaN
-        found, at = tl.max(scores, axis=1, return_indices=True)
-        others = tl.where(tl.arange(0, COLUMNS)[None, :] == at[:, None], float("-inf"), scores)
-        better = found > first
-        second = tl.maximum(tl.where(better, first, found), tl.where(better, tl.max(others, axis=1), second))
-        place = tl.where(better, left + at, place)
-        first = tl.where(better, found, first)
-    to = tl.program_id(1) * rows + row
-    tl.store(firsts + to, first, mask=row < rows)
-    tl.store(seconds + to, second, mask=row < rows)
-    tl.store(places + to, place, mask=row < rows)
-
-
-@triton.jit
-def _row_sizes(values, sizes, losses, rows, depth, stride, ROWS: tl.constexpr, DEPTH: tl.constexpr):
-    """|y| of each row y, and |y - y~| with y~ cut to TF32; rounding to TF32 loses no more than cutting does."""
-    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    scale = _scaled_by(largest)
     size = tl.zeros((ROWS,), tl.float32)
     loss = tl.zeros((ROWS,), tl.float32)
-    for start in range(0, depth, DEPTH):
+    for start in range(0, kept_depth, DEPTH):
         part = start + tl.arange(0, DEPTH)
         inside = (row[:, None] < rows) & (part[None, :] < depth)
-        y = tl.load(values + row[:, None] * stride + part[None, :], mask=inside, other=0.0)
-        lost = y - (y.to(tl.int32, bitcast=True) & _KEPT_BITS).to(tl.float32, bitcast=True)
+        middle = tl.load(centre + part, mask=part < depth, other=0.0)
+        given = tl.load(values + row[:, None] * stride + part[None, :], mask=inside, other=0.0)
+        y = tl.where(inside, (given.to(middle.dtype) - middle[None, :]) * scale, 0.0).to(tl.float32)
+        short = tl.minimum(tl.maximum(y, -LARGEST), LARGEST).to(kept.dtype.element_ty)
+        whole = (row[:, None] < kept_rows) & (part[None, :] < kept_depth)
+        tl.store(kept + row[:, None] * kept_depth + part[None, :], short, mask=whole)
+        lost = y - short.to(tl.float32)
         size += tl.sum(y * y, axis=1)
         loss += tl.sum(lost * lost, axis=1)
-    tl.store(sizes + row, tl.sqrt(size), mask=row < rows)
-    tl.store(losses + row, tl.sqrt(loss), mask=row < rows)
+    tl.store(sizes + row, tl.sqrt(size), mask=row < kept_rows)
+    tl.store(losses + row, tl.sqrt(loss), mask=row < kept_rows)
 
 
-def fused_argmax(queries: Tensor, slopes: Tensor, offsets: Tensor | None = None) -> Tensor:
-    """argmax_j <queries_i, slopes_j> + offsets_j in float32, the lowest j on an exact tie.
+@triton.jit(do_not_specialize=["count"])
+def _bounded(
+    given, level, spread, largest, largest_slope, sizes, losses, offsets, errors, group_errors, slack, count, stride,
+    of_size, of_loss, least, of_spread, GROUP: tl.constexpr,
+):  # fmt: skip
+    """Offsets about a level and scaled, -inf beyond them; errors of scores for rows of norm 1 and of groups; slack."""
+    group = tl.program_id(0)
+    column = group * GROUP + tl.arange(0, GROUP)
+    inside = column < count
+    value = tl.load(given + column.to(tl.int64) * stride, mask=inside, other=0.0) - tl.load(level)
+    scale = _scaled_by(largest) * _scaled_by(largest_slope)
+    tl.store(offsets + column, tl.where(inside, value * scale, float("-inf")).to(tl.float32))
+    tl.store(slack, (of_spread * tl.load(spread) * scale).to(tl.float32))
+    error = of_size * tl.load(sizes + column) + of_loss * tl.load(losses + column) + least
+    tl.store(errors + column, error)
+    tl.store(group_errors + group, tl.max(error, axis=0))
+
+
+@triton.jit
+def _part(factors, at, start, depth, COUNT: tl.constexpr, DEPTH: tl.constexpr, DESCRIBED: tl.constexpr):
+    """(COUNT, DEPTH) numbers of factors, from row ``at`` and number ``start`` on."""
+    if DESCRIBED:
+        part = factors.load([at, start])
+    else:
+        part = tl.load(factors + (at + tl.arange(0, COUNT))[:, None] * depth + start + tl.arange(0, DEPTH)[None, :])
+    return part
+
+
+@triton.jit
+def _keep_maxima(
+    scores, offsets, errors, maxima, floor, size, row, left, rows,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr, GROUP: tl.constexpr,
+):  # fmt: skip
+    """The largest of each group, to memory; what the largest of all is at least is raised."""
+    PARTS: tl.constexpr = COLUMNS // GROUP
+    scores += tl.load(offsets + left + tl.arange(0, COLUMNS))[None, :]
+    best = tl.max(tl.reshape(scores, (ROWS, PARTS, GROUP)), axis=2)
+    group = left // GROUP + tl.arange(0, PARTS)
+    tl.store(maxima + group[None, :] * rows + row[:, None], best)
+    return tl.maximum(floor, tl.max(best - tl.load(errors + group)[None, :] * size[:, None], axis=1))
+
+
+@triton.jit
+def _group_maxima(
+    queries, slopes, offsets, errors, sizes, slack, maxima, floors, columns, depth, share, rows,
+    WHOLE: tl.constexpr, DESCRIBED: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, GROUP: tl.constexpr,
+    DEPTH: tl.constexpr, STAGES: tl.constexpr,
+):  # fmt: skip
+    """The largest score of each group for a tile of rows; floors are raised to what the largest of all is at least."""
+    top = tl.program_id(0) * ROWS
+    row = top + tl.arange(0, ROWS)
+    begin = tl.program_id(1) * share
+    end = tl.minimum(begin + share, columns)
+    size = tl.load(sizes + row)
+    floor = tl.full((ROWS,), float("-inf"), tl.float32)
+    if WHOLE:
+        a = _part(queries, top, 0, depth, ROWS, DEPTH, DESCRIBED)
+        for left in tl.range(begin, end, COLUMNS, num_stages=STAGES):
+            b = _part(slopes, left, 0, depth, COLUMNS, DEPTH, DESCRIBED)
+            scores = tl.dot(a, b.T, input_precision="ieee")
+            floor = _keep_maxima(scores, offsets, errors, maxima, floor, size, row, left, rows, ROWS, COLUMNS, GROUP)
+    else:
+        for left in tl.range(begin, end, COLUMNS, num_stages=STAGES, flatten=True):
+            scores = tl.zeros((ROWS, COLUMNS), tl.float32)
+            for start in range(0, depth, DEPTH):
+                a = _part(queries, top, start, depth, ROWS, DEPTH, DESCRIBED)
+                b = _part(slopes, left, start, depth, COLUMNS, DEPTH, DESCRIBED)
+                scores = tl.dot(a, b.T, scores, input_precision="ieee")
+            floor = _keep_maxima(scores, offsets, errors, maxima, floor, size, row, left, rows, ROWS, COLUMNS, GROUP)
+    tl.atomic_max(floors + row, floor - tl.load(slack))  # a NaN there stays
+
+
+@triton.jit
+def _near_groups(maxima, errors, sizes, floors, slack, kept, counter, capacity, groups, rows,
+                 GROUPS: tl.constexpr, ROWS: tl.constexpr):  # fmt: skip
+    """Pairs of a row and a group that may hold its best slope, in any order; counted beyond the capacity too."""
+    group = tl.program_id(1) * GROUPS + tl.arange(0, GROUPS)
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    inside = (group < groups)[:, None] & (row < rows)[None, :]
+    best = tl.load(maxima + group[:, None] * rows + row[None, :], mask=inside, other=float("-inf"))
+    error = tl.load(errors + group, mask=group < groups, other=0.0)
+    size = tl.load(sizes + row, mask=row < rows, other=0.0)
+    floor = tl.load(floors + row, mask=row < rows, other=float("inf")) - tl.load(slack)
+    near = inside & (best + error[:, None] * size[None, :] >= floor[None, :])
+    flat = tl.reshape(near.to(tl.int32), (GROUPS * ROWS,))
+    count = tl.sum(flat, axis=0)
+    if count > 0:
+        at = tl.atomic_add(counter, count) + tl.cumsum(flat, axis=0) - 1
+        fits = (flat > 0) & (at < capacity)
+        of_row = tl.reshape(tl.broadcast_to(row[None, :], (GROUPS, ROWS)), (GROUPS * ROWS,))
+        of_group = tl.reshape(tl.broadcast_to(group[:, None], (GROUPS, ROWS)), (GROUPS * ROWS,))
+        tl.store(kept + at, of_row, mask=fits)
+        tl.store(kept + capacity + at, of_group, mask=fits)
+
+
+@triton.jit(do_not_specialize=["top", "left"])
+def _near_slopes(
+    pairs, pair_counter, pair_capacity, queries, slopes, offsets, errors, sizes, floors, slack, kept, counter,
+    capacity, depth, top, left, GROUP: tl.constexpr, DEPTH: tl.constexpr,
+):  # fmt: skip
+    """Slopes of these groups that may be the best of a row."""
+    count = tl.minimum(tl.load(pair_counter), pair_capacity)
+    for pair in range(tl.program_id(0), count, tl.num_programs(0)):
+        row = tl.load(pairs + pair)
+        column = tl.load(pairs + pair_capacity + pair) * GROUP + tl.arange(0, GROUP)
+        sums = tl.zeros((GROUP, DEPTH), tl.float32)
+        for start in range(0, depth, DEPTH):
+            part = start + tl.arange(0, DEPTH)
+            a = tl.load(queries + row * depth + part, mask=part < depth, other=0.0).to(tl.float32)
+            b = tl.load(slopes + column[:, None] * depth + part[None, :], mask=part[None, :] < depth, other=0.0)
+            sums += a[None, :] * b.to(tl.float32)
+        ceiling = tl.sum(sums, axis=1) + tl.load(offsets + column) + tl.load(errors + column) * tl.load(sizes + row)
+        near = (ceiling >= tl.load(floors + row) - tl.load(slack)).to(tl.int32)
+        found = tl.sum(near, axis=0)
+        if found > 0:
+            at = tl.atomic_add(counter, found) + tl.cumsum(near, axis=0) - 1
+            fits = (near > 0) & (at < capacity)
+            tl.store(kept + at, (tl.zeros((GROUP,), tl.int32) + row + top).to(tl.int64), mask=fits)
+            tl.store(kept + capacity + at, column.to(tl.int64) + left, mask=fits)
+
+
+@triton.jit(do_not_specialize=["count"])
+def _exact_scores(kept, capacity, queries, slopes, offsets, scores, count, depth, query_stride, slope_stride,
+                  offset_stride, PAIRS: tl.constexpr, DEPTH: tl.constexpr):  # fmt: skip
+    """Scores in float64."""
+    pair = tl.program_id(0) * PAIRS + tl.arange(0, PAIRS)
+    inside = pair < count
+    row = tl.load(kept + pair, mask=inside, other=0)
+    column = tl.load(kept + capacity + pair, mask=inside, other=0)
+    score = tl.load(offsets + column * offset_stride, mask=inside, other=0.0).to(tl.float64)
+    for start in range(0, depth, DEPTH):
+        part = start + tl.arange(0, DEPTH)
+        used = inside[:, None] & (part < depth)[None, :]
+        a = tl.load(queries + row[:, None] * query_stride + part[None, :], mask=used, other=0.0).to(tl.float64)
+        b = tl.load(slopes + column[:, None] * slope_stride + part[None, :], mask=used, other=0.0).to(tl.float64)
+        score += tl.sum(a * b, axis=1)
+    tl.store(scores + pair, score, mask=inside)
+
+
+def fused_best(queries: Tensor, slopes: Tensor, offsets: Tensor | None) -> tuple[Tensor, Tensor] | None:
+    """argmax_j <queries_i, slopes_j> + offsets_j, the lowest j on an exact tie; None where too many scores are near.
 
     Args:
-        queries: (B, k) float32 on a GPU, B >= 1.
-        slopes: (N, k).
+        queries: (B, k) on a GPU, B >= 1.
+        slopes: (N, k), of the same dtype, or of float16 or bfloat16.
         offsets: (N,), or None for zeros.
 
     Returns:
-        (B,) int64. A row with a NaN gives some index.
+        index: (B,) int64, -1 for rows that must be searched in another way: those with numbers that are not finite, or
+            far smaller than those of other rows.
+        score: (B,) float64, of the best; -inf without one.
     """
-    once, thrice = score_errors(queries, slopes)
-    best, lead = _searched(queries, slopes, offsets, "tf32")
-    doubtful = torch.nonzero(~(lead > 2 * once))[:, 0]
-    if len(doubtful):
-        best[doubtful], lead = _searched(queries[doubtful], slopes, offsets, "tf32x3")
-        doubtful = doubtful[~(lead > 2 * thrice[doubtful])]
-    if len(doubtful):
-        best[doubtful], _ = _searched(queries[doubtful], slopes, offsets, "ieee")
-    return best
-
-
-def score_errors(queries: Tensor, slopes: Tensor) -> tuple[Tensor, Tensor]:
-    """How far any score of a row may be off by one product in TF32, and by three, (B,) each."""
-    query_size, query_lost = _sizes_and_losses(queries)
-    size, lost = (part.max() for part in _sizes_and_losses(slopes))
-    sums = 2 * queries.shape[1] ** 0.5 * torch.finfo(torch.float32).eps * query_size * size
-    once = query_lost * size + query_size * lost
-    return once + sums, _CUT * once + query_lost * lost + sums
-
-
-def _sizes_and_losses(values: Tensor) -> tuple[Tensor, Tensor]:
-    """Norms of rows, and of what TF32 cuts off them, (N,) each, by one pass over the rows and no copy of them."""
-    values = _with_close_columns(values)
-    sizes, losses = values.new_empty(2, len(values))
-    with torch.cuda.device_of(values):
-        _row_sizes[(triton.cdiv(len(values), _SIZED_ROWS),)](
-            values, sizes, losses, len(values), values.shape[1], values.stride(0),
-            ROWS=_SIZED_ROWS, DEPTH=_SIZED_DEPTH,
-        )  # fmt: skip
-    return sizes, losses
+    if offsets is None:
+        offsets = queries.new_zeros(()).expand(len(slopes))
+    queries, slopes = _with_close_columns(queries), _with_close_columns(slopes)
+    with torch.cuda.device_of(queries):
+        for dtype in _PRECISIONS:
+            found = _screened(queries, slopes, offsets, dtype)
+            if found is not None:
+                return found
+    return None
 
 
 def _with_close_columns(values: Tensor) -> Tensor:
     return values if values.stride(1) == 1 else values.contiguous()
 
 
-def _searched(queries: Tensor, slopes: Tensor, offsets: Tensor | None, precision: str) -> tuple[Tensor, Tensor]:
-    """The place of the best score and its lead over the second, (B,) each."""
-    queries, slopes = _with_close_columns(queries), _with_close_columns(slopes)
-    rows, columns = len(queries), len(slopes)
-    tiles = triton.cdiv(rows, _ROWS)
-    shares = max(1, min(triton.cdiv(_PROGRAMS, max(1, tiles)), triton.cdiv(columns, _COLUMNS)))
-    share = triton.cdiv(triton.cdiv(columns, shares), _COLUMNS) * _COLUMNS
-    shares = triton.cdiv(columns, share)
-    firsts, seconds = queries.new_empty(2, shares, rows)
-    places = torch.empty(shares, rows, dtype=torch.int64, device=queries.device)
-    with torch.cuda.device_of(queries):
-        _best_two[tiles, shares](
-            queries, slopes, queries if offsets is None else offsets.contiguous(), firsts, seconds, places,
-            rows, columns, queries.shape[1], share, queries.stride(0), slopes.stride(0),
-            WITH_OFFSETS=offsets is not None, PRECISION=precision,
-            ROWS=_ROWS, COLUMNS=_COLUMNS, DEPTH=_DEPTH, num_warps=_WARPS, num_stages=_STAGES,
+@dataclass(frozen=True)
+class _Factors:
+    """Rows as they are multiplied.
+
+    Attributes:
+        rows: (n, k), zeros beyond the given ones.
+        size: (n,) norms about the centre, float32.
+        lost: (n,) norms of what rounding took off.
+    """
+
+    rows: Tensor
+    size: Tensor
+    lost: Tensor
+
+    def block(self, left: int, count: int) -> _Factors:
+        """Some of the rows."""
+        part = slice(left, left + count)
+        return _Factors(self.rows[part], self.size[part], self.lost[part])
+
+
+@dataclass(frozen=True)
+class _Panel:
+    """Slopes as they are multiplied.
+
+    Attributes:
+        rows: (n, k), zeros beyond the given ones.
+        offsets: (n,) float32, -inf beyond the given ones.
+        error: (n,), of a score, for a row of norm 1.
+        group_error: (groups,), the largest of a group.
+    """
+
+    rows: Tensor
+    offsets: Tensor
+    error: Tensor
+    group_error: Tensor
+
+
+@dataclass(frozen=True)
+class _Frame:
+    """What rows, slopes and offsets are taken about, and how they are scaled.
+
+    Attributes:
+        centre: (k,), of slopes.
+        level: (), of offsets.
+        spread: (), that no offset is further from the level.
+        largest: (), the largest number of rows, and about that of slopes about the centre, float32.
+        slack: () float32, of any score, as scaled, that is lost in sums with offsets; known with the first panel.
+    """
+
+    centre: Tensor
+    level: Tensor
+    spread: Tensor
+    largest: tuple[Tensor, Tensor]
+    slack: Tensor
+
+
+@dataclass(frozen=True)
+class _Survivors:
+    """Room for slopes that may be the best of a row.
+
+    Attributes:
+        kept: (2, capacity) int64, rows and slopes.
+        counters: (n,) int32; how many slopes, and how many groups for each block and panel, those without room too.
+    """
+
+    kept: Tensor
+    counters: Tensor
+
+
+def _screened(queries: Tensor, slopes: Tensor, offsets: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor] | None:
+    tile = _tile(dtype, queries.shape[1], _shared_memory(queries.device))
+    frame = _frame(queries, slopes, offsets)
+    rows = _factors(queries, torch.zeros_like(frame.centre), frame.largest[0], dtype, tile.rows, tile.depth)
+    clear = rows.lost <= rows.size * _imprecision(dtype)  # no NaN
+    floor = torch.where(clear, -torch.inf, torch.nan)  # nothing reaches the latter
+    floor[len(queries) :] = torch.nan
+    tops = range(0, len(floor), _ROWS_AT_ONCE)
+    most = min(_NUMBERS_AT_ONCE // rows.rows.shape[1], _MAXIMA_AT_ONCE * tile.group // min(_ROWS_AT_ONCE, len(floor)))
+    count = max(1, most // tile.columns) * tile.columns
+    lefts = range(0, len(slopes), count)
+    kept = torch.empty(2, _SLOPES_KEPT * len(floor), dtype=torch.int64, device=floor.device)
+    room = _Survivors(kept, torch.zeros(1 + len(lefts) * len(tops), dtype=torch.int32, device=floor.device))
+    for number, left in enumerate(lefts):
+        chunk = slice(left, left + count)
+        panel = _panel(slopes[chunk], offsets[chunk], frame, dtype, tile)
+        for place, top in enumerate(tops):
+            its_floor = floor[top : top + _ROWS_AT_ONCE]
+            counter = room.counters[1 + number * len(tops) + place :]
+            _keep_survivors(
+                rows.block(top, _ROWS_AT_ONCE), panel, frame.slack, its_floor, tile, room, counter, top, left
+            )
+    found, *groups = room.counters.tolist()
+    if found > kept.shape[1] or max(groups) > _GROUPS_KEPT * min(_ROWS_AT_ONCE, len(floor)):
+        return None
+    score = _scores(queries, slopes, offsets, kept, found)
+    return best_of(kept[0, :found], kept[1, :found], score, len(queries), len(slopes))
+
+
+def _frame(queries: Tensor, slopes: Tensor, offsets: Tensor) -> _Frame:
+    centre, level = centre_and_level(slopes, offsets)
+    slope = torch.linalg.vector_norm(sampled(slopes) - centre, torch.inf).float()
+    row = torch.linalg.vector_norm(queries, torch.inf).float()
+    spread = torch.linalg.vector_norm(offsets, torch.inf) + level.abs()
+    return _Frame(centre, level, spread, (row, slope), torch.empty_like(row))
+
+
+def _imprecision(dtype: torch.dtype) -> float:
+    """Of a row by rounding, relative to it, at most; those that lose more are not searched in this way."""
+    return 0.5 * torch.finfo(dtype).eps
+
+
+def _factors(
+    values: Tensor, centre: Tensor, largest: Tensor, dtype: torch.dtype, row_step: int, depth_step: int
+) -> _Factors:
+    count, depth = values.shape
+    kept_rows, kept_depth = (triton.cdiv(n, step) * step for n, step in ((count, row_step), (depth, depth_step)))
+    kept = torch.empty(kept_rows, kept_depth, dtype=dtype, device=values.device)
+    sizes, losses = torch.empty(2, kept_rows, device=values.device)
+    _rounded[(triton.cdiv(kept_rows, _PREPARED_ROWS),)](
+        values, centre, largest, kept, sizes, losses, count, depth, values.stride(0), kept_rows, kept_depth,
+        LARGEST=torch.finfo(dtype).max, ROWS=_PREPARED_ROWS, DEPTH=_PREPARED_DEPTH,
+    )  # fmt: skip
+    return _Factors(kept, sizes, losses)
+
+
+def _panel(slopes: Tensor, given: Tensor, frame: _Frame, dtype: torch.dtype, tile: _Tile) -> _Panel:
+    factors = _factors(slopes, frame.centre, frame.largest[1], dtype, tile.columns, tile.depth)
+    columns, groups = len(factors.rows), len(factors.rows) // tile.group
+    offsets, error = torch.empty(2, columns, device=slopes.device)
+    group_error = torch.empty(groups, device=slopes.device)
+    imprecision, depth = _imprecision(dtype), slopes.shape[1]
+    of_size, of_loss = MARGIN * (imprecision + sums_error(depth + 2)), MARGIN * (1 + imprecision)
+    _bounded[(groups,)](
+        given, frame.level, frame.spread, *frame.largest, factors.size, factors.lost, offsets, error, group_error,
+        frame.slack, len(given), given.stride(0), of_size, of_loss, 2 * least_norm(depth),
+        2 * MARGIN * torch.finfo(torch.float32).eps, GROUP=tile.group,
+    )  # fmt: skip
+    return _Panel(factors.rows, offsets, error, group_error)
+
+
+def _keep_survivors(
+    block: _Factors,
+    panel: _Panel,
+    slack: Tensor,
+    floor: Tensor,
+    tile: _Tile,
+    room: _Survivors,
+    counter: Tensor,
+    top: int,
+    left: int,
+) -> None:
+    """Keep rows and slopes, by number, of scores that may be the largest; raises the floor in place."""
+    (rows, depth), columns, groups = block.rows.shape, len(panel.rows), len(panel.group_error)
+    tiles, processors = rows // tile.rows, _processors(floor.device)
+    shares = _shares(tiles, columns // tile.columns, processors)
+    share = triton.cdiv(columns // tile.columns, shares) * tile.columns
+    maxima, described = floor.new_empty(groups, rows), _describes(floor.device)
+    factors = (
+        TensorDescriptor.from_tensor(values, [count, tile.depth]) if described else values
+        for values, count in ((block.rows, tile.rows), (panel.rows, tile.columns))
+    )
+    _group_maxima[tiles, triton.cdiv(columns, share)](
+        *factors, panel.offsets, panel.group_error, block.size, slack, maxima, floor, columns, depth, share, rows,
+        WHOLE=depth == tile.depth, DESCRIBED=described, ROWS=tile.rows, COLUMNS=tile.columns, GROUP=tile.group,
+        DEPTH=tile.depth, STAGES=tile.stages, num_warps=tile.warps, num_stages=tile.stages,
+    )  # fmt: skip
+    capacity = _GROUPS_KEPT * rows
+    pairs = torch.empty(2, capacity, dtype=torch.int32, device=floor.device)
+    _near_groups[triton.cdiv(rows, _NEAR_ROWS), triton.cdiv(groups, _NEAR_GROUPS)](
+        maxima, panel.group_error, block.size, floor, slack, pairs, counter, capacity, groups, rows,
+        GROUPS=_NEAR_GROUPS, ROWS=_NEAR_ROWS,
+    )  # fmt: skip
+    _near_slopes[(min(_NEAR_PROGRAMS * processors, capacity),)](
+        pairs, counter, capacity, block.rows, panel.rows, panel.offsets, panel.error, block.size, floor, slack,
+        room.kept, room.counters, room.kept.shape[1], depth, top, left, GROUP=tile.group, DEPTH=_NEAR_DEPTH,
+    )  # fmt: skip
+
+
+def _scores(queries: Tensor, slopes: Tensor, offsets: Tensor, kept: Tensor, count: int) -> Tensor:
+    scores = torch.empty(count, dtype=torch.float64, device=queries.device)
+    if count:
+        _exact_scores[(triton.cdiv(count, _EXACT_PAIRS),)](
+            kept, kept.shape[1], queries, slopes, offsets, scores, count, queries.shape[1], queries.stride(0),
+            slopes.stride(0), offsets.stride(0), PAIRS=_EXACT_PAIRS, DEPTH=_EXACT_DEPTH,
         )  # fmt: skip
-    return _merged(firsts, seconds, places)
+    return scores
 
 
-def _merged(firsts: Tensor, seconds: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
-    """Place and lead over all shares, from best and second (shares, B) of each; the first share on a tie."""
-    value = firsts.amax(0)
-    winner = (firsts == value).int().argmax(0, keepdim=True)
-    others = firsts.scatter(0, winner, seconds.gather(0, winner))
-    return places.gather(0, winner)[0], value - others.amax(0)
+@functools.cache
+def _shares(tiles: int, steps: int, processors: int) -> int:
+    """Parts of the columns, one after another, that leave few multiprocessors idle."""
+
+    def busy(shares: int) -> float:
+        programs = tiles * shares
+        return programs / float(triton.cdiv(programs, processors) * processors)
+
+    return max(range(1, max(1, min(steps, _WAVES * processors // tiles)) + 1), key=busy)
+
+
+@functools.cache
+def _processors(device: torch.device) -> int:
+    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1
+
+
+@functools.cache
+def _shared_memory(device: torch.device) -> int:
+    """Bytes for a program."""
+    known: Any = torch.cuda.get_device_properties(device) if device.type == "cuda" else None
+    return 1 << 18 if known is None else int(known.shared_memory_per_block_optin)
+
+
+@functools.cache
+def _describes(device: torch.device) -> bool:
+    """Whether the GPU copies tiles by descriptors (Hopper or later)."""
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (9, 0)

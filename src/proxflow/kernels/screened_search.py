@@ -17,25 +17,29 @@ Cost: 2 B N d operations in bfloat16 and a maximum over B N numbers of 16 bits; 
 from __future__ import annotations
 
 import functools
-import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from proxflow.kernels.screening import (
+    LEAST_SIZE,
+    MARGIN,
+    best_survivors,
+    centre_and_level,
+    least_norm,
+    sampled,
+    sums_error,
+)
+
 __all__ = ["Panels", "can_screen", "keeps_panels", "panels_to_keep", "screened_best"]
 
 _ROWS, _SCORES = 512, 1 << 22  # of a block, which is to stay in a cache
 _GROUP = 128  # slopes whose maximum is taken together
-_SAMPLE = 256  # slopes that give a first floor
 _ROUNDING = 2.0**-8  # of bfloat16, relative
-_MARGIN = 1.01  # for the roundings of the bounds themselves
-_RELATIVE = _MARGIN * _ROUNDING  # how far a result in bfloat16 may be off, relative to itself
+_RELATIVE = MARGIN * _ROUNDING  # how far a result in bfloat16 may be off, relative to itself
 _CENTRED = 1 << 18  # numbers of slopes whose centre is taken off at once, in a cache
 _MOST_SURVIVORS = 32  # of a row: with more, screening does not pay
-_LEAST_SQUARED = 2.0**-63  # a number whose square float32 has: smaller ones, and their products, may count as 0
-_LEAST_SIZE = 2.0**-30  # of a query, to which numbers of that size are rounding
-_AT_ONCE = 1 << 17  # numbers that scores in float64 are taken of
 _LEAST_ROWS, _LEAST_COLUMNS, _LEAST_DEPTH, _LEAST_WORK = 256, 8192, 16, 1 << 28  # that repay the rounding of slopes
 _FEWEST_ROWS, _FEW_ROWS = 32, 1024  # between which panels that are kept make a search quicker
 _MOST_KEPT = 1 << 28  # bytes of panels that are kept
@@ -79,8 +83,8 @@ class _Panel:
 
     def error(self, imprecision: float) -> Tensor:
         """How far <u, slope> may be off for |u| = 1, of which rounding takes off ``imprecision``, (groups, group)."""
-        size = self.size * (_MARGIN * (imprecision + _sums(self.rows.shape[1])))
-        return size.add_(self.lost, alpha=_MARGIN * (1 + imprecision))
+        size = self.size * (MARGIN * (imprecision + sums_error(self.rows.shape[1])))
+        return size.add_(self.lost, alpha=MARGIN * (1 + imprecision))
 
 
 @dataclass(frozen=True)
@@ -94,7 +98,7 @@ class Panels:
 def panels_to_keep(slopes: Tensor, offsets: Tensor) -> Panels:
     """For searches of few rows each, which round the slopes most of the time; 2 (k + 2) + 8 bytes a slope."""
     slopes, columns = slopes.detach(), _columns(_LEAST_ROWS)
-    centre, level = _centre(slopes, offsets)
+    centre, level = centre_and_level(slopes, offsets)
     chunks = (slice(left, left + columns) for left in range(0, len(slopes), columns))
     return Panels(columns, tuple(_panel(slopes[chunk], offsets[chunk], centre, level) for chunk in chunks))
 
@@ -122,10 +126,10 @@ def screened_best(
     """
     if offsets is None:
         offsets = queries.new_zeros(()).expand(len(slopes))
-    centre, level = _centre(slopes, offsets)
-    floor = _sampled_floor(queries, _sampled(slopes).to(queries.dtype) - centre, _sampled(offsets) - level)
+    centre, level = centre_and_level(slopes, offsets)
+    floor = _sampled_floor(queries, sampled(slopes).to(queries.dtype) - centre, sampled(offsets) - level)
     sizes, imprecision = _sizes(queries)
-    floor[sizes < _LEAST_SIZE] = torch.nan  # nothing reaches it
+    floor[sizes < LEAST_SIZE] = torch.nan  # nothing reaches it
     columns = _columns(len(queries)) if kept is None else kept.columns
     blocks = [_with_ones(rows) for rows in queries.split(_SCORES // columns)]
     buffer = torch.empty(_SCORES, dtype=torch.bfloat16, device=slopes.device)
@@ -143,7 +147,7 @@ def screened_best(
             if max(len(row) / block.shape[1], count / len(queries)) > _MOST_SURVIVORS:
                 return None
             survivors.append((row + rows.start, column + left, ceiling))
-    return _best_survivors(queries, slopes, offsets, floor, survivors)
+    return best_survivors(queries, slopes, offsets, floor, survivors)
 
 
 def _columns(rows: int) -> int:
@@ -151,25 +155,10 @@ def _columns(rows: int) -> int:
     return _GROUP * (_SCORES // _GROUP // min(max(rows, _LEAST_ROWS), _ROWS))
 
 
-def _sums(columns: int) -> float:
-    """How far a sum of so many products in float32 may be off, relative to the sizes of its factors."""
-    return columns * torch.finfo(torch.float32).eps
-
-
-def _sampled(slopes: Tensor) -> Tensor:
-    """Some of the slopes, or of their offsets."""
-    return slopes[:: -(-len(slopes) // _SAMPLE)]
-
-
-def _centre(slopes: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor]:
-    """That slopes, (k,), and offsets, (), are taken about."""
-    return _sampled(slopes).to(offsets.dtype).mean(0), _sampled(offsets).mean()
-
-
 def _norms(rows: Tensor) -> Tensor:
     """Of rows (n, k), no less than they are, (n,): what squares lose that float32 does not have is added."""
     norms: Tensor = torch.linalg.vector_norm(rows, dim=1)
-    return norms + _LEAST_SQUARED * math.sqrt(rows.shape[1] + 2)
+    return norms + least_norm(rows.shape[1])
 
 
 def _sizes(queries: Tensor) -> tuple[Tensor, float]:
@@ -201,7 +190,7 @@ def _panel(slopes: Tensor, offsets: Tensor, centre: Tensor, level: Tensor) -> _P
     rows[:count, depth + 1] = offsets - rows[:count, depth]
     rows[count:] = 0
     rows[count:, depth] = -torch.inf
-    offset_lost = _MARGIN * float(offsets.abs().max()) * (_ROUNDING**2 + _sums(depth + 2))
+    offset_lost = MARGIN * float(offsets.abs().max()) * (_ROUNDING**2 + sums_error(depth + 2))
     return _Panel(rows, size.view(-1, _GROUP), lost.view(-1, _GROUP), offset_lost)
 
 
@@ -209,8 +198,8 @@ def _sampled_floor(queries: Tensor, slopes: Tensor, offsets: Tensor) -> Tensor:
     """A bound below the largest score of each row, from some slopes alone, (B,) float32."""
     best = torch.addmm(offsets, queries, slopes.mT).amax(1)
     size = _norms(queries) * _norms(slopes).max()
-    error = _sums(slopes.shape[1] + 2) * (size + offsets.abs().max())
-    floor: Tensor = best - _MARGIN * error
+    error = sums_error(slopes.shape[1] + 2) * (size + offsets.abs().max())
+    floor: Tensor = best - MARGIN * error
     return floor.float()
 
 
@@ -242,24 +231,3 @@ def _survivors(
     pair, place = torch.nonzero(near >= needed[row, None], as_tuple=True)
     row = row[pair]
     return row, group[pair] * _GROUP + place, near[pair, place] + panel.offset_lost
-
-
-def _best_survivors(
-    queries: Tensor, slopes: Tensor, offsets: Tensor, floor: Tensor, survivors: list[tuple[Tensor, Tensor, Tensor]]
-) -> tuple[Tensor, Tensor]:
-    """The best slope of each row among those that are left, and its score in float64, (B,); -1 and -inf without any."""
-    row, column, ceiling = (torch.cat(parts) for parts in zip(*survivors, strict=True))
-    kept = ceiling >= floor[row]
-    row, column = row[kept], column[kept]
-    size = max(1, _AT_ONCE // slopes.shape[1])
-    score = torch.cat(
-        [
-            (queries[rows].double() * slopes[columns].double()).sum(1) + offsets[columns].double()
-            for rows, columns in zip(row.split(size), column.split(size), strict=True)
-        ]
-    )
-    best = score.new_full((len(queries),), -torch.inf).scatter_reduce_(0, row, score, "amax")
-    first = score == best[row]
-    none = len(slopes)
-    index = row.new_full((len(queries),), none).scatter_reduce_(0, row[first], column[first], "amin")
-    return torch.where(index == none, -1, index), best

@@ -41,6 +41,7 @@ _BLOCK_BYTES = 1 << 20  # one score block: it stays in a cache near the core; wr
 _FOLDED = 64  # dimensions up to which offsets are one more coordinate: adding them would take as long as the product
 _CHUNK_NUMBERS = 1 << 22  # of slopes, that all rows are searched among before the next ones
 _MIN_ROWS = 256  # fewer rows than this leave the matrix product inefficient
+_LEAST_FUSED, _LEAST_FUSED_DEPTH = 1 << 33, 64  # operations that repay the launches of a GPU's kernels
 _ROW_STEP = 16  # rows of a block come in this many, so that a part of the rows is rounded as it is in the whole
 
 
@@ -98,10 +99,6 @@ def _argmax_affine(queries: Tensor, slopes: Tensor, offsets: Tensor | None) -> T
     split = _SPLIT.get()
     if split is not None:
         return split(queries, slopes, offsets)
-    if slopes.dtype == queries.dtype and _fuses(queries.device, queries.dtype):
-        from proxflow.kernels.fused_search import fused_argmax
-
-        return fused_argmax(queries, slopes, offsets)
     return best_affine(queries, slopes, offsets, _KEPT.get()).place
 
 
@@ -140,7 +137,11 @@ def best_affine(
     if not keeps_panels(len(queries), slopes):
         keep = None
     screened = None
-    if can_screen(queries, slopes, kept=keep is not None):
+    if _can_fuse(queries, slopes):
+        from proxflow.kernels.fused_search import fused_best
+
+        screened = fused_best(queries, slopes, offsets)
+    elif can_screen(queries, slopes, kept=keep is not None):
         screened = screened_best(queries, slopes, offsets, None if keep is None else keep())
     if screened is None:
         return best_by_products(queries, slopes, offsets)
@@ -184,10 +185,16 @@ def _folded(slopes: Tensor, offsets: Tensor | None, folds: bool) -> tuple[Tensor
     return torch.cat([slopes, offsets[:, None]], dim=1), None
 
 
+def _can_fuse(queries: Tensor, slopes: Tensor) -> bool:
+    """Whether Triton's kernels search these rows (B, k) among these slopes (N, k), and are quicker than products."""
+    scores = len(queries) * len(slopes)
+    return scores * max(slopes.shape[1], _LEAST_FUSED_DEPTH) >= _LEAST_FUSED and _has_kernels(queries.device)
+
+
 @functools.cache
-def _fuses(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether the one kernel runs there: Triton is installed, and the GPU has TF32 (Ampere or later)."""
-    if device.type != "cuda" or dtype != torch.float32 or importlib.util.find_spec("triton") is None:
+def _has_kernels(device: torch.device) -> bool:
+    """Triton is installed, and the GPU is NVIDIA's and of 2020 (Ampere) or later."""
+    if device.type != "cuda" or importlib.util.find_spec("triton") is None:
         return False
     return torch.version.hip is None and torch.cuda.get_device_capability(device) >= (8, 0)
 
