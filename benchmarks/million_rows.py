@@ -47,6 +47,19 @@ def rows_of(law: str, count: int, dim: int) -> Tensor:
     return mixture(count, dim) if law == "mixture" else noisy_images(count, dim)
 
 
+def where(device: torch.device) -> str:
+    """What a heading says of the machine."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{torch.get_num_threads()} threads"
+
+
+def synchronise(device: torch.device) -> None:
+    """Wait until it has done what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
 def in_own_process(task: Callable[..., None], *arguments: object) -> None:
     """Runs a task in a new process."""
     process = multiprocessing.get_context("spawn").Process(target=task, args=arguments)
@@ -56,27 +69,31 @@ def in_own_process(task: Callable[..., None], *arguments: object) -> None:
         raise SystemExit(process.exitcode)
 
 
-def peak_gibibytes() -> float:
-    """That this process took at most so far, files that it has mapped among them."""
+def peak_gibibytes(device: torch.device | None = None) -> float:
+    """That this process took at most so far, on a GPU or of memory, files that it has mapped among them."""
+    if device is not None and device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
 # ---------------------------------------------------------------- fits
 
 
-def show_fits(count: int, laws: list[str], dims: list[int], tol: float) -> None:
+def show_fits(count: int, laws: list[str], dims: list[int], tol: float, device: torch.device) -> None:
     """A line for each law and dimension."""
-    print(f"fits of {count:,} rows to chi2 + 2 standard errors <= {tol:g}, {torch.get_num_threads()} threads")
+    print(f"fits of {count:,} rows to chi2 + 2 standard errors <= {tol:g}, {where(device)}")
     heads = f"{'seconds':>9s}{'CPU s':>9s}{'GiB':>7s}{'draws M':>13s}{'to judge':>11s}{'chi2':>9s}{'chi2 M / N':>19s}"
     print(f"  {'':32s}{heads}{'W2^2':>10s}", flush=True)
     for law in laws:
         for dim in dims:
-            in_own_process(fitted, law, count, dim, tol)
+            in_own_process(fitted, law, count, dim, tol, device)
 
 
-def fitted(law: str, count: int, dim: int, tol: float) -> None:
-    """The line of one fit."""
-    points = rows_of(law, count, dim)
+def fitted(law: str, count: int, dim: int, tol: float, device: torch.device) -> None:
+    """The line of one fit; on a GPU, after a small one that compiles what it takes."""
+    points = rows_of(law, count, dim).to(device)
+    if device.type == "cuda":
+        pf.semidiscrete.fit(points[:20_000], tol=1.0, progress=False)
     began, busy = time.perf_counter(), time.process_time()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", pf.ConvergenceWarning)
@@ -84,7 +101,7 @@ def fitted(law: str, count: int, dim: int, tol: float) -> None:
     wall, cpu = time.perf_counter() - began, time.process_time() - busy
     low, high = fit.transport_cost_interval
     print(
-        f"  {law + f', d = {dim}':32s}{wall:9.1f}{cpu:9.1f}{peak_gibibytes():7.2f}"
+        f"  {law + f', d = {dim}':32s}{wall:9.1f}{cpu:9.1f}{peak_gibibytes(device):7.2f}"
         f"{fit.samples_used:13,}{fit.evaluation_samples:11,}{fit.chi2:9.4f} +- {fit.chi2_stderr:.4f}"
         f"{fit.chi2 * fit.samples_used / count:9.2f}{fit.transport_cost:10.3f} ({low:.3f}, {high:.3f})",
         flush=True,
@@ -94,22 +111,22 @@ def fitted(law: str, count: int, dim: int, tol: float) -> None:
 # ---------------------------------------------------------------- batches
 
 
-def show_batches(count: int, laws: list[str], dims: list[int], repeats: int) -> None:
+def show_batches(count: int, laws: list[str], dims: list[int], repeats: int, device: torch.device) -> None:
     """Milliseconds for a batch of each way, on each law and dimension."""
-    print(f"{BATCH} pairs of {count:,} rows, {torch.get_num_threads()} threads; ms, and times those of proxflow")
+    print(f"{BATCH} pairs of {count:,} rows, {where(device)}; ms, and times those of proxflow")
     for law in laws:
         for dim in dims:
             points = rows_of(law, count, dim)
             heights = heights_of(points)
+            placed = points.to(device), heights.to(device)
             own_ways: dict[str, Callable[[], object]] = {
-                "proxflow, Semidiscrete.sample": own_batches(points, heights),
-                "search in blocks": partial(blocked, points, heights),
+                "proxflow, Semidiscrete.sample": own_batches(*placed),
+                "search in blocks": partial(blocked, *placed),
             }
             seconds = medians(own_ways, repeats)  # before JAX, whose threads wait on all cores
-            peers = {
-                "OTT, SemidiscreteOutput.sample": ott_batches(points, heights),
-                "POT, semidiscrete_ot_map": pot_batches(points, heights),
-            }
+            peers = {"OTT, SemidiscreteOutput.sample": ott_batches(points, heights)}
+            if device.type == "cpu":  # POT's map is one of numpy
+                peers["POT, semidiscrete_ot_map"] = pot_batches(points, heights)
             seconds |= medians(peers, repeats)
             own = seconds["proxflow, Semidiscrete.sample"]
             print(f"  {law}, d = {dim}")
@@ -120,20 +137,27 @@ def show_batches(count: int, laws: list[str], dims: list[int], repeats: int) -> 
 def own_batches(points: Tensor, heights: Tensor) -> Callable[[], object]:
     """A batch of a coupling, with noise of its own."""
     coupling = pf.couplings.Semidiscrete(pf.potentials.Discrete(points, heights), points)
-    generator = torch.Generator().manual_seed(0)
-    return lambda: coupling.sample(BATCH, generator=generator)
+    generator = torch.Generator(points.device).manual_seed(0)
+
+    def batch() -> None:
+        coupling.sample(BATCH, generator=generator)
+        synchronise(points.device)
+
+    return batch
 
 
 def blocked(points: Tensor, heights: Tensor) -> Tensor:
     """The rows that a batch of noise goes to, by scores of one block after another."""
-    noise = torch.randn(BATCH, points.shape[1])
-    score, best = noise.new_full((BATCH,), -torch.inf), torch.zeros(BATCH, dtype=torch.int64)
+    noise = torch.randn(BATCH, points.shape[1], device=points.device)
+    score, best = noise.new_full((BATCH,), -torch.inf), noise.new_zeros(BATCH, dtype=torch.int64)
     for first in range(0, len(points), BLOCK):
         rows = slice(first, first + BLOCK)
         found = torch.addmm(-heights[rows], noise, points[rows].mT).max(1)
         better = found.values > score
         score, best = torch.where(better, found.values, score), torch.where(better, first + found.indices, best)
-    return points[best]
+    chosen = points[best]
+    synchronise(points.device)
+    return chosen
 
 
 def ott_batches(points: Tensor, heights: Tensor) -> Callable[[], object]:
@@ -288,12 +312,14 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=1_000_000, help="rows")
     parser.add_argument("--tol", type=float, default=0.05, help="of fits: chi2 wanted, two standard errors included")
     parser.add_argument("--quick", action="store_true", help="a few rows, to see that it runs")
+    parser.add_argument("--device", default="cpu", help="of fits and batches; OTT's is the one that JAX chooses")
     options = parser.parse_args()
+    device = torch.device(options.device)
     count, tol, repeats = (2_000, 1.0, 1) if options.quick else (options.count, options.tol, 7)
     if options.part == "fits":
-        show_fits(count, options.laws, options.dims, tol)
+        show_fits(count, options.laws, options.dims, tol, device)
     elif options.part == "batches":
-        show_batches(count, options.laws, options.dims, repeats)
+        show_batches(count, options.laws, options.dims, repeats, device)
     else:
         with tempfile.TemporaryDirectory() as folder:
             (show_steps if options.part == "steps" else show_processes)(count, Path(folder))

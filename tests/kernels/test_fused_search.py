@@ -57,6 +57,14 @@ for kept, asked in itertools.product((torch.float16, torch.bfloat16, torch.float
 wide = normal(200, 12) * torch.logspace(-8, 4, 200)[:, None]
 for factor, far in itertools.product((1e-30, 1e-3, 1.0, 1e20), (0.0, 100.0)):
     result["scales"].append(is_right(factor * normal(9, 12), wide + far, 100 * factor * normal(200)))
+points, heights = wide + 5, normal(200)
+kept = fused_search.kept_slopes(points, heights)
+result["kept"] = []
+for noise in (normal(40, 12), normal(3, 12), 100 * normal(9, 12), normal(9, 12).double()):
+    index, _ = fused_best(noise, points, heights, kept)
+    result["kept"].append(torch.equal(index, truth(noise, points, heights).argmax(1)))
+index, _ = fused_best(1e-9 * normal(9, 12), points, heights, kept)
+result["tiny noise"] = index.tolist()
 single = normal(1, 6)
 result["first"].append(is_right(normal(9, 6), single))
 queries = torch.randint(-3, 4, (50, 4), generator=generator).float()
@@ -88,7 +96,7 @@ import json
 import torch
 
 from proxflow.kernels import fused_search
-from proxflow.kernels.fused_search import _Tile, _factors, _frame, _panel, _imprecision
+from proxflow.kernels.fused_search import _Tile, _frame, _imprecision, _kept, _noise, _panel
 
 tile = _Tile(16, 32, 16, 16, 4, 2)
 fused_search._PREPARED_DEPTH = 16
@@ -99,7 +107,8 @@ offsets = 1e3 * torch.randn(320, generator=generator)
 result = []
 for dtype in (torch.float16, torch.float32):
     frame = _frame(queries, slopes, offsets)
-    rows = _factors(queries, torch.zeros_like(frame.centre), frame.largest[0], dtype, tile.rows, tile.depth)
+    rows = _noise(queries, frame, dtype, tile)
+    kept, size, lost = _kept(queries, 0 * frame.centre, frame.largest[0], dtype, 16, 16, noise=False)
     panel = _panel(slopes, offsets, frame, dtype, tile)
     scales = [float(2.0 ** (4 - torch.frexp(each).exponent)) for each in frame.largest]
     exact = (scales[0] * queries.double()) @ (scales[1] * (slopes.double() - frame.centre.double())).T
@@ -108,7 +117,8 @@ for dtype in (torch.float16, torch.float32):
     shift = (offsets.double() - frame.level.double()) * scales[0] * scales[1]
     result.append({
         "score": float(((found - exact).abs() / allowed).max()),
-        "row": float((rows.lost / rows.size).max() / _imprecision(dtype)),
+        "row": float((lost / size).max() / _imprecision(dtype)),
+        "same": torch.equal(kept, rows.rows) and torch.equal(size, rows.size) and not rows.floor.isfinite().any(),
         "offset": float((panel.offsets.double() - shift).abs().max() / frame.slack),
         "group": bool((panel.group_error == panel.error.view(-1, 16).amax(1)).all()),
         "size": float((rows.size / (scales[0] * queries).norm(dim=1) - 1).abs().max()),
@@ -133,7 +143,7 @@ def found() -> dict[str, Any]:
     return dict(interpreted(ANSWERS))
 
 
-@pytest.mark.parametrize("inputs", ["described", "sizes", "dtypes", "scales", "first"])
+@pytest.mark.parametrize("inputs", ["described", "sizes", "dtypes", "scales", "kept", "first"])
 def test_the_answers_are_those_of_float64(found: dict[str, Any], inputs: str) -> None:
     assert found[inputs]
     assert all(found[inputs])
@@ -158,12 +168,14 @@ def test_a_row_that_cannot_be_screened_says_so_and_spoils_no_other(found: dict[s
     assert others_are_right
     assert of_nan == -1
     assert found["tiny"] == [-1, 1]
+    assert found["tiny noise"] == 9 * [-1]  # kept slopes are scaled for normal noise
 
 
 @pytest.mark.parametrize("place", [0, 1], ids=["float16", "float32"])
 def test_what_rounding_loses_stays_within_its_bounds(place: int) -> None:
     ratios = interpreted(BOUNDS)[place]
     assert ratios["group"]
+    assert ratios["same"]
     assert ratios["size"] < 1e-5
     assert ratios["offset"] <= 1
     if place == 0:
@@ -185,6 +197,7 @@ def _compiled(name: str, constants: dict[str, Any], capability: int) -> Any:
     tile = constants
     given = "*fp16" if not tile.get("DESCRIBED") else "tensordesc<fp16[{}, {}]>"
     types = {
+        "imprecision": "fp32",
         "queries": given.format(tile.get("ROWS"), tile.get("DEPTH")) if name != "_exact_scores" else "*fp32",
         "slopes": given.format(tile.get("COLUMNS"), tile.get("DEPTH")) if name != "_exact_scores" else "*fp32",
         **dict.fromkeys(("kept", "pairs"), "*i64" if name in ("_exact_scores", "_near_slopes") else "*i32"),
@@ -205,7 +218,8 @@ def _compiled(name: str, constants: dict[str, Any], capability: int) -> Any:
 
 TILE = {"WHOLE": False, "ROWS": 128, "COLUMNS": 256, "GROUP": 32, "DEPTH": 64, "STAGES": 3}
 KERNELS = [
-    ("_rounded", {"LARGEST": 65504.0, "ROWS": 16, "DEPTH": 128}),
+    ("_rounded", {"NOISE": True, "LARGEST": 65504.0, "ROWS": 16, "DEPTH": 128}),
+    ("_rounded", {"NOISE": False, "LARGEST": 65504.0, "ROWS": 16, "DEPTH": 128}),
     ("_bounded", {"GROUP": 128}),
     ("_group_maxima", TILE | {"DESCRIBED": False}),
     ("_group_maxima", TILE | {"DESCRIBED": False, "WHOLE": True}),

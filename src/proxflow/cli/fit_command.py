@@ -11,12 +11,14 @@ import typer
 
 from proxflow.cli.options import (
     Data,
+    Device,
     Output,
     Reading,
     ResumableDestination,
     ScheduleName,
     Seed,
     command_line,
+    device_named,
     hint,
     record_of,
     schedule_named,
@@ -26,6 +28,8 @@ from proxflow.cli.options import (
 from proxflow.errors import counted
 
 if TYPE_CHECKING:
+    import torch
+
     from proxflow.data import Dataset
     from proxflow.semidiscrete import Fit
 
@@ -45,6 +49,7 @@ def fit(
     max_samples: Annotated[int | None, typer.Option(help="Largest number of samples of the noise.")] = None,
     schedule: ScheduleName = "linear",
     seed: Seed = 0,
+    device: Device = "cpu",
     estimate: Annotated[
         bool, typer.Option("--estimate", help="Tell the time, memory and draws that the fit will take, and stop.")
     ] = False,
@@ -65,15 +70,15 @@ def fit(
     from proxflow.report import render_page
     from proxflow.semidiscrete.ranks import Ranks
 
-    processes = Ranks.of_default_group()
+    place, processes = device_named(device), Ranks.of_default_group()
+    options = {"epsilon": epsilon, "tol": tol, "max_samples": max_samples, "seed": seed}
     if estimate:
         if processes.rank == 0:
-            _estimate(output, reading.load(data, seed), epsilon=epsilon, tol=tol, max_samples=max_samples, seed=seed)
+            _estimate(output, reading.load(data, seed), place, **options)
         return
     folder, dataset = processes.from_first(lambda: destination.claimed(data, reading, seed))
-    options = {"epsilon": epsilon, "tol": tol, "max_samples": max_samples, "seed": seed}
     if processes.rank > 0:  # the first one writes and prints
-        _fitted(dataset, **options)
+        _fitted(dataset, place, **options)
         return
     suggest_a_subset(dataset, reading.points)
     arguments = {
@@ -84,10 +89,11 @@ def fit(
         "max_samples": max_samples,
         "schedule": schedule,
         "seed": seed,
+        "device": None if device == "cpu" else device,
     }
     command = command_line("fit", arguments)
     with folder.writing(resume=destination.resumes(folder)), hint(folder):
-        result = _fitted(dataset, **options, checkpoint=folder.checkpoint)
+        result = _fitted(dataset, place, **options, checkpoint=folder.checkpoint)
         flow = pf.ProximalFlow(result.potential, schedule_named(schedule))
         page = render_page(result, flow, dataset, seed=seed, command=command)
         folder.write_fit(result, dataset, page, arguments)
@@ -102,18 +108,25 @@ def fit(
     output.end(folder.path, report=str(folder.page), **folder.record)
 
 
-def _fitted(dataset: Dataset, **options: Any) -> Fit:
+def _fitted(dataset: Dataset, device: torch.device, **options: Any) -> Fit:
+    """The fit on this device, kept on the CPU."""
     import proxflow as pf
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", pf.ConvergenceWarning)  # what is printed says it
-        return pf.semidiscrete.fit(dataset.points, **options)
+        found = pf.semidiscrete.fit(dataset.points.to(device), **options)
+    return dataclasses.replace(
+        found,
+        potential=found.potential.cpu(),
+        cell_mass=found.cell_mass.cpu(),
+        atom_of_row=found.atom_of_row.cpu(),
+    )
 
 
-def _estimate(output: Output, dataset: Dataset, **options: Any) -> None:
+def _estimate(output: Output, dataset: Dataset, device: torch.device, **options: Any) -> None:
     import proxflow as pf
 
-    found = pf.semidiscrete.estimate(dataset.points, **options)
+    found = pf.semidiscrete.estimate(dataset.points.to(device), **options)
     points = f"{dataset.name}: {counted(dataset.n, 'point')} in dimension {dataset.dim}"
     output.say(f"{points}, about {_duration(found.seconds)} on this machine")
     output.say(f"  method               {found.method}")

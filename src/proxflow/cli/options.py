@@ -21,6 +21,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 import typer
 
 if TYPE_CHECKING:
+    import torch
+
     from proxflow.cli.run_folder import RunFolder
     from proxflow.data import Dataset
     from proxflow.schedules import Schedule
@@ -28,12 +30,14 @@ if TYPE_CHECKING:
 __all__ = [
     "Data",
     "Destination",
+    "Device",
     "Output",
     "Reading",
     "ResumableDestination",
     "ScheduleName",
     "Seed",
     "command_line",
+    "device_named",
     "free_file",
     "hint",
     "record_of",
@@ -48,6 +52,9 @@ Data = Annotated[
     str, typer.Argument(help="A built-in data set (digits, fashion-mnist, moons, ...) or a file or folder.")
 ]
 Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of all randomness.")]
+Device = Annotated[
+    str, typer.Option(metavar="NAME", help="Where to compute: cpu or cuda; under torchrun each process takes a GPU.")
+]
 ScheduleName = Annotated[Literal["linear", "cosine"], typer.Option(help="Schedule of the path.")]
 
 
@@ -294,6 +301,29 @@ def schedule_named(name: str) -> Schedule:
     from proxflow.schedules import Cosine, Linear
 
     return Cosine() if name == "cosine" else Linear()
+
+
+def device_named(name: str) -> torch.device:
+    """The device of a ``Device``, and the GPU that this process works on from now on.
+
+    Raises:
+        ValueError: it is neither the CPU nor a GPU that PyTorch sees here.
+    """
+    import torch
+
+    kind, _, number = name.partition(":")
+    if kind not in ("cpu", "cuda") or (number and not number.isdecimal()):
+        raise ValueError(f"--device {name} is not one of cpu, cuda, cuda:0, cuda:1, ...")
+    if kind == "cpu":
+        return torch.device("cpu")
+    count = torch.cuda.device_count()
+    if count == 0:
+        raise ValueError(f"--device {name}: PyTorch {torch.__version__} sees no GPU here; leave it out")
+    place = int(number or int(os.environ.get("LOCAL_RANK", 0)) % count)
+    if place >= count:
+        raise ValueError(f"--device {name}: the GPUs here are cuda:0 to cuda:{count - 1}")
+    torch.cuda.set_device(place)
+    return torch.device("cuda", place)
 
 
 def command_line(name: str, arguments: dict[str, Any]) -> str:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from proxflow.cli.options import Data, Output, Reading, Seed, free_file, with_groups
+from proxflow.cli.options import Data, Device, Output, Reading, Seed, device_named, free_file, with_groups
 
 __all__ = ["pairs"]
 
@@ -29,6 +29,7 @@ def pairs(
     ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file that is already there.")] = False,
     seed: Seed = 0,
+    device: Device = "cpu",
     output: Output,
 ) -> None:
     """Pair noise with the rows of a data set, a few bytes a pair, for any loader to read with `couplings.PairFile`.
@@ -39,7 +40,7 @@ def pairs(
     """
     import proxflow as pf
 
-    dataset = reading.load(data, seed)
+    place, dataset = device_named(device), reading.load(data, seed)
     file = free_file(out or Path(f"{dataset.name}-pairs.safetensors"), overwrite=overwrite)
     if conditional and dataset.labels is None:
         raise ValueError(f"{dataset.name} has no labels; leave out --conditional")
@@ -48,10 +49,10 @@ def pairs(
     coupling: pf.couplings.Coupling
     if conditional and dataset.labels is not None:
         coupling = pf.couplings.Conditional.fit(
-            dataset.points, dataset.labels, directions=directions or "auto", seed=seed
+            dataset.points.to(place), dataset.labels.to(place), directions=directions or "auto", seed=seed
         )
     else:
-        coupling = pf.couplings.Subspace.fit(dataset.points, directions, seed=seed)
+        coupling = pf.couplings.Subspace.fit(dataset.points.to(place), directions, seed=seed)
     record = pf.couplings.PairFile.write(coupling, file, epochs=epochs, seed=seed)
     size = file.stat().st_size / record.pairs
     output.say(f"{dataset.name}: {record.pairs:,} pairs of {record.rows:,} rows, {size:.1f} bytes each: {file}")

@@ -34,7 +34,7 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 
 from proxflow.kernels.screening import MARGIN, best_of, centre_and_level, least_norm, sampled, sums_error
 
-__all__ = ["fused_best"]
+__all__ = ["KeptSlopes", "fused_best", "kept_slopes"]
 
 _ROWS_AT_ONCE = 1 << 14  # of a block
 _NUMBERS_AT_ONCE, _MAXIMA_AT_ONCE = 1 << 27, 1 << 26  # of a panel, and of a block with one
@@ -43,6 +43,7 @@ _PREPARED_ROWS, _PREPARED_DEPTH = 16, 128  # of the parts that factors are round
 _NEAR_GROUPS, _NEAR_ROWS = 16, 128  # of the parts that groups are kept from
 _NEAR_DEPTH, _EXACT_PAIRS, _EXACT_DEPTH = 64, 8, 128  # of the parts that scores are summed from
 _NEAR_PROGRAMS = 32  # for each multiprocessor
+_LARGEST_NOISE = 8.0  # about, of normal noise
 _GROUPS_KEPT, _SLOPES_KEPT = 32, 32  # of a row in the mean, at most
 _PRECISIONS = (torch.float16, torch.float32)
 
@@ -90,10 +91,13 @@ def _scaled_by(largest):
 
 @triton.jit(do_not_specialize=["rows"])
 def _rounded(
-    values, centre, largest, kept, sizes, losses, rows, depth, stride, kept_rows, kept_depth,
-    LARGEST: tl.constexpr, ROWS: tl.constexpr, DEPTH: tl.constexpr,
+    values, centre, largest, kept, sizes, losses, floors, imprecision, rows, depth, stride, kept_rows, kept_depth,
+    NOISE: tl.constexpr, LARGEST: tl.constexpr, ROWS: tl.constexpr, DEPTH: tl.constexpr,
 ):  # fmt: skip
-    """Rows about a centre and scaled, as they are kept, with zeros beyond; norms, and those of what rounding takes."""
+    """Rows as they are kept, scaled, with zeros beyond; norms, and those of what rounding takes.
+
+    Slopes are taken about the centre. Noise is not: it gets floors, NaN where rounding takes too much.
+    """
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     scale = _scaled_by(largest)
     size = tl.zeros((ROWS,), tl.float32)
@@ -101,17 +105,24 @@ def _rounded(
     for start in range(0, kept_depth, DEPTH):
         part = start + tl.arange(0, DEPTH)
         inside = (row[:, None] < rows) & (part[None, :] < depth)
-        middle = tl.load(centre + part, mask=part < depth, other=0.0)
         given = tl.load(values + row[:, None] * stride + part[None, :], mask=inside, other=0.0)
-        y = tl.where(inside, (given.to(middle.dtype) - middle[None, :]) * scale, 0.0).to(tl.float32)
+        if not NOISE:
+            middle = tl.load(centre + part, mask=part < depth, other=0.0)
+            given = given.to(middle.dtype) - middle[None, :]
+        y = tl.where(inside, given * scale, 0.0).to(tl.float32)
         short = tl.minimum(tl.maximum(y, -LARGEST), LARGEST).to(kept.dtype.element_ty)
         whole = (row[:, None] < kept_rows) & (part[None, :] < kept_depth)
         tl.store(kept + row[:, None] * kept_depth + part[None, :], short, mask=whole)
         lost = y - short.to(tl.float32)
         size += tl.sum(y * y, axis=1)
         loss += tl.sum(lost * lost, axis=1)
-    tl.store(sizes + row, tl.sqrt(size), mask=row < kept_rows)
-    tl.store(losses + row, tl.sqrt(loss), mask=row < kept_rows)
+    size, loss = tl.sqrt(size), tl.sqrt(loss)
+    tl.store(sizes + row, size, mask=row < kept_rows)
+    if NOISE:
+        clear = (loss <= imprecision * size) & (row < rows)  # no NaN
+        tl.store(floors + row, tl.where(clear, float("-inf"), float("nan")), mask=row < kept_rows)
+    else:
+        tl.store(losses + row, loss, mask=row < kept_rows)
 
 
 @triton.jit(do_not_specialize=["count"])
@@ -253,13 +264,37 @@ def _exact_scores(kept, capacity, queries, slopes, offsets, scores, count, depth
     tl.store(scores + pair, score, mask=inside)
 
 
-def fused_best(queries: Tensor, slopes: Tensor, offsets: Tensor | None) -> tuple[Tensor, Tensor] | None:
+@dataclass(frozen=True)
+class KeptSlopes:
+    """Slopes as they are searched, kept from one search of noise to the next.
+
+    Attributes:
+        frame: whose scale of rows is that of normal noise; others may be left to another search.
+        panel: all slopes.
+    """
+
+    frame: _Frame
+    panel: _Panel
+
+
+def kept_slopes(slopes: Tensor, offsets: Tensor) -> KeptSlopes:
+    """For searches of few rows each, which round the slopes most of the time; 2 k + 8 bytes a slope and more."""
+    slopes = _with_close_columns(slopes.detach())
+    with torch.cuda.device_of(slopes):
+        frame = _frame(torch.full((1, 1), _LARGEST_NOISE, device=slopes.device), slopes, offsets)
+        return KeptSlopes(frame, _panel(slopes, offsets, frame, torch.float16, _tile_of(slopes, torch.float16)))
+
+
+def fused_best(
+    queries: Tensor, slopes: Tensor, offsets: Tensor | None, kept: KeptSlopes | None = None
+) -> tuple[Tensor, Tensor] | None:
     """argmax_j <queries_i, slopes_j> + offsets_j, the lowest j on an exact tie; None where too many scores are near.
 
     Args:
         queries: (B, k) on a GPU, B >= 1.
         slopes: (N, k), of the same dtype, or of float16 or bfloat16.
         offsets: (N,), or None for zeros.
+        kept: made of these slopes and offsets, if there is one.
 
     Returns:
         index: (B,) int64, -1 for rows that must be searched in another way: those with numbers that are not finite, or
@@ -270,35 +305,39 @@ def fused_best(queries: Tensor, slopes: Tensor, offsets: Tensor | None) -> tuple
         offsets = queries.new_zeros(()).expand(len(slopes))
     queries, slopes = _with_close_columns(queries), _with_close_columns(slopes)
     with torch.cuda.device_of(queries):
+        found = None if kept is None else _screened(queries, slopes, offsets, torch.float16, kept)
         for dtype in _PRECISIONS:
-            found = _screened(queries, slopes, offsets, dtype)
-            if found is not None:
-                return found
-    return None
+            if found is None:
+                found = _screened(queries, slopes, offsets, dtype)
+    return found
 
 
 def _with_close_columns(values: Tensor) -> Tensor:
     return values if values.stride(1) == 1 else values.contiguous()
 
 
+def _tile_of(rows: Tensor, dtype: torch.dtype) -> _Tile:
+    return _tile(dtype, rows.shape[1], _shared_memory(rows.device))
+
+
 @dataclass(frozen=True)
-class _Factors:
+class _Noise:
     """Rows as they are multiplied.
 
     Attributes:
         rows: (n, k), zeros beyond the given ones.
-        size: (n,) norms about the centre, float32.
-        lost: (n,) norms of what rounding took off.
+        size: (n,) norms, float32.
+        floor: (n,), what their best score is at least; NaN, which nothing reaches, for those that are not searched.
     """
 
     rows: Tensor
     size: Tensor
-    lost: Tensor
+    floor: Tensor
 
-    def block(self, left: int, count: int) -> _Factors:
+    def block(self, top: int) -> _Noise:
         """Some of the rows."""
-        part = slice(left, left + count)
-        return _Factors(self.rows[part], self.size[part], self.lost[part])
+        part = slice(top, top + _ROWS_AT_ONCE)
+        return _Noise(self.rows[part], self.size[part], self.floor[part])
 
 
 @dataclass(frozen=True)
@@ -320,7 +359,7 @@ class _Panel:
 
 @dataclass(frozen=True)
 class _Frame:
-    """What rows, slopes and offsets are taken about, and how they are scaled.
+    """What slopes and offsets are taken about, and how they and rows are scaled.
 
     Attributes:
         centre: (k,), of slopes.
@@ -342,41 +381,42 @@ class _Survivors:
     """Room for slopes that may be the best of a row.
 
     Attributes:
-        kept: (2, capacity) int64, rows and slopes.
-        counters: (n,) int32; how many slopes, and how many groups for each block and panel, those without room too.
+        places: (2, capacity) int64, rows and slopes.
+        slopes: int32, how many there are, those without room too; the first number.
+        groups: int32, how many groups may hold them, of the block and panel at hand; the first number.
     """
 
-    kept: Tensor
-    counters: Tensor
+    places: Tensor
+    slopes: Tensor
+    groups: Tensor
 
 
-def _screened(queries: Tensor, slopes: Tensor, offsets: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor] | None:
-    tile = _tile(dtype, queries.shape[1], _shared_memory(queries.device))
-    frame = _frame(queries, slopes, offsets)
-    rows = _factors(queries, torch.zeros_like(frame.centre), frame.largest[0], dtype, tile.rows, tile.depth)
-    clear = rows.lost <= rows.size * _imprecision(dtype)  # no NaN
-    floor = torch.where(clear, -torch.inf, torch.nan)  # nothing reaches the latter
-    floor[len(queries) :] = torch.nan
-    tops = range(0, len(floor), _ROWS_AT_ONCE)
-    most = min(_NUMBERS_AT_ONCE // rows.rows.shape[1], _MAXIMA_AT_ONCE * tile.group // min(_ROWS_AT_ONCE, len(floor)))
-    count = max(1, most // tile.columns) * tile.columns
+def _screened(
+    queries: Tensor, slopes: Tensor, offsets: Tensor, dtype: torch.dtype, kept: KeptSlopes | None = None
+) -> tuple[Tensor, Tensor] | None:
+    tile = _tile_of(slopes, dtype)
+    frame = _frame(queries, slopes, offsets) if kept is None else kept.frame
+    noise = _noise(queries, frame, dtype, tile)
+    total, depth = noise.rows.shape
+    tops = range(0, total, _ROWS_AT_ONCE)
+    most = min(_NUMBERS_AT_ONCE // depth, _MAXIMA_AT_ONCE * tile.group // min(_ROWS_AT_ONCE, total))
+    count = max(1, most // tile.columns) * tile.columns if kept is None else len(slopes)
     lefts = range(0, len(slopes), count)
-    kept = torch.empty(2, _SLOPES_KEPT * len(floor), dtype=torch.int64, device=floor.device)
-    room = _Survivors(kept, torch.zeros(1 + len(lefts) * len(tops), dtype=torch.int32, device=floor.device))
-    for number, left in enumerate(lefts):
+    places = torch.empty(2, _SLOPES_KEPT * total, dtype=torch.int64, device=slopes.device)
+    counters = torch.zeros(1 + len(lefts) * len(tops), dtype=torch.int32, device=slopes.device)
+    number = 0
+    for left in lefts:
         chunk = slice(left, left + count)
-        panel = _panel(slopes[chunk], offsets[chunk], frame, dtype, tile)
-        for place, top in enumerate(tops):
-            its_floor = floor[top : top + _ROWS_AT_ONCE]
-            counter = room.counters[1 + number * len(tops) + place :]
-            _keep_survivors(
-                rows.block(top, _ROWS_AT_ONCE), panel, frame.slack, its_floor, tile, room, counter, top, left
-            )
-    found, *groups = room.counters.tolist()
-    if found > kept.shape[1] or max(groups) > _GROUPS_KEPT * min(_ROWS_AT_ONCE, len(floor)):
+        panel = _panel(slopes[chunk], offsets[chunk], frame, dtype, tile) if kept is None else kept.panel
+        for top in tops:
+            number += 1
+            room = _Survivors(places, counters, counters[number:])
+            _keep_survivors(noise.block(top), panel, frame.slack, tile, room, top, left)
+    found, *groups = counters.tolist()
+    if found > places.shape[1] or max(groups) > _GROUPS_KEPT * min(_ROWS_AT_ONCE, total):
         return None
-    score = _scores(queries, slopes, offsets, kept, found)
-    return best_of(kept[0, :found], kept[1, :found], score, len(queries), len(slopes))
+    score = _scores(queries, slopes, offsets, places, found)
+    return best_of(places[0, :found], places[1, :found], score, len(queries), len(slopes))
 
 
 def _frame(queries: Tensor, slopes: Tensor, offsets: Tensor) -> _Frame:
@@ -392,70 +432,69 @@ def _imprecision(dtype: torch.dtype) -> float:
     return 0.5 * torch.finfo(dtype).eps
 
 
-def _factors(
-    values: Tensor, centre: Tensor, largest: Tensor, dtype: torch.dtype, row_step: int, depth_step: int
-) -> _Factors:
+def _noise(queries: Tensor, frame: _Frame, dtype: torch.dtype, tile: _Tile) -> _Noise:
+    rows, size, floor = _kept(queries, frame.centre, frame.largest[0], dtype, tile.rows, tile.depth, noise=True)
+    return _Noise(rows, size, floor)
+
+
+def _kept(
+    values: Tensor, centre: Tensor, largest: Tensor, dtype: torch.dtype, row_step: int, depth_step: int, *, noise: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Rounded rows, their norms, and of noise the floors, of slopes the norms of what rounding took."""
     count, depth = values.shape
     kept_rows, kept_depth = (triton.cdiv(n, step) * step for n, step in ((count, row_step), (depth, depth_step)))
     kept = torch.empty(kept_rows, kept_depth, dtype=dtype, device=values.device)
-    sizes, losses = torch.empty(2, kept_rows, device=values.device)
+    sizes, others = torch.empty(2, kept_rows, device=values.device)
     _rounded[(triton.cdiv(kept_rows, _PREPARED_ROWS),)](
-        values, centre, largest, kept, sizes, losses, count, depth, values.stride(0), kept_rows, kept_depth,
-        LARGEST=torch.finfo(dtype).max, ROWS=_PREPARED_ROWS, DEPTH=_PREPARED_DEPTH,
+        values, centre, largest, kept, sizes, others, others, _imprecision(dtype), count, depth, values.stride(0),
+        kept_rows, kept_depth, NOISE=noise, LARGEST=torch.finfo(dtype).max, ROWS=_PREPARED_ROWS,
+        DEPTH=_PREPARED_DEPTH,
     )  # fmt: skip
-    return _Factors(kept, sizes, losses)
+    return kept, sizes, others
 
 
 def _panel(slopes: Tensor, given: Tensor, frame: _Frame, dtype: torch.dtype, tile: _Tile) -> _Panel:
-    factors = _factors(slopes, frame.centre, frame.largest[1], dtype, tile.columns, tile.depth)
-    columns, groups = len(factors.rows), len(factors.rows) // tile.group
+    rows, size, lost = _kept(slopes, frame.centre, frame.largest[1], dtype, tile.columns, tile.depth, noise=False)
+    columns, groups = len(rows), len(rows) // tile.group
     offsets, error = torch.empty(2, columns, device=slopes.device)
     group_error = torch.empty(groups, device=slopes.device)
     imprecision, depth = _imprecision(dtype), slopes.shape[1]
     of_size, of_loss = MARGIN * (imprecision + sums_error(depth + 2)), MARGIN * (1 + imprecision)
     _bounded[(groups,)](
-        given, frame.level, frame.spread, *frame.largest, factors.size, factors.lost, offsets, error, group_error,
-        frame.slack, len(given), given.stride(0), of_size, of_loss, 2 * least_norm(depth),
+        given, frame.level, frame.spread, *frame.largest, size, lost, offsets, error, group_error, frame.slack,
+        len(given), given.stride(0), of_size, of_loss, 2 * least_norm(depth),
         2 * MARGIN * torch.finfo(torch.float32).eps, GROUP=tile.group,
     )  # fmt: skip
-    return _Panel(factors.rows, offsets, error, group_error)
+    return _Panel(rows, offsets, error, group_error)
 
 
 def _keep_survivors(
-    block: _Factors,
-    panel: _Panel,
-    slack: Tensor,
-    floor: Tensor,
-    tile: _Tile,
-    room: _Survivors,
-    counter: Tensor,
-    top: int,
-    left: int,
+    noise: _Noise, panel: _Panel, slack: Tensor, tile: _Tile, room: _Survivors, top: int, left: int
 ) -> None:
-    """Keep rows and slopes, by number, of scores that may be the largest; raises the floor in place."""
-    (rows, depth), columns, groups = block.rows.shape, len(panel.rows), len(panel.group_error)
-    tiles, processors = rows // tile.rows, _processors(floor.device)
+    """Keep rows and slopes, by number, of scores that may be the largest; raises the floors in place."""
+    (rows, depth), columns, groups = noise.rows.shape, len(panel.rows), len(panel.group_error)
+    tiles, processors = rows // tile.rows, _processors(slack.device)
     shares = _shares(tiles, columns // tile.columns, processors)
     share = triton.cdiv(columns // tile.columns, shares) * tile.columns
-    maxima, described = floor.new_empty(groups, rows), _describes(floor.device)
+    maxima, described = slack.new_empty(groups, rows), _describes(slack.device)
     factors = (
         TensorDescriptor.from_tensor(values, [count, tile.depth]) if described else values
-        for values, count in ((block.rows, tile.rows), (panel.rows, tile.columns))
+        for values, count in ((noise.rows, tile.rows), (panel.rows, tile.columns))
     )
     _group_maxima[tiles, triton.cdiv(columns, share)](
-        *factors, panel.offsets, panel.group_error, block.size, slack, maxima, floor, columns, depth, share, rows,
+        *factors, panel.offsets, panel.group_error, noise.size, slack, maxima, noise.floor, columns, depth, share, rows,
         WHOLE=depth == tile.depth, DESCRIBED=described, ROWS=tile.rows, COLUMNS=tile.columns, GROUP=tile.group,
         DEPTH=tile.depth, STAGES=tile.stages, num_warps=tile.warps, num_stages=tile.stages,
     )  # fmt: skip
     capacity = _GROUPS_KEPT * rows
-    pairs = torch.empty(2, capacity, dtype=torch.int32, device=floor.device)
+    pairs = torch.empty(2, capacity, dtype=torch.int32, device=slack.device)
     _near_groups[triton.cdiv(rows, _NEAR_ROWS), triton.cdiv(groups, _NEAR_GROUPS)](
-        maxima, panel.group_error, block.size, floor, slack, pairs, counter, capacity, groups, rows,
+        maxima, panel.group_error, noise.size, noise.floor, slack, pairs, room.groups, capacity, groups, rows,
         GROUPS=_NEAR_GROUPS, ROWS=_NEAR_ROWS,
     )  # fmt: skip
     _near_slopes[(min(_NEAR_PROGRAMS * processors, capacity),)](
-        pairs, counter, capacity, block.rows, panel.rows, panel.offsets, panel.error, block.size, floor, slack,
-        room.kept, room.counters, room.kept.shape[1], depth, top, left, GROUP=tile.group, DEPTH=_NEAR_DEPTH,
+        pairs, room.groups, capacity, noise.rows, panel.rows, panel.offsets, panel.error, noise.size, noise.floor,
+        slack, room.places, room.slopes, room.places.shape[1], depth, top, left, GROUP=tile.group, DEPTH=_NEAR_DEPTH,
     )  # fmt: skip
 
 

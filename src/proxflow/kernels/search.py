@@ -14,21 +14,26 @@ import importlib.util
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import NamedTuple, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor
 
 from proxflow.kernels.geometry import row_blocks
-from proxflow.kernels.screened_search import Panels, can_screen, keeps_panels, screened_best
+from proxflow.kernels.screened_search import Panels, can_screen, keeps_panels, panels_to_keep, screened_best
+
+if TYPE_CHECKING:
+    from proxflow.kernels.fused_search import KeptSlopes
 
 __all__ = [
     "Best",
+    "Kept",
     "TopTwo",
     "affine_scores",
     "argmax_affine",
     "best_affine",
     "best_by_products",
+    "kept_for_searches",
     "row_argmax",
     "searched_by",
     "searches_are_split",
@@ -36,6 +41,8 @@ __all__ = [
 ]
 
 T = TypeVar("T")
+Kept: TypeAlias = "Panels | KeptSlopes"
+"""Slopes and offsets as searches of few rows use them."""
 
 _BLOCK_BYTES = 1 << 20  # one score block: it stays in a cache near the core; written to memory it would halve the speed
 _FOLDED = 64  # dimensions up to which offsets are one more coordinate: adding them would take as long as the product
@@ -75,7 +82,7 @@ def row_argmax(scores: Tensor) -> Tensor:
 
 
 def argmax_affine(
-    queries: Tensor, slopes: Tensor, offsets: Tensor | None = None, keep: Callable[[], Panels] | None = None
+    queries: Tensor, slopes: Tensor, offsets: Tensor | None = None, keep: Callable[[], Kept] | None = None
 ) -> Tensor:
     """argmax_j <queries_i, slopes_j> + offsets_j, the lowest j on an exact tie.
 
@@ -83,7 +90,7 @@ def argmax_affine(
         queries: (B, k).
         slopes: (N, k), same device, N >= 1; of the same dtype, or of float16 or bfloat16.
         offsets: (N,), of the queries' dtype, or None for zeros.
-        keep: gives ``panels_to_keep(slopes, offsets)``, made once; asked where searches of so few rows need them.
+        keep: gives ``kept_for_searches(slopes, offsets)``, made once; asked where searches of so few rows need them.
 
     Returns:
         (B,) int64. A row with a NaN gives some index.
@@ -102,7 +109,7 @@ def _argmax_affine(queries: Tensor, slopes: Tensor, offsets: Tensor | None) -> T
     return best_affine(queries, slopes, offsets, _KEPT.get()).place
 
 
-_KEPT: ContextVar[Callable[[], Panels] | None] = ContextVar("kept", default=None)
+_KEPT: ContextVar[Callable[[], Kept] | None] = ContextVar("kept", default=None)
 """Of the call of ``argmax_affine`` that is under way: an operator takes tensors alone."""
 
 _SPLIT: ContextVar[Callable[[Tensor, Tensor, Tensor | None], Tensor] | None] = ContextVar("split", default=None)
@@ -131,18 +138,20 @@ def searches_are_split() -> bool:
 
 
 def best_affine(
-    queries: Tensor, slopes: Tensor, offsets: Tensor | None, keep: Callable[[], Panels] | None = None
+    queries: Tensor, slopes: Tensor, offsets: Tensor | None, keep: Callable[[], Kept] | None = None
 ) -> Best:
     """``argmax_affine`` with the scores, by the quickest way on this device; B >= 1."""
     if not keeps_panels(len(queries), slopes):
         keep = None
     screened = None
     if _can_fuse(queries, slopes):
-        from proxflow.kernels.fused_search import fused_best
+        from proxflow.kernels.fused_search import KeptSlopes, fused_best
 
-        screened = fused_best(queries, slopes, offsets)
+        kept = None if keep is None else keep()
+        screened = fused_best(queries, slopes, offsets, kept if isinstance(kept, KeptSlopes) else None)
     elif can_screen(queries, slopes, kept=keep is not None):
-        screened = screened_best(queries, slopes, offsets, None if keep is None else keep())
+        kept = None if keep is None else keep()
+        screened = screened_best(queries, slopes, offsets, kept if isinstance(kept, Panels) else None)
     if screened is None:
         return best_by_products(queries, slopes, offsets)
     index, score = screened
@@ -150,6 +159,15 @@ def best_affine(
     if len(left):
         index[left], score[left] = best_by_products(queries[left], slopes, offsets)
     return Best(index, score)
+
+
+def kept_for_searches(slopes: Tensor, offsets: Tensor) -> Kept:
+    """What searches of few rows each want of the slopes (N, k) and offsets (N,), made once, on their device."""
+    if _has_kernels(slopes.device):
+        from proxflow.kernels.fused_search import kept_slopes
+
+        return kept_slopes(slopes, offsets)
+    return panels_to_keep(slopes, offsets)
 
 
 def best_by_products(queries: Tensor, slopes: Tensor, offsets: Tensor | None) -> Best:

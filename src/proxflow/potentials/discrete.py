@@ -19,8 +19,7 @@ from torch import Tensor
 from proxflow.checks import working_dtype
 from proxflow.kernels.active_set import affine_step, atom_keys, contact_basis, polyhedral_face, score_size
 from proxflow.kernels.geometry import ScaledRows, finite_rows, row_norm
-from proxflow.kernels.screened_search import Panels, panels_to_keep
-from proxflow.kernels.search import argmax_affine
+from proxflow.kernels.search import Kept, argmax_affine, kept_for_searches
 from proxflow.measures import Source
 from proxflow.potentials.atoms import centre_and_radius, check_atoms, check_like_atoms, register_atoms
 from proxflow.potentials.base import GeneralizedQuadratic, Potential
@@ -81,7 +80,7 @@ class Discrete(Potential):
         self.max_iterations = max_iterations
         self._frame = Derived(centre_and_radius)
         self._as_given = Derived(_scored_as_given)
-        self._panels = Derived(panels_to_keep)
+        self._panels = Derived(kept_for_searches)
         self._normalised = Derived(_normalised_atoms)
 
     def constructor_arguments(self) -> dict[str, object]:
@@ -219,9 +218,9 @@ class Discrete(Potential):
         return self._normalised(self.points, self.heights, *self._frame(self.points))
 
     @property
-    def _scored(self) -> tuple[Tensor, Tensor, Callable[[], Panels] | None]:
+    def _scored(self) -> tuple[Tensor, Tensor, Callable[[], Kept] | None]:
         """Slopes (N, d) and offsets (N,) of phi: the points themselves where that loses no digits, so that prox alone
-        needs a copy of them; small batches keep one in bfloat16 if it is small."""
+        needs a copy of them; small batches keep one in two bytes if it is small."""
         if not torch.compiler.is_compiling():
             as_given = self._as_given(self.points, self.heights, *self._frame(self.points))
             if as_given is not None:
