@@ -9,8 +9,6 @@ in float16 or bfloat16 are converted to the dtype of the queries a block at a ti
 from __future__ import annotations
 
 import contextlib
-import functools
-import importlib.util
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -21,6 +19,7 @@ from torch import Tensor
 
 from proxflow.kernels.geometry import row_blocks
 from proxflow.kernels.screened_search import Panels, can_screen, keeps_panels, panels_to_keep, screened_best
+from proxflow.kernels.triton_support import has_kernels, without_kernels
 
 if TYPE_CHECKING:
     from proxflow.kernels.fused_search import KeptSlopes
@@ -145,10 +144,7 @@ def best_affine(
         keep = None
     screened = None
     if _can_fuse(queries, slopes):
-        from proxflow.kernels.fused_search import KeptSlopes, fused_best
-
-        kept = None if keep is None else keep()
-        screened = fused_best(queries, slopes, offsets, kept if isinstance(kept, KeptSlopes) else None)
+        screened = _best_by_kernels(queries, slopes, offsets, keep)
     elif can_screen(queries, slopes, kept=keep is not None):
         kept = None if keep is None else keep()
         screened = screened_best(queries, slopes, offsets, kept if isinstance(kept, Panels) else None)
@@ -161,9 +157,23 @@ def best_affine(
     return Best(index, score)
 
 
+def _best_by_kernels(
+    queries: Tensor, slopes: Tensor, offsets: Tensor | None, keep: Callable[[], Kept] | None
+) -> tuple[Tensor, Tensor] | None:
+    """The kernels' answer; None where they leave the search to products."""
+    from proxflow.kernels.fused_search import KeptSlopes, fused_best
+
+    try:
+        kept = None if keep is None else keep()
+        return fused_best(queries, slopes, offsets, kept if isinstance(kept, KeptSlopes) else None)
+    except Exception as error:
+        without_kernels(queries.device, error)
+        return None
+
+
 def kept_for_searches(slopes: Tensor, offsets: Tensor) -> Kept:
     """What searches of few rows each want of the slopes (N, k) and offsets (N,), made once, on their device."""
-    if _has_kernels(slopes.device):
+    if has_kernels(slopes.device):
         from proxflow.kernels.fused_search import kept_slopes
 
         return kept_slopes(slopes, offsets)
@@ -206,15 +216,7 @@ def _folded(slopes: Tensor, offsets: Tensor | None, folds: bool) -> tuple[Tensor
 def _can_fuse(queries: Tensor, slopes: Tensor) -> bool:
     """Whether Triton's kernels search these rows (B, k) among these slopes (N, k), and are quicker than products."""
     scores = len(queries) * len(slopes)
-    return scores * max(slopes.shape[1], _LEAST_FUSED_DEPTH) >= _LEAST_FUSED and _has_kernels(queries.device)
-
-
-@functools.cache
-def _has_kernels(device: torch.device) -> bool:
-    """Triton is installed, and the GPU is NVIDIA's and of 2020 (Ampere) or later."""
-    if device.type != "cuda" or importlib.util.find_spec("triton") is None:
-        return False
-    return torch.version.hip is None and torch.cuda.get_device_capability(device) >= (8, 0)
+    return scores * max(slopes.shape[1], _LEAST_FUSED_DEPTH) >= _LEAST_FUSED and has_kernels(queries.device)
 
 
 def top_two_affine(queries: Tensor, slopes: Tensor, offsets: Tensor) -> TopTwo:
