@@ -238,6 +238,9 @@ def test_an_unknown_data_set_lists_the_known_ones(tmp_path: Path, capsys: pytest
         (["--data-dir", "."], "--data-dir"),
         (["--seed", "-1"], "--seed"),
         (["--seed", str(2**32)], "--seed"),
+        (["--device", "tpu"], "--device tpu is not one of cpu, cuda, cuda:0, cuda:1, ..."),
+        (["--device", "cuda:one"], "--device cuda:one is not one of cpu"),
+        (["--device", "cuda:99"], "--device cuda:99: "),
         (["--colour", "red"], "--colour"),
         (["extra"], "extra"),
     ],
@@ -247,6 +250,33 @@ def test_wrong_options_of_fit_are_one_line(
 ) -> None:
     assert words in refusal(capsys, "fit", data, "--out", tmp_path / "run", *options)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is here")
+@pytest.mark.parametrize("command", [["fit"], ["fit", "--estimate"], ["pairs", "--epochs", "2"]], ids=lambda c: c[-1])
+def test_a_gpu_that_is_not_there_is_one_line(
+    command: list[str], data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name, *options = command
+    message = refusal(capsys, name, data, *options, "--device", "cuda", "--out", tmp_path / "run")
+    assert "--device cuda: PyTorch" in message
+    assert "sees no GPU here; leave it out" in message
+    assert not (tmp_path / "run").exists()
+
+
+def test_processes_take_the_gpus_of_their_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen: list[int] = []
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    assert options.device_named("cuda") == torch.device("cuda:0")
+    for local, number in (("1", 1), ("3", 1)):  # more processes than GPUs share them
+        monkeypatch.setenv("LOCAL_RANK", local)
+        assert options.device_named("cuda") == torch.device("cuda", number)
+    assert options.device_named("cuda:0") == torch.device("cuda:0")
+    assert chosen == [0, 1, 1, 0]
+    assert options.device_named("cpu") == torch.device("cpu")
+    with pytest.raises(ValueError, match="cuda:0 to cuda:1"):
+        options.device_named("cuda:2")
 
 
 def test_missing_and_unknown_commands_are_one_line(capsys: pytest.CaptureFixture[str]) -> None:
