@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -20,10 +22,13 @@ from torch import Tensor
 
 import proxflow as pf
 from proxflow.seeding import generator_of
+from proxflow.semidiscrete.fitting import posed, returned_of, task_of
+from proxflow.semidiscrete.session import Session
+from proxflow.semidiscrete.stochastic_fit import Run
 
 __all__ = [
     "Setting", "Solve", "Solver", "adam_solver", "least_draws", "ott_solver", "pot_solver", "proxflow_solver",
-    "typical_gap",
+    "steps_solver", "typical_gap",
 ]  # fmt: skip
 
 Solve = Callable[[int], tuple[Tensor, int]]
@@ -100,6 +105,28 @@ def proxflow_solver(points: Tensor, target: float) -> Solver:
 
     shares = TOLERANCES if points.shape[1] > 3 else (1.0,)
     return Solver("proxflow", tuple(setting(target * share) for share in shares))
+
+
+def steps_solver(points: Tensor, target: float) -> Solver:
+    """A fit without its evaluations and certificate, by so many draws: what other solvers do. None in few dimensions,
+    where fits are exact."""
+
+    def setting(draws: int) -> Setting:
+        return Setting(f"{draws:,} draws", draws, lambda: partial(only_steps, points, target, draws))
+
+    return Solver("steps", (), (setting,) if points.shape[1] > 3 else ())
+
+
+def only_steps(points: Tensor, target: float, draws: int, seed: int) -> tuple[Tensor, int]:
+    """Heights (N,) that a fit would return after so many draws; prepared as for a fit to the target."""
+    task = task_of(points, None, None, 0.0, None, target, None, seed, 1 << 28)
+    fine = posed(task)[1]
+    session = Session(time.perf_counter(), False, None, None)
+    run = Run(fine.problem, returned_of(task, fine), None, task.tol, task.max_samples, task.seed, session)
+    while run.state.iterate.samples_used < draws:
+        step = run.descent.step(run.state.iterate, run.motion)
+        run.state = dataclasses.replace(run.state, iterate=step)
+    return run.potential.heights.cpu(), run.state.iterate.samples_used
 
 
 def ott_solver(points: Tensor, target: float) -> Solver:

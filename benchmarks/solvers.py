@@ -3,6 +3,8 @@
 python benchmarks/solvers.py [--only DATA ...] [--figure FILE]
 
 - proxflow: ``pf.semidiscrete.fit`` at several tolerances; each line is a whole fit, its certificate included.
+- steps: the same without what a certificate takes: steps alone, as many as should just do, known afterwards as for the
+  other solvers.
 - OTT: ``SemidiscreteSolver`` with its tutorial's schedule of rates, and a grid of schedules, constant rates, batches
   and averages.
 - POT, 0.9.7 or later: ``ot.semidiscrete.solve_semidiscrete``, averaged SGD, with its default arguments, and a grid of
@@ -54,6 +56,7 @@ from solver_settings import (
     ott_solver,
     pot_solver,
     proxflow_solver,
+    steps_solver,
     typical_gap,
 )
 from timing import medians
@@ -61,6 +64,8 @@ from timing import medians
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+OWN = {"proxflow": "proxflow", "steps": "its steps alone"}
+"""Of the solvers, and how they are called."""
 DOUBLINGS = 6  # of the draws that grids begin with, at most
 MARGIN = 1.1  # draws over those that should just reach the target: estimates of chi2 are good to about 10%
 
@@ -174,11 +179,17 @@ def studied(name: str, data: Data, device: torch.device, effort: Effort) -> Stud
     points = data.points()
     own = points.to(device)
     print(f"\n{name}: N = {len(points):,}, d = {points.shape[1]}; the typical gap is {typical_gap(points):.2g}")
-    makers = ((proxflow_solver, own), (ott_solver, points), (pot_solver, points), (adam_solver, own))
+    makers = (
+        (proxflow_solver, own),
+        (steps_solver, own),
+        (ott_solver, points),
+        (pot_solver, points),
+        (adam_solver, own),
+    )
     solvers = [make(rows, data.target) for make, rows in makers]
     trials = [searched(solver, own, data.target, effort) for solver in solvers]
     errors = iter(mass_errors(own, [run.heights for trial in trials for run in trial.runs]))
-    judged = {trial.solver: [(run, next(errors)) for run in trial.runs] for trial in trials}
+    judged = {trial.solver: [(run, next(errors)) for run in trial.runs] for trial in trials if trial.runs}
     study = Study(name, len(points), data.target, judged)
     print_table(study)
     for trial in trials:
@@ -209,15 +220,13 @@ def print_race(study: Study, rounds: int) -> None:
     timed = medians({name: partial(run.solve, 0) for name, run in fastest.items()}, rounds)
     words = []
     for name, rows in study.judged.items():
-        whose = name if name == "proxflow" else f"{name}'s best"
+        whose = OWN.get(name, f"{name}'s best")
         if name not in timed:
             least = min((error.chi2 for _, error in rows), default=math.inf)
             words.append(f"{whose} not reached, {least:.2g}")
-        elif name == "proxflow" or "proxflow" not in timed:
-            words.append(f"{whose} {timed[name]:.3g} s ({fastest[name].setting.name})")
-        else:
-            ratio = timed[name] / timed["proxflow"]
-            words.append(f"{whose} {timed[name]:.3g} s, {ratio:.2g} x ({fastest[name].setting.name})")
+            continue
+        ratios = "".join(f", {timed[name] / timed[own]:.2g} x {own}" for own in OWN if own in timed and name not in OWN)
+        words.append(f"{whose} {timed[name]:.3g} s{ratios} ({fastest[name].setting.name})")
     print(f"  time to chi2 <= {study.target:g}, in turn, medians of {rounds}: " + "; ".join(words), flush=True)
 
 
