@@ -72,6 +72,15 @@ slopes = torch.randint(-3, 4, (200, 4), generator=generator).float()
 found = fused_best(queries, slopes, None)
 result["tied"] = found is None or torch.equal(found[0], truth(queries, slopes).argmax(1))
 
+slopes = torch.zeros(100, 8)
+slopes[3, 0], slopes[40, 1], slopes[90, 1] = 9, 9, 9.001  # two that are near, in different groups
+queries = torch.zeros(48, 8)
+queries[:32, 0], queries[32:, 1] = 1, 1  # in the second block, of half the size
+fused_search._GROUPS_KEPT = 1
+found = fused_best(queries, slopes, None)
+result["full"] = found is None or torch.equal(found[0], truth(queries, slopes).argmax(1))
+fused_search._GROUPS_KEPT = 32
+
 tried.clear()
 level = torch.linspace(0, 1e-4, 900)[torch.randperm(900, generator=generator)]
 close = torch.cat([1 + level[:, None].expand(-1, 2), -torch.ones(900, 2)])  # nearer than float16 can tell
@@ -149,6 +158,10 @@ def test_the_answers_are_those_of_float64(found: dict[str, Any], inputs: str) ->
     assert all(found[inputs])
 
 
+def test_no_survivor_of_a_small_last_block_is_lost(found: dict[str, Any]) -> None:
+    assert found["full"]
+
+
 def test_the_first_of_tied_slopes_is_the_answer(found: dict[str, Any]) -> None:
     assert found["tied"]
 
@@ -201,7 +214,7 @@ def _compiled(name: str, constants: dict[str, Any], capability: int) -> Any:
         "queries": given.format(tile.get("ROWS"), tile.get("DEPTH")) if name != "_exact_scores" else "*fp32",
         "slopes": given.format(tile.get("COLUMNS"), tile.get("DEPTH")) if name != "_exact_scores" else "*fp32",
         **dict.fromkeys(("kept", "pairs"), "*i64" if name in ("_exact_scores", "_near_slopes") else "*i32"),
-        **dict.fromkeys(("counter", "pair_counter"), "*i32"),
+        **dict.fromkeys(("counter", "pair_counter"), "*i64"),
         **dict.fromkeys(("of_size", "of_loss", "least", "of_spread"), "fp32"),
         "scores": "*fp64",
     }

@@ -135,9 +135,9 @@ def _bounded(
     column = group * GROUP + tl.arange(0, GROUP)
     inside = column < count
     value = tl.load(given + column.to(tl.int64) * stride, mask=inside, other=0.0) - tl.load(level)
-    scale = _scaled_by(largest) * _scaled_by(largest_slope)
-    tl.store(offsets + column, tl.where(inside, value * scale, float("-inf")).to(tl.float32))
-    tl.store(slack, (of_spread * tl.load(spread) * scale).to(tl.float32))
+    scale, slope_scale = _scaled_by(largest), _scaled_by(largest_slope)
+    tl.store(offsets + column, tl.where(inside, value * scale * slope_scale, float("-inf")).to(tl.float32))
+    tl.store(slack, (of_spread * tl.load(spread) * scale * slope_scale).to(tl.float32))
     error = of_size * tl.load(sizes + column) + of_loss * tl.load(losses + column) + least
     tl.store(errors + column, error)
     tl.store(group_errors + group, tl.max(error, axis=0))
@@ -212,7 +212,7 @@ def _near_groups(maxima, errors, sizes, floors, slack, kept, counter, capacity, 
     flat = tl.reshape(near.to(tl.int32), (GROUPS * ROWS,))
     count = tl.sum(flat, axis=0)
     if count > 0:
-        at = tl.atomic_add(counter, count) + tl.cumsum(flat, axis=0) - 1
+        at = tl.atomic_add(counter, count.to(tl.int64)) + tl.cumsum(flat, axis=0) - 1
         fits = (flat > 0) & (at < capacity)
         of_row = tl.reshape(tl.broadcast_to(row[None, :], (GROUPS, ROWS)), (GROUPS * ROWS,))
         of_group = tl.reshape(tl.broadcast_to(group[:, None], (GROUPS, ROWS)), (GROUPS * ROWS,))
@@ -240,7 +240,7 @@ def _near_slopes(
         near = (ceiling >= tl.load(floors + row) - tl.load(slack)).to(tl.int32)
         found = tl.sum(near, axis=0)
         if found > 0:
-            at = tl.atomic_add(counter, found) + tl.cumsum(near, axis=0) - 1
+            at = tl.atomic_add(counter, found.to(tl.int64)) + tl.cumsum(near, axis=0) - 1
             fits = (near > 0) & (at < capacity)
             tl.store(kept + at, (tl.zeros((GROUP,), tl.int32) + row + top).to(tl.int64), mask=fits)
             tl.store(kept + capacity + at, column.to(tl.int64) + left, mask=fits)
@@ -382,8 +382,8 @@ class _Survivors:
 
     Attributes:
         places: (2, capacity) int64, rows and slopes.
-        slopes: int32, how many there are, those without room too; the first number.
-        groups: int32, how many groups may hold them, of the block and panel at hand; the first number.
+        slopes: int64, how many there are, those without room too; the first number.
+        groups: int64, how many groups may hold them, of the block and panel at hand; the first number.
     """
 
     places: Tensor
@@ -403,17 +403,18 @@ def _screened(
     count = max(1, most // tile.columns) * tile.columns if kept is None else len(slopes)
     lefts = range(0, len(slopes), count)
     places = torch.empty(2, _SLOPES_KEPT * total, dtype=torch.int64, device=slopes.device)
-    counters = torch.zeros(1 + len(lefts) * len(tops), dtype=torch.int32, device=slopes.device)
-    number = 0
+    counters = torch.zeros(1 + len(lefts) * len(tops), dtype=torch.int64, device=slopes.device)
+    capacities = []
     for left in lefts:
         chunk = slice(left, left + count)
         panel = _panel(slopes[chunk], offsets[chunk], frame, dtype, tile) if kept is None else kept.panel
         for top in tops:
-            number += 1
-            room = _Survivors(places, counters, counters[number:])
-            _keep_survivors(noise.block(top), panel, frame.slack, tile, room, top, left)
+            block = noise.block(top)
+            capacities.append(_GROUPS_KEPT * len(block.rows))
+            room = _Survivors(places, counters, counters[len(capacities) :])
+            _keep_survivors(block, panel, frame.slack, tile, room, top, left)
     found, *groups = counters.tolist()
-    if found > places.shape[1] or max(groups) > _GROUPS_KEPT * min(_ROWS_AT_ONCE, total):
+    if found > places.shape[1] or any(kept > capacity for kept, capacity in zip(groups, capacities, strict=True)):
         return None
     score = _scores(queries, slopes, offsets, places, found)
     return best_of(places[0, :found], places[1, :found], score, len(queries), len(slopes))
