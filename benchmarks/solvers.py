@@ -67,6 +67,7 @@ if TYPE_CHECKING:
 OWN = {"proxflow": "proxflow", "steps": "its steps alone"}
 """Of the solvers, and how they are called."""
 DOUBLINGS = 6  # of the draws that grids begin with, at most
+LEAST_SHARE = 0.25  # of a run's draws: from many more than it takes nothing can be told of few
 MARGIN = 1.1  # draws over those that should just reach the target: estimates of chi2 are good to about 10%
 
 
@@ -162,7 +163,9 @@ def searched(solver: Solver, points: Tensor, target: float, effort: Effort) -> T
         if not made:
             break
         errors = mass_errors(points, [run.heights for _, run in made], None, draws_to_judge(len(points), target), 1)
-        shares = [max(error.chi2 / target, 0.1) for error in errors]  # of its draws that should reach the target
+        shares = [
+            max(error.chi2 / target, LEAST_SHARE) for error in errors
+        ]  # of its draws that should reach the target
         ranked = sorted(zip(shares, made, strict=True), key=lambda entry: entry[0])
         kept = tuple(make for _, (make, _) in ranked[: -(-len(ranked) // 2)])
         reached += [(share * run.seconds, round(share * run.draws), make) for share, (make, run) in ranked if share < 1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 import signal
 import subprocess
@@ -20,8 +21,10 @@ import torch
 import proxflow as pf
 from proxflow.errors import ConvergenceWarning
 from proxflow.semidiscrete import Fit, descent, fit
+from proxflow.semidiscrete.session import Checkpoint
 from proxflow.semidiscrete.shared_directions import Sharing
 from proxflow.semidiscrete.stochastic_fit import StochasticState, _on_device
+from proxflow.storage import load, save
 from tests.marks import slow_beyond
 from tests.semidiscrete.sources import Interrupted, PlainNormal
 
@@ -70,6 +73,24 @@ def same(first: Fit, second: Fit) -> bool:
     masses = torch.equal(first.cell_mass, second.cell_mass)
     numbers = (first.chi2, first.samples_used) == (second.chi2, second.samples_used)
     return heights and masses and numbers and first.transport_cost == pytest.approx(second.transport_cost, rel=1e-12)
+
+
+def test_a_fit_that_began_on_another_kind_of_device_goes_on_with_noise_of_its_own(tmp_path: Path) -> None:
+    """A GPU's generators have a state of 16 bytes, the CPU's one of thousands."""
+    path, points = tmp_path / "checkpoint", cloud(100, 5)
+    with pytest.warns(ConvergenceWarning):
+        first = fit(points, tol=0.02, max_samples=3000, checkpoint=path)
+    kept = load(path)
+    assert isinstance(kept, Checkpoint)
+    assert isinstance(kept.state, StochasticState)
+    elsewhere = torch.arange(16, dtype=torch.uint8)
+    iterate = dataclasses.replace(kept.state.iterate, noise=elsewhere)
+    save(dataclasses.replace(kept, state=dataclasses.replace(kept.state, iterate=iterate, fresh=elsewhere)), path)
+    rest = fit(points, tol=0.02, checkpoint=path)
+    assert rest.converged
+    assert rest.history[0].chi2 == first.history[0].chi2
+    again = fit(points, tol=0.02)
+    assert rest.samples_used == pytest.approx(again.samples_used, rel=0.3)
 
 
 # Python drops an interrupt that lands in a finaliser, and says so; the run then continues to its end.

@@ -144,6 +144,7 @@ class Run:
         self.descent = Descent(problem)
         self.light = self._light_atoms(generator_of(seed, _MOMENT, device=device))
         resumed = session.state
+        self._seed = seed
         self.state = self._resumed(resumed) if isinstance(resumed, StochasticState) else self._begin(initial)
         self.motion.set_state(self.state.iterate.noise)
         self.fresh.set_state(self.state.fresh)
@@ -165,10 +166,21 @@ class Run:
 
     def _resumed(self, state: StochasticState) -> StochasticState:
         """A state from a checkpoint; with another tolerance other atoms may be light, which makes another potential."""
-        state = _on_device(state, self.problem.points.device)
+        state = self._with_noise_of_here(_on_device(state, self.problem.points.device))
         if torch.equal(state.light, self.light.light):
             return state
         return dataclasses.replace(state, history=(), tally=None, light=self.light.light)
+
+    def _with_noise_of_here(self, state: StochasticState) -> StochasticState:
+        """The state, from here on with other noise if it began on another kind of device, which draws otherwise."""
+        if state.fresh.shape == self.fresh.get_state().shape:
+            return state
+        iterate, device = state.iterate, self.problem.points.device
+        motion, fresh = (
+            generator_of(self._seed, stream, iterate.samples_used, device=device).get_state()
+            for stream in (_MOTION, _EVALUATION)
+        )
+        return dataclasses.replace(state, iterate=dataclasses.replace(iterate, noise=motion), fresh=fresh)
 
     def _light_atoms(self, generator: torch.Generator) -> LightAtoms:
         """Those that the draws of a fit hit less than once; none where the assignment is a softmax over all atoms."""
