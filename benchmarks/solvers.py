@@ -163,9 +163,7 @@ def searched(solver: Solver, points: Tensor, target: float, effort: Effort) -> T
         if not made:
             break
         errors = mass_errors(points, [run.heights for _, run in made], None, draws_to_judge(len(points), target), 1)
-        shares = [
-            max(error.chi2 / target, LEAST_SHARE) for error in errors
-        ]  # of its draws that should reach the target
+        shares = [max(error.chi2 / target, LEAST_SHARE) for error in errors]  # of its draws that should do
         ranked = sorted(zip(shares, made, strict=True), key=lambda entry: entry[0])
         kept = tuple(make for _, (make, _) in ranked[: -(-len(ranked) // 2)])
         reached += [(share * run.seconds, round(share * run.draws), make) for share, (make, run) in ranked if share < 1]
