@@ -232,6 +232,4 @@ def forget_peak(device: torch.device) -> None:
 
 def peak_bytes(device: torch.device) -> int:
     """The most memory taken at once: of a GPU by tensors since ``forget_peak``, else by the process."""
-    if device.type == "cuda":
-        return int(torch.cuda.max_memory_allocated(device))
-    return peak_memory() or 0
+    return peak_memory(device) or 0

@@ -130,6 +130,16 @@ def test_fits_of_every_kind_converge(options: dict[str, Any], fused: bool) -> No
     assert low <= fit.transport_cost <= high
 
 
+@pytest.mark.parametrize("epsilon", [0.0, 0.5])
+def test_an_estimate_tells_the_time_of_the_fit(epsilon: float) -> None:
+    points = cloud(5000, 16)
+    told = pf.semidiscrete.estimate(points, tol=0.02, epsilon=epsilon)
+    fit = pf.semidiscrete.fit(points, tol=0.02, epsilon=epsilon, progress=False)
+    assert 0.5 < told.seconds / fit.seconds < 2
+    assert told.memory is not None
+    assert points.nbytes < told.memory < 1 << 32
+
+
 def test_an_exact_fit_is_that_of_the_cpu() -> None:
     points = cloud(60, 2, dtype=torch.float64)
     here, there = (pf.semidiscrete.fit(each, progress=False) for each in (points.cpu(), points))

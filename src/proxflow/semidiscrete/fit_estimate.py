@@ -45,8 +45,8 @@ class Estimate:
         seconds: of wall time, preparation included.
         samples: draws that move the heights; 0 where masses are exact.
         evaluation_samples: draws that judge them, and those of W2^2.
-        memory: bytes, the largest of this process so far and what the fit will still add; None where the system does
-            not say.
+        memory: bytes, the largest of this process so far and what the fit will still add, of the GPU's memory where the
+            points are on one; None where the system does not say.
         spent: seconds that the estimate itself took.
     """
 
@@ -89,7 +89,7 @@ def estimate(
     task = task_of(points, weights, source, epsilon, symmetry, tol, max_samples, seed, max_memory)
     if len(task.atoms.points) == 1:
         spent = time.perf_counter() - began
-        return Estimate("one atom", spent, 0, 0, peak_memory(), spent)
+        return Estimate("one atom", spent, 0, 0, peak_memory(task.atoms.points.device), spent)
     rough, fine = posed(task)
     if exact_applies(rough.problem):
         return _of_exact_fit(task, seconds, began)
@@ -98,19 +98,20 @@ def estimate(
 
 def _of_noisy_fit(task: Task, fine: Posed, seconds: float, began: float) -> Estimate:
     problem, session = fine.problem, Session(began, False, None, None)
+    device = problem.points.device
     run = Run(problem, returned_of(task, fine), None, task.tol, task.max_samples, task.seed, session)
     run.advance()  # the first step is slower than the others
-    prepared, before = time.perf_counter() - began, run.state.iterate.samples_used
-    start = time.perf_counter()
-    while time.perf_counter() - start < seconds and not run.finished:
+    start, before = _now(device), run.state.iterate.samples_used
+    prepared = start - began
+    while _now(device) - start < seconds and not run.finished:
         run.advance()
     moved = max(run.state.iterate.samples_used - before, 1)
-    a_draw = (time.perf_counter() - start) / moved
+    a_draw = (_now(device) - start) / moved
     expected = run.expected(task.max_memory)
     a_count, a_judgement = _seconds_a_draw(run, seconds / 2)
     total = prepared + a_draw * max(expected.moving - before, 0)
     total += a_count * (expected.quick + expected.cost_searches) + a_judgement * expected.judging
-    peak = peak_memory()
+    peak = peak_memory(device)
     return Estimate(
         "averaged gradient",
         total,
@@ -123,7 +124,8 @@ def _of_noisy_fit(task: Task, fine: Posed, seconds: float, began: float) -> Esti
 
 def _seconds_a_draw(run: Run, seconds: float) -> tuple[float, float]:
     """Of the problem's own count, and of a judgement of what the fit will return."""
-    problem, generator = run.problem, generator_of(0, device=run.problem.points.device)
+    problem, device = run.problem, run.problem.points.device
+    generator = generator_of(0, device=device)
     at_once = min(max(run.descent.batch, _LEAST_TIMED), _MOST_TIMED)
     tasks: tuple[Callable[[], object], ...] = (
         lambda: problem.count(problem.noise(at_once, generator), run.heights),
@@ -131,11 +133,11 @@ def _seconds_a_draw(run: Run, seconds: float) -> tuple[float, float]:
     )
     found = []
     for task in tasks:
-        draws, start = 0, time.perf_counter()
-        while not draws or time.perf_counter() - start < seconds / len(tasks):
+        draws, start = 0, _now(device)
+        while not draws or _now(device) - start < seconds / len(tasks):
             task()
             draws += at_once
-        found.append((time.perf_counter() - start) / draws)
+        found.append((_now(device) - start) / draws)
     return found[0], found[1]
 
 
@@ -153,7 +155,8 @@ def _of_exact_fit(task: Task, seconds: float, began: float) -> Estimate:
         times.append(time.perf_counter() - before)
     slope = math.log(times[-1] / times[-2]) / math.log(sizes[-1] / sizes[-2]) if len(times) > 1 else _SLOPES[0]
     total = times[-1] * (count / sizes[-1]) ** min(max(slope, _SLOPES[0]), _SLOPES[1])
-    return Estimate(method, start - began + total, 0, 0, peak_memory(), time.perf_counter() - began)
+    peak = peak_memory(task.atoms.points.device)
+    return Estimate(method, start - began + total, 0, 0, peak, time.perf_counter() - began)
 
 
 def _subset(task: Task, rows: Tensor) -> Task:
@@ -162,8 +165,17 @@ def _subset(task: Task, rows: Tensor) -> Task:
     return dataclasses.replace(task, atoms=atoms)
 
 
-def peak_memory() -> int | None:
-    """Bytes that this process took at most so far."""
+def _now(device: torch.device) -> float:
+    """Seconds of a clock, once the device has done what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+def peak_memory(device: torch.device | None = None) -> int | None:
+    """Bytes that this process took at most so far: of a GPU's memory by tensors, if the device is one."""
+    if device is not None and device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
     if not hasattr(resource, "getrusage"):
         return None
     unit = 1 if sys.platform == "darwin" else 1024
