@@ -72,6 +72,20 @@ slopes = torch.randint(-3, 4, (200, 4), generator=generator).float()
 found = fused_best(queries, slopes, None)
 result["tied"] = found is None or torch.equal(found[0], truth(queries, slopes).argmax(1))
 
+half, ulp = torch.arange(16) < 8, 2.0**-10
+noise = 1 + 4 * ulp + torch.where(half, 0.49, -0.49).double() * ulp
+result["tight"] = []
+for lost in (0.0, 0.49):  # float16 puts the worse of two slopes before the better one by most of what bounds allow
+    pair = torch.zeros(2, 16, dtype=torch.float64)
+    pair[0, half], pair[1, ~half] = 1.5 + lost * ulp, 1.5 - lost * ulp
+    level = torch.stack([torch.zeros(()), (pair @ noise)[0] - (pair @ noise)[1] - 1e-5])
+    points = torch.cat([pair, -pair, torch.zeros(60, 16)]).float()
+    offsets = torch.cat([level, torch.full((62,), -50.0)]).float()
+    index, _ = fused_best(noise[None].float(), points, offsets)
+    scores = truth(noise[None].float(), points, offsets)
+    rounded = truth(noise[None].half(), points.half(), offsets)
+    result["tight"].append([index.item(), scores.argmax().item(), rounded.argmax().item()])
+
 slopes = torch.zeros(100, 8)
 slopes[3, 0], slopes[40, 1], slopes[90, 1] = 9, 9, 9.001  # two that are near, in different groups
 queries = torch.zeros(48, 8)
@@ -156,6 +170,10 @@ def found() -> dict[str, Any]:
 def test_the_answers_are_those_of_float64(found: dict[str, Any], inputs: str) -> None:
     assert found[inputs]
     assert all(found[inputs])
+
+
+def test_the_best_slope_survives_where_rounding_puts_another_before_it(found: dict[str, Any]) -> None:
+    assert found["tight"] == [[0, 0, 1], [0, 0, 1]]
 
 
 def test_no_survivor_of_a_small_last_block_is_lost(found: dict[str, Any]) -> None:
