@@ -102,6 +102,33 @@ result["near"] = is_right(torch.ones(3, 2), close), [str(dtype) for dtype in tri
 same = torch.ones(900, 2)
 result["same"] = fused_best(torch.ones(3, 2), same, None) is None
 
+result["wild"] = {}
+slopes, offsets = normal(300, 12), normal(300)
+for name, wild in (("NaN", torch.nan), ("infinite", torch.inf), ("huge", 1e30), ("large", 1e25), ("minute", 1e-30)):
+    queries = normal(40, 12)
+    queries[7, 0] = wild
+    if name == "minute":
+        queries[:] *= wild
+        queries[7] = 1e30  # all others are lost beside it
+    scores = truth(queries, slopes, offsets)
+    index, _ = fused_best(queries, slopes, offsets)
+    found = index >= 0
+    right = bool((index == scores.argmax(1))[found].all())
+    result["wild"][name] = right and not (name in ("NaN", "infinite") and found[7])
+queries, far = normal(9, 12), slopes.clone()
+queries[3], far[1] = 0, 1e25  # not one of the sampled slopes, and the square of its error is no number
+offsets[5] = 50
+found = fused_best(queries, far, offsets)
+result["wild"]["far slope"] = found is None or torch.equal(found[0], truth(queries, far, offsets).argmax(1))
+table, level = normal(64, 12), torch.full((64,), 100.0)
+level[:20], level[3] = 0, -torch.inf
+found = fused_best(queries, table[:20], level[:20])
+result["wild"]["beyond"] = found is None or float(found[1].max()) < 50
+queries, slopes, offsets = 3e-5 * normal(48, 3).double(), normal(300, 3).double(), torch.zeros(300, dtype=torch.float64)
+offsets[5:295:29] = 1000 + 3e-5 * normal(10).double()  # nearer than float32 can tell, for their size
+found = fused_best(queries, slopes, offsets)
+result["wild"]["level"] = found is None or torch.equal(found[0], truth(queries, slopes, offsets).argmax(1))
+
 queries, slopes = normal(50, 8), normal(200, 8)
 queries[7, 0], queries[9] = torch.nan, 1e-12 * queries[9]
 index, score = fused_best(queries, slopes, None)
@@ -146,6 +173,14 @@ for dtype in (torch.float16, torch.float32):
         "group": bool((panel.group_error == panel.error.view(-1, 16).amax(1)).all()),
         "size": float((rows.size / (scales[0] * queries).norm(dim=1) - 1).abs().max()),
     })
+loss = 2.0**-11
+noise, line = torch.full((16, 1), 1 + loss), torch.tensor([[1 + loss], [-1 - loss]]).repeat(16, 1)
+frame = _frame(noise, line, torch.zeros(32))
+rows, panel = _noise(noise, frame, torch.float16, tile), _panel(line, torch.zeros(32), frame, torch.float16, tile)
+scales = [float(2.0 ** (4 - torch.frexp(each).exponent)) for each in frame.largest]
+missed = (rows.rows.double() @ panel.rows.double().T)[:, :32]
+missed -= scales[0] * scales[1] * (noise.double() @ line.double().T)
+result.append({"line": float((missed.abs() / (rows.size[:, None].double() * panel.error.double())).max())})
 print(json.dumps(result))
 """
 
@@ -190,6 +225,11 @@ def test_slopes_that_float16_does_not_tell_apart_are_searched_in_float32(found: 
     assert tried == ["torch.float16", "torch.float32"]
 
 
+@pytest.mark.parametrize("what", ["NaN", "infinite", "huge", "large", "minute", "far slope", "beyond", "level"])
+def test_numbers_of_any_size_give_no_wrong_answer(found: dict[str, Any], what: str) -> None:
+    assert found["wild"][what]
+
+
 def test_too_many_equal_slopes_are_left_to_another_search(found: dict[str, Any]) -> None:
     assert found["same"]
 
@@ -215,6 +255,10 @@ def test_what_rounding_loses_stays_within_its_bounds(place: int) -> None:
     else:
         assert ratios["score"] <= 1
         assert ratios["row"] == 0
+
+
+def test_the_bound_of_what_rounding_loses_is_as_small_as_it_can_be_on_a_line() -> None:
+    assert 0.9 < interpreted(BOUNDS)[2]["line"] <= 1
 
 
 def _compiled(name: str, constants: dict[str, Any], capability: int) -> Any:
@@ -249,8 +293,8 @@ def _compiled(name: str, constants: dict[str, Any], capability: int) -> Any:
 
 TILE = {"WHOLE": False, "ROWS": 128, "COLUMNS": 256, "GROUP": 32, "DEPTH": 64, "STAGES": 3}
 KERNELS = [
-    ("_rounded", {"NOISE": True, "LARGEST": 65504.0, "ROWS": 16, "DEPTH": 128}),
-    ("_rounded", {"NOISE": False, "LARGEST": 65504.0, "ROWS": 16, "DEPTH": 128}),
+    ("_rounded", {"NOISE": True, "LARGEST": 65504.0, "LEAST": 1e-6, "ROWS": 16, "DEPTH": 128}),
+    ("_rounded", {"NOISE": False, "LARGEST": 65504.0, "LEAST": 1e-6, "ROWS": 16, "DEPTH": 128}),
     ("_bounded", {"GROUP": 128}),
     ("_group_maxima", TILE | {"DESCRIBED": False}),
     ("_group_maxima", TILE | {"DESCRIBED": False, "WHOLE": True}),

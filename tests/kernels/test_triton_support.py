@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import warnings
@@ -45,8 +46,12 @@ def broken(monkeypatch: pytest.MonkeyPatch) -> list[Exception]:
         TritonError("out of resource: shared memory"),
         RuntimeError("Failed to find C compiler. Please specify via CC environment variable"),
         subprocess.CalledProcessError(1, "gcc"),
+        PermissionError("no folder to keep kernels in"),
+        AssertionError("libcuda.so cannot found!"),
+        RuntimeError("Triton Error [CUDA]: device kernel image is invalid"),
+        ImportError("cannot import name 'TensorDescriptor'"),
     ],
-    ids=["kernel", "no compiler", "no headers"],
+    ids=["kernel", "no compiler", "no headers", "no folder", "no driver", "old driver", "old Triton"],
 )
 def test_searches_go_on_by_products_and_warn_once(broken: list[Exception], error: Exception) -> None:
     broken.append(error)
@@ -61,8 +66,17 @@ def test_searches_go_on_by_products_and_warn_once(broken: list[Exception], error
         assert torch.equal(argmax_affine(queries, slopes), found)
 
 
-def test_other_errors_are_raised(broken: list[Exception]) -> None:
-    broken.append(torch.OutOfMemoryError("CUDA out of memory"))
-    with pytest.raises(torch.OutOfMemoryError, match="out of memory"):
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("Triton Error [CUDA]: an illegal memory access was encountered"),
+        ValueError("ours"),
+    ],
+    ids=["memory", "access", "ours"],
+)
+def test_other_errors_are_raised(broken: list[Exception], error: Exception) -> None:
+    broken.append(error)
+    with pytest.raises(type(error), match=re.escape(str(error))):
         argmax_affine(torch.randn(4, 3), torch.randn(9, 3))
     assert has_kernels(torch.device("cpu"))

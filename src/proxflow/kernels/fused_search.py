@@ -44,6 +44,8 @@ _NEAR_GROUPS, _NEAR_ROWS = 16, 128  # of the parts that groups are kept from
 _NEAR_DEPTH, _EXACT_PAIRS, _EXACT_DEPTH = 64, 8, 128  # of the parts that scores are summed from
 _NEAR_PROGRAMS = 32  # for each multiprocessor
 _LARGEST_NOISE = 8.0  # about, of normal noise
+_LARGEST_KEPT = 2.0**100  # number of a slope, scaled: larger ones are cut, so that scores are finite
+_LEAST_NOISE = 2.0**-20  # norm of a row, scaled: the largest number of all rows is about 2^4
 _GROUPS_KEPT, _SLOPES_KEPT = 32, 32  # of a row in the mean, at most
 _PRECISIONS = (torch.float16, torch.float32)
 
@@ -92,21 +94,25 @@ def _scaled_by(largest):
 @triton.jit(do_not_specialize=["rows"])
 def _rounded(
     values, centre, largest, kept, sizes, losses, floors, imprecision, rows, depth, stride, kept_rows, kept_depth,
-    NOISE: tl.constexpr, LARGEST: tl.constexpr, ROWS: tl.constexpr, DEPTH: tl.constexpr,
+    NOISE: tl.constexpr, LARGEST: tl.constexpr, LEAST: tl.constexpr, ROWS: tl.constexpr, DEPTH: tl.constexpr,
 ):  # fmt: skip
     """Rows as they are kept, scaled, with zeros beyond; norms, and those of what rounding takes.
 
-    Slopes are taken about the centre. Noise is not: it gets floors, NaN where rounding takes too much.
+    Slopes are taken about the centre. Noise is not: it gets floors, NaN where rounding takes too much, or squares are
+    too large or too small to tell. No norm of noise is 0, so that its product with an infinite error is infinite.
     """
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     scale = _scaled_by(largest)
     size = tl.zeros((ROWS,), tl.float32)
     loss = tl.zeros((ROWS,), tl.float32)
+    other = tl.zeros((ROWS,), tl.int32)  # numbers that are not 0
     for start in range(0, kept_depth, DEPTH):
         part = start + tl.arange(0, DEPTH)
         inside = (row[:, None] < rows) & (part[None, :] < depth)
         given = tl.load(values + row[:, None] * stride + part[None, :], mask=inside, other=0.0)
-        if not NOISE:
+        if NOISE:
+            other += tl.sum((given != 0.0).to(tl.int32), axis=1)
+        else:
             middle = tl.load(centre + part, mask=part < depth, other=0.0)
             given = given.to(middle.dtype) - middle[None, :]
         y = tl.where(inside, given * scale, 0.0).to(tl.float32)
@@ -117,12 +123,14 @@ def _rounded(
         size += tl.sum(y * y, axis=1)
         loss += tl.sum(lost * lost, axis=1)
     size, loss = tl.sqrt(size), tl.sqrt(loss)
-    tl.store(sizes + row, size, mask=row < kept_rows)
     if NOISE:
-        clear = (loss <= imprecision * size) & (row < rows)  # no NaN
+        told = (loss <= imprecision * size) & (size >= LEAST) & (size < float("inf"))  # no NaN
+        clear = (told | (other == 0)) & (row < rows)
+        size = tl.maximum(size, LEAST)
         tl.store(floors + row, tl.where(clear, float("-inf"), float("nan")), mask=row < kept_rows)
     else:
         tl.store(losses + row, loss, mask=row < kept_rows)
+    tl.store(sizes + row, size, mask=row < kept_rows)
 
 
 @triton.jit(do_not_specialize=["count"])
@@ -194,7 +202,8 @@ def _group_maxima(
                 b = _part(slopes, left, start, depth, COLUMNS, DEPTH, DESCRIBED)
                 scores = tl.dot(a, b.T, scores, input_precision="ieee")
             floor = _keep_maxima(scores, offsets, errors, maxima, floor, size, row, left, rows, ROWS, COLUMNS, GROUP)
-    tl.atomic_max(floors + row, floor - tl.load(slack))  # a NaN there stays
+    floor -= tl.load(slack)
+    tl.atomic_max(floors + row, tl.where(floor == floor, floor, float("-inf")))  # a NaN that is there stays
 
 
 @triton.jit
@@ -236,8 +245,10 @@ def _near_slopes(
             a = tl.load(queries + row * depth + part, mask=part < depth, other=0.0).to(tl.float32)
             b = tl.load(slopes + column[:, None] * depth + part[None, :], mask=part[None, :] < depth, other=0.0)
             sums += a[None, :] * b.to(tl.float32)
-        ceiling = tl.sum(sums, axis=1) + tl.load(offsets + column) + tl.load(errors + column) * tl.load(sizes + row)
-        near = (ceiling >= tl.load(floors + row) - tl.load(slack)).to(tl.int32)
+        offset = tl.load(offsets + column)
+        ceiling = tl.sum(sums, axis=1) + offset + tl.load(errors + column) * tl.load(sizes + row)
+        inside = offset > float("-inf")  # else there is no such slope
+        near = (inside & (ceiling >= tl.load(floors + row) - tl.load(slack))).to(tl.int32)
         found = tl.sum(near, axis=0)
         if found > 0:
             at = tl.atomic_add(counter, found.to(tl.int64)) + tl.cumsum(near, axis=0) - 1
@@ -297,12 +308,14 @@ def fused_best(
         kept: made of these slopes and offsets, if there is one.
 
     Returns:
-        index: (B,) int64, -1 for rows that must be searched in another way: those with numbers that are not finite, or
-            far smaller than those of other rows.
+        index: (B,) int64, -1 for rows that must be searched in another way: those with numbers that are not finite, and
+            those far smaller than others.
         score: (B,) float64, of the best; -inf without one.
     """
     if offsets is None:
         offsets = queries.new_zeros(()).expand(len(slopes))
+    if queries.dtype != torch.float64:
+        queries, offsets = queries.float(), offsets.float()  # what is taken off loses no digits that bounds know not of
     queries, slopes = _with_close_columns(queries), _with_close_columns(slopes)
     with torch.cuda.device_of(queries):
         found = None if kept is None else _screened(queries, slopes, offsets, torch.float16, kept)
@@ -448,8 +461,8 @@ def _kept(
     sizes, others = torch.empty(2, kept_rows, device=values.device)
     _rounded[(triton.cdiv(kept_rows, _PREPARED_ROWS),)](
         values, centre, largest, kept, sizes, others, others, _imprecision(dtype), count, depth, values.stride(0),
-        kept_rows, kept_depth, NOISE=noise, LARGEST=torch.finfo(dtype).max, ROWS=_PREPARED_ROWS,
-        DEPTH=_PREPARED_DEPTH,
+        kept_rows, kept_depth, NOISE=noise, LARGEST=min(torch.finfo(dtype).max, _LARGEST_KEPT), LEAST=_LEAST_NOISE,
+        ROWS=_PREPARED_ROWS, DEPTH=_PREPARED_DEPTH,
     )  # fmt: skip
     return kept, sizes, others
 

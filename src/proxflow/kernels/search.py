@@ -161,9 +161,9 @@ def _best_by_kernels(
     queries: Tensor, slopes: Tensor, offsets: Tensor | None, keep: Callable[[], Kept] | None
 ) -> tuple[Tensor, Tensor] | None:
     """The kernels' answer; None where they leave the search to products."""
-    from proxflow.kernels.fused_search import KeptSlopes, fused_best
-
     try:
+        from proxflow.kernels.fused_search import KeptSlopes, fused_best
+
         kept = None if keep is None else keep()
         return fused_best(queries, slopes, offsets, kept if isinstance(kept, KeptSlopes) else None)
     except Exception as error:

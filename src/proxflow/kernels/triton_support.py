@@ -13,6 +13,7 @@ from proxflow.errors import in_a_line
 
 __all__ = ["has_kernels", "without_kernels"]
 
+_SAID_WITHOUT_A_CLASS = ("C compiler", "libcuda", "ptxas", "kernel image")
 _WITHOUT: set[torch.device] = set()
 """GPUs that kernels did not compile for."""
 
@@ -32,15 +33,13 @@ def _should_have(device: torch.device) -> bool:
 def without_kernels(device: torch.device, error: Exception) -> None:
     """Do without kernels on a device from now on, and warn of it, where this error says that none can be compiled.
 
-    Triton compiles for the GPU, and with a compiler of C and Python's headers what launches a kernel.
+    Triton compiles for the GPU, and with a compiler of C and Python's headers what launches a kernel; it keeps both in
+    a folder. An older Triton lacks what the kernels import.
 
     Raises:
         Exception: the error, where it says something else.
     """
-    from triton.errors import TritonError
-
-    lacks_compiler = isinstance(error, RuntimeError) and "C compiler" in str(error)
-    if not (lacks_compiler or isinstance(error, (TritonError, subprocess.CalledProcessError))):
+    if not _is_of_triton(error):
         raise error
     _WITHOUT.add(device)
     warnings.warn(
@@ -49,3 +48,13 @@ def without_kernels(device: torch.device, error: Exception) -> None:
         RuntimeWarning,
         stacklevel=2,
     )
+
+
+def _is_of_triton(error: Exception) -> bool:
+    if isinstance(error, (RuntimeError, AssertionError)):
+        return any(words in str(error) for words in _SAID_WITHOUT_A_CLASS)
+    try:
+        from triton.errors import TritonError
+    except ImportError:
+        return True
+    return isinstance(error, (TritonError, subprocess.CalledProcessError, OSError, ImportError))
