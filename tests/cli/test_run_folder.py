@@ -52,6 +52,7 @@ def test_the_record_holds_what_repeats_the_run(finished: Path) -> None:
         "max_samples": None,
         "schedule": "linear",
         "seed": 3,
+        "device": None,
     }
     assert record["data"] == {
         "name": "points",
