@@ -246,18 +246,8 @@ def _parts(bench: Bench, problem: Problem) -> Iterator[Part]:
         return None if found is None else found[0]
 
     yield Part("in float32", rows, lambda: in_float32)
-    rounded = partial(_rounded_slopes, problem)
+    rounded = partial(fused_search.kept_slopes, problem.slopes, problem.offsets)
     yield Part("slopes rounded to float16, with bounds", 0, lambda: rounded, answers=False)
-
-
-def _rounded_slopes(problem: Problem) -> object:
-    from proxflow.kernels import fused_search
-
-    frame = fused_search._frame(problem.queries, problem.slopes, problem.offsets)
-    tile = fused_search._tile(
-        torch.float16, problem.slopes.shape[1], fused_search._shared_memory(problem.slopes.device)
-    )
-    return fused_search._panel(problem.slopes, problem.offsets, frame, torch.float16, tile)
 
 
 def _part(bench: Bench, truth: Truth, part: Part, table: Table, deadline: Deadline) -> None:

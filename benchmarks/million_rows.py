@@ -30,6 +30,7 @@ import torch.distributed
 from torch import Tensor
 
 import proxflow as pf
+from gpu_measure import synchronise
 from proxflow.semidiscrete.descent import Descent, Iterate
 from proxflow.semidiscrete.fitting import posed, task_of
 from proxflow.semidiscrete.start import Start, marginal_form
@@ -52,12 +53,6 @@ def where(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"{torch.get_num_threads()} threads"
-
-
-def synchronise(device: torch.device) -> None:
-    """Wait until it has done what it was given."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def in_own_process(task: Callable[..., None], *arguments: object) -> None:

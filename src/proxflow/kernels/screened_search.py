@@ -22,15 +22,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from proxflow.kernels.screening import (
-    LEAST_SIZE,
-    MARGIN,
-    best_survivors,
-    centre_and_level,
-    least_norm,
-    sampled,
-    sums_error,
-)
+from proxflow.kernels.screening import MARGIN, best_of, centre_and_level, least_norm, sampled, sums_error
 
 __all__ = ["Panels", "can_screen", "keeps_panels", "panels_to_keep", "screened_best"]
 
@@ -40,6 +32,8 @@ _ROUNDING = 2.0**-8  # of bfloat16, relative
 _RELATIVE = MARGIN * _ROUNDING  # how far a result in bfloat16 may be off, relative to itself
 _CENTRED = 1 << 18  # numbers of slopes whose centre is taken off at once, in a cache
 _MOST_SURVIVORS = 32  # of a row: with more, screening does not pay
+_LEAST_SIZE = 2.0**-30  # of a query, to which numbers of that size are rounding
+_AT_ONCE = 1 << 17  # numbers that scores in float64 are taken of, in a cache
 _LEAST_ROWS, _LEAST_COLUMNS, _LEAST_DEPTH, _LEAST_WORK = 256, 8192, 16, 1 << 28  # that repay the rounding of slopes
 _FEWEST_ROWS, _FEW_ROWS = 32, 1024  # between which panels that are kept make a search quicker
 _MOST_KEPT = 1 << 28  # bytes of panels that are kept
@@ -129,7 +123,7 @@ def screened_best(
     centre, level = centre_and_level(slopes, offsets)
     floor = _sampled_floor(queries, sampled(slopes).to(queries.dtype) - centre, sampled(offsets) - level)
     sizes, imprecision = _sizes(queries)
-    floor[sizes < LEAST_SIZE] = torch.nan  # nothing reaches it
+    floor[sizes < _LEAST_SIZE] = torch.nan  # nothing reaches it
     columns = _columns(len(queries)) if kept is None else kept.columns
     blocks = [_with_ones(rows) for rows in queries.split(_SCORES // columns)]
     buffer = torch.empty(_SCORES, dtype=torch.bfloat16, device=slopes.device)
@@ -147,7 +141,7 @@ def screened_best(
             if max(len(row) / block.shape[1], count / len(queries)) > _MOST_SURVIVORS:
                 return None
             survivors.append((row + rows.start, column + left, ceiling))
-    return best_survivors(queries, slopes, offsets, floor, survivors)
+    return _best_survivors(queries, slopes, offsets, floor, survivors)
 
 
 def _columns(rows: int) -> int:
@@ -231,3 +225,28 @@ def _survivors(
     pair, place = torch.nonzero(near >= needed[row, None], as_tuple=True)
     row = row[pair]
     return row, group[pair] * _GROUP + place, near[pair, place] + panel.offset_lost
+
+
+def _best_survivors(
+    queries: Tensor, slopes: Tensor, offsets: Tensor, floor: Tensor, survivors: list[tuple[Tensor, Tensor, Tensor]]
+) -> tuple[Tensor, Tensor]:
+    """The best slope of each row among those that are left, and its score in float64, (B,); -1 and -inf without any.
+
+    Args:
+        queries: (B, k).
+        slopes: (N, k).
+        offsets: (N,).
+        floor: (B,), no higher than the largest score of each row.
+        survivors: row, slope and a bound above of the score, (n,) each, of some slopes after the others.
+    """
+    row, column, ceiling = (torch.cat(parts) for parts in zip(*survivors, strict=True))
+    kept = ceiling >= floor[row]
+    row, column = row[kept], column[kept]
+    size = max(1, _AT_ONCE // slopes.shape[1])
+    score = torch.cat(
+        [
+            (queries[rows].double() * slopes[columns].double()).sum(1) + offsets[columns].double()
+            for rows, columns in zip(row.split(size), column.split(size), strict=True)
+        ]
+    )
+    return best_of(row, column, score, len(queries), len(slopes))

@@ -1,7 +1,7 @@
-"""What searches that screen in bfloat16 share: what slopes are taken about, bounds of what rounding loses, the end.
+"""What searches that screen share: a middle for slopes, bounds of what rounding loses, the best of what is left.
 
 Problem: argmax_j <a_i, b_j> + c_j. A search that screens takes all scores roughly, keeps those slopes of each row that
-may still be the best, with a bound above of each score, and ends here, in float64.
+may still be the best by a bound above of each score, and takes the scores of these in float64.
 """
 
 from __future__ import annotations
@@ -11,22 +11,11 @@ import math
 import torch
 from torch import Tensor
 
-__all__ = [
-    "LEAST_SIZE",
-    "MARGIN",
-    "best_of",
-    "best_survivors",
-    "centre_and_level",
-    "least_norm",
-    "sampled",
-    "sums_error",
-]
+__all__ = ["MARGIN", "best_of", "centre_and_level", "least_norm", "sampled", "sums_error"]
 
 MARGIN = 1.01  # for the roundings of the bounds themselves
-LEAST_SIZE = 2.0**-30  # of a row, to which numbers of that size are rounding
 _LEAST_SQUARED = 2.0**-63  # a number whose square float32 has: smaller ones, and their products, may count as 0
 _SAMPLE = 256  # slopes that give a centre
-_AT_ONCE = 1 << 17  # numbers that scores in float64 are taken of, in a cache
 
 
 def sampled(slopes: Tensor) -> Tensor:
@@ -47,31 +36,6 @@ def least_norm(depth: int) -> float:
 def sums_error(columns: int) -> float:
     """How far a sum of so many products in float32 may be off, relative to the sizes of its factors."""
     return columns * torch.finfo(torch.float32).eps
-
-
-def best_survivors(
-    queries: Tensor, slopes: Tensor, offsets: Tensor, floor: Tensor, survivors: list[tuple[Tensor, Tensor, Tensor]]
-) -> tuple[Tensor, Tensor]:
-    """The best slope of each row among those that are left, and its score in float64, (B,); -1 and -inf without any.
-
-    Args:
-        queries: (B, k).
-        slopes: (N, k).
-        offsets: (N,).
-        floor: (B,), no higher than the largest score of each row.
-        survivors: row, slope and a bound above of the score, (n,) each, of some slopes after the others.
-    """
-    row, column, ceiling = (torch.cat(parts) for parts in zip(*survivors, strict=True))
-    kept = ceiling >= floor[row]
-    row, column = row[kept], column[kept]
-    size = max(1, _AT_ONCE // slopes.shape[1])
-    score = torch.cat(
-        [
-            (queries[rows].double() * slopes[columns].double()).sum(1) + offsets[columns].double()
-            for rows, columns in zip(row.split(size), column.split(size), strict=True)
-        ]
-    )
-    return best_of(row, column, score, len(queries), len(slopes))
 
 
 def best_of(row: Tensor, column: Tensor, score: Tensor, rows: int, columns: int) -> tuple[Tensor, Tensor]:
