@@ -12,6 +12,7 @@ Invariant: a step depends on the state alone, its noise generator included. The 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from dataclasses import dataclass
 
 import torch
@@ -73,11 +74,6 @@ def _shells(points: ManyRows, mean: Tensor) -> Tensor:
 
 def _count(labels: Tensor) -> int:
     return int(labels.max()) + 1
-
-
-def _summed(masses: Tensor, labels: Tensor, count: int) -> Tensor:
-    """Masses (N,) of each of ``count`` groups together; unlike ``bincount`` it does not wait for a GPU."""
-    return masses.new_zeros(count).index_add_(0, labels, masses)
 
 
 def _bisected(points: Tensor, weights: Tensor, labels: Tensor) -> Tensor:
@@ -159,6 +155,51 @@ class Iterate:
         return cls(start.heights, averages, 0, start.samples_used, start.units, generator.get_state())
 
 
+class _Levels:
+    """Groups of all levels, numbered through, so that a step is taken for all of them at once.
+
+    Args:
+        groups: labels (N,) of each level.
+        weights: (N,) of the atoms.
+
+    Attributes:
+        counts: groups of each level.
+    """
+
+    def __init__(self, groups: list[Tensor], weights: Tensor) -> None:
+        self.counts = [_count(labels) for labels in groups]
+        firsts = itertools.accumulate(self.counts, initial=0)
+        self._places = [labels + first for labels, first in zip(groups, firsts, strict=False)]
+        self._wanted = self._summed(weights)
+        sizes = [_floored(part, count) for part, count in zip(self._wanted.split(self.counts), self.counts, strict=True)]
+        self._floored = torch.cat(sizes) if sizes else self._wanted
+
+    def move(self, heights: Tensor, mass: Tensor, lengths: list[float]) -> None:
+        """Add to the heights (N,) of each atom, in place, the steps of its groups; a length for each level."""
+        if not self.counts:
+            return
+        steps = (self._summed(mass) - self._wanted) / self._floored
+        for places, part, length in zip(self._places, steps.split(self.counts), lengths, strict=True):
+            part *= length
+            heights += steps[places]
+
+    def _summed(self, mass: Tensor) -> Tensor:
+        """Of all groups; unlike ``bincount`` it does not wait for a GPU."""
+        total = mass.new_zeros(sum(self.counts))
+        for places in self._places:
+            total.index_add_(0, places, mass)
+        return total
+
+
+def _floored(weights: Tensor, count: int) -> Tensor:
+    """What an error of mass is relative to: the weight or, below average, the average weight.
+
+    Relative to its own weight a draw in a cell of weight 1e-12 would report an error of 1e12 / batch, and no later
+    step undo what it did. The mean of a step is 0 where the mass is right in any case.
+    """
+    return weights.clamp(min=1 / count)
+
+
 class Descent:
     """The steps on one problem, and what they know of its atoms.
 
@@ -175,7 +216,8 @@ class Descent:
         self.problem = problem
         self.batch = max(256, min(len(problem) // 8, problem.rows_at_once))
         self.groups = nested_groups(problem.points, problem.weights, problem.mean())
-        self._group_weights = [_summed(problem.weights, labels, _count(labels)) for labels in self.groups]
+        self._levels = _Levels(self.groups, problem.weights)
+        self._floored = _floored(problem.weights, len(problem))
         self.sharing = self._sharing()
         self.inflation = 1.0 if self.sharing is None else variance_inflation(problem.weights, self.sharing)
         self._stretch = isolation(problem)
@@ -189,17 +231,16 @@ class Descent:
 
     def step(self, iterate: Iterate, generator: torch.Generator) -> Iterate:
         """One step on fresh noise: the relative mass error of cells and of groups of cells, each in its own unit."""
-        weights = self.problem.weights
         noise = self.problem.noise(self.batch, generator)
         if self.sharing is None:
             mass = self.problem.count(noise, iterate.heights).mass
         else:
             mass = self.problem.mass_sharing(noise, iterate.heights, self.sharing, generator)
-        change = iterate.units[0] * self._stretch * self._moves(iterate, mass, weights)
-        for labels, wanted, unit in zip(self.groups, self._group_weights, iterate.units[1:], strict=True):
-            own = _summed(mass, labels, len(wanted))
-            change += (unit * self._moves(iterate, own, wanted))[labels]
-        heights = iterate.heights + change
+        unit, *units = iterate.units
+        error = (mass - self.problem.weights) / self._floored
+        heights = iterate.heights + (unit * self._length(iterate, len(error))) * self._stretch * error
+        lengths = [unit * self._length(iterate, count) for unit, count in zip(units, self._levels.counts, strict=True)]
+        self._levels.move(heights, mass, lengths)
         return dataclasses.replace(
             iterate,
             heights=heights,
@@ -209,17 +250,7 @@ class Descent:
             noise=generator.get_state(),
         )
 
-    def _moves(self, iterate: Iterate, mass: Tensor, weights: Tensor) -> Tensor:
-        """Step length times mass error, relative to the weight or, below average, to the average weight.
-
-        Relative to its own weight a draw in a cell of weight 1e-12 would report an error of 1e12 / batch, and no later
-        step undo what it did. The mean of a step is 0 where the mass is right in any case.
-        """
-        length = _step_length(iterate, self.batch, len(weights))
-        return length * (mass - weights) / weights.clamp(min=1 / len(weights))
-
-
-def _step_length(iterate: Iterate, batch: int, count: int) -> float:
-    """In units per relative mass error, for ``count`` cells that share the draws."""
-    rate: float = _FIRST_RATE * (1 + iterate.steps * batch / count) ** -_DECAY
-    return min(rate * batch / count, _LONGEST_STEP)
+    def _length(self, iterate: Iterate, count: int) -> float:
+        """Of a step, in units per relative mass error, for ``count`` cells that share the draws."""
+        rate: float = _FIRST_RATE * (1 + iterate.steps * self.batch / count) ** -_DECAY
+        return min(rate * self.batch / count, _LONGEST_STEP)
