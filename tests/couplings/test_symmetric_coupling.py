@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 import proxflow as pf
-from proxflow.couplings import Conditional, PairFile, Semidiscrete, Subspace
+from proxflow.couplings import Conditional, PairFile, Semidiscrete, Subspace, principal_directions
 from proxflow.potentials import SymmetricDiscrete
-from proxflow.symmetry import Group
+from proxflow.symmetry import Group, HorizontalFlip, Shifts, Symmetry
 from tests.couplings.normality import ALPHA, REJECTED, frequency_p_value, normal_p_value
 from tests.test_symmetry import turns
 
@@ -121,9 +121,139 @@ def test_what_takes_rows_for_targets_refuses(coupling: Semidiscrete, tmp_path: P
         coupling.rows_for(torch.zeros(3, 2, dtype=f64))
     with pytest.raises(ValueError, match="with a symmetry"):
         PairFile.write(coupling, tmp_path / "pairs", pairs=100)
-    with pytest.raises(ValueError, match="Subspace: the coupling has a symmetry"):
+    with pytest.raises(ValueError, match="must have the symmetry of the points"):
         Subspace(coupling, points, torch.eye(2, dtype=f64))
     with pytest.raises(ValueError, match=r"Conditional: the potential must have atoms .* give its expanded"):
         Conditional(points, torch.zeros(N + 2, dtype=torch.int64), {0: coupling.potential})
     with pytest.raises(ValueError, match="1 point is no atom"):
         Semidiscrete(coupling.potential, torch.cat([points, points[:1] + 1]))
+
+
+SHIFTS = Shifts((3, 4))
+
+
+def images_of(points: Tensor, group: Symmetry) -> Tensor:
+    """All images of rows (N, *event), (N, G, *event)."""
+    flat = points.flatten(1)
+    return torch.stack([group.apply(flat, g).reshape(points.shape) for g in range(len(group))], 1)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, f64])
+@pytest.mark.parametrize(
+    ("group", "dim"),
+    [(HorizontalFlip((3, 4)), 1), (HorizontalFlip((3, 4)), 5), (SHIFTS, 2), (SHIFTS, 5), (SHIFTS, 12)],
+    ids=lambda value: getattr(value, "dim", None) and repr(value),
+)
+def test_in_a_few_directions_rows_and_elements_have_the_law_of_the_data(
+    group: Symmetry, dim: int, dtype: torch.dtype
+) -> None:
+    points = torch.randn(5, 3, 4, generator=torch.Generator().manual_seed(3), dtype=f64).to(dtype)
+    subspace = Subspace.fit(points, dim, symmetry=group, tol=2e-3, labels=torch.arange(5))
+    pairs = subspace.sample(6000, generator=torch.Generator().manual_seed(4))
+    assert pairs.target.dtype == dtype
+    assert torch.equal(pairs.label, pairs.index)
+    equal = (images_of(points, group)[pairs.index] == pairs.target[:, None]).flatten(2).all(2)
+    assert bool((equal.sum(1) == 1).all())  # no image of these rows is another's, and images are exact
+    cell = len(group) * pairs.index + equal.double().argmax(1)
+    cells = 5 * len(group)
+    assert frequency_p_value(cell, torch.full((cells,), 1 / cells)) > ALPHA
+    assert normal_p_value(pairs.source) > ALPHA
+
+
+def test_directions_that_a_symmetry_mixes_are_taken_together() -> None:
+    """Waves of period 4: sine and cosine are two directions of one variance, which shifts turn into one another."""
+    generator = torch.Generator().manual_seed(3)
+    phase = torch.rand(50, 1, 1, generator=generator, dtype=f64)
+    wave = torch.cos(2 * torch.pi * (phase + torch.arange(4) / 4))  # (50, 1, 4), the same in each row of an image
+    points = wave + 0.1 * torch.randn(50, 3, 4, generator=generator, dtype=f64)
+    with pytest.raises(ValueError, match="the symmetry mixes direction 1 with the next ones; take 2"):
+        principal_directions(points, 1, symmetry=SHIFTS)
+    with pytest.raises(ValueError, match="the symmetry mixes direction 1 with the next ones; take 2"):
+        Subspace.fit(points, 1, symmetry=SHIFTS)
+    directions = principal_directions(points, 2, symmetry=SHIFTS)
+    assert float((wave.expand(50, 3, 4).flatten(1) @ directions).square().sum(1).min()) > 5.9  # of |wave|^2 = 6
+    assert principal_directions(points.flatten(1), 2, symmetry=SHIFTS).equal(directions)
+
+
+def test_elements_that_the_directions_do_not_tell_apart_are_drawn_apart_from_the_noise() -> None:
+    """The mean over columns is the same for all shifts: in its directions the group does nothing."""
+    points = torch.randn(4, 3, 4, generator=torch.Generator().manual_seed(5), dtype=f64)
+    still = torch.eye(3, dtype=f64).repeat_interleave(4, dim=0) / 2  # (12, 3): the mean of each row of an image
+    subspace = Subspace.fit(points, 3, frame=still, symmetry=SHIFTS, tol=2e-3)
+    assert len(subspace.coupling.symmetry) == 1
+    pairs = subspace.sample(4000, generator=torch.Generator().manual_seed(6))
+    equal = (images_of(points, SHIFTS)[pairs.index] == pairs.target[:, None]).flatten(2).all(2)
+    element = equal.double().argmax(1)
+    for row in range(4):
+        assert frequency_p_value(element[pairs.index == row], torch.full((4,), 0.25)) > ALPHA
+    assert normal_p_value(pairs.source[element == 1]) > ALPHA
+
+
+def test_pairs_in_a_few_directions_are_those_with_every_image_as_a_row() -> None:
+    points = torch.randn(6, 3, 4, generator=torch.Generator().manual_seed(7), dtype=f64)
+    flip = HorizontalFlip((3, 4))
+    frame = principal_directions(torch.cat([points, points.flip(-1)]), 5)
+    kept = principal_directions(points, 5, symmetry=flip)
+    torch.testing.assert_close(kept @ kept.mT, frame @ frame.mT)
+    subspace = Subspace.fit(points, 5, symmetry=flip, tol=2e-3)
+    pairs = subspace.sample(1000, generator=torch.Generator().manual_seed(8))
+    expanded = subspace.potential.expanded()
+    along = expanded.brenier_map(pairs.source.flatten(1) @ subspace.directions)
+    torch.testing.assert_close(along, pairs.target.flatten(1) @ subspace.directions)
+
+
+def test_rows_stored_with_their_images_share_an_orbit_and_go_to_either() -> None:
+    """Products round an image in another way than the row: orbits are those of the rows themselves."""
+    points = 10 + torch.randn(40, 8, 8, generator=torch.Generator().manual_seed(9))
+    both, flip = torch.cat([points, points.flip(-1)]), HorizontalFlip((8, 8))
+    subspace = Subspace.fit(both, 4, symmetry=flip, tol=0.02)
+    assert len(subspace.potential.points) == 40
+    pairs = subspace.sample(8000, generator=torch.Generator().manual_seed(10))
+    own = (pairs.target == both[pairs.index]).flatten(1).all(1)
+    mirrored = (pairs.target == both[pairs.index].flip(-1)).flatten(1).all(1)
+    assert bool((own ^ mirrored).all())
+    assert frequency_p_value(2 * pairs.index + own, torch.full((160,), 1 / 160)) > ALPHA
+
+
+def test_an_epoch_in_a_few_directions_has_every_row_once() -> None:
+    points, flip = torch.randn(7, 3, 4, generator=torch.Generator().manual_seed(11), dtype=f64), HorizontalFlip((3, 4))
+    subspace = Subspace.fit(points, 4, symmetry=flip, tol=2e-3)
+    index = torch.arange(7).repeat(300)
+    pairs = subspace.pairs_for(index, generator=torch.Generator().manual_seed(12))
+    own = (pairs.target == points[index]).flatten(1).all(1)
+    assert bool((own ^ (pairs.target == points[index].flip(-1)).flatten(1).all(1)).all())
+    assert frequency_p_value(own.long(), torch.full((2,), 0.5)) > ALPHA
+    assert normal_p_value(pairs.source) > ALPHA
+    with pytest.raises(ValueError, match=r"noise_for: with a symmetry .* pairs_for"):
+        subspace.noise_for(index[:3])
+    plain = Subspace.fit(points, 4, tol=0.1)
+    assert torch.equal(plain.pairs_for(index[:9]).target, points[index[:9]])
+
+
+def test_a_saved_potential_of_a_few_directions_gives_the_same_pairs(tmp_path: Path) -> None:
+    points = torch.randn(6, 3, 4, generator=torch.Generator().manual_seed(13))
+    subspace = Subspace.fit(points, 6, symmetry=SHIFTS, tol=0.01)
+    pf.save(subspace.potential, tmp_path / "potential.safetensors")
+    loaded = pf.load(tmp_path / "potential.safetensors")
+    again = Subspace.from_potential(loaded, points, subspace.directions, symmetry=SHIFTS)
+    one, other = (each.sample(64, generator=torch.Generator().manual_seed(14)) for each in (subspace, again))
+    assert torch.equal(one.source, other.source)
+    assert torch.equal(one.target, other.target)
+    with pf.couplings.PairStream(subspace, 32, seed=1) as stream:
+        first = next(stream)
+    with pf.couplings.PairStream(again, 32, seed=1) as stream:
+        assert torch.equal(next(stream).target, first.target)
+    with pytest.raises(ValueError, match="must have the symmetry of the points"):
+        Subspace.from_potential(loaded, points, subspace.directions)
+
+
+def test_the_number_that_is_chosen_is_one_that_the_symmetry_keeps() -> None:
+    points = torch.randn(300, 3, 4, generator=torch.Generator().manual_seed(15))
+    subspace = Subspace.fit(points, symmetry=SHIFTS, tol=0.2)
+    assert subspace.selection is not None
+    assert torch.equal(subspace.selection.directions, subspace.directions)
+    assert 1 <= subspace.dim <= 12
+    with pytest.raises(ValueError, match=r"Subspace: the symmetry acts on events of shape \(4, 3\)"):
+        Subspace.fit(points, symmetry=Shifts((4, 3)), tol=0.2)
+    with pytest.raises(ValueError, match="maps the span of the 1 directions out of itself"):
+        Subspace.fit(points, frame=torch.eye(12)[:, :1], dim=1, symmetry=SHIFTS, tol=0.2)

@@ -15,19 +15,23 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from proxflow.checks import Numbers, as_tensor, flat_points, point_weights, whole_number, working_dtype
+from proxflow.couplings.projected_symmetry import invariant_axes, invariant_count
 from proxflow.errors import ConvergenceWarning, counted
 from proxflow.kernels.geometry import principal_axes
 from proxflow.measures import Gaussian
 from proxflow.potentials import Discrete
+from proxflow.potentials.symmetric import check_symmetry
 from proxflow.results import brief_repr
 from proxflow.seeding import generator_of
 from proxflow.semidiscrete import fit
+from proxflow.symmetry import Symmetry
 
-__all__ = ["DirectionChoice", "check_directions", "choose_directions", "principal_directions"]
+__all__ = ["DirectionChoice", "check_directions", "choose_directions", "directions_kept_by", "principal_directions"]
 
 COUNTS = (1, 2, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128)  # about a factor sqrt 2 apart
 _DRAWS = 1 << 14  # of noise: a standard error of the agreement below .01
@@ -36,6 +40,7 @@ _PATIENCE = 2  # counts in a row below the best, after which no larger ones are 
 _LEAST_ROWS = 8  # distinct ones, of which two halves say anything
 _ORTHONORMAL = 1e-4  # largest error of directions^T directions
 _BLOCK = 1 << 24  # entries of a block of rows
+_MIXED = 64  # directions that a symmetry may mix with one another
 
 
 @brief_repr
@@ -118,16 +123,20 @@ def choose_directions(
     return DirectionChoice(_leading(flat, mass, tried[best], columns), tuple(tried), agreement, error)
 
 
-def principal_directions(points: Numbers, count: int, weights: Numbers | None = None) -> Tensor:
+def principal_directions(
+    points: Numbers, count: int, weights: Numbers | None = None, *, symmetry: Symmetry | None = None
+) -> Tensor:
     """The directions of largest variance of the rows, (d, count), orthonormal columns, of the points' dtype and device.
 
     Args:
         points: (N, *event), finite, float32 or float64; a float32 copy is made of float16 and bfloat16.
         count: how many, from 1 to d.
         weights: (N,), not negative; equal if None.
+        symmetry: a group, whose images of the rows are rows, too; it maps the span of the directions to itself. This
+            takes an eigenproblem in d coordinates.
 
     Raises:
-        ValueError: bad points or weights, or a count out of range.
+        ValueError: bad points or weights, a count out of range, or one that parts directions which the symmetry mixes.
     """
     name = "principal_directions"
     flat = flat_points(name, points, halves=True)
@@ -138,8 +147,22 @@ def principal_directions(points: Numbers, count: int, weights: Numbers | None = 
         raise ValueError(
             f"{name}: the number of directions must be between 1 and the {counted(dim, 'coordinate')}, got {count!r}"
         )
+    if symmetry is not None:
+        check_symmetry(name, symmetry, np.shape(points)[1:])
+        kept = directions_kept_by(symmetry, flat, mass, number)
+        if kept.shape[1] != number:
+            raise ValueError(f"{name}: the symmetry mixes direction {number} with the next ones; take {kept.shape[1]}")
+        return kept
     rows = (flat.double() - mass @ flat.double()) * mass.sqrt()[:, None]
     return principal_axes(rows, number).to(flat.dtype).contiguous()
+
+
+def directions_kept_by(symmetry: Symmetry, points: Tensor, weights: Tensor, count: int) -> Tensor:
+    """``count`` principal directions of rows (N, d) with their images, or as many fewer, or else more, as it takes for
+    the group to map their span to itself, (d, k)."""
+    axes = invariant_axes(points, weights, symmetry, min(points.shape[1], 2 * count + _MIXED))
+    kept = invariant_count(symmetry, axes, count)
+    return axes[:, : kept or axes.shape[1]].to(working_dtype(points)).contiguous()
 
 
 def _leading(points: Tensor, weights: Tensor, count: int, frame: Tensor | None) -> Tensor:

@@ -9,23 +9,34 @@ is fixed, so that training on these pairs is exact in law whatever the direction
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any, Self
 
 import torch
 from torch import Tensor
 
 from proxflow.checks import Numbers, whole_number
-from proxflow.couplings.directions import DirectionChoice, check_directions, choose_directions, principal_directions
+from proxflow.couplings.directions import (
+    DirectionChoice,
+    check_directions,
+    choose_directions,
+    directions_kept_by,
+    principal_directions,
+)
 from proxflow.couplings.noise_pool import NoiseLaw
 from proxflow.couplings.pairs import Pairs, Rows, check_count
+from proxflow.couplings.projected_symmetry import ProjectedSymmetry
 from proxflow.couplings.semidiscrete_coupling import Semidiscrete, rounded_alike
 from proxflow.couplings.stream import Coupling, batch_of
 from proxflow.errors import counted
 from proxflow.kernels.geometry import coordinates
 from proxflow.measures import Gaussian
 from proxflow.potentials import AtomicPotential, SymmetricDiscrete
+from proxflow.potentials.orbits import orbit_of_row
+from proxflow.potentials.symmetric import check_symmetry
 from proxflow.seeding import generator_of, own_generator
 from proxflow.semidiscrete import fit
+from proxflow.symmetry import Symmetry
 
 __all__ = ["Subspace", "first_directions"]
 
@@ -41,30 +52,31 @@ class Subspace:
     ``points @ directions``, an entropic one, or one of features of the rows (an encoder's latents, say). The pairs are
     exact in law for all of them; that their cost is small takes features that say where in the k directions a row is.
 
+    With a symmetry targets are images of rows (rows moved by a uniform element of the group, in law), ``index`` and
+    ``label`` those of the row; the coupling is one of the coordinates under the group as it acts on them.
+
     Args:
         coupling: coupling of standard normal noise in R^k with the rows, in their order.
         points: (N, *event), the rows; finite, on the coupling's device, with pairs of its dtype.
         directions: (d, k), orthonormal columns in the flat space of the points.
+        symmetry: the group on the points, where the coupling has one: it is that of ``directions^T g directions``.
 
     Attributes:
         selection: how ``fit`` chose the number of directions; None where it was given.
 
     Raises:
-        ValueError: bad points or directions, or a coupling of other rows, another noise or another dimension.
+        ValueError: bad points or directions, or a coupling of other rows, another noise, dimension or symmetry.
     """
 
     selection: DirectionChoice | None = None
 
-    def __init__(self, coupling: Coupling, points: Numbers, directions: Numbers) -> None:
+    def __init__(
+        self, coupling: Coupling, points: Numbers, directions: Numbers, *, symmetry: Symmetry | None = None
+    ) -> None:
         inner = getattr(coupling, "rows", None)
         if not isinstance(inner, Rows):
             raise ValueError(
                 f"Subspace: the coupling must be one of proxflow's, of the rows' coordinates, got {_name(coupling)}"
-            )
-        if getattr(coupling, "symmetry", None) is not None:
-            raise ValueError(
-                "Subspace: the coupling has a symmetry, and goes to images of rows that have no coordinates in the "
-                "other directions; fit the coordinates without it"
             )
         self.rows = Rows("Subspace", points, inner.labels)
         self.directions = check_directions("Subspace", directions, self.rows.flat)
@@ -80,6 +92,13 @@ class Subspace:
             )
         self.coupling: Any = coupling
         self.source = Gaussian(self.rows.dim)
+        self._images = None if symmetry is None else _projected(symmetry, self.rows, self.directions)
+        group = getattr(coupling, "symmetry", None)
+        if not (group is None if self._images is None else self._images.acts_as(group)):
+            raise ValueError(
+                "Subspace: the coupling must have the symmetry of the points as it acts on their coordinates, or "
+                "neither have one; Subspace.fit(points, symmetry=...) fits such a coupling"
+            )
 
     @classmethod
     def fit(
@@ -90,6 +109,7 @@ class Subspace:
         labels: Numbers | None = None,
         frame: Numbers | None = None,
         weights: Numbers | None = None,
+        symmetry: Symmetry | None = None,
         epsilon: float = 0.0,
         tol: float = 1e-2,
         seed: int = 0,
@@ -103,25 +123,39 @@ class Subspace:
             labels: (N,) or (N, k), or None. For a network that is told a class, ``Conditional.fit(directions=...)``.
             frame: (d, m), orthonormal columns, of which the first ``dim`` are taken; the principal directions if None.
             weights: (N,), of the rows; equal if None.
+            symmetry: a group, as ``symmetry.HorizontalFlip((C, H, W))``, whose images of rows are data, too. Directions
+                are then the principal ones of rows and images; of the number that is chosen, by the rows alone, as many
+                fewer (else more) are taken as it takes for the group to map their span to itself.
             epsilon: epsilon of the fit, in units of the scores; see ``semidiscrete.fit``.
             tol: tolerance on chi2 of the fit.
             seed: seed of the choice and the fit.
             progress: show a status line; None shows one on a terminal.
 
         Raises:
-            ValueError: bad data or arguments.
+            ValueError: bad data or arguments, or a number of directions of which the symmetry mixes some with others.
         """
         rows = Rows("Subspace", points, labels, weights)
         selection = None
         if dim is not None:
-            found = first_directions(rows, dim, frame)
+            found = first_directions(rows, dim, frame, symmetry)
         else:
             selection = choose_directions(rows.flat, rows.weights, frame=frame, seed=seed, progress=progress)
+            if symmetry is not None and frame is None:
+                check_symmetry("Subspace", symmetry, rows.event_shape)
+                kept = directions_kept_by(symmetry, rows.flat, rows.mass, selection.count)
+                selection = dataclasses.replace(selection, directions=kept)
             found = selection.directions
+        images = None if symmetry is None else _projected(symmetry, rows, found)
         potential = fit(
-            coordinates(rows.flat, found), rows.weights, epsilon=epsilon, tol=tol, seed=seed, progress=progress
+            _features(rows, found, symmetry),
+            rows.weights,
+            symmetry=None if images is None else images.group,
+            epsilon=epsilon,
+            tol=tol,
+            seed=seed,
+            progress=progress,
         ).potential
-        fitted = cls.from_potential(potential, points, found, labels, weights=rows.weights)
+        fitted = cls.from_potential(potential, points, found, labels, weights=rows.weights, symmetry=symmetry)
         fitted.selection = selection
         return fitted
 
@@ -134,6 +168,7 @@ class Subspace:
         labels: Numbers | None = None,
         *,
         weights: Numbers | None = None,
+        symmetry: Symmetry | None = None,
     ) -> Self:
         """The coupling of a potential that was fitted to ``points @ directions``, with its rounding or another's.
 
@@ -143,14 +178,20 @@ class Subspace:
             directions: (d, k), orthonormal columns.
             labels: (N,) or (N, k), or None.
             weights: (N,), of the rows, as given to the fit; equal if None.
+            symmetry: the group on the points, as given to ``Subspace.fit``; None if the potential has no symmetry.
 
         Raises:
-            ValueError: bad points or directions, or a potential of other points or weights.
+            ValueError: bad points or directions, or a potential of other points, weights or symmetry.
         """
         rows = Rows("Subspace", points, labels)
         frame = check_directions("Subspace", directions, rows.flat)
-        features = rounded_alike(coordinates(rows.flat, frame), potential.points)
-        return cls(Semidiscrete(potential, features, labels, weights=weights), points, frame)
+        features = rounded_alike(_features(rows, frame, symmetry), potential.points)
+        return cls(Semidiscrete(potential, features, labels, weights=weights), points, frame, symmetry=symmetry)
+
+    @property
+    def symmetry(self) -> Symmetry | None:
+        """The group whose images of rows are the targets; None where these are rows."""
+        return None if self._images is None else self._images.symmetry
 
     @property
     def dim(self) -> int:
@@ -172,7 +213,8 @@ class Subspace:
     @property
     def tensors(self) -> list[Tensor | None]:
         """What the coupling depends on, for checkpoints."""
-        return [*self.coupling.tensors, self.rows.flat, self.directions]
+        group = [] if self.symmetry is None else self.symmetry.tensors
+        return [*self.coupling.tensors, self.rows.flat, self.directions, *group]
 
     @property
     def noise_law(self) -> NoiseLaw:
@@ -190,6 +232,21 @@ class Subspace:
         """Batch ``number`` of n pairs of an endless sequence, whatever was drawn before."""
         pairs = batch_of(self.coupling, number, n, seed)
         return self._completed(pairs, generator_of(seed, number, *_OTHER_DIRECTIONS))
+
+    def pairs_for(self, index: Numbers, *, generator: torch.Generator | None = None) -> Pairs:
+        """Pairs of given rows, for loops that visit the data in epochs; with a symmetry targets are images of them.
+
+        See ``Semidiscrete.pairs_for``.
+
+        Raises:
+            ValueError: as of ``noise_for``, but for the symmetry.
+        """
+        if self.symmetry is None:
+            rows = self.rows.checked_index(index)
+            return self.rows.pairs(self.noise_for(rows, generator=generator).flatten(1), rows)
+        generator = own_generator(generator)
+        pairs = self.coupling.pairs_for(index, generator=generator)
+        return self._completed(pairs, generator)
 
     def rows_for(self, noise: Numbers, *, generator: torch.Generator | None = None) -> Tensor:
         """The row for each source point (n, *event), (n,) int64: that of its k coordinates in the directions.
@@ -237,7 +294,12 @@ class Subspace:
     def _completed(self, pairs: Pairs, generator: torch.Generator | None) -> Pairs:
         """The same pairs in the space of the points."""
         lifted = self.rows.pairs(self._noise(pairs.source.flatten(1), generator), pairs.index)
-        return Pairs(lifted.source, lifted.target, pairs.index, pairs.label)
+        target = lifted.target
+        if self._images is not None:
+            rows = target.flatten(1)
+            element = self._images.elements(rows @ self.directions, pairs.target.flatten(1), generator)
+            target = self._images.symmetry.apply(rows, element).reshape(target.shape)
+        return Pairs(lifted.source, target, pairs.index, pairs.label)
 
     def _noise(self, z: Tensor, generator: torch.Generator | None) -> Tensor:
         """W z + (I - W W^T) g for fresh noise g, (n, d)."""
@@ -248,19 +310,37 @@ class Subspace:
         return torch.addmm(g, z - g @ frame, frame.T)
 
 
-def first_directions(rows: Rows, dim: int | None, frame: Numbers | None = None) -> Tensor:
+def first_directions(
+    rows: Rows, dim: int | None, frame: Numbers | None = None, symmetry: Symmetry | None = None
+) -> Tensor:
     """The first ``dim`` columns of a frame (d, m), all if None; of the principal directions without a frame.
 
     Raises:
         ValueError: a frame that is none, or a number out of its range.
     """
     if frame is None:
-        return principal_directions(rows.flat, rows.dim if dim is None else dim, rows.weights)
+        events = rows.flat if symmetry is None else rows.flat.reshape(-1, *rows.event_shape)
+        return principal_directions(events, rows.dim if dim is None else dim, rows.weights, symmetry=symmetry)
     columns = check_directions(rows.name, frame, rows.flat)
     number = columns.shape[1] if dim is None else whole_number(dim)
     if number is None or not 1 <= number <= columns.shape[1]:
         raise ValueError(f"{rows.name}: dim must be between 1 and the {columns.shape[1]} of the frame, got {dim!r}")
     return columns[:, :number].contiguous()
+
+
+def _projected(symmetry: Symmetry, rows: Rows, directions: Tensor) -> ProjectedSymmetry:
+    check_symmetry("Subspace", symmetry, rows.event_shape)
+    return ProjectedSymmetry("Subspace", symmetry, directions)
+
+
+def _features(rows: Rows, directions: Tensor, symmetry: Symmetry | None) -> Tensor:
+    """Coordinates (N, k) of the rows; with a symmetry those of the first row of each orbit for all of it, so that
+    products, which round images differently, do not part it."""
+    flat = rows.flat
+    if symmetry is None:
+        return coordinates(flat, directions)
+    check_symmetry("Subspace", symmetry, rows.event_shape)
+    return coordinates(flat, directions)[orbit_of_row(flat, symmetry)]
 
 
 def _name(value: object) -> str:

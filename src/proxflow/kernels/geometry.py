@@ -13,6 +13,7 @@ from torch import Tensor
 __all__ = [
     "ManyRows",
     "ScaledRows",
+    "axes_of_covariance",
     "coordinates",
     "covariance_about",
     "distances_from",
@@ -170,9 +171,24 @@ def principal_axes(rows: Tensor, count: int) -> Tensor:
     rows = rows / rows.abs().max().clamp(min=torch.finfo(rows.dtype).tiny)
     dim = rows.shape[1]
     if dim <= _DENSE or 2 * count >= min(rows.shape):
-        axes: Tensor = torch.linalg.eigh(rows.T @ rows).eigenvectors.flip(1)[:, :count]
-    else:
-        axes = _by_lanczos(rows, count)
+        return _signed(_leading_eigenvectors(rows.T @ rows, count))
+    return _signed(_by_lanczos(rows, count))
+
+
+def axes_of_covariance(covariance: Tensor, count: int) -> Tensor:
+    """``principal_axes`` of rows whose covariance (d, d) is given, in float64."""
+    dim = len(covariance)
+    if dim <= _DENSE or 2 * count >= dim:
+        return _signed(_leading_eigenvectors(covariance, count))
+    return _signed(_by_lanczos(covariance / covariance.abs().max(), count))
+
+
+def _leading_eigenvectors(matrix: Tensor, count: int) -> Tensor:
+    axes: Tensor = torch.linalg.eigh(matrix).eigenvectors.flip(1)[:, :count]
+    return axes
+
+
+def _signed(axes: Tensor) -> Tensor:
     signed: Tensor = axes * axes.gather(0, axes.abs().argmax(0, keepdim=True)).sign()
     return signed
 

@@ -8,6 +8,8 @@ several atoms, so that it, and what follows from it, works on all of them, made 
 from __future__ import annotations
 
 import functools
+import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -66,7 +68,7 @@ class SymmetricDiscrete(Potential):
     ) -> None:
         check_atoms("SymmetricDiscrete", points, heights, weights)
         super().__init__(points.shape[1], source)
-        check_symmetry("SymmetricDiscrete", symmetry, points)
+        check_symmetry("SymmetricDiscrete", symmetry, points.shape[1:])
         check_invariant("SymmetricDiscrete", self.source)
         _check_orbits(points, symmetry)
         register_atoms(self, points, heights, weights)
@@ -188,8 +190,8 @@ def _expanded(
     return Discrete(images, heights.detach()[atom], share[atom], source=source, max_iterations=max_iterations)
 
 
-def check_symmetry(owner: str, symmetry: Symmetry, points: Tensor) -> None:
-    """Refuse what is no group, or one of another dimension than points (N, d).
+def check_symmetry(owner: str, symmetry: Symmetry, event_shape: Sequence[int]) -> None:
+    """Refuse what is no group, or one that acts on events of another shape; flat ones are taken as they are.
 
     Raises:
         ValueError: naming ``owner`` and what to do.
@@ -199,8 +201,15 @@ def check_symmetry(owner: str, symmetry: Symmetry, points: Tensor) -> None:
             f"{owner}: symmetry must be a group of proxflow.symmetry, got {type(symmetry).__name__}; Group(matrices) "
             "makes one of any"
         )
-    if symmetry.dim != points.shape[1]:
-        raise ValueError(f"{owner}: the symmetry acts in dimension {symmetry.dim}, the points have {points.shape[1]}")
+    dim, acts_on, shape = math.prod(event_shape), symmetry.event_shape, tuple(event_shape)
+    if symmetry.dim != dim:
+        raise ValueError(f"{owner}: the symmetry acts in dimension {symmetry.dim}, the points have {dim}")
+    if len(shape) > 1 and len(acts_on) > 1 and _without_ones(shape) != _without_ones(acts_on):
+        raise ValueError(f"{owner}: the symmetry acts on events of shape {acts_on}, those of the points are {shape}")
+
+
+def _without_ones(shape: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(size for size in shape if size > 1)
 
 
 def check_invariant(owner: str, source: Source) -> None:

@@ -171,8 +171,8 @@ class _Levels:
         firsts = itertools.accumulate(self.counts, initial=0)
         self._places = [labels + first for labels, first in zip(groups, firsts, strict=False)]
         self._wanted = self._summed(weights)
-        sizes = [_floored(part, count) for part, count in zip(self._wanted.split(self.counts), self.counts, strict=True)]
-        self._floored = torch.cat(sizes) if sizes else self._wanted
+        parts = self._wanted.split(self.counts)
+        self._floored = torch.cat([_floored(part, len(part)) for part in parts]) if groups else self._wanted
 
     def move(self, heights: Tensor, mass: Tensor, lengths: list[float]) -> None:
         """Add to the heights (N,) of each atom, in place, the steps of its groups; a length for each level."""

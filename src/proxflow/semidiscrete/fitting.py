@@ -9,7 +9,6 @@ import time
 import warnings
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -146,7 +145,11 @@ def task_of(
     max_samples = None if max_samples is None else _whole("max_samples", max_samples)
     _check_options(source, atoms, epsilon, tol, max_samples)
     if symmetry is not None:
-        _check_symmetry(symmetry, source, float(epsilon), points)
+        check_invariant("fit", source)
+        if epsilon > 0:
+            raise ValueError(
+                f"fit: with a symmetry epsilon must be 0, got {epsilon:g}; give images as rows to smooth them"
+            )
     return Task(atoms, source, float(epsilon), float(tol), max_samples, seed, max_memory)
 
 
@@ -159,21 +162,6 @@ def _check_options(source: Source, atoms: Atoms, epsilon: float, tol: float, max
         raise ValueError(f"fit: max_samples must be at least 1, got {max_samples!r}")
     if source.dim != atoms.points.shape[1]:
         raise ValueError(f"fit: the source has dimension {source.dim}, the points {atoms.points.shape[1]}")
-
-
-def _check_symmetry(symmetry: Symmetry, source: Source, epsilon: float, points: Numbers) -> None:
-    check_invariant("fit", source)
-    if epsilon > 0:
-        raise ValueError(
-            f"fit: with a symmetry epsilon must be 0, got {epsilon:g}; give images as rows of their own to smooth them"
-        )
-    shape, acts_on = tuple(np.shape(points)[1:]), symmetry.event_shape
-    if len(shape) > 1 and len(acts_on) > 1 and _without_ones(shape) != _without_ones(acts_on):
-        raise ValueError(f"fit: the symmetry acts on events of shape {acts_on}, those of the points are {shape}")
-
-
-def _without_ones(shape: tuple[int, ...]) -> tuple[int, ...]:
-    return tuple(size for size in shape if size > 1)
 
 
 def _whole(name: str, value: object) -> int:

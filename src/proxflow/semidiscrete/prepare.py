@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -47,7 +48,7 @@ def gather_atoms(points: Numbers, weights: Numbers | None, symmetry: Symmetry | 
     kept_as_is = len(first) == len(flat) and flat.is_contiguous() and not shares_memory(flat, points)
     distinct = flat if kept_as_is else flat[first].contiguous()
     if symmetry is not None:
-        check_symmetry("fit", symmetry, flat)
+        check_symmetry("fit", symmetry, np.shape(points)[1:])
         kept, orbit = torch.unique(orbit_of_row(distinct, symmetry), return_inverse=True)
         distinct, atom_of_row = distinct[kept], orbit[atom_of_row]
     total = torch.zeros(len(distinct), dtype=torch.float64, device=flat.device).index_add_(0, atom_of_row, mass)
