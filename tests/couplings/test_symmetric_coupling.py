@@ -189,13 +189,12 @@ def test_elements_that_the_directions_do_not_tell_apart_are_drawn_apart_from_the
     assert normal_p_value(pairs.source[element == 1]) > ALPHA
 
 
-def test_pairs_in_a_few_directions_are_those_with_every_image_as_a_row() -> None:
+@pytest.mark.parametrize(("group", "dim"), [(HorizontalFlip((3, 4)), 5), (SHIFTS, 8)])
+def test_pairs_in_a_few_directions_are_those_with_every_image_as_a_row(group: Symmetry, dim: int) -> None:
     points = torch.randn(6, 3, 4, generator=torch.Generator().manual_seed(7), dtype=f64)
-    flip = HorizontalFlip((3, 4))
-    frame = principal_directions(torch.cat([points, points.flip(-1)]), 5)
-    kept = principal_directions(points, 5, symmetry=flip)
-    torch.testing.assert_close(kept @ kept.mT, frame @ frame.mT)
-    subspace = Subspace.fit(points, 5, symmetry=flip, tol=2e-3)
+    frame = principal_directions(images_of(points, group).flatten(0, 1), dim)
+    subspace = Subspace.fit(points, dim, symmetry=group, tol=2e-3)
+    torch.testing.assert_close(subspace.directions @ subspace.directions.mT, frame @ frame.mT)
     pairs = subspace.sample(1000, generator=torch.Generator().manual_seed(8))
     expanded = subspace.potential.expanded()
     along = expanded.brenier_map(pairs.source.flatten(1) @ subspace.directions)
