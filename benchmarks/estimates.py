@@ -1,6 +1,7 @@
 """What ``estimate`` says of a fit beside what the fit takes: seconds, draws and memory, on real and made-up data.
 
-Each in a process of its own, since memory is the largest that a process ever took.
+Each in a process of its own, since memory is the largest that a process ever took, and several times in turn: two
+seconds of a machine with other work vary by as much as an estimate is to be right to. Medians, and the range of ratios.
 
 python benchmarks/estimates.py
 """
@@ -8,11 +9,14 @@ python benchmarks/estimates.py
 from __future__ import annotations
 
 import argparse
+import json
+import math
 import subprocess
 import sys
 import time
 import warnings
 from collections.abc import Callable
+from statistics import median
 from typing import Any
 
 import torch
@@ -39,8 +43,8 @@ CASES: dict[str, tuple[Callable[[], Tensor], dict[str, Any]]] = {
 }
 
 
-def compared(name: str, quick: bool) -> str:
-    """A line of the table."""
+def compared(name: str, quick: bool) -> dict[str, float]:
+    """What was told and what it took."""
     load, options = CASES[name]
     points = load()[:400] if quick else load()
     expected = pf.semidiscrete.estimate(points, **options)
@@ -48,31 +52,45 @@ def compared(name: str, quick: bool) -> str:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", pf.ConvergenceWarning)
         fit = pf.semidiscrete.fit(points, **options)
-    seconds, memory = time.perf_counter() - began, peak_memory()
-    gigabytes = "" if memory is None or expected.memory is None else f"{expected.memory / 1e9:9.2f}{memory / 1e9:7.2f}"
-    ratio = expected.seconds / seconds
-    draws = f"{expected.samples:13,}{fit.samples_used:12,}"
-    return f"{name:22s}{expected.seconds:10.1f}{seconds:8.1f}{ratio:7.2f}{draws}{gigabytes}"
+    return {
+        "seconds": time.perf_counter() - began,
+        "told seconds": expected.seconds,
+        "draws": fit.samples_used,
+        "told draws": expected.samples,
+        "memory": peak_memory() or math.nan,
+        "told memory": expected.memory or math.nan,
+    }
+
+
+def line(name: str, runs: list[dict[str, float]]) -> str:
+    """Of the table: medians over the runs of one case."""
+    middle = {key: median(run[key] for run in runs) for key in runs[0]}
+    ratios = sorted(run["told seconds"] / run["seconds"] for run in runs)
+    told, took = middle["told seconds"], middle["seconds"]
+    text = f"{name:22s}{told:10.1f}{took:8.1f}{told / took:7.2f}  {ratios[0]:5.2f} to {ratios[-1]:4.2f}"
+    text += f"{middle['told draws']:13,.0f}{middle['draws']:12,.0f}"
+    return text + f"{middle['told memory'] / 1e9:9.2f}{middle['memory'] / 1e9:7.2f}"
 
 
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--case", choices=list(CASES), help="this one alone")
-    parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that it runs")
+    parser.add_argument("--case", choices=list(CASES), help="this one alone, once, as JSON")
+    parser.add_argument("--repeats", type=int, default=3, help="of each case")
+    parser.add_argument("--quick", action="store_true", help="tiny sizes, once, to see that it runs")
     options = parser.parse_args()
     if options.case is not None:
-        print(compared(options.case, options.quick), flush=True)
+        print(json.dumps(compared(options.case, options.quick)))
         return
-    print(f"{'':22s}{'seconds':>18s}{'':7s}{'draws':>25s}{'GB':>16s}")
-    print(
-        f"{'':22s}{'told':>10s}{'took':>8s}{'ratio':>7s}{'told':>13s}{'took':>12s}{'told':>9s}{'took':>7s}", flush=True
-    )
-    for name in CASES:
-        if "Fashion" in name and not INSTALLED.is_dir():
-            continue
-        command = [sys.executable, __file__, "--case", name, *(["--quick"] if options.quick else [])]
-        print(subprocess.run(command, check=True, capture_output=True, text=True).stdout, end="", flush=True)
+    cases = [name for name in CASES if "Fashion" not in name or INSTALLED.is_dir()]
+    quick = ["--quick"] if options.quick else []
+    print(f"{'':22s}{'seconds':>18s}{'told / took':>22s}{'draws':>25s}{'GB':>16s}")
+    print(f"{'':22s}{'told':>10s}{'took':>8s}{'':22s}{'told':>13s}{'took':>12s}{'told':>9s}{'took':>7s}", flush=True)
+    for name in cases:
+        command = [sys.executable, __file__, "--case", name, *quick]
+        repeats = 1 if options.quick else options.repeats
+        runs = [subprocess.run(command, check=True, capture_output=True, text=True).stdout for _ in range(repeats)]
+        print(line(name, [json.loads(text) for text in runs]), flush=True)
 
 
 if __name__ == "__main__":

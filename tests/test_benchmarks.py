@@ -40,7 +40,7 @@ def test_estimates() -> None:
     lines = printed_by("estimates.py").splitlines()
     assert len(lines) >= 2 + 6
     for line in lines[2:]:
-        told, took = (float(number.replace(",", "")) for number in line[47:].split()[:2])
+        told, took = (float(number.replace(",", "")) for number in line[62:].split()[:2])
         assert told == took == 0 or 0.75 < told / took < 1.35
         told, took = (float(number) for number in line.split()[-2:])
         assert 0.75 < told / took < 1.25

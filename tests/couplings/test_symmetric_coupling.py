@@ -196,6 +196,7 @@ def test_pairs_in_a_few_directions_are_those_with_every_image_as_a_row(group: Sy
     subspace = Subspace.fit(points, dim, symmetry=group, tol=2e-3)
     torch.testing.assert_close(subspace.directions @ subspace.directions.mT, frame @ frame.mT)
     pairs = subspace.sample(1000, generator=torch.Generator().manual_seed(8))
+    assert isinstance(subspace.potential, SymmetricDiscrete)
     expanded = subspace.potential.expanded()
     along = expanded.brenier_map(pairs.source.flatten(1) @ subspace.directions)
     torch.testing.assert_close(along, pairs.target.flatten(1) @ subspace.directions)

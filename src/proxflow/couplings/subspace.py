@@ -199,9 +199,9 @@ class Subspace:
         return int(self.directions.shape[1])
 
     @property
-    def potential(self) -> AtomicPotential:
+    def potential(self) -> AtomicPotential | SymmetricDiscrete:
         """The potential of the coupling in R^k, where it has one; ``proxflow.save`` keeps it."""
-        potential: AtomicPotential = self.coupling.potential
+        potential: AtomicPotential | SymmetricDiscrete = self.coupling.potential
         return potential
 
     @property
