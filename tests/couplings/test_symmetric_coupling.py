@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -123,7 +124,7 @@ def test_what_takes_rows_for_targets_refuses(coupling: Semidiscrete, tmp_path: P
         PairFile.write(coupling, tmp_path / "pairs", pairs=100)
     with pytest.raises(ValueError, match="must have the symmetry of the points"):
         Subspace(coupling, points, torch.eye(2, dtype=f64))
-    with pytest.raises(ValueError, match=r"Conditional: the potential must have atoms .* give its expanded"):
+    with pytest.raises(ValueError, match="Conditional: potentials must have the symmetry"):
         Conditional(points, torch.zeros(N + 2, dtype=torch.int64), {0: coupling.potential})
     with pytest.raises(ValueError, match="1 point is no atom"):
         Semidiscrete(coupling.potential, torch.cat([points, points[:1] + 1]))
@@ -257,3 +258,53 @@ def test_the_number_that_is_chosen_is_one_that_the_symmetry_keeps() -> None:
         Subspace.fit(points, symmetry=Shifts((4, 3)), tol=0.2)
     with pytest.raises(ValueError, match="maps the span of the 1 directions out of itself"):
         Subspace.fit(points, frame=torch.eye(12)[:, :1], dim=1, symmetry=SHIFTS, tol=0.2)
+
+
+@pytest.mark.parametrize("directions", [None, 5, "auto"])
+def test_classes_are_coupled_apart_with_images_of_their_rows(directions: Any, tmp_path: Path) -> None:
+    flip, labels = HorizontalFlip((3, 4)), torch.arange(10) % 2 + 3
+    points = torch.randn(10, 3, 4, generator=torch.Generator().manual_seed(16), dtype=f64)
+    coupling = Conditional.fit(points, labels, directions=directions, symmetry=flip, tol=2e-3)
+    index = torch.arange(10).repeat(600)
+    for pairs in (
+        coupling.sample(6000, generator=torch.Generator().manual_seed(17)),
+        coupling.pairs_for(index, generator=torch.Generator().manual_seed(18)),
+    ):
+        assert torch.equal(pairs.label, labels[pairs.index])
+        own = (pairs.target == points[pairs.index]).flatten(1).all(1)
+        assert bool((own ^ (pairs.target == points[pairs.index].flip(-1)).flatten(1).all(1)).all())
+        assert frequency_p_value(2 * pairs.index + own, torch.full((20,), 1 / 20)) > ALPHA
+        for label in (3, 4):
+            assert normal_p_value(pairs.source[pairs.label == label]) > ALPHA
+    assert torch.equal(pairs.index, index)
+    pf.save({str(label): potential for label, potential in coupling.potentials.items()}, tmp_path / "p.safetensors")
+    loaded = {int(label): potential for label, potential in pf.load(tmp_path / "p.safetensors").items()}
+    again = Conditional(points, labels, loaded, directions=coupling.directions, symmetry=flip)
+    first, second = (each.sample(99, generator=torch.Generator().manual_seed(19)) for each in (coupling, again))
+    assert torch.equal(first.target, second.target)
+    with pytest.raises(ValueError, match=r"noise_for: with a symmetry .* pairs_for"):
+        coupling.noise_for(index[:3])
+    with pytest.raises(ValueError, match="symmetry"):
+        Conditional(points, labels, loaded, directions=coupling.directions)
+
+
+def test_a_cost_on_classes_has_no_symmetry() -> None:
+    points, flip = torch.randn(10, 3, 4), HorizontalFlip((3, 4))
+    with pytest.raises(ValueError, match="with a symmetry classes are kept apart; leave out strength= or symmetry="):
+        Conditional.fit(points, torch.arange(10) % 2, strength=1.0, symmetry=flip)
+    with pytest.raises(ValueError, match="Conditional: the symmetry acts in dimension 12, the points have 10"):
+        Conditional.fit(points.flatten(1)[:, :10], torch.arange(10) % 2, symmetry=flip)
+    digits, shifts = pf.data.load("digits", n=60), Shifts((8, 8), (0, 1))
+    with pytest.raises(ValueError, match="mixes direction"):
+        Conditional.fit(digits.points, torch.zeros(60).long(), directions=5, symmetry=shifts)
+
+
+def test_without_a_symmetry_pairs_for_gives_rows_of_their_class() -> None:
+    points, labels = torch.randn(12, 3, generator=torch.Generator().manual_seed(20)), torch.arange(12) % 3
+    coupling = Conditional.fit(points, labels, tol=0.05)
+    index = torch.tensor([5, 5, 0, 11, 7])
+    pairs = coupling.pairs_for(index, generator=torch.Generator().manual_seed(21))
+    assert torch.equal(pairs.target, points[index])
+    assert torch.equal(pairs.label, labels[index])
+    expected = Conditional.fit(points, labels, tol=0.05)
+    assert torch.equal(pairs.source, expected.noise_for(index, generator=torch.Generator().manual_seed(21)))

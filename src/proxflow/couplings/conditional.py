@@ -9,8 +9,8 @@ with all data, at a cost on conditions that differ.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Literal, Self
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor
@@ -26,8 +26,10 @@ from proxflow.couplings.subspace import Subspace, first_directions
 from proxflow.measures import Gaussian, Source
 from proxflow.potentials import AtomicPotential, SymmetricDiscrete
 from proxflow.potentials.atoms import as_atomic
+from proxflow.potentials.symmetric import check_symmetry
 from proxflow.seeding import own_generator
 from proxflow.semidiscrete import fit
+from proxflow.symmetry import Symmetry
 
 __all__ = ["Conditional"]
 
@@ -62,10 +64,11 @@ class Conditional:
         weights: (N,), of the rows, as given to ``fit``; equal if None. Groups are drawn by the sums of theirs.
         directions: of each group, (d, k) orthonormal columns, if its potential is one of ``rows @ directions``: each
             group is then a ``Subspace`` coupling.
+        symmetry: a group of maps, as given to ``fit``: targets are images of rows, as of ``Semidiscrete``.
 
     Raises:
         ValueError: bad points, labels, strength, weights or directions, a group without potential or directions, or a
-            potential of other points, strength or weights.
+            potential of other points, strength, weights or symmetry.
     """
 
     def __init__(
@@ -77,9 +80,11 @@ class Conditional:
         strength: float | Sequence[float] = math.inf,
         weights: Numbers | None = None,
         directions: Mapping[int, Numbers] | None = None,
+        symmetry: Symmetry | None = None,
     ) -> None:
         self.rows = Rows("Conditional", points, labels, weights)
         self.strength = checked_strength(self.rows, strength)
+        self.symmetry = _checked_symmetry(symmetry, self.rows, self.strength)
         groups = groups_of(self.rows, self.strength)
         for what, given in (("potential", potentials), ("directions", directions)):
             missing = [] if given is None else sorted(set(groups.members) - set(given))
@@ -89,9 +94,7 @@ class Conditional:
         self._parts: dict[int, Semidiscrete | ConditionCost | Subspace] = {}
         for group, rows in groups.members.items():
             frame = None if directions is None else directions[group]
-            self._parts[group] = _part(
-                Group.of(self.rows, rows, frame, self.strength), as_atomic("Conditional", potentials[group])
-            )
+            self._parts[group] = _part(Group.of(self.rows, rows, frame, self.strength), potentials[group], symmetry)
         self.source = next(iter(self._parts.values())).source
 
     @classmethod
@@ -104,6 +107,7 @@ class Conditional:
         directions: int | Literal["auto"] | None = None,
         weights: Numbers | None = None,
         source: Source | None = None,
+        symmetry: Symmetry | None = None,
         epsilon: float = 0.0,
         tol: float = 1e-2,
         seed: int = 0,
@@ -119,6 +123,8 @@ class Conditional:
                 chooses it for each. None couples in all.
             weights: (N,), of the rows; equal if None.
             source: law of the noise; standard normal if None, and wherever directions are given.
+            symmetry: a group, as ``symmetry.HorizontalFlip((C, H, W))``, whose images of a row are data of its class,
+                too; classes are then kept apart. See ``Subspace.fit``.
             epsilon: epsilon of the fits, in units of the scores; see ``semidiscrete.fit``.
             tol: tolerance on chi2 of each fit.
             seed: seed of the choices and the fits.
@@ -128,9 +134,16 @@ class Conditional:
         strength = checked_strength(data, strength)
         if directions is not None and source is not None and source != Gaussian(data.dim):
             raise ValueError("Conditional: directions need standard normal noise; leave out source= or directions=")
+        symmetry = _checked_symmetry(symmetry, data, strength)
+        accuracy: dict[str, Any] = {"epsilon": epsilon, "tol": tol, "seed": seed, "progress": progress}
         potentials: dict[int, AtomicPotential | SymmetricDiscrete] = {}
         frames: dict[int, Tensor] = {}
         for label, rows in groups_of(data, strength).members.items():
+            if symmetry is not None and directions is not None:
+                number, mass = None if directions == "auto" else directions, weights_of(data, rows)
+                part = Subspace.fit(data.flat[rows], number, weights=mass, symmetry=symmetry, **accuracy)
+                frames[label], potentials[label] = part.directions, part.potential
+                continue
             if directions is not None:
                 own_weights = weights_of(data, rows)
                 frames[label] = _coupled_directions(data.flat[rows], own_weights, directions, seed, progress)
@@ -139,18 +152,16 @@ class Conditional:
                 group.joined,
                 group.rows.weights,
                 source=group.joint_source(source),
-                epsilon=epsilon,
-                tol=tol,
-                seed=seed,
-                progress=progress,
+                symmetry=symmetry,
+                **accuracy,
             ).potential
         chosen = frames if directions is not None else None
-        return cls(points, labels, potentials, strength=strength, weights=weights, directions=chosen)
+        return cls(points, labels, potentials, strength=strength, weights=weights, directions=chosen, symmetry=symmetry)
 
     @property
-    def potentials(self) -> dict[int, AtomicPotential]:
+    def potentials(self) -> dict[int, AtomicPotential | SymmetricDiscrete]:
         """The potential of each class, or other group of rows that is coupled together."""
-        return {label: as_atomic("Conditional", part.potential) for label, part in self._parts.items()}
+        return {label: part.potential for label, part in self._parts.items()}
 
     @property
     def directions(self) -> dict[int, Tensor] | None:
@@ -168,22 +179,43 @@ class Conditional:
         """What the coupling depends on, for checkpoints."""
         classes = [self.rows.labels] if self.rows.weights is None else [self.rows.labels, self.rows.weights]
         soft = [] if set(self.strength) == {math.inf} else [torch.tensor(self.strength, dtype=torch.float64)]
-        return [*classes, *soft, *(tensor for part in self._parts.values() for tensor in part.tensors)]
+        group = [] if self.symmetry is None else self.symmetry.tensors
+        return [*classes, *soft, *group, *(tensor for part in self._parts.values() for tensor in part.tensors)]
 
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> Pairs:
         """n pairs: classes by their weight in the data, noise of the source in each, coupled within the class."""
         check_count("Conditional", n)
         generator = own_generator(generator)
         wanted = self._groups.of_row[self.rows.draw_index(n, generator)]
-        noise = self.rows.flat.new_empty(n, self.rows.dim, dtype=self.rows.dtype)
-        index = torch.empty(n, dtype=torch.int64, device=noise.device)
-        for label, part in self._parts.items():
-            places = torch.nonzero(wanted == label)[:, 0]
-            if len(places):
-                pairs = part.sample(len(places), generator=generator)
-                noise[places] = pairs.source.flatten(1)
-                index[places] = self._groups.members[label][pairs.index]
-        return self.rows.pairs(noise, index)
+        index = torch.empty(n, dtype=torch.int64, device=wanted.device)
+
+        def drawn(label: int, places: Tensor) -> Pairs:
+            pairs = self._parts[label].sample(len(places), generator=generator)
+            index[places] = self._groups.members[label][pairs.index]
+            return pairs
+
+        noise, target = self._gathered(wanted, drawn)
+        return self.rows.pairs(noise, index, target)
+
+    def pairs_for(self, index: Numbers, *, generator: torch.Generator | None = None) -> Pairs:
+        """Pairs of given rows, each in its own class; with a symmetry targets are images of them.
+
+        See ``Semidiscrete.pairs_for``.
+
+        Raises:
+            ValueError: as of ``noise_for``, but for the symmetry.
+        """
+        asked, generator = self.rows.checked_index(index), own_generator(generator)
+        if self.symmetry is None:
+            return self.rows.pairs(self.noise_for(asked, generator=generator), asked)
+
+        def found(label: int, places: Tensor) -> Pairs:
+            part = self._parts[label]
+            assert not isinstance(part, ConditionCost)  # noqa: S101 - there is none with a symmetry
+            return part.pairs_for(self._place_in_group(label, asked[places]), generator=generator)
+
+        noise, target = self._gathered(self._groups.of_row[asked], found)
+        return self.rows.pairs(noise, asked, target)
 
     def rows_for(self, noise: Numbers, *, generator: torch.Generator | None = None) -> Tensor:
         """A row for each source point (n, *event), (n,) int64: of a class that is drawn apart from the noise.
@@ -226,21 +258,50 @@ class Conditional:
         for label, part in self._parts.items():
             places = torch.nonzero(labels == label)[:, 0]
             if len(places):
-                place_in_class = torch.searchsorted(self._groups.members[label], asked[places])
-                given = part.noise_for(place_in_class, generator=generator)
+                given = part.noise_for(self._place_in_group(label, asked[places]), generator=generator)
                 noise[places] = given.reshape(len(places), *self.rows.event_shape)
         return noise
 
+    def _place_in_group(self, label: int, rows: Tensor) -> Tensor:
+        """Numbers of rows among those of their group."""
+        return torch.searchsorted(self._groups.members[label], rows)
 
-def _part(group: Group, potential: AtomicPotential) -> Semidiscrete | ConditionCost | Subspace:
+    def _gathered(self, group: Tensor, pairs_of: Callable[[int, Tensor], Pairs]) -> tuple[Tensor, Tensor]:
+        """Noise and targets (n, d), each from the pairs of its group, which are asked for the places that it fills."""
+        noise = self.rows.flat.new_empty(len(group), self.rows.dim, dtype=self.rows.dtype)
+        target = torch.empty_like(noise)
+        for label in self._parts:
+            places = torch.nonzero(group == label)[:, 0]
+            if len(places):
+                pairs = pairs_of(label, places)
+                noise[places], target[places] = pairs.source.flatten(1), pairs.target.flatten(1)
+        return noise, target
+
+
+def _part(
+    group: Group, potential: AtomicPotential | SymmetricDiscrete, symmetry: Symmetry | None
+) -> Semidiscrete | ConditionCost | Subspace:
     """The coupling of one group."""
     weights = group.rows.weights
     if group.features is not None:
-        cost = ConditionCost(potential, group.rows.flat, group.features, weights=weights)
+        atomic = as_atomic("Conditional", potential)
+        cost = ConditionCost(atomic, group.rows.flat, group.features, weights=weights)
         return cost if group.directions is None else Subspace(cost, group.flat, group.directions)
-    if group.directions is None:
-        return Semidiscrete(potential, group.flat, weights=weights)
-    return Subspace.from_potential(potential, group.flat, group.directions, weights=weights)
+    if group.directions is not None:
+        return Subspace.from_potential(potential, group.flat, group.directions, weights=weights, symmetry=symmetry)
+    part = Semidiscrete(potential, group.flat, weights=weights)
+    if part.symmetry != symmetry:
+        raise ValueError("Conditional: potentials must have the symmetry that is given, or none if none is")
+    return part
+
+
+def _checked_symmetry(symmetry: Symmetry | None, rows: Rows, strength: Sequence[float]) -> Symmetry | None:
+    if symmetry is None:
+        return None
+    check_symmetry("Conditional", symmetry, rows.event_shape)
+    if set(strength) != {math.inf}:
+        raise ValueError("Conditional: with a symmetry classes are kept apart; leave out strength= or symmetry=")
+    return symmetry
 
 
 def _coupled_directions(

@@ -170,11 +170,12 @@ class Rows:
             raise ValueError(f"{self.name}: the points have no labels")
         return self.labels[index.to(self.labels.device)]
 
-    def pairs(self, source: Tensor, index: Tensor) -> Pairs:
-        """Source points (n, d) with the rows of ``index`` as their targets."""
+    def pairs(self, source: Tensor, index: Tensor, target: Tensor | None = None) -> Pairs:
+        """Source points (n, d) with the rows of ``index``, or given images of these (n, d), as their targets."""
         shape = (len(index), *self.event_shape)
+        target = self.targets(index) if target is None else target
         label = None if self.labels is None else self.labels[index]
-        return Pairs(source.reshape(shape), self.targets(index).reshape(shape), index, label)
+        return Pairs(source.reshape(shape), target.reshape(shape), index, label)
 
     def targets(self, index: Tensor) -> Tensor:
         """Rows by number, (n, d), in the dtype of pairs."""

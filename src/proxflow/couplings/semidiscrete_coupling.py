@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 
 import torch
@@ -97,7 +96,7 @@ class Semidiscrete:
         if isinstance(self.potential, SymmetricDiscrete):
             noise = self.rows.draw_noise(self.source, n, generator)
             nearest = self.potential.nearest_image(noise)
-            return self._pairs(noise, self._shares.draw(nearest.atom, generator), self.potential.image(nearest))
+            return self.rows.pairs(noise, self._shares.draw(nearest.atom, generator), self.potential.image(nearest))
         noise, atom = self._draw(n, generator)
         return self.rows.pairs(noise, self._shares.draw(atom, generator))
 
@@ -117,7 +116,7 @@ class Semidiscrete:
         noise = self._pool.take(self.atom_of_row[rows], own_generator(generator))
         if isinstance(self.potential, SymmetricDiscrete):
             nearest = self.potential.nearest_image_of(noise, self.atom_of_row[rows])
-            return self._pairs(noise, rows, self.potential.image(nearest))
+            return self.rows.pairs(noise, rows, self.potential.image(nearest))
         return self.rows.pairs(noise, rows)
 
     def rows_for(self, noise: Numbers, *, generator: torch.Generator | None = None) -> Tensor:
@@ -178,10 +177,6 @@ class Semidiscrete:
         if isinstance(self.potential, SymmetricDiscrete):
             return noise, self.potential.nearest_atom(noise)
         return noise, self.potential.sample_atom(noise, generator)
-
-    def _pairs(self, noise: Tensor, index: Tensor, image: Tensor) -> Pairs:
-        """Pairs with images of the rows ``index`` as their targets."""
-        return dataclasses.replace(self.rows.pairs(noise, index), target=image.reshape(-1, *self.rows.event_shape))
 
 
 @dataclass(frozen=True)

@@ -293,13 +293,13 @@ class Subspace:
 
     def _completed(self, pairs: Pairs, generator: torch.Generator | None) -> Pairs:
         """The same pairs in the space of the points."""
-        lifted = self.rows.pairs(self._noise(pairs.source.flatten(1), generator), pairs.index)
-        target = lifted.target
+        noise, target = self._noise(pairs.source.flatten(1), generator), None
         if self._images is not None:
-            rows = target.flatten(1)
+            rows = self.rows.targets(pairs.index)
             element = self._images.elements(rows @ self.directions, pairs.target.flatten(1), generator)
-            target = self._images.symmetry.apply(rows, element).reshape(target.shape)
-        return Pairs(lifted.source, target, pairs.index, pairs.label)
+            target = self._images.symmetry.apply(rows, element)
+        lifted = self.rows.pairs(noise, pairs.index, target)
+        return Pairs(lifted.source, lifted.target, pairs.index, pairs.label)
 
     def _noise(self, z: Tensor, generator: torch.Generator | None) -> Tensor:
         """W z + (I - W W^T) g for fresh noise g, (n, d)."""
