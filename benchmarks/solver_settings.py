@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -124,8 +123,7 @@ def only_steps(points: Tensor, target: float, draws: int, seed: int) -> tuple[Te
     session = Session(time.perf_counter(), False, None, None)
     run = Run(fine.problem, returned_of(task, fine), None, task.tol, task.max_samples, task.seed, session)
     while run.state.iterate.samples_used < draws:
-        step = run.descent.step(run.state.iterate, run.motion)
-        run.state = dataclasses.replace(run.state, iterate=step)
+        run.step()
     return run.potential.heights.cpu(), run.state.iterate.samples_used
 
 

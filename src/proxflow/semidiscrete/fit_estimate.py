@@ -100,14 +100,14 @@ def _of_noisy_fit(task: Task, fine: Posed, seconds: float, began: float) -> Esti
     problem, session = fine.problem, Session(began, False, None, None)
     device = problem.points.device
     run = Run(problem, returned_of(task, fine), None, task.tol, task.max_samples, task.seed, session)
-    run.advance()  # the first step is slower than the others
+    run.step()  # the first one is slower than the others
+    expected = run.expected(task.max_memory)
     start, before = _now(device), run.state.iterate.samples_used
     prepared = start - began
-    while _now(device) - start < seconds and not run.finished:
-        run.advance()
+    while _now(device) - start < seconds and run.state.iterate.samples_used < expected.moving:
+        run.step()
     moved = max(run.state.iterate.samples_used - before, 1)
     a_draw = (_now(device) - start) / moved
-    expected = run.expected(task.max_memory)
     a_count, a_judgement = _seconds_a_draw(run, seconds / 2)
     total = prepared + a_draw * max(expected.moving - before, 0)
     total += a_count * (expected.quick + expected.cost_searches) + a_judgement * expected.judging

@@ -212,9 +212,14 @@ class Run:
         evaluated = self.state.history[-1].samples_used if self.state.history else 0
         goal = _goal_after(evaluated, self._least, self.cap)
         if iterate.samples_used < goal or iterate.steps == 0:
-            self.state = dataclasses.replace(self.state, iterate=self.descent.step(iterate, self.motion))
+            self.step()
         else:
             self.state = self._certified() if goal >= self._least else self._evaluated_quickly()
+
+    def step(self) -> None:
+        """One step, without an evaluation."""
+        iterate = self.descent.step(self.state.iterate, self.motion)
+        self.state = dataclasses.replace(self.state, iterate=iterate)
 
     def _draws(self) -> int:
         last = self.state.history[-1].chi2 if self.state.history else 0.0
