@@ -279,6 +279,10 @@ def test_the_unit_of_the_data_does_not_matter(scale: float) -> None:
         choose_directions(scale * plain).agreement, choose_directions(plain).agreement, rtol=1e-3, atol=1e-3
     )
     assert torch.allclose(principal_directions(scale * plain, 2), principal_directions(plain, 2))
+    coupled, in_units = (Subspace.fit(rows_, 2, tol=0.05) for rows_ in (scale * plain, plain))
+    first, second = (each.sample(500, generator=torch.Generator().manual_seed(1)) for each in (coupled, in_units))
+    assert torch.allclose(first.source, second.source)
+    assert int((first.index != second.index).sum()) <= 5  # heights differ by rounding
 
 
 @pytest.mark.parametrize("n", [1, 3, 7])

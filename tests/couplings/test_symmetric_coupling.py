@@ -122,6 +122,8 @@ def test_what_takes_rows_for_targets_refuses(coupling: Semidiscrete, tmp_path: P
         coupling.rows_for(torch.zeros(3, 2, dtype=f64))
     with pytest.raises(ValueError, match="with a symmetry"):
         PairFile.write(coupling, tmp_path / "pairs", pairs=100)
+    with pytest.raises(ValueError, match=r"PairedNoise: with a symmetry .* pairs_for"):
+        pf.adapters.PairedNoise(coupling)
     with pytest.raises(ValueError, match="must have the symmetry of the points"):
         Subspace(coupling, points, torch.eye(2, dtype=f64))
     with pytest.raises(ValueError, match="Conditional: potentials must have the symmetry"):

@@ -46,7 +46,8 @@ class PairedNoise:
         couplings: by the shape of their points; empty for pairs within each batch.
 
     Raises:
-        ValueError: a coupling without ``noise_for``, such as ``Minibatch``; no coupling; or two of points of one shape.
+        ValueError: a coupling without ``noise_for``, such as ``Minibatch``, or with a symmetry; no coupling; or two of
+            points of one shape.
     """
 
     def __init__(
@@ -110,5 +111,10 @@ def _shape_of(coupling: NoiseForRows) -> tuple[int, ...]:
         raise ValueError(
             f"PairedNoise: {type(coupling).__name__} has no noise for given rows; take Semidiscrete, Conditional or "
             "Subspace, or draw whole pairs by couplings.PairStream"
+        )
+    if getattr(coupling, "symmetry", None) is not None:
+        raise ValueError(
+            "PairedNoise: with a symmetry noise goes to an image of a row, which the loader would have to take; draw "
+            "whole pairs, noise and images, by couplings.PairStream or pairs_for(index)"
         )
     return coupling.rows.event_shape

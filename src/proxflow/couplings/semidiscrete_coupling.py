@@ -281,8 +281,9 @@ def rounded_alike(features: Tensor, atoms: Tensor) -> Tensor:
     """
     if features.shape[1:] != atoms.shape[1:] or features.dtype != atoms.dtype:
         return features
-    known = atoms.detach().double().cpu().numpy()
-    distance, atom = KDTree(known).query(features.double().cpu().numpy())
-    close = torch.from_numpy(distance) <= _ROUNDINGS * torch.finfo(features.dtype).eps * float(atoms.abs().max())
+    size = float(atoms.abs().max()) or 1.0  # in units of it, whose squares are numbers
+    known = (atoms.detach().double() / size).cpu().numpy()
+    distance, atom = KDTree(known).query((features.double() / size).cpu().numpy())
+    close = torch.from_numpy(distance) <= _ROUNDINGS * torch.finfo(features.dtype).eps
     nearest = atoms.detach()[torch.from_numpy(atom).to(atoms.device)].to(features.device)
     return torch.where(close.to(features.device)[:, None], nearest, features)
