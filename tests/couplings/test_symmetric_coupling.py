@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch import Tensor
 
 import proxflow as pf
 from proxflow.couplings import Conditional, PairFile, Semidiscrete, Subspace, principal_directions
+from proxflow.couplings.directions import directions_kept_by
 from proxflow.potentials import SymmetricDiscrete
 from proxflow.symmetry import Group, HorizontalFlip, Shifts, Symmetry
 from tests.couplings.normality import ALPHA, REJECTED, frequency_p_value, normal_p_value
@@ -202,7 +204,8 @@ def test_pairs_in_a_few_directions_are_those_with_every_image_as_a_row(group: Sy
     assert isinstance(subspace.potential, SymmetricDiscrete)
     expanded = subspace.potential.expanded()
     along = expanded.brenier_map(pairs.source.flatten(1) @ subspace.directions)
-    torch.testing.assert_close(along, pairs.target.flatten(1) @ subspace.directions)
+    about_mean = pairs.target.flatten(1) - images_of(points, group).mean((0, 1)).flatten()
+    torch.testing.assert_close(along, about_mean @ subspace.directions)
 
 
 def test_rows_stored_with_their_images_share_an_orbit_and_go_to_either() -> None:
@@ -296,9 +299,22 @@ def test_a_cost_on_classes_has_no_symmetry() -> None:
         Conditional.fit(points, torch.arange(10) % 2, strength=1.0, symmetry=flip)
     with pytest.raises(ValueError, match="Conditional: the symmetry acts in dimension 12, the points have 10"):
         Conditional.fit(points.flatten(1)[:, :10], torch.arange(10) % 2, symmetry=flip)
-    digits, shifts = pf.data.load("digits", n=60), Shifts((8, 8), (0, 1))
-    with pytest.raises(ValueError, match="mixes direction"):
-        Conditional.fit(digits.points, torch.zeros(60).long(), directions=5, symmetry=shifts)
+    with pytest.raises(ValueError, match="Conditional: directions must be between 1 and 12, got 13"):
+        Conditional.fit(points, torch.arange(10) % 2, directions=13, symmetry=flip)
+
+
+def test_each_class_takes_a_number_of_directions_that_the_symmetry_keeps() -> None:
+    """Waves: two directions belong together; walks: one has most variance, and the next two belong together."""
+    generator = torch.Generator().manual_seed(24)
+    phase = torch.rand(40, 1, generator=generator)
+    waves = torch.cos(2 * torch.pi * (phase + torch.arange(12) / 12)) + 0.1 * torch.randn(40, 12, generator=generator)
+    walks = torch.randn(40, 12, generator=generator).cumsum(1)
+    one = torch.randn(1, 12, generator=generator)
+    points, labels = torch.cat([waves, walks, one]), torch.tensor([0] * 40 + [1] * 40 + [2])
+    coupling = Conditional.fit(points, labels, directions=2, symmetry=Shifts((12,)), tol=0.1)
+    assert coupling.directions is not None
+    assert [frame.shape[1] for frame in coupling.directions.values()][:2] == [2, 1]
+    assert len(coupling.sample(100)) == 100
 
 
 def test_without_a_symmetry_pairs_for_gives_rows_of_their_class() -> None:
@@ -310,3 +326,77 @@ def test_without_a_symmetry_pairs_for_gives_rows_of_their_class() -> None:
     assert torch.equal(pairs.label, labels[index])
     expected = Conditional.fit(points, labels, tol=0.05)
     assert torch.equal(pairs.source, expected.noise_for(index, generator=torch.Generator().manual_seed(21)))
+
+
+def fixed_rows(group: Symmetry, dtype: torch.dtype) -> Tensor:
+    """Twenty rows, of which the group leaves six in place but for their rounding."""
+    rows = torch.randn(20, group.dim, generator=torch.Generator().manual_seed(25), dtype=f64)
+    rows[:6] = group.invariant_part(rows[:6])
+    rows[6:] *= 3
+    return rows.to(dtype)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, f64])
+@pytest.mark.parametrize(
+    ("group", "dim"), [(HorizontalFlip((1, 4)), 1), (Shifts((8,)), 2), (Shifts((8,)), 4), (QUARTER_TURNS, 2)]
+)
+def test_rows_that_a_group_leaves_in_place_share_their_place(group: Symmetry, dim: int, dtype: torch.dtype) -> None:
+    """All of them are 0 in directions that the group turns, but for rounding: atoms that no fit could tell apart."""
+    points = fixed_rows(group, dtype)
+    turned = points - group.invariant_part(points)
+    frame = directions_kept_by(group, turned, torch.full((20,), 0.05, dtype=f64), dim)
+    subspace = Subspace.fit(points, frame=frame, dim=frame.shape[1], symmetry=group, tol=1e-3)
+    index = subspace.sample(10000, generator=torch.Generator().manual_seed(26)).index
+    assert frequency_p_value(index, torch.full((20,), 1 / 20)) > 1e-6  # masses are right to the tolerance
+
+
+@pytest.mark.parametrize("scale", [1e-24, 1.0, 1e20])
+@pytest.mark.parametrize("offset", [0.0, 1e4])
+def test_offsets_and_units_cost_no_optimality(scale: float, offset: float) -> None:
+    points = pf.data.load("digits", n=200).points.flatten(1) / 16
+    flip = HorizontalFlip((8, 8))
+    plain = Subspace.fit(points, 4, symmetry=flip, tol=0.02)
+    moved = Subspace.fit(scale * (points + offset), 4, symmetry=flip, tol=0.02)
+    savings = []
+    for coupling in (plain, moved):
+        pairs = coupling.sample(20000, generator=torch.Generator().manual_seed(27))
+        along, target = (part.double() @ coupling.directions.double() for part in (pairs.source, pairs.target))
+        savings.append(float((along * (target - target.mean(0))).sum(1).mean()))
+    assert savings[1] / scale == pytest.approx(savings[0], rel=0.03)
+
+
+def test_a_frame_that_leaks_is_refused() -> None:
+    points = torch.randn(30, 4, generator=torch.Generator().manual_seed(28), dtype=f64)
+    odd, even = torch.tensor([1.0, 0, 0, -1], dtype=f64) / 2**0.5, torch.full((4,), 0.5, dtype=f64)
+    flip = HorizontalFlip((1, 4))
+    leaking = (odd * math.cos(2e-3) + even * math.sin(2e-3))[:, None]
+    with pytest.raises(ValueError, match="Subspace: the symmetry maps the span of the 1 directions out of itself"):
+        Subspace.fit(points, frame=leaking, dim=1, symmetry=flip)
+    assert Subspace.fit(points, frame=odd[:, None], dim=1, symmetry=flip, tol=0.05).dim == 1
+
+
+def test_a_group_in_float32_acts_on_rows_in_float64() -> None:
+    thirds = torch.stack([torch.block_diag(turns(3)[g], torch.eye(2, dtype=f64)) for g in range(3)]).float()
+    points = torch.randn(40, 4, generator=torch.Generator().manual_seed(29), dtype=f64)
+    points[:, :2] *= 3
+    assert len(Subspace.fit(points, 2, symmetry=Group(thirds), tol=0.05).sample(50)) == 50
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+def test_directions_without_variance_are_told_apart_by_the_group(rows: int) -> None:
+    points = torch.randn(rows, 3, 4, generator=torch.Generator().manual_seed(30), dtype=f64)
+    assert Subspace.fit(points, 8, symmetry=HorizontalFlip((3, 4)), tol=0.05).dim == 8
+    same = torch.ones(5, 12, dtype=f64)
+    assert Subspace.fit(same, 7, symmetry=HorizontalFlip((3, 4)), tol=0.05).dim == 7
+
+
+def test_a_coupling_with_the_elements_in_another_order_is_taken() -> None:
+    points = torch.randn(8, 4, generator=torch.Generator().manual_seed(31), dtype=f64)
+    identity = torch.eye(4, dtype=f64)
+    shifts = Shifts((4,))
+    backwards = Group(torch.stack([shifts.apply(identity, g).mT for g in (3, 2, 1, 0)]))
+    potential = pf.semidiscrete.fit(points, symmetry=backwards, tol=0.05).potential
+    by_hand = Subspace(Semidiscrete(potential, points), points, identity, symmetry=shifts)
+    pairs = by_hand.sample(100, generator=torch.Generator().manual_seed(32))
+    assert isinstance(potential, SymmetricDiscrete)
+    torch.testing.assert_close(pairs.target, potential.brenier_map(pairs.source))

@@ -15,10 +15,10 @@ from typing import Any, Literal, Self
 import torch
 from torch import Tensor
 
-from proxflow.checks import Numbers
+from proxflow.checks import Numbers, whole_number
 from proxflow.couplings.condition_cost import ConditionCost
 from proxflow.couplings.condition_groups import Group, checked_strength, groups_of, weights_of
-from proxflow.couplings.directions import choose_directions
+from proxflow.couplings.directions import choose_directions, directions_kept_by
 from proxflow.couplings.noise_pool import NoiseLaw
 from proxflow.couplings.pairs import Pairs, Rows, check_count
 from proxflow.couplings.semidiscrete_coupling import Semidiscrete
@@ -120,7 +120,7 @@ class Conditional:
             labels: (N,) or (N, k), see the class.
             strength: of the cost on conditions that differ, from 0 to ``math.inf``, which keeps them apart.
             directions: number of principal directions of each group that are coupled, as in ``Subspace.fit``; "auto"
-                chooses it for each. None couples in all.
+                chooses it for each. None couples in all. With a symmetry as many fewer, or else more, as it takes.
             weights: (N,), of the rows; equal if None.
             source: law of the noise; standard normal if None, and wherever directions are given.
             symmetry: a group, as ``symmetry.HorizontalFlip((C, H, W))``, whose images of a row are data of its class,
@@ -140,8 +140,11 @@ class Conditional:
         frames: dict[int, Tensor] = {}
         for label, rows in groups_of(data, strength).members.items():
             if symmetry is not None and directions is not None:
-                number, mass = None if directions == "auto" else directions, weights_of(data, rows)
-                part = Subspace.fit(data.flat[rows], number, weights=mass, symmetry=symmetry, **accuracy)
+                own, mass, frame = data.flat[rows], weights_of(data, rows), None
+                if directions != "auto":
+                    frame = _kept_directions(Rows("Conditional", own, None, mass), directions, symmetry)
+                number = None if frame is None else frame.shape[1]
+                part = Subspace.fit(own, number, frame=frame, weights=mass, symmetry=symmetry, **accuracy)
                 frames[label], potentials[label] = part.directions, part.potential
                 continue
             if directions is not None:
@@ -302,6 +305,14 @@ def _checked_symmetry(symmetry: Symmetry | None, rows: Rows, strength: Sequence[
     if set(strength) != {math.inf}:
         raise ValueError("Conditional: with a symmetry classes are kept apart; leave out strength= or symmetry=")
     return symmetry
+
+
+def _kept_directions(rows: Rows, count: int, symmetry: Symmetry) -> Tensor:
+    """About ``count`` principal directions of a group that a symmetry keeps, (d, k)."""
+    number = whole_number(count) or 0
+    if not 1 <= number <= rows.dim:
+        raise ValueError(f"Conditional: directions must be between 1 and {rows.dim}, got {count!r}")
+    return directions_kept_by(symmetry, rows.flat, rows.mass, number)
 
 
 def _coupled_directions(

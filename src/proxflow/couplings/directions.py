@@ -162,7 +162,11 @@ def directions_kept_by(symmetry: Symmetry, points: Tensor, weights: Tensor, coun
     the group to map their span to itself, (d, k)."""
     axes = invariant_axes(points, weights, symmetry, min(points.shape[1], 2 * count + _MIXED))
     kept = invariant_count(symmetry, axes, count)
-    return axes[:, : kept or axes.shape[1]].to(working_dtype(points)).contiguous()
+    if kept == 0:
+        raise ValueError(
+            f"the symmetry mixes the first {axes.shape[1]} principal directions with others; give a frame that it keeps"
+        )
+    return axes[:, :kept].to(working_dtype(points)).contiguous()
 
 
 def _leading(points: Tensor, weights: Tensor, count: int, frame: Tensor | None) -> Tensor:

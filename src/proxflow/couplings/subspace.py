@@ -25,14 +25,13 @@ from proxflow.couplings.directions import (
 )
 from proxflow.couplings.noise_pool import NoiseLaw
 from proxflow.couplings.pairs import Pairs, Rows, check_count
-from proxflow.couplings.projected_symmetry import ProjectedSymmetry
+from proxflow.couplings.projected_symmetry import ProjectedSymmetry, invariant_count
 from proxflow.couplings.semidiscrete_coupling import Semidiscrete, rounded_alike
 from proxflow.couplings.stream import Coupling, batch_of
 from proxflow.errors import counted
 from proxflow.kernels.geometry import coordinates
 from proxflow.measures import Gaussian
 from proxflow.potentials import AtomicPotential, SymmetricDiscrete
-from proxflow.potentials.orbits import orbit_of_row
 from proxflow.potentials.symmetric import check_symmetry
 from proxflow.seeding import generator_of, own_generator
 from proxflow.semidiscrete import fit
@@ -40,6 +39,10 @@ from proxflow.symmetry import Symmetry
 
 __all__ = ["Subspace", "first_directions"]
 
+_OTHER_SYMMETRY = (
+    "Subspace: the coupling must have the symmetry of the points as it acts on their coordinates, or neither have one; "
+    "Subspace.fit(points, symmetry=...) fits such a coupling"
+)
 _OTHER_DIRECTIONS = (0, 0)  # number the generator of a batch's independent noise, apart from that of its pairs
 
 
@@ -92,13 +95,11 @@ class Subspace:
             )
         self.coupling: Any = coupling
         self.source = Gaussian(self.rows.dim)
-        self._images = None if symmetry is None else _projected(symmetry, self.rows, self.directions)
+        self._images = _projected(symmetry, self.rows, self.directions)
         group = getattr(coupling, "symmetry", None)
         if not (group is None if self._images is None else self._images.acts_as(group)):
-            raise ValueError(
-                "Subspace: the coupling must have the symmetry of the points as it acts on their coordinates, or "
-                "neither have one; Subspace.fit(points, symmetry=...) fits such a coupling"
-            )
+            raise ValueError(_OTHER_SYMMETRY)
+        self._centre = None if group is None else group.invariant_part(inner.flat.double().mean(0, keepdim=True))
 
     @classmethod
     def fit(
@@ -135,19 +136,20 @@ class Subspace:
             ValueError: bad data or arguments, or a number of directions of which the symmetry mixes some with others.
         """
         rows = Rows("Subspace", points, labels, weights)
+        if symmetry is not None:
+            check_symmetry("Subspace", symmetry, rows.event_shape)
         selection = None
         if dim is not None:
             found = first_directions(rows, dim, frame, symmetry)
         else:
             selection = choose_directions(rows.flat, rows.weights, frame=frame, seed=seed, progress=progress)
-            if symmetry is not None and frame is None:
-                check_symmetry("Subspace", symmetry, rows.event_shape)
-                kept = directions_kept_by(symmetry, rows.flat, rows.mass, selection.count)
+            if symmetry is not None:
+                kept = _kept_of(rows, selection.count, frame, symmetry)
                 selection = dataclasses.replace(selection, directions=kept)
             found = selection.directions
-        images = None if symmetry is None else _projected(symmetry, rows, found)
+        images = _projected(symmetry, rows, found)
         potential = fit(
-            _features(rows, found, symmetry),
+            _features(rows, found, images),
             rows.weights,
             symmetry=None if images is None else images.group,
             epsilon=epsilon,
@@ -172,6 +174,8 @@ class Subspace:
     ) -> Self:
         """The coupling of a potential that was fitted to ``points @ directions``, with its rounding or another's.
 
+        With a symmetry it is one that ``Subspace.fit`` fitted, to coordinates about the mean of rows and images.
+
         Args:
             potential: as fitted.
             points: (N, *event), the rows that it was fitted to.
@@ -184,8 +188,10 @@ class Subspace:
             ValueError: bad points or directions, or a potential of other points, weights or symmetry.
         """
         rows = Rows("Subspace", points, labels)
+        if isinstance(potential, SymmetricDiscrete) != (symmetry is not None):
+            raise ValueError(_OTHER_SYMMETRY)
         frame = check_directions("Subspace", directions, rows.flat)
-        features = rounded_alike(_features(rows, frame, symmetry), potential.points)
+        features = rounded_alike(_features(rows, frame, _projected(symmetry, rows, frame)), potential.points)
         return cls(Semidiscrete(potential, features, labels, weights=weights), points, frame, symmetry=symmetry)
 
     @property
@@ -294,10 +300,10 @@ class Subspace:
     def _completed(self, pairs: Pairs, generator: torch.Generator | None) -> Pairs:
         """The same pairs in the space of the points."""
         noise, target = self._noise(pairs.source.flatten(1), generator), None
-        if self._images is not None:
+        if self._images is not None and self._centre is not None:
             rows = self.rows.targets(pairs.index)
-            element = self._images.elements(rows @ self.directions, pairs.target.flatten(1), generator)
-            target = self._images.symmetry.apply(rows, element)
+            place = pairs.target.flatten(1).double() - self._centre
+            target = self._images.symmetry.apply(rows, self._images.elements(rows, place, generator))
         lifted = self.rows.pairs(noise, pairs.index, target)
         return Pairs(lifted.source, lifted.target, pairs.index, pairs.label)
 
@@ -328,19 +334,25 @@ def first_directions(
     return columns[:, :number].contiguous()
 
 
-def _projected(symmetry: Symmetry, rows: Rows, directions: Tensor) -> ProjectedSymmetry:
-    check_symmetry("Subspace", symmetry, rows.event_shape)
-    return ProjectedSymmetry("Subspace", symmetry, directions)
+def _kept_of(rows: Rows, count: int, frame: Numbers | None, symmetry: Symmetry) -> Tensor:
+    """About ``count`` directions that the symmetry keeps: the first of a frame, or else principal ones."""
+    if frame is None:
+        return directions_kept_by(symmetry, rows.flat, rows.mass, count)
+    columns = check_directions("Subspace", frame, rows.flat)
+    return columns[:, : invariant_count(symmetry, columns, count) or count].contiguous()
 
 
-def _features(rows: Rows, directions: Tensor, symmetry: Symmetry | None) -> Tensor:
-    """Coordinates (N, k) of the rows; with a symmetry those of the first row of each orbit for all of it, so that
-    products, which round images differently, do not part it."""
-    flat = rows.flat
+def _projected(symmetry: Symmetry | None, rows: Rows, directions: Tensor) -> ProjectedSymmetry | None:
+    """The symmetry as it acts in the directions; None if there is none."""
     if symmetry is None:
-        return coordinates(flat, directions)
+        return None
     check_symmetry("Subspace", symmetry, rows.event_shape)
-    return coordinates(flat, directions)[orbit_of_row(flat, symmetry)]
+    return ProjectedSymmetry("Subspace", symmetry, directions, rows.flat)
+
+
+def _features(rows: Rows, directions: Tensor, images: ProjectedSymmetry | None) -> Tensor:
+    """Coordinates (N, k) of the rows, about a centre where there is a symmetry."""
+    return coordinates(rows.flat, directions) if images is None else images.features(rows.flat).to(rows.dtype)
 
 
 def _name(value: object) -> str:

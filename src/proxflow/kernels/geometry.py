@@ -177,10 +177,10 @@ def principal_axes(rows: Tensor, count: int) -> Tensor:
 
 def axes_of_covariance(covariance: Tensor, count: int) -> Tensor:
     """``principal_axes`` of rows whose covariance (d, d) is given, in float64."""
-    dim = len(covariance)
-    if dim <= _DENSE or 2 * count >= dim:
+    dim, size = len(covariance), covariance.abs().max()
+    if dim <= _DENSE or 2 * count >= dim or not bool(size):
         return _signed(_leading_eigenvectors(covariance, count))
-    return _signed(_by_lanczos(covariance / covariance.abs().max(), count))
+    return _signed(_by_lanczos(covariance / size, count))
 
 
 def _leading_eigenvectors(matrix: Tensor, count: int) -> Tensor:
