@@ -390,6 +390,16 @@ def test_directions_without_variance_are_told_apart_by_the_group(rows: int) -> N
     assert Subspace.fit(same, 7, symmetry=HorizontalFlip((3, 4)), tol=0.05).dim == 7
 
 
+@pytest.mark.parametrize(("rows", "columns"), [(60, 1050), (400, 20)])
+def test_directions_are_those_of_rows_and_images(rows: int, columns: int) -> None:
+    points = torch.randn(rows, 2, columns, generator=torch.Generator().manual_seed(33)).cumsum(2)
+    flip = HorizontalFlip((2, columns))
+    images = images_of(points.double(), flip).reshape(2 * rows, -1)
+    truth = torch.linalg.svd(images - images.mean(0)).Vh[:6].mT
+    found = principal_directions(points, 6, symmetry=flip).double()
+    torch.testing.assert_close(found @ found.mT, truth @ truth.mT, atol=1e-5, rtol=0)
+
+
 def test_a_coupling_with_the_elements_in_another_order_is_taken() -> None:
     points = torch.randn(8, 4, generator=torch.Generator().manual_seed(31), dtype=f64)
     identity = torch.eye(4, dtype=f64)

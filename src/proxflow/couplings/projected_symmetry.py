@@ -20,6 +20,7 @@ from proxflow.kernels.geometry import (
     axes_of_covariance,
     covariance_about,
     distances_from,
+    principal_axes,
     projected,
     row_norm,
     weighted_sum,
@@ -113,12 +114,16 @@ class ProjectedSymmetry:
 
 
 def invariant_axes(points: Tensor, weights: Tensor, symmetry: Symmetry, count: int) -> Tensor:
-    """The leading principal axes of rows (N, d) and all their images, (d, count) float64; they take d^2 numbers.
+    """The leading principal axes of rows (N, d) and all their images, (d, count) float64.
 
-    Those without variance are told apart by a fixed matrix that commutes with the group.
+    They take d^2 numbers, or the images where these are fewer. Axes without variance are told apart by a fixed matrix
+    that commutes with the group.
     """
     scale = points.abs().max().double().clamp(min=torch.finfo(torch.float64).tiny)
     mean = symmetry.invariant_part(weighted_sum(weights, points / scale)[None])[0]
+    if 4 * count <= len(points) * len(symmetry) <= points.shape[1]:
+        rows = (points.double() / scale - mean) * weights.sqrt()[:, None]
+        return principal_axes(torch.cat([symmetry.apply(rows, element) for element in range(len(symmetry))]), count)
     own = covariance_about(points, weights, mean, (1 / scale).expand(len(points)))
     covariance = _averaged(symmetry, own)
     axes = axes_of_covariance(covariance, count)
