@@ -151,7 +151,7 @@ def test_noise_of_another_law(generator: torch.Generator) -> None:
     ],
 )
 def test_an_index_that_names_no_rows_is_refused(conditional: Conditional, index: Tensor, said: str) -> None:
-    with pytest.raises(ValueError, match=f"noise_for: index must .*{said}"):
+    with pytest.raises(ValueError, match=f"Conditional: index must .*{said}"):
         conditional.noise_for(index)
 
 

@@ -269,7 +269,7 @@ def test_no_row_asked_for_is_no_noise(exact: Discrete) -> None:
 )
 def test_an_index_that_names_no_rows_is_refused(exact: Discrete, index: Any, said: str) -> None:
     coupling = Semidiscrete(exact, rows())
-    with pytest.raises(ValueError, match=f"noise_for: index must .*{said}"):
+    with pytest.raises(ValueError, match=f"Semidiscrete: index must .*{said}"):
         coupling.noise_for(index)
     assert coupling.noise_law == NoiseLaw()
 

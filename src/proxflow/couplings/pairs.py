@@ -131,14 +131,14 @@ class Rows:
         Raises:
             ValueError: index is not a vector of whole numbers, or names a row that is not there.
         """
-        index = as_tensor("noise_for", "index", index)
+        index = as_tensor(self.name, "index", index)
         if index.ndim != 1 or not _is_whole(index):
             raise ValueError(
-                f"noise_for: index must be (n,) whole numbers, got {tuple(index.shape)} of {index.dtype}; "
+                f"{self.name}: index must be (n,) whole numbers, got {tuple(index.shape)} of {index.dtype}; "
                 "torch.nonzero(mask)[:, 0] numbers the rows of a mask"
             )
         if len(index) and not 0 <= int(index.min()) <= int(index.max()) < len(self):
-            raise ValueError(f"noise_for: index must name rows 0 to {len(self) - 1}")
+            raise ValueError(f"{self.name}: index must name rows 0 to {len(self) - 1}")
         return index.to(self.flat.device, torch.int64)
 
     def checked_noise(self, noise: Numbers) -> Tensor:
