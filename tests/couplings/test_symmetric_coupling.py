@@ -208,9 +208,10 @@ def test_pairs_in_a_few_directions_are_those_with_every_image_as_a_row(group: Sy
     torch.testing.assert_close(along, about_mean @ subspace.directions)
 
 
-def test_rows_stored_with_their_images_share_an_orbit_and_go_to_either() -> None:
+@pytest.mark.parametrize("dtype", [torch.float32, f64])
+def test_rows_stored_with_their_images_share_an_orbit_and_go_to_either(dtype: torch.dtype) -> None:
     """Products round an image in another way than the row: orbits are those of the rows themselves."""
-    points = 10 + torch.randn(40, 8, 8, generator=torch.Generator().manual_seed(9))
+    points = 10 + torch.randn(40, 8, 8, generator=torch.Generator().manual_seed(9), dtype=dtype)
     both, flip = torch.cat([points, points.flip(-1)]), HorizontalFlip((8, 8))
     subspace = Subspace.fit(both, 4, symmetry=flip, tol=0.02)
     assert len(subspace.potential.points) == 40
