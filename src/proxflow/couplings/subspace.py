@@ -325,8 +325,7 @@ def first_directions(
         ValueError: a frame that is none, or a number out of its range.
     """
     if frame is None:
-        events = rows.flat if symmetry is None else rows.flat.reshape(-1, *rows.event_shape)
-        return principal_directions(events, rows.dim if dim is None else dim, rows.weights, symmetry=symmetry)
+        return principal_directions(rows.flat, rows.dim if dim is None else dim, rows.weights, symmetry=symmetry)
     columns = check_directions(rows.name, frame, rows.flat)
     number = columns.shape[1] if dim is None else whole_number(dim)
     if number is None or not 1 <= number <= columns.shape[1]:

@@ -172,7 +172,7 @@ class _Levels:
         self._places = [labels + first for labels, first in zip(groups, firsts, strict=False)]
         self._wanted = self._summed(weights)
         parts = self._wanted.split(self.counts)
-        self._floored = torch.cat([_floored(part, len(part)) for part in parts]) if groups else self._wanted
+        self._floored = torch.cat([_floored(part) for part in parts]) if groups else self._wanted
 
     def move(self, heights: Tensor, mass: Tensor, lengths: list[float]) -> None:
         """Add to the heights (N,) of each atom, in place, the steps of its groups; a length for each level."""
@@ -191,13 +191,13 @@ class _Levels:
         return total
 
 
-def _floored(weights: Tensor, count: int) -> Tensor:
+def _floored(weights: Tensor) -> Tensor:
     """What an error of mass is relative to: the weight or, below average, the average weight.
 
     Relative to its own weight a draw in a cell of weight 1e-12 would report an error of 1e12 / batch, and no later
     step undo what it did. The mean of a step is 0 where the mass is right in any case.
     """
-    return weights.clamp(min=1 / count)
+    return weights.clamp(min=1 / len(weights))
 
 
 class Descent:
@@ -217,7 +217,7 @@ class Descent:
         self.batch = max(256, min(len(problem) // 8, problem.rows_at_once))
         self.groups = nested_groups(problem.points, problem.weights, problem.mean())
         self._levels = _Levels(self.groups, problem.weights)
-        self._floored = _floored(problem.weights, len(problem))
+        self._floored = _floored(problem.weights)
         self.sharing = self._sharing()
         self.inflation = 1.0 if self.sharing is None else variance_inflation(problem.weights, self.sharing)
         self._stretch = isolation(problem)
