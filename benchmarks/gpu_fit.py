@@ -26,7 +26,6 @@ from proxflow.semidiscrete.stochastic_fit import Run
 __all__ = ["fit_of_images", "steps_on_many"]
 
 _GOAL_SECONDS = 60.0
-_DRAWS_TO_FINISH = 1.6  # chi2 M / N at which a fit is judged first
 _CAP = 4.0  # chi2 M / N at which it is given up
 _TO_CERTIFY = 0.2  # of the time of the fit, that its last evaluation may need
 _FEWER_DRAWS = 2048  # of a step with independent noise, whose draws take longer
@@ -62,7 +61,7 @@ def fit_of_images(bench: Bench, deadline: Deadline) -> None:
         run.advance()
         stages.end("steps" if run.state.iterate.steps > steps else "evaluations on the way")
     stopped = not run.finished
-    solution = run.certify(MAX_MEMORY)
+    solution = run.certify()
     stages.end("last evaluation, and W2^2")
     _show(bench, stages)
     last, used = solution.history[-1], solution.samples_used
@@ -100,10 +99,9 @@ def _show(bench: Bench, stages: Stages) -> None:
 
 
 def _remaining(bench: Bench, run: Run, rate: float) -> None:
-    inflation, count = run.descent.inflation, len(run.problem)
-    wanted = _DRAWS_TO_FINISH * inflation * count / run.tol
+    wanted = run.expected().moving
     bench.report.add(
-        f"- expected: {_DRAWS_TO_FINISH} x {inflation:.3f} (variance of shared directions) x {count:,} / {run.tol:g} = "
+        f"- expected for {len(run.problem):,} rows and shared directions (variance x {run.descent.inflation:.3f}): "
         f"{wanted:,.0f} draws; at {rate:,.0f} draws/s of steps these take {wanted / rate:,.1f} s"
     )
 

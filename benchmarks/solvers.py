@@ -45,7 +45,8 @@ from torch import Tensor
 import proxflow as pf
 from proxflow.errors import counted
 from proxflow.report.canvas import INK, class_colours, name_level, new_figure, plain_ticks, png
-from proxflow.semidiscrete.certificate import MassError, draws_to_judge
+from proxflow.semidiscrete.certificate import MassError
+from proxflow.semidiscrete.evaluation_plan import draws_to_judge
 from semidiscrete import mass_errors, normal_cloud
 from solver_settings import (
     Setting,

@@ -4,8 +4,11 @@ import pytest
 import torch
 
 from proxflow.measures import Gaussian
-from proxflow.semidiscrete.certificate import _dual_mean, _scores, mass_error
-from proxflow.semidiscrete.problem import SemiDual, Tally, inner
+from proxflow.semidiscrete.certificate import mass_error, noise_cost
+from proxflow.semidiscrete.judgement import Moments
+from proxflow.semidiscrete.prepare import gather_atoms
+from proxflow.semidiscrete.problem import Tally, inner
+from proxflow.semidiscrete.returned import Returned
 
 DRAWS, REPEATS = 2000, 4000
 
@@ -107,15 +110,25 @@ def test_the_error_of_the_transport_cost_is_its_spread_where_draws_are_few(centr
     """Half as many coordinates as draws; of two atoms centre +- a, E phi(X) = |a| E|Z| with Z normal on the line."""
     dim, draws = 300, 600
     half = torch.full((1, dim), 0.1)
-    weights = torch.full((2,), 0.5, dtype=torch.float64)
-    problem = SemiDual(torch.cat([half, -half]) + centre, weights, Gaussian(dim), 0.0, 1 << 20)
-    truth = dim - 2 * float(half.double().norm()) * math.sqrt(2 / math.pi)
+    points = torch.cat([half, -half]) + centre
+    returned = Returned(gather_atoms(points, None), Gaussian(dim), 0.0, 256)
+    potential = returned.potential(torch.zeros(2), double=True)
+    semi_dual = float(half.double().norm()) * math.sqrt(2 / math.pi)
+    truth = dim + float(points.double().square().sum(1).mean()) - 2 * semi_dual
     generator = torch.Generator().manual_seed(11)
     scores = []
     for _ in range(200):
-        found = _scores(problem, [torch.zeros_like(weights)], draws, generator)
-        value, stderr = _dual_mean(problem, *found)
-        scores.append((value - truth) / stderr)
+        value, stderr = noise_cost(returned.judge(potential, draws, generator), Gaussian(dim))
+        scores.append((value + float(returned.atom_costs(potential).mean()) - truth) / stderr)
     standard = torch.tensor(scores)
     assert abs(float(standard.mean())) < 4 / math.sqrt(200)
     assert float(standard.square().mean()) == pytest.approx(1, abs=0.4)
+
+
+def test_moments_add_up_where_means_are_large() -> None:
+    rows = torch.randn(1000, 2, generator=torch.Generator().manual_seed(4), dtype=torch.float64) + 1e7
+    parts = [Moments.of(part) for part in rows.split([1, 299, 700])]
+    whole = parts[0] + parts[1] + parts[2]
+    assert whole.count == 1000
+    assert torch.allclose(whole.mean, rows.mean(0), rtol=1e-15, atol=0)
+    assert torch.allclose(whole.products / 999, torch.cov(rows.mT), rtol=1e-6)

@@ -21,7 +21,7 @@ from proxflow.couplings.directions import choose_directions
 from proxflow.kernels import geometry, search
 from proxflow.matching import MLP, train
 from proxflow.potentials import Discrete, Entropic, SymmetricDiscrete
-from proxflow.semidiscrete import Fit, descent, fit, problem, start
+from proxflow.semidiscrete import Fit, descent, fit, problem, returned, start
 from proxflow.semidiscrete.problem import SemiDual
 from proxflow.semidiscrete.shared_directions import Sharing
 from proxflow.symmetry import HorizontalFlip
@@ -124,7 +124,7 @@ class _LargestConverted(TorchDispatchMode):
 def test_a_fit_of_a_mapped_file_makes_no_float32_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = stored(torch.float16, 4000, 64)
     monkeypatch.setattr(geometry, "_BLOCK_NUMBERS", 1 << 13)
-    for module in (start, problem):
+    for module in (start, problem, returned):
         monkeypatch.setattr(module, "_ROWS", 128)
     monkeypatch.setattr(descent, "best_sharing", lambda *_: Sharing(64, 8))
     given = mapped(tmp_path, rows)

@@ -23,6 +23,7 @@ __all__ = [
     "projected",
     "row_blocks",
     "row_norm",
+    "square_norms",
     "weighted_sum",
 ]
 
@@ -95,6 +96,11 @@ def row_blocks(x: ManyRows) -> list[slice]:
 def distances_from(points: ManyRows, centre: Tensor) -> Tensor:
     """Distances (N,) of rows (N, d) from a point (d,), in float64."""
     return torch.cat([row_norm(points[rows].double() - centre) for rows in row_blocks(points)])
+
+
+def square_norms(points: ManyRows) -> Tensor:
+    """|y|^2 of rows (N, d), (N,) float64."""
+    return torch.cat([points[rows].double().square().sum(1) for rows in row_blocks(points)])
 
 
 def weighted_sum(weights: Tensor, points: ManyRows) -> Tensor:

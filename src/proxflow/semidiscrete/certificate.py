@@ -9,26 +9,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from proxflow.kernels.geometry import row_blocks, weighted_sum
-from proxflow.measures import Gaussian
+from proxflow.kernels.geometry import square_norms, weighted_sum
+from proxflow.measures import Source
 from proxflow.semidiscrete.descent import Averages
+from proxflow.semidiscrete.judgement import Judgement
 from proxflow.semidiscrete.light import LightAtoms
 from proxflow.semidiscrete.problem import SemiDual, Tally, chunk_sizes, inner
 
-__all__ = [
-    "LEAST_DRAWS",
-    "Cost",
-    "MassError",
-    "bracketed",
-    "draws_to_judge",
-    "mass_error",
-    "smooth_transport_cost",
-    "transport_cost",
-]
-
-LEAST_DRAWS = 1 << 14  # of an evaluation
-_ROWS = 1 << 11  # of noise, of which float64 copies are made at once
-_BIAS_SHARE = 4  # the bias is a difference on common draws: it needs fewer of them than the mean
+__all__ = ["Cost", "MassError", "bracketed", "mass_error", "noise_cost", "smooth_transport_cost", "transport_cost"]
 
 
 @dataclass(frozen=True)
@@ -41,20 +29,11 @@ class MassError:
 
 @dataclass(frozen=True)
 class Cost:
-    """Squared 2-Wasserstein distance in the user's units.
-
-    ``interval`` is its 95% interval, ``dual`` the dual value, a lower bound; ``draws`` were spent on them.
-    """
+    """Squared 2-Wasserstein distance in the user's units, its 95% interval, and the dual value, a lower bound."""
 
     value: float
     interval: tuple[float, float]
     dual: float
-    draws: int
-
-
-def draws_to_judge(count: int, tol: float, chi2: float = 0.0) -> int:
-    """Enough for a standard error of a tenth of the tolerance near the optimum; fewer where chi2 was far above."""
-    return max(LEAST_DRAWS, math.ceil(10 * math.sqrt(2 * count) / max(tol, chi2 / 4)))
 
 
 def mass_error(tally: Tally, weights: Tensor) -> MassError:
@@ -75,119 +54,93 @@ def mass_error(tally: Tally, weights: Tensor) -> MassError:
     return MassError(overlap - 1, math.sqrt(max(quadratic + linear, 0.5 * quadratic)))
 
 
+def noise_cost(judgement: Judgement, source: Source) -> tuple[float, float]:
+    """The mean of the first of ``judgement.costs`` and its standard error.
+
+    Where the source tells its second moment, |x|^2 is a control variate.
+    """
+    costs = judgement.costs
+    moment = getattr(source, "second_moment", None)
+    slope = 0.0
+    if moment is not None and float(costs.products[1, 1]) > 0:
+        slope = float(costs.products[0, 1] / costs.products[1, 1])
+    mean = float(costs.mean[0]) - (slope * (float(costs.mean[1]) - moment) if moment is not None else 0.0)
+    spread = float(costs.products[0, 0]) - slope * float(costs.products[0, 1])
+    return mean, math.sqrt(max(spread, 0.0) / max(costs.count - 1, 1) / costs.count)
+
+
+def smooth_transport_cost(judgement: Judgement, source: Source) -> Cost:
+    """E|X - grad phi(X)|^2, the cost of the smooth map: optimal to its own image, whatever the heights."""
+    value, stderr = noise_cost(judgement, source)
+    half = 1.96 * stderr
+    return Cost(value, (value - half, value + half), value - half)
+
+
 def transport_cost(
     problem: SemiDual,
     light: LightAtoms,
     averages: Averages,
     first_half: Averages,
+    dual: float,
+    stderr: float,
     n: int,
     generator: torch.Generator,
 ) -> Cost:
     """W2^2 = E|X0|^2 + E_b|y|^2 - 2 J(h*), from the dual value at the averaged heights.
 
     The heights miss the optimum by their own noise, which biases J upwards. The same noise makes J convex
-    between the averages of the two halves of the run, so that the bias is measured on the same draws and removed.
+    between the averages of the two halves of the run, so that the bias is measured, on common draws, and removed.
     Where J still fell from the first half to the second (noise alone would make it rise, the second being the
     shorter), the optimum may lie as much again below: the upper end of the interval allows for that.
+
+    Args:
+        problem: the semi-dual.
+        light: atoms whose heights bound their cells.
+        averages: the heights.
+        first_half: of the run that they are averages of.
+        dual: their dual value, from draws of its own.
+        stderr: its standard error.
+        n: draws that the bias is measured on.
+        generator: of these.
     """
     parts = (averages, first_half, averages.since(first_half))
-    candidates = [light.bounded(part.heights, problem.dtype) for part in parts]
-    mean, stderr = _dual_mean(problem, *_scores(problem, candidates[:1], n, generator))
-    scores, _ = _scores(problem, candidates, n // _BIAS_SHARE, generator)
-    levels = scores.mean(0) + problem.radius * torch.stack([inner(problem.weights, heights) for heights in candidates])
+    levels = _levels(problem, [light.bounded(part.heights, problem.dtype) for part in parts], n, generator)
     share = first_half.weight / averages.weight
     convexity = max(float(share * levels[1] + (1 - share) * levels[2] - levels[0]), 0.0)
     a, b = parts[1].relative_variance, parts[2].relative_variance
     bias = convexity * (share**2 * a + (1 - share) ** 2 * b) / (share * (1 - share) * (a + b))
-    dual = mean + float(inner(problem.weights, _atom_costs(problem, candidates[0])))
     drift = max(float(levels[1] - levels[2]), 0.0)
     half = 1.96 * math.hypot(stderr, bias)
     value = dual + 2 * bias
-    return Cost(value, (value - half, value + half + 2 * drift), dual, searches_for_cost(n)[0])
+    return Cost(value, (value - half, value + half + 2 * drift), dual)
 
 
-def searches_for_cost(n: int) -> tuple[int, int]:
-    """How many draws ``transport_cost`` makes with ``n`` of them for the mean, and how many searches."""
-    return n + n // _BIAS_SHARE, n + 3 * (n // _BIAS_SHARE)
-
-
-def _scores(
-    problem: SemiDual, candidates: list[Tensor], n: int, generator: torch.Generator
-) -> tuple[Tensor, list[Tensor]]:
-    """phi at ``n`` common draws for each of the candidate heights, (n, candidates), and the draws, (m, d) at a time."""
-    scores, draws = [], []
+def _levels(problem: SemiDual, candidates: list[Tensor], n: int, generator: torch.Generator) -> Tensor:
+    """J at each of the candidate heights, on common draws, in the user's units: (candidates,)."""
+    scores = []
     for count in chunk_sizes(n, problem.rows_at_once):
         noise = problem.noise(count, generator)
         own = problem.ranks.share(noise)
-        found = torch.stack([problem.conjugate(own, h) for h in candidates], dim=1)
+        found = torch.stack([problem.conjugate(own, heights) for heights in candidates], dim=1)
         scores.append(problem.ranks.all_rows(found, count))
-        draws.append(noise)
-    return torch.cat(scores) * problem.radius, draws
+    weighted = torch.stack([inner(problem.weights, heights) for heights in candidates])
+    return problem.radius * (torch.cat(scores).mean(0) + weighted)
 
 
-def smooth_transport_cost(problem: SemiDual, heights: Tensor, n: int, generator: torch.Generator) -> Cost:
-    """E|X - grad phi(X)|^2, the cost of the smooth map: optimal to its own image, whatever the heights."""
-    terms = []
-    for count in chunk_sizes(n, problem.rows_at_once):
-        own = problem.ranks.share(problem.noise(count, generator))
-        found = torch.cat([_moved(problem, part, heights) for part in own.split(_ROWS)])
-        terms.append(problem.ranks.all_rows(found, count))
-    costs = torch.cat(terms)
-    value, half = float(costs.mean()), 1.96 * float(costs.std()) / math.sqrt(n)
-    return Cost(value, (value - half, value + half), value - half, n)
-
-
-def _moved(problem: SemiDual, noise: Tensor, heights: Tensor) -> Tensor:
-    """|x - grad phi(x)|^2 of noise rows, (n,) float64."""
-    images = problem.centre + problem.radius * problem.images(noise, heights)
-    return (noise.double() - images).square().sum(1)
-
-
-def bracketed(problem: SemiDual, heights: Tensor, mass: Tensor, cost: Cost) -> Cost:
+def bracketed(problem: SemiDual, atom_costs: Tensor, mass: Tensor, cost: Cost) -> Cost:
     """The cost with an interval that holds however far the heights are from the optimum.
 
     Below, the dual value. Above, the triangle inequality for W2 through the law that the heights do reach: its map
-    is optimal for the cell masses, and what those have too much of is moved to where it lacks.
+    is optimal for the cell masses, and what those have too much of is moved to where it lacks. ``atom_costs`` (N,) are
+    |y_j|^2 - 2 h_j in the user's units.
     """
     excess = mass - problem.weights
-    reached = cost.dual + float(inner(excess, _atom_costs(problem, heights)))
+    reached = cost.dual + float(inner(excess, atom_costs))
     gain, loss = excess.clamp(min=0), (-excess).clamp(min=0)
     moved = max(float(gain.sum()), torch.finfo(torch.float64).tiny)
-    squares = torch.cat([problem.points[rows].square().sum(1) for rows in row_blocks(problem.points)])
-    apart = float(inner(gain + loss, squares))
+    apart = float(inner(gain + loss, square_norms(problem.points)))
     apart -= 2 * float(inner(weighted_sum(gain, problem.points), weighted_sum(loss, problem.points))) / moved
     half = 0.5 * (cost.interval[1] - cost.interval[0])
     upper = (math.sqrt(max(reached + half, 0.0)) + problem.radius * math.sqrt(max(apart, 0.0))) ** 2
     low, high = cost.dual - half, max(upper, cost.interval[1])
     return dataclasses.replace(cost, value=min(max(cost.value, low), high), interval=(low, high))
-
-
-def _atom_costs(problem: SemiDual, heights: Tensor) -> Tensor:
-    """|y_j|^2 - 2 h_j in the user's units: what atom j adds to the cost beside E|X|^2 - 2 E phi_h(X)."""
-    return problem.square_norms() - 2 * problem.radius * heights
-
-
-def _dual_mean(problem: SemiDual, scores: Tensor, draws: list[Tensor]) -> tuple[float, float]:
-    """E|X|^2 - 2 E phi(X) and its standard error; for Gaussian noise with x and |x|^2 as control variates.
-
-    By Stein's identity E[phi(X) X] = E[grad phi(X)], at the optimum the mean of the atoms: the best multiple of x is
-    known, and that of |x|^2 alone is estimated. As many as there are coordinates could not be from as few draws.
-
-    Args:
-        problem: whose noise this is.
-        scores: phi of each draw, (n, 1).
-        draws: (m, d) at a time.
-    """
-    draws = [part for noise in draws for part in noise.split(_ROWS)]
-    squares = torch.cat([_squares(noise) for noise in draws])
-    normal = isinstance(problem.source, Gaussian)
-    slope = -problem.radius * problem.mean() if normal else problem.centre
-    terms = squares - 2 * torch.cat([inner(noise.double(), slope) for noise in draws]) - 2 * scores[:, 0]
-    if normal:
-        known = squares - problem.source.dim
-        terms = terms - inner(known, terms - terms.mean()) / inner(known, known) * known
-    return float(terms.mean()), float(terms.std()) / math.sqrt(len(terms))
-
-
-def _squares(noise: Tensor) -> Tensor:
-    return noise.double().square().sum(1)

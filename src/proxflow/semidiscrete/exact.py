@@ -15,10 +15,12 @@ import torch
 from torch import Tensor
 
 from proxflow.kernels.gaussian_cells import LARGEST_DIMENSION, GaussianCells
+from proxflow.kernels.geometry import square_norms
 from proxflow.measures import Gaussian
 from proxflow.seeding import generator_of
-from proxflow.semidiscrete.certificate import Cost, MassError, bracketed, draws_to_judge, mass_error
+from proxflow.semidiscrete.certificate import Cost, MassError, bracketed, mass_error
 from proxflow.semidiscrete.damped_newton import DampedNewton, NewtonState, missing_dual
+from proxflow.semidiscrete.evaluation_plan import draws_to_judge
 from proxflow.semidiscrete.fit_result import Evaluation, Solution
 from proxflow.semidiscrete.light import LightAtoms
 from proxflow.semidiscrete.problem import GAP_DRAWS, SemiDual, Tally, inner
@@ -112,17 +114,17 @@ def solve_exactly(
     mass[solved.rows] = cells.mass.to(mass)
     cost = _transport_cost(problem, solved, stored, cells)
     if residual <= _NEGLIGIBLE_RESIDUAL * gap:
-        confirmed = _confirmed(returned.tally(potential, _CHECK_DRAWS, generator), mass)
+        confirmed = _confirmed(returned.judge(potential, _CHECK_DRAWS, generator).tally, mass)
         error = MassError(float(((mass - problem.weights).square() / problem.weights).sum()), 0.0)
     else:
-        tally = returned.tally(potential, draws_to_judge(len(problem), tol), generator)
+        tally = returned.judge(potential, draws_to_judge(len(problem), tol), generator).tally
         error, mass = mass_error(tally, problem.weights), tally.mass
         confirmed = error.chi2 + 2 * error.stderr <= tol
     if not confirmed:
         session.report("the masses are not those of the potential: falling back to the stochastic solver")
         return Attempt(None, heights)
     if error.chi2 > tol:
-        cost = bracketed(problem, stored, mass, cost)
+        cost = bracketed(problem, returned.atom_costs(potential), mass, cost)
     solution = Solution(
         method="quantiles" if problem.source.dim == 1 else "damped Newton",
         potential=potential,
@@ -194,8 +196,8 @@ def _transport_cost(problem: SemiDual, solved: SemiDual, heights: Tensor, cells:
     span = (points[cells.left] - points[cells.right]).square().sum(1)
     expected = float(inner(cells.weight, span) - inner(heights[solved.rows].cpu(), cells.mass))
     semi_dual = problem.radius * (expected + float(inner(problem.weights, heights)))
-    source, target = float(problem.source.dim), float(inner(problem.square_norms(), problem.weights))
+    source, target = float(problem.source.dim), float(inner(square_norms(problem.points.rows), problem.weights))
     value = source + target - 2 * semi_dual
     rounding = _COST_ROUNDINGS * (source + target + 2 * abs(semi_dual))
     missing = 2 * problem.radius * missing_dual(cells, weights)
-    return Cost(value, (value - rounding, value + 2 * missing + rounding), value, 0)
+    return Cost(value, (value - rounding, value + 2 * missing + rounding), value)

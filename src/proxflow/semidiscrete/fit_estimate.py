@@ -30,7 +30,6 @@ except ImportError:  # Windows has none
 
 __all__ = ["Estimate", "estimate", "peak_memory"]
 
-_BYTES = 4  # of a number of the noise that W2^2 is taken on, which is kept
 _LEAST_TIMED, _MOST_TIMED = 1 << 10, 1 << 13  # draws of an evaluation that are timed together; a step's, between these
 _FEWEST = 500  # atoms of an exact fit that is timed
 _SLOPES = 1.1, 2.0  # of the logarithm of an exact fit's time against that of its atoms, N log N at the least
@@ -101,7 +100,7 @@ def _of_noisy_fit(task: Task, fine: Posed, seconds: float, began: float) -> Esti
     device = problem.points.device
     run = Run(problem, returned_of(task, fine), None, task.tol, task.max_samples, task.seed, session)
     run.step()  # the first one is slower than the others
-    expected = run.expected(task.max_memory)
+    expected = run.expected()
     start, before = _now(device), run.state.iterate.samples_used
     prepared = start - began
     while _now(device) - start < seconds and run.state.iterate.samples_used < expected.moving:
@@ -110,14 +109,14 @@ def _of_noisy_fit(task: Task, fine: Posed, seconds: float, began: float) -> Esti
     a_draw = (_now(device) - start) / moved
     a_count, a_judgement = _seconds_a_draw(run, seconds / 2)
     total = prepared + a_draw * max(expected.moving - before, 0)
-    total += a_count * (expected.quick + expected.cost_searches) + a_judgement * expected.judging
+    total += a_count * expected.own_searches + a_judgement * expected.judging
     peak = peak_memory(device)
     return Estimate(
         "averaged gradient",
         total,
         expected.moving,
-        expected.quick + expected.judging + expected.cost,
-        None if peak is None else peak + _BYTES * problem.source.dim * expected.cost,
+        expected.rough + expected.judging + expected.bias,
+        peak,
         time.perf_counter() - began,
     )
 
@@ -129,7 +128,7 @@ def _seconds_a_draw(run: Run, seconds: float) -> tuple[float, float]:
     at_once = min(max(run.descent.batch, _LEAST_TIMED), _MOST_TIMED)
     tasks: tuple[Callable[[], object], ...] = (
         lambda: problem.count(problem.noise(at_once, generator), run.heights),
-        lambda: run.returned.tally(run.potential, at_once, generator),
+        lambda: run.returned.judge(run.potential, at_once, generator),
     )
     found = []
     for task in tasks:

@@ -190,11 +190,8 @@ def solve(task: Task, initial: Tensor | None, session: Session) -> Solution:
         initial = initial if attempt.heights is None else rough.problem.radius * attempt.heights
     returned = returned_of(task, fine, ranks)
     start = None if initial is None else initial / fine.problem.radius
-    solution = solve_stochastically(
-        fine.problem, returned, start, task.tol, task.max_samples, task.seed, task.max_memory, session
-    )
-    solution = dataclasses.replace(solution, evaluation_samples=solution.evaluation_samples + spent)
-    return _in_space(solution, fine.rest)
+    solution = solve_stochastically(fine.problem, returned, start, task.tol, task.max_samples, task.seed, session)
+    return dataclasses.replace(solution, evaluation_samples=solution.evaluation_samples + spent)
 
 
 def returned_of(task: Task, fine: Posed, ranks: Ranks = ALONE) -> Returned:

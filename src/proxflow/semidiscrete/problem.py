@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from proxflow.checks import working_dtype
-from proxflow.kernels.geometry import ScaledRows, coordinates, row_blocks, row_norm, weighted_sum
+from proxflow.kernels.geometry import ScaledRows, coordinates, row_norm, weighted_sum
 from proxflow.kernels.search import affine_scores, argmax_affine
 from proxflow.measures import Source
 from proxflow.potentials.atoms import centre_and_radius
@@ -45,6 +45,10 @@ class Tally:
     def mass(self) -> Tensor:
         """Estimated cell masses, (N,)."""
         return self.total / self.draws
+
+    def __add__(self, other: Tally) -> Tally:
+        """Of the samples of both."""
+        return Tally(self.total + other.total, self.squares + other.squares, self.draws + other.draws)
 
 
 class SemiDual:
@@ -123,11 +127,6 @@ class SemiDual:
         """Whether products with the rows as given lose no more digits than about their centre."""
         return float(row_norm(self.centre[None])) <= self.radius
 
-    def square_norms(self) -> Tensor:
-        """|y_j|^2 in the user's units, (N,)."""
-        given = self.points.rows
-        return torch.cat([given[rows].double().square().sum(1) for rows in row_blocks(given)])
-
     def sizes(self, rows: Tensor) -> Tensor:
         """Norms of some atoms, by number, as products round them, in the problem's units."""
         return row_norm(self._slopes[rows].double()) / self._unit
@@ -201,17 +200,6 @@ class SemiDual:
         parts = torch.arange(len(noise), device=noise.device).split(_ROWS)
         level = [(noise[rows].double() * self._image(best, element, rows)).sum(1) for rows in parts]
         return torch.cat(level) - heights[best]
-
-    def images(self, noise: Tensor, heights: Tensor) -> Tensor:
-        """grad phi_h of each noise row, (n, d) float64."""
-        if self.epsilon == 0:
-            best, element = self._best(noise, heights)
-            return self._image(best, element, torch.arange(len(noise), device=noise.device))
-        images, first = noise.new_empty(noise.shape, dtype=torch.float64), 0
-        for scores in self._soft_scores(noise, heights):
-            images[first : first + len(scores)] = torch.softmax(scores, 1) @ self._slopes
-            first += len(scores)
-        return images
 
     def score_gaps(self, noise: Tensor, heights: Tensor, groups: list[Tensor]) -> Tensor:
         """Best score less the best of another atom, and for each labelling less that of another group, (n, 1 + L)."""

@@ -6,17 +6,20 @@ them (Polyak and Juditsky 1992, with weights that grow linearly). From time to t
 returned now is judged by draws of a stream of its own.
 
 Invariant: a run is a frozen state, generators included, that each step replaces; Ctrl-C finds the last complete one,
-and a checkpoint is that state in a file. Stops when chi2 + 2 standard errors of such a judgement is at most tol, at the
-cap on draws, or at Ctrl-C; the result says which.
+and a checkpoint is that state in a file.
+
+Stops when chi2 + 2 standard errors of such a judgement is at most tol, at the cap on draws, or at Ctrl-C; the result
+says which. A judgement that ends a run tends to be low, for it is one of several and a high one would not have ended
+it. So it is confirmed: as many fresh draws and more judge the same potential, what is told is what all of them say
+together, and the run goes on where they do not meet the tolerance.
 
 Cost: one search over the N atoms a draw; chi2 of M draws is 4/3 N / M for the averages, where independent draws could
-reach no less than N / M. Judging takes a fixed share of that, since it is done every 20% more draws.
+reach no less than N / M. ``EvaluationPlan`` says when a run is judged.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,19 +28,19 @@ from torch import Tensor
 
 from proxflow.seeding import generator_of
 from proxflow.semidiscrete.certificate import (
-    LEAST_DRAWS,
     Cost,
     bracketed,
-    draws_to_judge,
     mass_error,
-    searches_for_cost,
+    noise_cost,
     smooth_transport_cost,
     transport_cost,
 )
 from proxflow.semidiscrete.descent import Averages, Descent, Iterate
+from proxflow.semidiscrete.evaluation_plan import EvaluationPlan, draws_to_judge, usual_chi2
 from proxflow.semidiscrete.fit_result import Evaluation, FittedPotential, Solution
+from proxflow.semidiscrete.judgement import Judgement
 from proxflow.semidiscrete.light import LightAtoms
-from proxflow.semidiscrete.problem import GAP_DRAWS, SemiDual, Tally
+from proxflow.semidiscrete.problem import GAP_DRAWS, SemiDual, Tally, inner
 from proxflow.semidiscrete.returned import Returned
 from proxflow.semidiscrete.session import Session
 from proxflow.semidiscrete.start import scaled_start
@@ -48,10 +51,9 @@ __all__ = ["Expected", "Run", "StochasticState", "solve_stochastically"]
 _MOTION, _EVALUATION, _MOMENT = range(3)  # streams of a seed: move the heights, judge them, tell a second moment
 _COST_DRAWS = 1 << 15, 1 << 17  # for W2^2: a standard error of a few thousandths of the spread of costs
 _COST_SHARE = 4  # W2^2 is taken on a draw for every so many that moved the heights, between these
+_BIAS_SHARE = 4  # its bias is a difference on common draws: it needs fewer of them than the mean
+_CANDIDATES = 3  # heights that its bias is a difference of
 _LIGHT_SHARE = 0.05  # of the tolerance: what atoms too light for the draws may add to chi2 together
-_LEAST_DRAWS = 1 << 17  # of a fit: below this the bias of W2^2 would show beside its standard error
-_USUAL_EFFICIENCY = 1.2  # chi2 M / N as measured: 1.1 to 1.3; the theory's limit for many draws is 4/3
-_EXPECTED_EFFICIENCY = 1.6  # chi2 M / N of linearly weighted averaging, 4/3, over what two standard errors leave of tol
 
 
 @storable
@@ -63,7 +65,8 @@ class StochasticState:
         iterate: the descent.
         snapshots: its averages at each evaluation.
         history: the evaluations.
-        tally: the assignments that the last one counted on the potential to be returned, None if it was a quick one.
+        judgement: what draws found on the potential of these heights, None if there were none.
+        confirmed: whether more draws than those of one evaluation are in it.
         fresh: state of the generator of evaluations.
         evaluation_samples: draws spent on them.
         double: whether scores are taken in float64.
@@ -73,7 +76,8 @@ class StochasticState:
     iterate: Iterate
     snapshots: tuple[Averages, ...]
     history: tuple[Evaluation, ...]
-    tally: Tally | None
+    judgement: Judgement | None
+    confirmed: bool
     fresh: Tensor
     evaluation_samples: int
     double: bool
@@ -86,17 +90,20 @@ class Expected:
 
     Attributes:
         moving: that move the heights.
-        quick: that judge them on the way, in the problem's own units.
+        rough: that judge them on the way, in the problem's own units.
         judging: that judge the potential to be returned.
-        cost: that W2^2 is taken on.
-        cost_searches: searches for it, of several heights each.
+        bias: that the bias of W2^2 is taken on.
     """
 
     moving: int
-    quick: int
+    rough: int
     judging: int
-    cost: int
-    cost_searches: int
+    bias: int
+
+    @property
+    def own_searches(self) -> int:
+        """In the problem's own units."""
+        return self.rough + _CANDIDATES * self.bias
 
 
 def solve_stochastically(
@@ -106,7 +113,6 @@ def solve_stochastically(
     tol: float,
     max_samples: int | None,
     seed: int,
-    max_memory: int,
     session: Session,
 ) -> Solution:
     """Move the heights until chi2 + 2 stderr <= tol, the cap, or Ctrl-C; then certify what there is."""
@@ -120,7 +126,7 @@ def solve_stochastically(
             session.report("interrupted: certifying the best so far; Ctrl-C again stops at once")
         session.save(run.state, now=True)
         with session.ranks.interruptible():
-            return run.certify(max_memory)
+            return run.certify()
 
 
 class Run:
@@ -137,11 +143,11 @@ class Run:
         session: Session,
     ) -> None:
         self.problem, self.returned, self.tol, self.session = problem, returned, tol, session
-        count, device = len(problem), problem.points.device
-        self.cap = math.ceil(100 * count / tol) + _LEAST_DRAWS if max_samples is None else max_samples
+        device = problem.points.device
         self.motion = generator_of(seed, _MOTION, device=device)
         self.fresh = generator_of(seed, _EVALUATION, device=device)
         self.descent = Descent(problem)
+        self.plan = EvaluationPlan(len(problem), tol, self.descent.inflation, max_samples)
         self.light = self._light_atoms(generator_of(seed, _MOMENT, device=device))
         resumed = session.state
         self._seed = seed
@@ -162,14 +168,14 @@ class Run:
             spent += start.samples_used
         heights = self.light.bounded(start.heights, self.problem.dtype)
         iterate = Iterate.start(dataclasses.replace(start, heights=heights, samples_used=spent), self.motion)
-        return StochasticState(iterate, (), (), None, self.fresh.get_state(), 0, double, self.light.light)
+        return StochasticState(iterate, (), (), None, False, self.fresh.get_state(), 0, double, self.light.light)
 
     def _resumed(self, state: StochasticState) -> StochasticState:
         """A state from a checkpoint; with another tolerance other atoms may be light, which makes another potential."""
         state = self._with_noise_of_here(_on_device(state, self.problem.points.device))
         if torch.equal(state.light, self.light.light):
             return state
-        return dataclasses.replace(state, history=(), tally=None, light=self.light.light)
+        return dataclasses.replace(state, history=(), judgement=None, confirmed=False, light=self.light.light)
 
     def _with_noise_of_here(self, state: StochasticState) -> StochasticState:
         """The state, from here on with other noise if it began on another kind of device, which draws otherwise."""
@@ -185,55 +191,61 @@ class Run:
     def _light_atoms(self, generator: torch.Generator) -> LightAtoms:
         """Those that the draws of a fit hit less than once; none where the assignment is a softmax over all atoms."""
         share = _LIGHT_SHARE * self.tol if self.problem.epsilon == 0 else 0.0
-        return LightAtoms(self.problem, 1 / self._wanted, share, generator)
-
-    @property
-    def _wanted(self) -> float:
-        """Draws that the tolerance is expected to take."""
-        return max(_EXPECTED_EFFICIENCY * self.descent.inflation * len(self.problem) / self.tol, _LEAST_DRAWS)
-
-    @property
-    def _least(self) -> float:
-        """Draws before which the tolerance is not to be expected."""
-        return min(self._wanted, self.cap)
+        return LightAtoms(self.problem, 1 / self.plan.wanted, share, generator)
 
     @property
     def finished(self) -> bool:
-        """Whether the last full evaluation met the tolerance, or the draws are used up."""
-        if not self.state.history:
-            return False
-        last = self.state.history[-1]
-        met = last.samples_used >= self._least and last.chi2 + 2 * last.chi2_stderr <= self.tol
-        return met or last.samples_used >= self.cap
+        """Whether the tolerance is met and confirmed, or the draws are used up."""
+        last = self._last
+        return last is not None and ((self._met and self.state.confirmed) or last.samples_used >= self.plan.most)
+
+    @property
+    def _last(self) -> Evaluation | None:
+        return self.state.history[-1] if self.state.history else None
+
+    @property
+    def _met(self) -> bool:
+        """Whether the last evaluation met the tolerance."""
+        return self._last is not None and self.plan.met(self._last)
 
     def advance(self) -> None:
-        """One step, and an evaluation where one is due."""
-        iterate = self.state.iterate
-        evaluated = self.state.history[-1].samples_used if self.state.history else 0
-        goal = _goal_after(evaluated, self._least, self.cap)
-        if iterate.samples_used < goal or iterate.steps == 0:
+        """One step, or an evaluation where one is due."""
+        iterate, goal, judgement = self.state.iterate, self.plan.goal(self._last), self.state.judgement
+        if judgement is not None and self._met and not self.state.confirmed:
+            self.state = self._confirmed(judgement)
+        elif iterate.samples_used < goal or iterate.steps == 0:
             self.step()
         else:
-            self.state = self._certified() if goal >= self._least else self._evaluated_quickly()
+            self.state = self._judged() if goal >= self.plan.least else self._roughly_judged()
 
     def step(self) -> None:
         """One step, without an evaluation."""
         iterate = self.descent.step(self.state.iterate, self.motion)
-        self.state = dataclasses.replace(self.state, iterate=iterate)
+        self.state = dataclasses.replace(self.state, iterate=iterate, judgement=None, confirmed=False)
 
     def _draws(self) -> int:
-        last = self.state.history[-1].chi2 if self.state.history else 0.0
-        return draws_to_judge(len(self.problem), self.tol, last)
+        last = self._last
+        return draws_to_judge(len(self.problem), self.tol, 0.0 if last is None else last.chi2)
 
-    def _evaluated_quickly(self) -> StochasticState:
-        """The state after a quick evaluation, in the problem's own units."""
-        draws = min(LEAST_DRAWS, self.problem.rows_at_once)
+    def _roughly_judged(self) -> StochasticState:
+        """The state after an evaluation in the problem's own units."""
+        draws = min(self.plan.rough_draws(self.state.iterate.samples_used), self.problem.rows_at_once)
         tally = self.problem.count(self.problem.noise(draws, self.fresh), self.heights)
-        return dataclasses.replace(self._evaluated(tally), tally=None)
+        return self._evaluated(self.state, tally, draws, None)
 
-    def _certified(self) -> StochasticState:
+    def _judged(self) -> StochasticState:
         """The state after an evaluation of the potential that would be returned now."""
-        return self._evaluated(self.returned.tally(self.potential, self._draws(), self.fresh))
+        judgement = self.returned.judge(self.potential, self._draws(), self.fresh)
+        return self._evaluated(self.state, judgement.tally, judgement.tally.draws, judgement)
+
+    def _confirmed(self, first: Judgement) -> StochasticState:
+        """The state with its last evaluation by more draws: as many again, and at least what it and W2^2 want."""
+        wanted = max(self._draws(), _cost_draws(self.state.iterate.samples_used))
+        more = max(first.tally.draws, wanted - first.tally.draws)
+        judgement = first + self.returned.judge(self.potential, more, self.fresh)
+        history, snapshots = self.state.history[:-1], self.state.snapshots[:-1]
+        before = dataclasses.replace(self.state, history=history, snapshots=snapshots)
+        return self._evaluated(before, judgement.tally, more, judgement, confirmed=True)
 
     @property
     def heights(self) -> Tensor:
@@ -245,9 +257,11 @@ class Run:
         """What the fit would return now."""
         return self.returned.potential(self.problem.radius * self.heights, self.state.double)
 
-    def _evaluated(self, tally: Tally) -> StochasticState:
-        state, iterate = self.state, self.state.iterate
-        error = mass_error(tally, self.problem.weights)
+    def _evaluated(
+        self, state: StochasticState, tally: Tally, draws: int, judgement: Judgement | None, confirmed: bool = False
+    ) -> StochasticState:
+        """The state with what a tally says, for which so many draws were made."""
+        iterate, error = state.iterate, mass_error(tally, self.problem.weights)
         evaluation = Evaluation(iterate.samples_used, error.chi2, error.stderr, self.session.seconds)
         self.session.report(
             f"{evaluation.samples_used:,} draws: chi2 = {error.chi2:.4g} +- {error.stderr:.2g}, wanted {self.tol:g}"
@@ -256,49 +270,51 @@ class Run:
             state,
             snapshots=(*state.snapshots, iterate.averages),
             history=(*state.history, evaluation),
-            tally=tally,
+            judgement=judgement,
+            confirmed=confirmed,
             fresh=self.fresh.get_state(),
-            evaluation_samples=state.evaluation_samples + tally.draws,
+            evaluation_samples=state.evaluation_samples + draws,
         )
         return self.session.ranks.from_first(lambda: evaluated)
 
-    def expected(self, max_memory: int) -> Expected:
+    def expected(self) -> Expected:
         """The draws until the tolerance or the cap, by the plan of evaluations and the usual chi2 M / N."""
-        count, moving, quick, judging, met = len(self.problem), 0, 0, 0, False
-        while not met and moving < self.cap:
-            moving = _goal_after(moving, self._least, self.cap)
-            if moving < self._least:
-                quick += LEAST_DRAWS
+        plan, count = self.plan, len(self.problem)
+        last, rough, judging = None, 0, 0
+        while last is None or not (plan.met(last) or last.samples_used >= plan.most):
+            moving = plan.goal(last)
+            chi2 = usual_chi2(count, plan.inflation, moving)
+            last = Evaluation(moving, chi2, 0.0, 0.0)
+            if moving < plan.least:
+                rough += plan.rough_draws(moving)
+                last = dataclasses.replace(last, chi2_stderr=self.tol)
                 continue
-            chi2 = _USUAL_EFFICIENCY * self.descent.inflation * count / moving
             draws = draws_to_judge(count, self.tol, chi2)
             judging += draws
-            met = chi2 + 2 * math.sqrt(2 * count / draws**2 + 4 * chi2 / draws) <= self.tol
-        cost = _cost_draws(self.problem, moving, max_memory)
-        if self.problem.epsilon > 0:
-            return Expected(moving, quick, judging, cost, cost)
-        return Expected(moving, quick, judging, *searches_for_cost(cost))
+            last = dataclasses.replace(last, chi2_stderr=plan.stderr(chi2, draws))
+        cost = _cost_draws(last.samples_used)
+        judging += max(draws, cost - draws)
+        return Expected(last.samples_used, rough, judging, 0 if self.problem.epsilon > 0 else cost // _BIAS_SHARE)
 
-    def certify(self, max_memory: int) -> Solution:
+    def certify(self) -> Solution:
         """The solution as it is, with its masses and its cost."""
         if self.state.iterate.averages.weight == 0:
             self.advance()
-        state = self._fully_evaluated()
-        tally, last = state.tally, state.history[-1]
-        mass = self.problem.weights.new_zeros(len(self.problem)) if tally is None else tally.mass
-        cost = self._cost(_cost_draws(self.problem, state.iterate.samples_used, max_memory))
+        judgement, last = self._final_judgement(), self.state.history[-1]
         missed = last.chi2 + 2 * last.chi2_stderr > self.tol
+        mass, potential = judgement.tally.mass, self.potential
+        cost, bias_draws = self._cost(judgement)
         if missed and self.problem.epsilon == 0:
-            cost = bracketed(self.problem, self.heights, mass, cost)
+            cost = bracketed(self.problem, self.returned.atom_costs(potential), mass, cost)
         return Solution(
             method="averaged gradient",
-            potential=self.potential,
+            potential=potential,
             mass=mass,
-            history=state.history,
+            history=self.state.history,
             transport_cost=cost.value,
             transport_cost_interval=cost.interval,
-            samples_used=state.iterate.samples_used,
-            evaluation_samples=state.evaluation_samples + cost.draws + (GAP_DRAWS if missed else 0),
+            samples_used=self.state.iterate.samples_used,
+            evaluation_samples=self.state.evaluation_samples + bias_draws + (GAP_DRAWS if missed else 0),
             advice=self._advice() if missed else "raise max_samples",
         )
 
@@ -310,20 +326,27 @@ class Run:
             return "float64 does not tell the scores of some rows apart: merge or drop rows that are nearly equal"
         return "raise max_samples"
 
-    def _fully_evaluated(self) -> StochasticState:
-        """The state with its last evaluation full and of the last heights; a quick one says what full means."""
-        state = self.state
-        if not state.history or state.history[-1].samples_used != state.iterate.samples_used:
-            state = self.state = self._evaluated_quickly()
-        if state.tally is None or state.tally.draws < self._draws():
-            state = self.state = self._certified()
-        return state
+    def _final_judgement(self) -> Judgement:
+        """Of the last heights, by as many draws as are wanted with those that confirm it; a rough one tells these."""
+        while (judgement := self.state.judgement) is None or not self.state.confirmed:
+            if judgement is not None and 2 * judgement.tally.draws >= self._draws():
+                self.state = self._confirmed(judgement)
+            elif self._last is None or self._last.samples_used != self.state.iterate.samples_used:
+                self.state = self._roughly_judged()
+            else:
+                self.state = self._judged()
+        return judgement
 
-    def _cost(self, draws: int) -> Cost:
+    def _cost(self, judgement: Judgement) -> tuple[Cost, int]:
+        """W2^2, and the draws that its bias was measured on."""
+        source = self.returned.source
         if self.problem.epsilon > 0:
-            return smooth_transport_cost(self.problem, self.heights, draws, self.fresh)
-        whole = self.state.iterate.averages
-        return transport_cost(self.problem, self.light, whole, self._half(whole), draws, self.fresh)
+            return smooth_transport_cost(judgement, source), 0
+        mean, stderr = noise_cost(judgement, source)
+        dual = mean + float(inner(self.problem.weights, self.returned.atom_costs(self.potential)))
+        whole, draws = self.state.iterate.averages, _cost_draws(self.state.iterate.samples_used) // _BIAS_SHARE
+        half = self._half(whole)
+        return transport_cost(self.problem, self.light, whole, half, dual, stderr, draws, self.fresh), draws
 
     def _half(self, whole: Averages) -> Averages:
         """The snapshot nearest to half of the averaging weight, or an artificial first step."""
@@ -345,16 +368,7 @@ def _on_device(value: Any, device: torch.device) -> Any:
     return dataclasses.replace(value, **{name: _on_device(getattr(value, name), device) for name in names})
 
 
-def _cost_draws(problem: SemiDual, moved: int, max_memory: int) -> int:
+def _cost_draws(moved: int) -> int:
     """For W2^2, after so many draws that moved the heights."""
     least, most = _COST_DRAWS
-    return max(1 << 12, min(max(least, moved // _COST_SHARE), most, max_memory // (16 * (problem.source.dim + 3))))
-
-
-def _goal_after(used: int, least: float, cap: float) -> int:
-    """The next number of draws to evaluate at: coarsely up to ``least``, then every 20%."""
-    goals = [least * 2.0**-k for k in (3, 2, 1, 0)]
-    while goals[-1] < min(used, cap):
-        goals.append(goals[-1] * 1.2)
-    later = [math.ceil(goal) for goal in goals if math.ceil(goal) > used]
-    return min(later[0] if later else math.ceil(goals[-1] * 1.2), math.ceil(cap))
+    return min(max(least, moved // _COST_SHARE), most)

@@ -1,0 +1,96 @@
+"""When a fit is judged on its way, and by how many draws.
+
+chi2 of M draws for N atoms is about 1.2 N / M, so that the draws until a tolerance are known beforehand but for a
+factor near 1: a run is judged there first, and again where its own chi2, falling like 1 / M, would meet the tolerance.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from proxflow.semidiscrete.fit_result import Evaluation
+
+__all__ = ["LEAST_DRAWS", "EvaluationPlan", "draws_to_judge", "usual_chi2"]
+
+LEAST_DRAWS = 1 << 14  # of a judgement
+_USUAL_EFFICIENCY = 1.2  # chi2 M / N as measured: 1.1 to 1.3; the theory's limit for many draws is 4/3
+_LEAST_MOVING = 1 << 17  # draws of a fit: below this the bias of W2^2 would show beside its standard error
+_EARLY = (8, 4, 2)  # parts of the first goal, at which a run is judged roughly
+_FEWEST_ROUGH = 1 << 12  # draws of that
+_GROWTH = 1.05, 1.5  # of draws between judgements, at the least and at the most
+
+
+def draws_to_judge(count: int, tol: float, chi2: float = 0.0) -> int:
+    """Of one judgement of ``count`` atoms; fewer where chi2 was far above the tolerance.
+
+    Its standard error is about sqrt(2 N) / n: a tenth of the tolerance. With many atoms it is less, since a smaller one
+    lets a fit stop earlier: 1.5 N^(3/4) / tol draws make the sum of those that move heights and those that judge least.
+    """
+    wanted = max(10 * math.sqrt(2 * count), 1.5 * math.pow(count, 0.75))
+    return max(LEAST_DRAWS, math.ceil(wanted / max(tol, chi2 / 4)))
+
+
+def usual_chi2(count: int, inflation: float, moving: float) -> float:
+    """After so many draws, whose masses vary ``inflation`` times as much as those of independent ones."""
+    return _USUAL_EFFICIENCY * inflation * count / moving
+
+
+@dataclass(frozen=True)
+class EvaluationPlan:
+    """The plan of one run.
+
+    Attributes:
+        count: atoms.
+        tol: wanted of chi2 + 2 standard errors.
+        inflation: of chi2, by noise that is not independent.
+        cap: on the draws that move heights.
+    """
+
+    count: int
+    tol: float
+    inflation: float
+    cap: int | None
+
+    @property
+    def wanted(self) -> float:
+        """Draws that the tolerance is expected to take."""
+        return max(usual_chi2(self.count, self.inflation, 1) / (self.tol - 2 * self._stderr), _LEAST_MOVING)
+
+    @property
+    def most(self) -> int:
+        """Draws after which a run ends."""
+        return math.ceil(100 * self.count / self.tol) + _LEAST_MOVING if self.cap is None else self.cap
+
+    @property
+    def least(self) -> float:
+        """Draws before which the tolerance is not to be expected."""
+        return min(self.wanted, self.most)
+
+    def met(self, last: Evaluation) -> bool:
+        """Whether this evaluation met the tolerance."""
+        return last.samples_used >= self.least and last.chi2 + 2 * last.chi2_stderr <= self.tol
+
+    def goal(self, last: Evaluation | None) -> int:
+        """The next number of draws to judge at, after the last one."""
+        used = 0 if last is None else last.samples_used
+        early = [math.ceil(self.least / part) for part in (*_EARLY, 1)]
+        later = [goal for goal in early if goal > used]
+        if later or last is None:
+            return min(later[0], self.most)
+        least, most = _GROWTH
+        growth = min(max(last.chi2 / (self.tol - 2 * self._stderr), least), most)
+        return min(math.ceil(used * growth), self.most)
+
+    def rough_draws(self, moved: int) -> int:
+        """Of a judgement before ``least``, after so many that moved heights: to tell chi2 to about its half."""
+        return min(max(math.ceil(2 * moved / math.sqrt(self.count)), _FEWEST_ROUGH), LEAST_DRAWS)
+
+    def stderr(self, chi2: float, draws: int) -> float:
+        """Of a judgement by so many draws where chi2 is this."""
+        return math.sqrt(2 * self.count / draws**2 + 4 * chi2 / draws)
+
+    @property
+    def _stderr(self) -> float:
+        """Of the judgement that meets the tolerance, a part of it."""
+        return min(self.stderr(self.tol, draws_to_judge(self.count, self.tol)), self.tol / 4)
