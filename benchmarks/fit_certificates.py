@@ -5,12 +5,12 @@ variation of its masses against the weights, on fresh draws. A cell of the table
 converged and chi2 by those draws is more than five standard errors from what the fit says.
 
 A fit stops when it judges itself good enough, which makes the figures that it stops at low. ``--stops`` measures by how
-much: many fits of three laws with other seeds, each potential measured on a million draws. Beside the deviation, which
+much: many fits of three laws with other seeds, each potential measured on 300,000 draws. Beside the deviation, which
 wide standard errors would hide, stand the standard errors themselves.
 
 python benchmarks/fit_certificates.py             # all 360 cells, about 15 minutes on two cores
 python benchmarks/fit_certificates.py --quick     # a few of them
-python benchmarks/fit_certificates.py --stops 100 # that many fits of each law, about 10 minutes on one core
+python benchmarks/fit_certificates.py --stops 100 # that many fits of each law, about 15 minutes on one core
 """
 
 from __future__ import annotations
@@ -167,7 +167,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     if options.stops is not None:
-        print_stops(options.stops, 20_000 if options.quick else 1_000_000)
+        print_stops(options.stops, 20_000 if options.quick else 300_000)
         return
     print_cells(options.quick)
 
