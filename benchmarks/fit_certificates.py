@@ -100,7 +100,7 @@ def measure(potential: pf.potentials.Discrete, weights: Tensor, draws: int = 200
     points = points - points.median(0).values
     generator = torch.Generator().manual_seed(seed)
     counts = torch.zeros(len(points), dtype=torch.float64)
-    for rows in torch.arange(draws).split(10_000):
+    for rows in torch.arange(draws).split(1_000):
         noise = torch.randn(len(rows), points.shape[1], generator=generator, dtype=torch.float64)
         best = (noise @ points.mT - potential.heights.double()).argmax(1)
         counts += torch.bincount(best, minlength=len(points))

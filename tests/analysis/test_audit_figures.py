@@ -15,7 +15,14 @@ from torch import Tensor
 import proxflow as pf
 from proxflow.analysis import audit
 from proxflow.analysis.auditing.generated_pairs import GeneratedPairs, generated_pairs
-from proxflow.analysis.auditing.generation import generation_figures, group_shares, groups_of, paired_variances
+from proxflow.analysis.auditing.generation import (
+    Groups,
+    _group_least,
+    generation_figures,
+    group_shares,
+    groups_of,
+    paired_variances,
+)
 from proxflow.analysis.auditing.intervals import share
 from proxflow.analysis.auditing.optimality import misses_on_the_way, optimality_figures, pair_bound, velocity_errors
 from proxflow.analysis.auditing.proximality import jacobian_figures, measured_jacobians, pair_figures
@@ -259,3 +266,18 @@ def test_pairs_of_minibatches_cost_at_least_what_their_field_says(schedule: pf.s
     assert 0.05 < excess.low < excess.high < independent / least - 1
     itself = audit(flow, flow, data=points, marks=False, progress=False).figures["pair_excess"]
     assert itself.value < 1e-12
+
+
+def test_the_interval_of_the_least_group_holds_where_chance_says_which_that_is() -> None:
+    """It was that of a group chosen beforehand: of 16 equal ones it left out the truth in a quarter of runs."""
+    groups = Groups(tuple("abcdefghijklmnop"), torch.full((16,), 1 / 16, dtype=f64), normal(16, 2), torch.arange(16))
+    drawn = torch.distributions.Multinomial(2000, groups.shares)
+    torch.manual_seed(0)
+    found = [_group_least(drawn.sample(), groups) for _ in range(300)]
+    assert all(each.low <= each.value <= each.high for each in found)
+    assert np.mean([each.low <= 1 <= each.high for each in found]) >= 0.95
+    dropped = torch.full((16,), 100.0, dtype=f64)
+    dropped[3] = 0
+    least = _group_least(dropped, groups)
+    assert (least.value, least.low) == (0, 0)
+    assert 0 < least.high < 0.1

@@ -37,6 +37,7 @@ _LEAST_GROUP = 8  # rows of the data in a group on average
 _BATCHES, _BATCH = 4, 256  # of the Wasserstein distance, whose bias depends on the size alone
 _NEIGHBOURS = 3  # whose distance is the radius of a point (Kynkaanniemi et al. 2019)
 _NEIGHBOURHOOD_ROWS = 1024  # of each cloud
+_TAIL = 0.025  # of an interval, on each side
 _AXES = 3  # principal directions whose variances are figures
 _ROUNDING = 1e-5  # of the root of the variance, within which two points are one
 
@@ -187,11 +188,15 @@ def _group_error(counts: Tensor, groups: Groups) -> Estimate:
 
 
 def _group_least(counts: Tensor, groups: Groups) -> Estimate:
-    """Share of the samples over the share of the data, in the group where this is least; Wilson's interval."""
-    least = int((counts / groups.shares.cpu()).argmin())
-    hits, size = torch.arange(int(counts.sum())) < counts[least], float(groups.shares[least])
-    found = share(hits)
-    return Estimate(found.value / size, found.low / size, found.high / size)
+    """Share of the samples over the share of the data, in the group where this is least.
+
+    Which group that is depends on chance: the interval holds for the least of all (Clopper and Pearson, Bonferroni).
+    """
+    hits, shares, n = counts.numpy(), groups.shares.cpu().double().numpy(), float(counts.sum())
+    tail = _TAIL / len(hits)
+    low = np.where(hits > 0, beta.ppf(tail, np.maximum(hits, 1), n - hits + 1), 0.0)
+    high = np.where(hits < n, beta.ppf(1 - tail, hits + 1, np.maximum(n - hits, 1)), 1.0)
+    return Estimate(*(float((each / shares).min()) for each in (hits / n, low, high)))
 
 
 def _neighbours(samples: Tensor, data: Tensor) -> dict[str, Estimate]:
