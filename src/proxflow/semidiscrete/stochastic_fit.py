@@ -20,6 +20,7 @@ reach no less than N / M. ``EvaluationPlan`` says when a run is judged.
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,6 +54,8 @@ _COST_DRAWS = 1 << 15, 1 << 17  # for W2^2: a standard error of a few thousandth
 _COST_SHARE = 4  # W2^2 is taken on a draw for every so many that moved the heights, between these
 _BIAS_SHARE = 4  # its bias is a difference on common draws: it needs fewer of them than the mean
 _CANDIDATES = 3  # heights that its bias is a difference of
+_CLOSE = 0.8  # of the tolerance: if a run is expected above that, chance decides whether its first judgement ends it
+_AGAIN = 1.12, 0.65  # factor on the draws, and judgements, that those which it does not end take in the mean
 _LIGHT_SHARE = 0.05  # of the tolerance: what atoms too light for the draws may add to chi2 together
 
 
@@ -284,17 +287,19 @@ class Run:
         while last is None or not (plan.met(last) or last.samples_used >= plan.most):
             moving = plan.goal(last)
             chi2 = usual_chi2(count, plan.inflation, moving)
-            last = Evaluation(moving, chi2, 0.0, 0.0)
             if moving < plan.least:
                 rough += plan.rough_draws(moving)
-                last = dataclasses.replace(last, chi2_stderr=self.tol)
+                last = Evaluation(moving, chi2, self.tol, 0.0)
                 continue
             draws = draws_to_judge(count, self.tol, chi2)
             judging += draws
-            last = dataclasses.replace(last, chi2_stderr=plan.stderr(chi2, draws))
-        cost = _cost_draws(last.samples_used)
+            last = Evaluation(moving, chi2, plan.stderr(chi2, draws), 0.0)
+        if moving < plan.most and last.chi2 + 2 * last.chi2_stderr > _CLOSE * self.tol:
+            more, judgements = _AGAIN
+            moving, judging = min(math.ceil(more * moving), plan.most), judging + math.ceil(judgements * draws)
+        cost = _cost_draws(moving)
         judging += max(draws, cost - draws)
-        return Expected(last.samples_used, rough, judging, 0 if self.problem.epsilon > 0 else cost // _BIAS_SHARE)
+        return Expected(moving, rough, judging, 0 if self.problem.epsilon > 0 else cost // _BIAS_SHARE)
 
     def certify(self) -> Solution:
         """The solution as it is, with its masses and its cost."""
