@@ -59,18 +59,20 @@ class Returned:
     def judge(self, potential: FittedPotential, n: int, generator: torch.Generator) -> Judgement:
         """How ``potential`` moves ``n`` fresh draws of noise, in the dtype of its queries."""
         points, dtype = self._atoms.points, working_dtype(self._atoms.points)
-        mean, parts = self._mean(), []
+        mean = self._mean()
         moved: Callable[[Tensor], tuple[Tally, Tensor]]
         if isinstance(potential, Entropic):
             moved = _Softly(potential, mean).moved
         else:
             moved = functools.partial(self._moved, potential, mean)
-        self.draws += n
-        for rows in chunk_sizes(n, self._rows_at_once):
+
+        def judged(rows: int) -> Judgement:
             noise = self.source.sample(rows, generator=generator, dtype=dtype, device=points.device)
             tally, costs = moved(self._ranks.share(noise))
-            parts.append(Judgement(tally, Moments.of(self._ranks.all_rows(costs, rows))))
-        judgement = functools.reduce(operator.add, parts)
+            return Judgement(tally, Moments.of(self._ranks.all_rows(costs, rows)))
+
+        self.draws += n
+        judgement = functools.reduce(operator.add, map(judged, chunk_sizes(n, self._rows_at_once)))
         total, squares = self._ranks.summed(judgement.tally.total, judgement.tally.squares)
         return Judgement(Tally(total, squares, n), judgement.costs)
 
