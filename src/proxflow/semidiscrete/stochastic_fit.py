@@ -10,8 +10,7 @@ and a checkpoint is that state in a file.
 
 Stops when chi2 + 2 standard errors of such a judgement is at most tol, at the cap on draws, or at Ctrl-C; the result
 says which. A judgement that ends a run tends to be low, for it is one of several and a high one would not have ended
-it. So it is confirmed: as many fresh draws and more judge the same potential, what is told is what all of them say
-together, and the run goes on where they do not meet the tolerance.
+it. So it is not told: more fresh draws judge the same potential, and the run goes on if they do not meet the tolerance.
 
 Cost: one search over the N atoms a draw; chi2 of M draws is 4/3 N / M for the averages, where independent draws could
 reach no less than N / M. ``EvaluationPlan`` says when a run is judged.
@@ -52,6 +51,7 @@ __all__ = ["Expected", "Run", "StochasticState", "solve_stochastically"]
 _MOTION, _EVALUATION, _MOMENT = range(3)  # streams of a seed: move the heights, judge them, tell a second moment
 _COST_DRAWS = 1 << 15, 1 << 17  # for W2^2: a standard error of a few thousandths of the spread of costs
 _COST_SHARE = 4  # W2^2 is taken on a draw for every so many that moved the heights, between these
+_TO_TELL = 1.5  # times as many draws as in a judgement on the way
 _BIAS_SHARE = 4  # its bias is a difference on common draws: it needs fewer of them than the mean
 _CANDIDATES = 3  # heights that its bias is a difference of
 _CLOSE = 0.8  # of the tolerance: if a run is expected above that, chance decides whether its first judgement ends it
@@ -68,8 +68,7 @@ class StochasticState:
         iterate: the descent.
         snapshots: its averages at each evaluation.
         history: the evaluations.
-        judgement: what draws found on the potential of these heights, None if there were none.
-        confirmed: whether more draws than those of one evaluation are in it.
+        judgement: of the potential of these heights, to be told; None before there is one.
         fresh: state of the generator of evaluations.
         evaluation_samples: draws spent on them.
         double: whether scores are taken in float64.
@@ -80,7 +79,6 @@ class StochasticState:
     snapshots: tuple[Averages, ...]
     history: tuple[Evaluation, ...]
     judgement: Judgement | None
-    confirmed: bool
     fresh: Tensor
     evaluation_samples: int
     double: bool
@@ -171,14 +169,14 @@ class Run:
             spent += start.samples_used
         heights = self.light.bounded(start.heights, self.problem.dtype)
         iterate = Iterate.start(dataclasses.replace(start, heights=heights, samples_used=spent), self.motion)
-        return StochasticState(iterate, (), (), None, False, self.fresh.get_state(), 0, double, self.light.light)
+        return StochasticState(iterate, (), (), None, self.fresh.get_state(), 0, double, self.light.light)
 
     def _resumed(self, state: StochasticState) -> StochasticState:
         """A state from a checkpoint; with another tolerance other atoms may be light, which makes another potential."""
         state = self._with_noise_of_here(_on_device(state, self.problem.points.device))
         if torch.equal(state.light, self.light.light):
             return state
-        return dataclasses.replace(state, history=(), judgement=None, confirmed=False, light=self.light.light)
+        return dataclasses.replace(state, history=(), judgement=None, light=self.light.light)
 
     def _with_noise_of_here(self, state: StochasticState) -> StochasticState:
         """The state, from here on with other noise if it began on another kind of device, which draws otherwise."""
@@ -198,24 +196,20 @@ class Run:
 
     @property
     def finished(self) -> bool:
-        """Whether the tolerance is met and confirmed, or the draws are used up."""
-        last = self._last
-        return last is not None and ((self._met and self.state.confirmed) or last.samples_used >= self.plan.most)
+        """Whether a judgement to be told meets the tolerance, or the draws are used up."""
+        last, told = self._last, self.state.judgement is not None
+        return last is not None and ((told and self.plan.met(last)) or last.samples_used >= self.plan.most)
 
     @property
     def _last(self) -> Evaluation | None:
         return self.state.history[-1] if self.state.history else None
 
-    @property
-    def _met(self) -> bool:
-        """Whether the last evaluation met the tolerance."""
-        return self._last is not None and self.plan.met(self._last)
-
     def advance(self) -> None:
         """One step, or an evaluation where one is due."""
-        iterate, goal, judgement = self.state.iterate, self.plan.goal(self._last), self.state.judgement
-        if judgement is not None and self._met and not self.state.confirmed:
-            self.state = self._confirmed(judgement)
+        iterate, last = self.state.iterate, self._last
+        goal = self.plan.goal(last)
+        if last is not None and self.plan.met(last):
+            self.state = self._judged_to_tell()
         elif iterate.samples_used < goal or iterate.steps == 0:
             self.step()
         else:
@@ -224,7 +218,7 @@ class Run:
     def step(self) -> None:
         """One step, without an evaluation."""
         iterate = self.descent.step(self.state.iterate, self.motion)
-        self.state = dataclasses.replace(self.state, iterate=iterate, judgement=None, confirmed=False)
+        self.state = dataclasses.replace(self.state, iterate=iterate, judgement=None)
 
     def _draws(self) -> int:
         last = self._last
@@ -234,21 +228,25 @@ class Run:
         """The state after an evaluation in the problem's own units."""
         draws = min(self.plan.rough_draws(self.state.iterate.samples_used), self.problem.rows_at_once)
         tally = self.problem.count(self.problem.noise(draws, self.fresh), self.heights)
-        return self._evaluated(self.state, tally, draws, None)
+        return self._evaluated(self.state, tally, None)
 
     def _judged(self) -> StochasticState:
         """The state after an evaluation of the potential that would be returned now."""
         judgement = self.returned.judge(self.potential, self._draws(), self.fresh)
-        return self._evaluated(self.state, judgement.tally, judgement.tally.draws, judgement)
+        return self._evaluated(self.state, judgement.tally, None)
 
-    def _confirmed(self, first: Judgement) -> StochasticState:
-        """The state with its last evaluation by more draws: as many again, and at least what it and W2^2 want."""
-        wanted = max(self._draws(), _cost_draws(self.state.iterate.samples_used))
-        more = max(first.tally.draws, wanted - first.tally.draws)
-        judgement = first + self.returned.judge(self.potential, more, self.fresh)
-        history, snapshots = self.state.history[:-1], self.state.snapshots[:-1]
-        before = dataclasses.replace(self.state, history=history, snapshots=snapshots)
-        return self._evaluated(before, judgement.tally, more, judgement, confirmed=True)
+    def _judged_to_tell(self) -> StochasticState:
+        """The state after another evaluation of the same heights, by more draws; the last one is dropped.
+
+        By so many a potential that just met the tolerance nearly always meets it again: that this is asked for makes
+        what is told hardly any lower. W2^2 is taken on them too.
+        """
+        state, used = self.state, self.state.iterate.samples_used
+        if self._last is not None and self._last.samples_used == used:
+            state = dataclasses.replace(state, history=state.history[:-1], snapshots=state.snapshots[:-1])
+        draws = max(math.ceil(_TO_TELL * self._draws()), _cost_draws(used))
+        judgement = self.returned.judge(self.potential, draws, self.fresh)
+        return self._evaluated(state, judgement.tally, judgement)
 
     @property
     def heights(self) -> Tensor:
@@ -260,10 +258,8 @@ class Run:
         """What the fit would return now."""
         return self.returned.potential(self.problem.radius * self.heights, self.state.double)
 
-    def _evaluated(
-        self, state: StochasticState, tally: Tally, draws: int, judgement: Judgement | None, confirmed: bool = False
-    ) -> StochasticState:
-        """The state with what a tally says, for which so many draws were made."""
+    def _evaluated(self, state: StochasticState, tally: Tally, judgement: Judgement | None) -> StochasticState:
+        """The state with what a tally of fresh draws says, and the judgement that it is of, if that is to be told."""
         iterate, error = state.iterate, mass_error(tally, self.problem.weights)
         evaluation = Evaluation(iterate.samples_used, error.chi2, error.stderr, self.session.seconds)
         self.session.report(
@@ -274,9 +270,8 @@ class Run:
             snapshots=(*state.snapshots, iterate.averages),
             history=(*state.history, evaluation),
             judgement=judgement,
-            confirmed=confirmed,
             fresh=self.fresh.get_state(),
-            evaluation_samples=state.evaluation_samples + draws,
+            evaluation_samples=state.evaluation_samples + tally.draws,
         )
         return self.session.ranks.from_first(lambda: evaluated)
 
@@ -298,7 +293,7 @@ class Run:
             more, judgements = _AGAIN
             moving, judging = min(math.ceil(more * moving), plan.most), judging + math.ceil(judgements * draws)
         cost = _cost_draws(moving)
-        judging += max(draws, cost - draws)
+        judging += max(math.ceil(_TO_TELL * draws), cost)
         return Expected(moving, rough, judging, 0 if self.problem.epsilon > 0 else cost // _BIAS_SHARE)
 
     def certify(self) -> Solution:
@@ -332,14 +327,10 @@ class Run:
         return "raise max_samples"
 
     def _final_judgement(self) -> Judgement:
-        """Of the last heights, by as many draws as are wanted with those that confirm it; a rough one tells these."""
-        while (judgement := self.state.judgement) is None or not self.state.confirmed:
-            if judgement is not None and 2 * judgement.tally.draws >= self._draws():
-                self.state = self._confirmed(judgement)
-            elif self._last is None or self._last.samples_used != self.state.iterate.samples_used:
-                self.state = self._roughly_judged()
-            else:
-                self.state = self._judged()
+        """Of the last heights, to be told; by how many draws, an evaluation says, which may be a rough one."""
+        while (judgement := self.state.judgement) is None:
+            evaluated = self._last is not None and self._last.samples_used == self.state.iterate.samples_used
+            self.state = self._judged_to_tell() if evaluated else self._roughly_judged()
         return judgement
 
     def _cost(self, judgement: Judgement) -> tuple[Cost, int]:
