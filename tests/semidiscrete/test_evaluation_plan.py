@@ -71,7 +71,7 @@ def test_what_a_fit_tells_is_by_draws_that_did_not_end_it(monkeypatch: pytest.Mo
     for result in (fit(points, tol=0.02), cut):
         last = [each for heights, each in made if torch.equal(heights, result.potential.heights)]
         assert len(last) == 2
-        assert last[-1].tally.draws >= 1.5 * last[0].tally.draws
+        assert last[-1].tally.draws >= 2 * last[0].tally.draws
         error = mass_error(last[-1].tally, torch.full((400,), 1 / 400, dtype=torch.float64))
         assert (result.chi2, result.chi2_stderr) == (error.chi2, error.stderr)
         assert torch.equal(result.cell_mass, last[-1].tally.mass)

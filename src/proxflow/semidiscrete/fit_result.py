@@ -55,8 +55,8 @@ class Fit:
         potential: on the distinct rows of the data: ``Discrete``, or ``Entropic`` where epsilon > 0; on one row of
             each orbit ``SymmetricDiscrete``, where a symmetry was given: N counts orbits there.
         method: how the heights were found: one of ``semidiscrete.METHODS``.
-        chi2: sum_j (m_j - b_j)^2 / b_j of the cell masses m: exact, or estimated without bias on fresh draws, others
-            than those that ended the fit.
+        chi2: sum_j (m_j - b_j)^2 / b_j of the cell masses m: exact, or estimated on fresh draws, others than those
+            that ended the fit.
         chi2_stderr: its standard error; 0.0 when exact.
         converged: whether chi2 + 2 stderr <= tol.
         history: the evaluations on the way.
