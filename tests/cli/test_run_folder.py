@@ -365,7 +365,9 @@ def test_a_capped_fit_goes_on_with_a_larger_cap(space: Path, tmp_path: Path) -> 
     assert call(*command, "--max-samples", 10**6, "--resume") == 0
     assert sorted(os.listdir(tmp_path / "run")) == RUN_FILES
     whole = pf.load(tmp_path / "run" / "fit.safetensors")
-    assert whole.history[0] == capped.history[0]
+    assert (
+        whole.history[0].samples_used == capped.history[-1].samples_used
+    )  # told by other draws than judged on the way
     assert whole.samples_used > capped.samples_used
     assert json.loads((tmp_path / "run" / "run.json").read_text())["arguments"]["max_samples"] == 10**6
 
