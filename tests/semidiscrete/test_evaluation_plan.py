@@ -13,6 +13,7 @@ from proxflow.semidiscrete.fit_result import Evaluation, FittedPotential
 from proxflow.semidiscrete.judgement import Judgement
 from proxflow.semidiscrete.problem import Tally
 from proxflow.semidiscrete.returned import Returned
+from proxflow.semidiscrete.stochastic_fit import Run
 
 PLAN = EvaluationPlan(2000, 0.01, 1.0, None)
 
@@ -103,3 +104,34 @@ def test_a_fit_goes_on_where_more_draws_do_not_meet_its_tolerance(
     assert [each.chi2 > 1 for each in result.history] == [False, False, False, True, False]
     assert result.history[3].samples_used < result.history[4].samples_used == result.samples_used
     assert result.converged
+
+
+def test_a_fit_that_is_interrupted_tells_nothing_of_earlier_heights(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Judged to be told, found to miss the tolerance, moved on, stopped: what was judged is not what is returned."""
+    judge, step = Returned.judge, Run.step
+    heights: list[torch.Tensor] = []
+    steps_since: list[int] = []
+
+    def missed(self: Returned, potential: FittedPotential, n: int, generator: torch.Generator) -> Judgement:
+        judgement = judge(self, potential, n, generator)
+        heights.append(potential.heights.clone())
+        if len(heights) != 2:
+            return judgement
+        total = torch.zeros_like(judgement.tally.total)
+        total[0] = n
+        return Judgement(Tally(total, total, n), judgement.costs)
+
+    def interrupted(self: Run) -> None:
+        if len(heights) == 2:
+            steps_since.append(1)
+            if len(steps_since) == 3:
+                raise KeyboardInterrupt
+        step(self)
+
+    monkeypatch.setattr(Returned, "judge", missed)
+    monkeypatch.setattr(Run, "step", interrupted)
+    result = fit(torch.randn(400, 5, generator=torch.Generator().manual_seed(0)), tol=0.02)
+    assert len(heights) == 3
+    assert torch.equal(heights[-1], result.potential.heights)
+    assert not torch.equal(heights[-1], heights[-2])
+    assert result.chi2 < 1
