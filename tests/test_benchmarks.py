@@ -196,7 +196,7 @@ def test_symmetry() -> None:
 @pytest.mark.slow
 def test_fit_certificates() -> None:
     assert ", 0 converged and wrong" in printed_by("fit_certificates.py")
-    assert re.search(r"digits +0.015 +\| +0.0", printed_by("fit_certificates.py", "--stops", "1"))
+    assert re.search(r"digits +0.015 +\| +0.0", printed_by("fit_certificates.py", "--stops", "2"))
 
 
 @pytest.mark.slow
