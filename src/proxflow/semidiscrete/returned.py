@@ -24,6 +24,7 @@ from proxflow.semidiscrete.ranks import ALONE, Ranks
 __all__ = ["Returned"]
 
 _PROBABILITIES = 1 << 18  # of one block: about a core's cache
+_AT_ONCE = 1 << 13  # of noise, at the most: more are no quicker
 _ROWS = 1 << 11  # of noise, of which float64 copies are made at once
 
 
@@ -72,7 +73,7 @@ class Returned:
             return Judgement(tally, Moments.of(self._ranks.all_rows(costs, rows)))
 
         self.draws += n
-        judgement = functools.reduce(operator.add, map(judged, chunk_sizes(n, self._rows_at_once)))
+        judgement = functools.reduce(operator.add, map(judged, chunk_sizes(n, min(self._rows_at_once, _AT_ONCE))))
         total, squares = self._ranks.summed(judgement.tally.total, judgement.tally.squares)
         return Judgement(Tally(total, squares, n), judgement.costs)
 
