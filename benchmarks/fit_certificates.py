@@ -4,9 +4,9 @@ Every fit is measured by an argmax of its own, in float64 arithmetic on the retu
 variation of its masses against the weights, on fresh draws. A cell of the table is wrong where the fit says that it has
 converged and chi2 by those draws is more than five standard errors from what the fit says.
 
-A fit stops when it judges itself good enough, which makes the figures that it stops at low. ``--stops`` measures by how
-much: many fits of three laws with other seeds, each potential measured on 300,000 draws. Beside the deviation, which
-wide standard errors would hide, stand the standard errors themselves.
+A fit stops when it judges itself good enough: a figure that it stopped at would be low. ``--stops`` measures how low
+what it says is: many fits of three laws with other seeds, each potential measured on 300,000 draws. Beside the
+deviation, which wide standard errors would hide, stand the standard errors themselves.
 
 python benchmarks/fit_certificates.py             # all 360 cells, about 15 minutes on two cores
 python benchmarks/fit_certificates.py --quick     # a few of them

@@ -61,11 +61,11 @@ def noise_cost(judgement: Judgement, source: Source) -> tuple[float, float]:
     """
     costs = judgement.costs
     moment = getattr(source, "second_moment", None)
-    slope = 0.0
+    mean, spread = float(costs.mean[0]), float(costs.products[0, 0])
     if moment is not None and float(costs.products[1, 1]) > 0:
         slope = float(costs.products[0, 1] / costs.products[1, 1])
-    mean = float(costs.mean[0]) - (slope * (float(costs.mean[1]) - moment) if moment is not None else 0.0)
-    spread = float(costs.products[0, 0]) - slope * float(costs.products[0, 1])
+        mean -= slope * (float(costs.mean[1]) - moment)
+        spread -= slope * float(costs.products[0, 1])
     return mean, math.sqrt(max(spread, 0.0) / max(costs.count - 1, 1) / costs.count)
 
 

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 from proxflow.semidiscrete.fit_result import Evaluation
 
-__all__ = ["LEAST_DRAWS", "EvaluationPlan", "draws_to_judge", "usual_chi2"]
+__all__ = ["EvaluationPlan", "draws_to_judge", "usual_chi2"]
 
-LEAST_DRAWS = 1 << 14  # of a judgement
+_LEAST_DRAWS = 1 << 14  # of a judgement
 _USUAL_EFFICIENCY = 1.2  # chi2 M / N as measured: 1.1 to 1.3; the theory's limit for many draws is 4/3
 _LEAST_MOVING = 1 << 17  # draws of a fit: below this the bias of W2^2 would show beside its standard error
 _EARLY = (8, 4, 2)  # parts of the first goal, at which a run is judged roughly
@@ -28,7 +28,7 @@ def draws_to_judge(count: int, tol: float, chi2: float = 0.0) -> int:
     lets a fit stop earlier: 1.5 N^(3/4) / tol draws make the sum of those that move heights and those that judge least.
     """
     wanted = max(10 * math.sqrt(2 * count), 1.5 * math.pow(count, 0.75))
-    return max(LEAST_DRAWS, math.ceil(wanted / max(tol, chi2 / 4)))
+    return max(_LEAST_DRAWS, math.ceil(wanted / max(tol, chi2 / 4)))
 
 
 def usual_chi2(count: int, inflation: float, moving: float) -> float:
@@ -84,7 +84,7 @@ class EvaluationPlan:
 
     def rough_draws(self, moved: int) -> int:
         """Of a judgement before ``least``, after so many that moved heights: to tell chi2 to about its half."""
-        return min(max(math.ceil(2 * moved / math.sqrt(self.count)), _FEWEST_ROUGH), LEAST_DRAWS)
+        return min(max(math.ceil(2 * moved / math.sqrt(self.count)), _FEWEST_ROUGH), _LEAST_DRAWS)
 
     def stderr(self, chi2: float, draws: int) -> float:
         """Of a judgement by so many draws where chi2 is this."""

@@ -24,7 +24,7 @@ from proxflow.semidiscrete.ranks import ALONE, Ranks
 __all__ = ["Returned"]
 
 _PROBABILITIES = 1 << 18  # of one block: about a core's cache
-_AT_ONCE = 1 << 13  # of noise, at the most: more are no quicker
+_AT_ONCE = 1 << 13  # of noise, at the most: more are hardly quicker, and take memory
 _ROWS = 1 << 11  # of noise, of which float64 copies are made at once
 
 

@@ -293,9 +293,8 @@ class Run:
         if moving < plan.most and last.chi2 + 2 * last.chi2_stderr > _CLOSE * self.tol:
             more, judgements = _AGAIN
             moving, judging = min(math.ceil(more * moving), plan.most), judging + math.ceil(judgements * draws)
-        cost = _cost_draws(moving)
-        judging += max(_TO_TELL * draws, cost)
-        return Expected(moving, rough, judging, 0 if self.problem.epsilon > 0 else cost // _BIAS_SHARE)
+        judging += max(_TO_TELL * draws, _cost_draws(moving))
+        return Expected(moving, rough, judging, self._bias_draws(moving))
 
     def certify(self) -> Solution:
         """The solution as it is, with its masses and its cost."""
@@ -303,19 +302,17 @@ class Run:
             self.advance()
         judgement, last = self._final_judgement(), self.state.history[-1]
         missed = last.chi2 + 2 * last.chi2_stderr > self.tol
-        mass, potential = judgement.tally.mass, self.potential
-        cost, bias_draws = self._cost(judgement)
-        if missed and self.problem.epsilon == 0:
-            cost = bracketed(self.problem, self.returned.atom_costs(potential), mass, cost)
+        potential, used = self.potential, self.state.iterate.samples_used
+        cost = self._cost(judgement, potential, missed)
         return Solution(
             method="averaged gradient",
             potential=potential,
-            mass=mass,
+            mass=judgement.tally.mass,
             history=self.state.history,
             transport_cost=cost.value,
             transport_cost_interval=cost.interval,
-            samples_used=self.state.iterate.samples_used,
-            evaluation_samples=self.state.evaluation_samples + bias_draws + (GAP_DRAWS if missed else 0),
+            samples_used=used,
+            evaluation_samples=self.state.evaluation_samples + self._bias_draws(used) + (GAP_DRAWS if missed else 0),
             advice=self._advice() if missed else "raise max_samples",
         )
 
@@ -334,16 +331,21 @@ class Run:
             self.state = self._judged_to_tell() if evaluated else self._roughly_judged()
         return judgement
 
-    def _cost(self, judgement: Judgement) -> tuple[Cost, int]:
-        """W2^2, and the draws that its bias was measured on."""
-        source = self.returned.source
-        if self.problem.epsilon > 0:
-            return smooth_transport_cost(judgement, source), 0
+    def _cost(self, judgement: Judgement, potential: FittedPotential, missed: bool) -> Cost:
+        """W2^2, with an interval that holds for heights that missed the tolerance too."""
+        source, problem = self.returned.source, self.problem
+        if problem.epsilon > 0:
+            return smooth_transport_cost(judgement, source)
         mean, stderr = noise_cost(judgement, source)
-        dual = mean + float(inner(self.problem.weights, self.returned.atom_costs(self.potential)))
-        whole, draws = self.state.iterate.averages, _cost_draws(self.state.iterate.samples_used) // _BIAS_SHARE
-        half = self._half(whole)
-        return transport_cost(self.problem, self.light, whole, half, dual, stderr, draws, self.fresh), draws
+        atoms = self.returned.atom_costs(potential)
+        dual = mean + float(inner(problem.weights, atoms))
+        whole, draws = self.state.iterate.averages, self._bias_draws(self.state.iterate.samples_used)
+        cost = transport_cost(problem, self.light, whole, self._half(whole), dual, stderr, draws, self.fresh)
+        return bracketed(problem, atoms, judgement.tally.mass, cost) if missed else cost
+
+    def _bias_draws(self, moved: int) -> int:
+        """That the bias of W2^2 is measured on; the cost of a smooth map has none."""
+        return 0 if self.problem.epsilon > 0 else _cost_draws(moved) // _BIAS_SHARE
 
     def _half(self, whole: Averages) -> Averages:
         """The snapshot nearest to half of the averaging weight, or an artificial first step."""

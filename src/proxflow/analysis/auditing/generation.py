@@ -7,6 +7,7 @@ import warnings
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from scipy.cluster.vq import kmeans2
 from scipy.stats import beta
@@ -100,9 +101,13 @@ def _centres(data: Tensor, count: int, seed: int) -> Tensor:
 def group_shares(samples: Tensor, groups: Groups) -> Shares:
     """Shares of the samples and their upper bounds (Clopper and Pearson 1934, Bonferroni over the groups)."""
     counts = groups.counts(samples).double().numpy()
-    level = 1 - 1e-3 / len(counts)
-    upper = np.where(counts < len(samples), beta.ppf(level, counts + 1, np.maximum(len(samples) - counts, 1)), 1.0)
+    upper = _upper_shares(counts, len(samples), 1e-3)
     return Shares(groups, torch.from_numpy(counts / len(samples)), torch.from_numpy(upper))
+
+
+def _upper_shares(counts: npt.NDArray[np.float64], n: float, tail: float) -> npt.NDArray[np.float64]:
+    """Bounds that the shares behind counts (G,) of n exceed, any of them, with a chance of at most ``tail``."""
+    return np.where(counts < n, beta.ppf(1 - tail / len(counts), counts + 1, np.maximum(n - counts, 1)), 1.0)
 
 
 def generation_figures(samples: Tensor, data: Tensor, groups: Groups) -> dict[str, Estimate]:
@@ -193,9 +198,7 @@ def _group_least(counts: Tensor, groups: Groups) -> Estimate:
     Which group that is depends on chance: the interval holds for the least of all (Clopper and Pearson, Bonferroni).
     """
     hits, shares, n = counts.numpy(), groups.shares.cpu().double().numpy(), float(counts.sum())
-    tail = _TAIL / len(hits)
-    low = np.where(hits > 0, beta.ppf(tail, np.maximum(hits, 1), n - hits + 1), 0.0)
-    high = np.where(hits < n, beta.ppf(1 - tail, hits + 1, np.maximum(n - hits, 1)), 1.0)
+    low, high = 1 - _upper_shares(n - hits, n, _TAIL), _upper_shares(hits, n, _TAIL)
     return Estimate(*(float((each / shares).min()) for each in (hits / n, low, high)))
 
 
