@@ -238,9 +238,8 @@ class Run:
     def _judged_to_tell(self) -> StochasticState:
         """The state after another evaluation of the same heights, by more draws; the last one is dropped.
 
-        By twice as many a potential that just met the tolerance nearly always meets it again: that this is asked for
-        makes what is told lower by less than a tenth of its standard error, by a simulation of the plan. W2^2 is taken
-        on them too.
+        By twice as many a potential that just met the tolerance nearly always meets it again. That this is asked for
+        leaves what is told a little low (benchmarks/fit_certificates.py --stops). W2^2 is taken on these draws too.
         """
         state, used = self.state, self.state.iterate.samples_used
         if self._last is not None and self._last.samples_used == used:
