@@ -43,8 +43,10 @@ def best_scores(queries: Tensor, slopes: Tensor, offsets: Tensor) -> tuple[Tenso
 def test_kernels_find_the_best_slopes_of_float64(rows: int, columns: int, depth: int) -> None:
     from proxflow.kernels.fused_search import fused_best
 
-    for kept, asked in ((torch.float32, torch.float32), (torch.float16, torch.float32), (torch.float64, torch.float64)):
-        table = cloud(columns, depth + 2, seed=depth, dtype=kept)  # as a potential keeps its points
+    single, double = torch.float32, torch.float64
+    for kept, asked in ((single, single), (torch.float16, single), (torch.int8, single), (double, double)):
+        table = cloud(columns, depth + 2, seed=depth)  # as a potential keeps its points
+        table = (table if kept.is_floating_point else (30 * table).round().clamp(-127, 127)).to(kept)
         queries, slopes = cloud(rows, depth, seed=1, dtype=asked), table[:, :depth]
         offsets = 3 * cloud(columns, 1, seed=2, dtype=asked)[:, 0]
         found = fused_best(queries, slopes, offsets)

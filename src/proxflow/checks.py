@@ -15,7 +15,7 @@ from torch import Tensor
 from proxflow.errors import counted
 
 __all__ = [
-    "HALVES",
+    "STORED",
     "Numbers",
     "as_tensor",
     "flat_points",
@@ -89,26 +89,26 @@ def as_tensor(caller: str, name: str, value: object) -> Tensor:
         _refuse(caller, name, f"an array of {array.dtype}", "convert it to float64")
 
 
-HALVES = torch.float16, torch.bfloat16
-"""Dtypes that rows may be stored in, to be computed with in float32."""
+STORED = torch.float16, torch.bfloat16, torch.uint8, torch.int8
+"""Dtypes that rows may be stored in, to be computed with in float32: whole numbers are those that they hold."""
 
 
 def working_dtype(rows: Tensor) -> torch.dtype:
-    """The dtype of noise, scores and results that go with rows: theirs, but float32 if they are stored in two bytes.
+    """The dtype of noise, scores and results that go with rows: theirs, but float32 if they are stored in fewer bytes.
 
-    A number of float16 or bfloat16 is one of float32 too: nothing is lost where rows are converted.
+    A number of any dtype in ``STORED`` is one of float32 too: nothing is lost where rows are converted.
     """
     return torch.promote_types(rows.dtype, torch.float32)
 
 
-def flat_points(caller: str, points: Numbers, name: str = "points", *, halves: bool = False) -> Tensor:
+def flat_points(caller: str, points: Numbers, name: str = "points", *, stored: bool = False) -> Tensor:
     """Points (N, *event), in any form that ``as_tensor`` takes, as a tensor (N, d), detached.
 
     Args:
         caller: for messages, as is ``name``.
         points: in their dtype they stay.
         name: of the argument.
-        halves: whether float16 and bfloat16 are taken too, as storage: see ``working_dtype``.
+        stored: whether float16, bfloat16, uint8 and int8 are taken too, as storage: see ``working_dtype``.
 
     Raises:
         ValueError: nothing that ``as_tensor`` takes, no points, another dtype, or rows that are not finite.
@@ -119,7 +119,7 @@ def flat_points(caller: str, points: Numbers, name: str = "points", *, halves: b
         raise ValueError(f"{caller}: {name} must be a non-empty (N, *event) array, got {tuple(tensor.shape)}; {remedy}")
     if tensor.is_meta:
         raise ValueError(f"{caller}: {name} are on the meta device, without data; give them on another")
-    if tensor.dtype not in (torch.float32, torch.float64, *(HALVES if halves else ())):
+    if tensor.dtype not in (torch.float32, torch.float64, *(STORED if stored else ())):
         raise ValueError(f"{caller}: {name} must be float32 or float64, got {tensor.dtype}; convert them to float32")
     flat = tensor.detach().reshape(len(tensor), -1)
     parts = flat.split(max(1, _AT_ONCE // max(1, flat[:1].nbytes)))

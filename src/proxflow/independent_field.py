@@ -35,8 +35,8 @@ class IndependentField(nn.Module):
     range give NaN rows. State: ``points`` (N, d), ``weights`` (N,).
 
     Args:
-        points: (N, *event), finite, float32 or float64; equal rows count as often as they come. Of float16 and
-            bfloat16 a float32 copy is made.
+        points: (N, *event), finite, float32, float64, or stored as float16, bfloat16, uint8 or int8, of which a float32
+            copy is made; equal rows count as often as they come.
         weights: (N,), not negative, normalised to sum 1; equal if None.
         schedule: Linear if None.
         source: law of the noise, with ``log_prob``; standard normal if None.
@@ -59,7 +59,7 @@ class IndependentField(nn.Module):
         max_memory: int = 1 << 28,
     ) -> None:
         super().__init__()
-        flat = flat_points("IndependentField", points, halves=True)
+        flat = flat_points("IndependentField", points, stored=True)
         flat = flat.to(working_dtype(flat))
         self.register_buffer("points", flat)
         self.register_buffer("weights", point_weights("IndependentField", weights, flat).to(flat))

@@ -10,9 +10,16 @@ from torch import Tensor
 import proxflow as pf
 from proxflow.adapters import PairedNoise
 from proxflow.adapters.row_lookup import RowLookup
+from proxflow.adapters.torchcfm import ConditionalFlowMatcher
 from proxflow.couplings.pairs import Rows
 from tests.adapters.models import moons_coupling, moons_potential
 from tests.couplings.normality import ALPHA, REJECTED, normal_p_value
+
+
+def images(dtype: torch.dtype) -> Tensor:
+    """Rows in one byte, (12, 6)."""
+    numbers = torch.randint(256, (12, 6), generator=torch.Generator().manual_seed(0))
+    return (numbers if dtype == torch.uint8 else numbers - 128).to(dtype)
 
 
 def epochs(noise: PairedNoise, points: Tensor, count: int) -> Tensor:
@@ -109,6 +116,39 @@ def test_rows_are_found_by_their_bits(dtype: torch.dtype) -> None:
         lookup.index_of("test", nearly)
     with pytest.raises(ValueError, match=r"points of shape \(12,\), the coupling of \(3, 4\)"):
         lookup.index_of("test", points.flatten(1))
+
+
+@pytest.mark.parametrize("points", [images(torch.uint8), images(torch.int8)], ids=["uint8", "int8"])
+def test_rows_in_one_byte_get_noise_in_float32(points: Tensor) -> None:
+    """Whole numbers have no noise of their dtype; a loader gives the images as they are stored, or scaled by number."""
+    potential = pf.semidiscrete.fit(points, tol=0.2, progress=False).potential
+    index = torch.tensor([3, 0, 7])
+
+    def coupling() -> pf.couplings.Semidiscrete:
+        return pf.couplings.Semidiscrete(potential, points)  # a new one, for none gives the same draws twice
+
+    drawn = [
+        PairedNoise(coupling(), generator=torch.Generator().manual_seed(0))(batch, given)
+        for batch, given in (
+            (points[index], None),
+            (points[index].float(), None),
+            (points[index].long(), None),
+            (points[index].float() / 128, index),
+        )
+    ]
+    for noise in drawn:
+        assert noise.dtype == torch.float32
+        assert torch.equal(noise, drawn[0])
+    assert torch.equal(coupling().rows_for(drawn[0]), index)
+    alone = PairedNoise(generator=torch.Generator().manual_seed(0))
+    assert alone(points).dtype == torch.float32
+    assert alone(points).shape == points.shape
+    matcher = ConditionalFlowMatcher(coupling(), generator=torch.Generator().manual_seed(0))
+    t, x, velocity = matcher.sample_location_and_conditional_flow(None, points[index])
+    torch.testing.assert_close(x, t[:, None] * points[index] + (1 - t[:, None]) * drawn[0])
+    torch.testing.assert_close(velocity, points[index] - drawn[0])
+    whole = ConditionalFlowMatcher(pf.couplings.Minibatch(points, 4), generator=torch.Generator().manual_seed(0))
+    assert whole.sample_location_and_conditional_flow(None, points[:8])[2].dtype == torch.float32
 
 
 @pytest.mark.parametrize("stored", [torch.float16, torch.bfloat16], ids=str)

@@ -22,9 +22,9 @@ def blocks_of(rows: np.ndarray[Any, Any], sizes: tuple[int, ...]) -> Iterator[np
         first += size
 
 
-@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64", "uint8", "int8"])
 def test_blocks_of_any_sizes_are_one_file(dtype: str, tmp_path: Path) -> None:
-    rows = ROWS.astype(dtype)
+    rows = (np.abs(10 * ROWS) if dtype.endswith("int8") else ROWS).astype(dtype)
     found = pf.data.mapped_rows(tmp_path / "rows.npy", blocks_of(rows, (1, 0, 998, 1)))
     assert isinstance(found, np.memmap)
     assert found.mode == "r"
@@ -127,7 +127,7 @@ def test_a_fit_of_such_a_file_is_that_of_its_rows(tmp_path: Path) -> None:
         ([ROWS[:, 0, 0]], r"block 0 must be \(n, \*event\), got \(1000,\)"),
         (ROWS[:, 0, 0], r"expected rows \(N, \*event\), got an array of shape \(1000,\)"),
         ([ROWS > 0], r"block 0 is torch.bool"),
-        ([(ROWS * 100).astype(np.uint8)], r"block 0 is torch.uint8; convert it to float32 or float16, and its scale"),
+        ([(ROWS * 100).astype(np.int16)], r"block 0 is torch.int16; convert it to float32 or float16, and its scale"),
         ([torch.zeros(3, 2, dtype=torch.bfloat16)], r"block 0 is torch.bfloat16"),
         ([ROWS, np.full((3, 4, 3), np.nan, np.float32)], r"block 1 has 3 rows with NaN or inf, the first: \[0, 1, 2\]"),
         ([np.array([["a"]])], "mapped_rows: block 0"),

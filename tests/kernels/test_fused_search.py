@@ -50,9 +50,11 @@ for rows, columns, depth in ((5, 7, 3), (17, 700, 33), (1, 1, 1), (33, 400, 8), 
     table = normal(columns, depth + 2)  # as a potential keeps its points
     for offsets in (table[:, -1], None):
         result["sizes"].append(is_right(normal(rows, depth), table[:, :depth], offsets))
-for kept, asked in itertools.product((torch.float16, torch.bfloat16, torch.float64), (torch.float32, torch.float64)):
+stored = (torch.float16, torch.bfloat16, torch.uint8, torch.int8)
+for kept, asked in itertools.product((*stored, torch.float64), (torch.float32, torch.float64)):
     if kept != torch.float64 or asked == kept:
-        noise, points = normal(9, 12, dtype=asked), normal(200, 12, dtype=kept)
+        noise, points = normal(9, 12, dtype=asked), normal(200, 12)
+        points = points.to(kept) if kept.is_floating_point else (30 * points.abs()).clamp(max=127).to(kept)
         result["dtypes"].append(is_right(noise, points, normal(200, dtype=asked)))
 wide = normal(200, 12) * torch.logspace(-8, 4, 200)[:, None]
 for factor, far in itertools.product((1e-30, 1e-3, 1.0, 1e20), (0.0, 100.0)):

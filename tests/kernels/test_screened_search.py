@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+from proxflow.checks import STORED
 from proxflow.kernels import screened_search as screened
 from proxflow.kernels import search
 from proxflow.kernels.screened_search import Panels, screened_best
@@ -61,11 +62,12 @@ def test_the_answer_is_that_of_float64(
 
 
 @pytest.mark.usefixtures("_blocks")
-@pytest.mark.parametrize("stored", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("stored", STORED)
 @pytest.mark.parametrize("with_offsets", [False, True])
-def test_slopes_in_two_bytes(stored: torch.dtype, with_offsets: bool, generator: torch.Generator) -> None:
+def test_slopes_stored_in_fewer_bytes(stored: torch.dtype, with_offsets: bool, generator: torch.Generator) -> None:
     queries = torch.randn(150, 40, generator=generator)
-    slopes = torch.randn(1000, 40, generator=generator).to(stored)
+    slopes = torch.randn(1000, 40, generator=generator)
+    slopes = (slopes if stored.is_floating_point else (30 * slopes.abs()).clamp(max=127)).to(stored)
     offsets = -0.5 * slopes.float().square().sum(1) if with_offsets else None
     half, single = (screened_best(queries, each, offsets) for each in (slopes, slopes.float()))
     assert half is not None

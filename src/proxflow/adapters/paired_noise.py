@@ -69,7 +69,7 @@ class PairedNoise:
         self._lookups: dict[tuple[int, ...], RowLookup] = {}
 
     def __call__(self, batch: Tensor, index: Numbers | None = None) -> Tensor:
-        """Noise of the shape, dtype and device of a batch (n, *event).
+        """Noise of the shape and device of a batch (n, *event), and of its dtype; for whole numbers that of pairs.
 
         Args:
             batch: points of the data, of one shape.
@@ -79,16 +79,17 @@ class PairedNoise:
             ValueError: points that are no rows of a coupling, or an index that names none.
         """
         if not self.couplings:
+            points = batch.detach() if batch.is_floating_point() else batch.to(torch.float32)
             generator = own_generator(self._generator)
-            drawn_on = batch.device if generator is None else generator.device
-            fresh = torch.randn(batch.shape, generator=generator, dtype=batch.dtype, device=drawn_on)
-            return pair(batch.detach(), fresh.to(batch.device)).target
+            drawn_on = points.device if generator is None else generator.device
+            fresh = torch.randn(points.shape, generator=generator, dtype=points.dtype, device=drawn_on)
+            return pair(points, fresh.to(points.device)).target
         coupling = self._coupling_of(batch)
         rows = self.index_of(batch) if index is None else index
         noise = coupling.noise_for(rows, generator=self._generator)
         if len(noise) != len(batch):
             raise ValueError(f"PairedNoise: the batch has {len(batch)} points, the index names {len(noise)} rows")
-        return noise.to(batch)
+        return noise.to(batch.device, batch.dtype if batch.is_floating_point() else noise.dtype)
 
     def index_of(self, batch: Tensor) -> Tensor:
         """The row of each point of a batch in the coupling of its shape, (n,) int64."""

@@ -147,7 +147,8 @@ class ConditionalFlowMatcher:
                 "and has no labels; give it labels="
             )
         label = None if drawn.label is None else drawn.label.to(x1.device)
-        return drawn.source.to(x1), drawn.target.to(x1), None, label
+        dtype = x1.dtype if x1.is_floating_point() else drawn.source.dtype
+        return drawn.source.to(x1.device, dtype), drawn.target.to(x1.device, dtype), None, label
 
     def _on_path(self, x0: Tensor, x1: Tensor, t: Tensor | None, return_noise: bool) -> tuple[Tensor, ...]:
         generator = own_generator(self._generator)

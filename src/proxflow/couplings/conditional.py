@@ -54,7 +54,8 @@ class Conditional:
     strength.
 
     Args:
-        points: (N, *event), finite, float32 or float64, or stored in float16 or bfloat16: pairs are then float32.
+        points: (N, *event), finite, float32, float64, or stored as float16, bfloat16, uint8 or int8: pairs are then
+            float32.
         labels: (N,) or (N, k): whole numbers, or finite floats at a finite strength. A column that is kept apart holds
             whole numbers.
         potentials: of each group of rows that is coupled together, fitted to its rows alone; ``Conditional.fit`` makes

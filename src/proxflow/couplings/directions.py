@@ -82,7 +82,7 @@ def choose_directions(
     """The number of directions in which the rows tell most of the optimal map from normal noise.
 
     Args:
-        points: (N, *event), finite, float32 or float64; a float32 copy is made of float16 and bfloat16.
+        points: (N, *event), finite, float32, float64, or stored as float16, bfloat16, uint8 or int8, then copied.
         weights: (N,), not negative; equal if None.
         frame: (d, m), orthonormal columns, the most important first; the principal directions if None.
         counts: numbers of directions to try; those above m or a quarter of the rows are lowered to that.
@@ -94,7 +94,7 @@ def choose_directions(
         ValueError: bad points, weights or frame, or counts that are not whole numbers of at least 1.
     """
     name = "choose_directions"
-    flat = flat_points(name, points, halves=True)
+    flat = flat_points(name, points, stored=True)
     flat = flat.to(working_dtype(flat))
     mass = point_weights(name, weights, flat)
     wanted = [whole_number(count) or 0 for count in counts]
@@ -129,7 +129,7 @@ def principal_directions(
     """The directions of largest variance of the rows, (d, count), orthonormal columns, of the points' dtype and device.
 
     Args:
-        points: (N, *event), finite, float32 or float64; a float32 copy is made of float16 and bfloat16.
+        points: (N, *event), finite, float32, float64, or stored as float16, bfloat16, uint8 or int8, then copied.
         count: how many, from 1 to d.
         weights: (N,), not negative; equal if None.
         symmetry: a group, whose images of the rows are rows, too; it maps the span of the directions to itself. This
@@ -139,7 +139,7 @@ def principal_directions(
         ValueError: bad points or weights, a count out of range, or one that parts directions which the symmetry mixes.
     """
     name = "principal_directions"
-    flat = flat_points(name, points, halves=True)
+    flat = flat_points(name, points, stored=True)
     flat = flat.to(working_dtype(flat))
     mass = point_weights(name, weights, flat)
     dim, number = flat.shape[1], whole_number(count)

@@ -17,7 +17,8 @@ class Independent:
     """Noise and data drawn apart.
 
     Args:
-        points: (N, *event), finite, float32 or float64, or stored in float16 or bfloat16: pairs are then float32.
+        points: (N, *event), finite, float32, float64, or stored as float16, bfloat16, uint8 or int8: pairs are then
+            float32.
         labels: (N,) or (N, k), or None.
         source: law of the noise; standard normal if None.
 

@@ -62,7 +62,8 @@ class JointConditional:
 
     Args:
         potential: fitted to ``(points, weight * conditions)``; ``JointConditional.fit`` makes it.
-        points: (N, *event), finite, float32 or float64, or stored in float16 or bfloat16: pairs are then float32.
+        points: (N, *event), finite, float32, float64, or stored as float16, bfloat16, uint8 or int8: pairs are then
+            float32.
         conditions: (N,) or (N, k), finite, of the dtype of pairs.
         weight: w, in units of the points per unit of the conditions.
         weights: (N,), of the rows, as given to ``fit``; equal if None.

@@ -25,7 +25,8 @@ class Minibatch:
     assignment, afresh for each.
 
     Args:
-        points: (N, *event), finite, float32 or float64, or stored in float16 or bfloat16: pairs are then float32.
+        points: (N, *event), finite, float32, float64, or stored as float16, bfloat16, uint8 or int8: pairs are then
+            float32.
         batch_size: pairs assigned at once, at most N.
         labels: (N,) or (N, k), or None; they travel with their points.
         solver: "exact" or "sinkhorn" (see ``pair``).

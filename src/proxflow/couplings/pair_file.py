@@ -53,8 +53,8 @@ class PairFile(Dataset[tuple[Tensor, int]]):
 
     Args:
         path: the file.
-        points: (N, *event), the points that it was written for, in their order; float32 or float64, or stored in
-            float16 or bfloat16: the noise is then float32.
+        points: (N, *event), the points that it was written for, in their order; float32, float64, or stored as
+            float16, bfloat16, uint8 or int8: the noise is then float32.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -67,7 +67,7 @@ class PairFile(Dataset[tuple[Tensor, int]]):
     def __init__(self, path: str | os.PathLike[str], points: Numbers) -> None:
         self.path = Path(path).absolute()
         tensor = as_tensor("PairFile", "points", points)
-        flat = flat_points("PairFile", tensor, halves=True)
+        flat = flat_points("PairFile", tensor, stored=True)
         self._event_shape, self._dtype = tuple(tensor.shape[1:]), working_dtype(flat)
         self._open()
         if _fingerprint(self.record, self._tensors) != self._written:

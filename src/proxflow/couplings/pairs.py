@@ -61,8 +61,8 @@ class Rows:
 
     Args:
         name: name of the coupling, for messages.
-        points: (N, *event), finite, float32 or float64, or stored in float16 or bfloat16; a tensor, a numpy array or a
-            pandas object.
+        points: (N, *event), finite, float32, float64, or stored as float16, bfloat16, uint8 or int8; a tensor, a numpy
+            array or a pandas object.
         labels: (N,) or (N, k), in the same forms, or None.
         weights: (N,), not negative, in the same forms; equal if None.
 
@@ -73,7 +73,7 @@ class Rows:
 
     def __init__(self, name: str, points: Numbers, labels: Numbers | None, weights: Numbers | None = None) -> None:
         points = as_tensor(name, "points", points)
-        self.flat = flat_points(name, points, halves=True)
+        self.flat = flat_points(name, points, stored=True)
         self.name = name
         self.event_shape = tuple(points.shape[1:])
         labels = checked_labels(name, labels, len(points))
@@ -94,7 +94,7 @@ class Rows:
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of noise and targets: that of the points, and float32 where they are stored in two bytes."""
+        """Of noise and targets: that of the points, and float32 where they are stored in fewer bytes."""
         return working_dtype(self.flat)
 
     @property

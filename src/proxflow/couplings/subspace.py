@@ -119,7 +119,8 @@ class Subspace:
         """Fit a semidiscrete coupling in the first directions of a frame.
 
         Args:
-            points: (N, *event), finite, float32 or float64, or stored in float16 or bfloat16: pairs are then float32.
+            points: (N, *event), finite, float32, float64, or stored as float16, bfloat16, uint8 or int8: pairs are then
+                float32.
             dim: number of directions, from 1 to those of the frame; if None, as many as ``choose_directions`` finds.
             labels: (N,) or (N, k), or None. For a network that is told a class, ``Conditional.fit(directions=...)``.
             frame: (d, m), orthonormal columns, of which the first ``dim`` are taken; the principal directions if None.

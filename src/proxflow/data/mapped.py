@@ -20,7 +20,7 @@ from proxflow.storage import written_atomically
 
 __all__ = ["mapped_rows"]
 
-_DTYPES = torch.float16, torch.float32, torch.float64
+_DTYPES = torch.float16, torch.float32, torch.float64, torch.uint8, torch.int8
 _AT_ONCE = 1 << 24  # bytes that are read of an array at once, or one chunk where that is more
 
 Array = npt.NDArray[Any]
@@ -33,8 +33,9 @@ def mapped_rows(path: str | os.PathLike[str], blocks: Iterable[Numbers]) -> Arra
 
     Args:
         path: of the file, in a folder that exists; ends in .npy.
-        blocks: arrays or tensors (n, *event), n as it comes, all of one event shape and of one dtype: float16, float32
-            or float64. Or an array that is read by slices, as those of zarr, h5py and dask: some chunks of it at once.
+        blocks: arrays or tensors (n, *event), n as it comes, all of one event shape and of one dtype: float16, float32,
+            float64, uint8 or int8. Or an array that is read by slices, as those of zarr, h5py and dask: some chunks of
+            it at once.
 
     Returns:
         (N, *event), as ``numpy.load(path, mmap_mode="r")``.

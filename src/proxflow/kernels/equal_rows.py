@@ -18,17 +18,21 @@ from proxflow.kernels.geometry import row_blocks
 __all__ = ["first_equal_rows", "row_keys"]
 
 _SEED = 0  # of the multipliers
+_INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}  # of so many bytes
 
 
 def row_keys(rows: Tensor) -> Tensor:
-    """A key of each row (N, d) of floating-point numbers, (N,) int64: the same for equal rows, as 0.0 and -0.0 are."""
+    """A key of each row (N, d) of numbers, (N,) int64: the same for equal rows, as those of 0.0 and -0.0 are.
+
+    Whole numbers are taken as float32, which holds those of one byte and of two.
+    """
     drawn = np.random.default_rng(_SEED).integers(-(2**62), 2**62, rows.shape[1])  # vmap has no torch generators
     multipliers = torch.from_numpy(2 * drawn + 1).to(rows.device)
-    width = {2: torch.int16, 4: torch.int32, 8: torch.int64}[rows.element_size()]
     keys = rows.new_empty(len(rows), dtype=torch.int64)
     for part in row_blocks(rows):
         positive_zero = rows[part] + 0.0
-        keys[part] = (positive_zero.view(width).to(torch.int64) * multipliers).sum(1)
+        bits = positive_zero.view(_INTEGERS[positive_zero.element_size()])
+        keys[part] = (bits.to(torch.int64) * multipliers).sum(1)
     return keys
 
 
@@ -36,7 +40,7 @@ def first_equal_rows(rows: Tensor) -> tuple[Tensor, Tensor]:
     """The first row of each set of equal rows, in order, (M,) int64; and which of these M every row equals, (N,).
 
     Args:
-        rows: (N, d) of floating-point numbers, without NaN.
+        rows: (N, d) of numbers, without NaN.
     """
     _, of_row = torch.unique(row_keys(rows), return_inverse=True)
     first = _first_of_each(of_row)

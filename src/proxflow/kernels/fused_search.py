@@ -303,7 +303,7 @@ def fused_best(
 
     Args:
         queries: (B, k) on a GPU, B >= 1.
-        slopes: (N, k), of the same dtype, or of float16 or bfloat16.
+        slopes: (N, k), of the same dtype, or stored in fewer bytes.
         offsets: (N,), or None for zeros.
         kept: made of these slopes and offsets, if there is one.
 

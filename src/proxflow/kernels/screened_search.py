@@ -109,7 +109,7 @@ def screened_best(
 
     Args:
         queries: (B, k).
-        slopes: (N, k), of the same dtype, or of float16 or bfloat16.
+        slopes: (N, k), of the same dtype, or stored in fewer bytes.
         offsets: (N,), or None for zeros.
         kept: made of these slopes and offsets, if there is one.
 

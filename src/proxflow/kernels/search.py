@@ -3,7 +3,7 @@
 One matrix product does all the work. The cost beyond it is kept small by a score block that stays in cache and is
 reused, and, on the CPU, by numpy's vectorised argmax. On a GPU with Triton the product and the maximum are one kernel;
 processors that are much quicker in bfloat16 find the few slopes that matter in that precision. Slopes that are stored
-in float16 or bfloat16 are converted to the dtype of the queries a block at a time.
+in fewer bytes are converted to the dtype of the queries a block at a time.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def argmax_affine(
 
     Args:
         queries: (B, k).
-        slopes: (N, k), same device, N >= 1; of the same dtype, or of float16 or bfloat16.
+        slopes: (N, k), same device, N >= 1; of the same dtype, or stored in fewer bytes.
         offsets: (N,), of the queries' dtype, or None for zeros.
         keep: gives ``kept_for_searches(slopes, offsets)``, made once; asked where searches of so few rows need them.
 

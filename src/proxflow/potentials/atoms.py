@@ -7,7 +7,7 @@ from typing import Protocol, TypeGuard
 import torch
 from torch import Tensor, nn
 
-from proxflow.checks import HALVES, working_dtype
+from proxflow.checks import STORED, working_dtype
 from proxflow.errors import counted
 from proxflow.kernels.equal_rows import first_equal_rows
 from proxflow.kernels.geometry import distances_from
@@ -96,7 +96,7 @@ def check_atoms(owner: str, points: Tensor, heights: Tensor, weights: Tensor | N
     if not isinstance(points, Tensor) or points.ndim != 2 or 0 in points.shape:
         shape = tuple(getattr(points, "shape", ()))
         raise ValueError(f"{owner}: points must be a non-empty (N, d) tensor, got shape {shape}")
-    if points.dtype not in (torch.float32, torch.float64, *HALVES):
+    if points.dtype not in (torch.float32, torch.float64, *STORED):
         raise ValueError(f"{owner}: points must be float32 or float64, got {points.dtype}; convert them to float32")
     for name, values in (("heights", heights), ("weights", weights)):
         if values is not None:
@@ -122,18 +122,19 @@ def register_atoms(module: nn.Module, points: Tensor, heights: Tensor, weights: 
 
 
 def check_like_atoms(owner: str, x: Tensor, name: str, points: Tensor, numbers: Tensor) -> None:
-    """Refuse a query of another dtype or device than results have, and heights or weights in two bytes."""
+    """Refuse a query of another dtype or device than results have, and heights or weights in fewer bytes."""
     dtype = working_dtype(points)
     if x.dtype != dtype or x.device != points.device:
         stored = "" if dtype == points.dtype else f"stored in {points.dtype}, for queries of "
+        remedy = "one of them, e.g. potential.to(dtype, device)" if points.is_floating_point() else f"{name}"
         raise ValueError(
             f"{owner}: {name} is {x.dtype} on {x.device}, the points are {stored}{dtype} on "
-            f"{points.device}; convert one of them, e.g. potential.to(dtype, device)"
+            f"{points.device}; convert {remedy}"
         )
     if numbers.dtype not in (dtype, torch.float64):
         raise ValueError(
-            f"{owner}: only points can be stored in two bytes, heights and weights are {numbers.dtype}; build it with "
-            "these in float32"
+            f"{owner}: only points can be stored in fewer bytes, heights and weights are {numbers.dtype}; build it "
+            "with these in float32"
         )
 
 

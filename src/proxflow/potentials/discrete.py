@@ -43,14 +43,14 @@ class Discrete(Potential):
     Any heights give an exactly optimal flow, to the atoms weighted by the source mass of their Laguerre cells;
     ``proxflow.semidiscrete.fit`` finds the heights whose cells have the wanted ``weights``.
     State: ``points`` (N, d), ``heights`` (N,), ``weights`` (N,). Queries must have the dtype and device of the points;
-    those of points in float16 or bfloat16, which are storage alone, are float32, as are results.
+    those of points in float16, bfloat16, uint8 or int8, which are storage alone, are float32, as are results.
 
     Scores <u, y_j> - h_j are taken in the dtype of the heights, about a centre of the points. Heights in float64 beside
     float32 points thus tell apart atoms that float32 scores cannot, at twice the cost of a query; results are float32.
     ``.to(torch.float32)`` and ``.float()`` round heights too: cells that needed float64 then have other masses.
 
     Args:
-        points: (N, d) distinct finite rows, float32 or float64, or stored in float16 or bfloat16.
+        points: (N, d) distinct finite rows, float32, float64, or stored as float16, bfloat16, uint8 or int8.
         heights: (N,) finite, in the dtype of queries or in float64.
         weights: (N,) positive, normalised to sum 1; equal if None. In the dtype of queries or in float64.
         source: law of the noise; standard normal if None.
@@ -220,7 +220,7 @@ class Discrete(Potential):
     @property
     def _scored(self) -> tuple[Tensor, Tensor, Callable[[], Kept] | None]:
         """Slopes (N, d) and offsets (N,) of phi: the points themselves where that loses no digits, so that prox alone
-        needs a copy of them; small batches keep one in two bytes if it is small."""
+        needs a copy of them; small batches keep a rounded one if it is small."""
         if not torch.compiler.is_compiling():
             as_given = self._as_given(self.points, self.heights, *self._frame(self.points))
             if as_given is not None:

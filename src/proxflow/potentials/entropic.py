@@ -54,11 +54,11 @@ class Entropic(Potential):
 
     All is computed in float64 and delivered in the query's dtype. First derivatives in queries, steps, heights and
     points are exact in both modes; differentiating a prox twice raises. State: ``points`` (N, d), ``heights`` (N,),
-    ``weights`` (N,). Queries must have the dtype and device of the points; those of points in float16 or bfloat16 are
-    float32.
+    ``weights`` (N,). Queries must have the dtype and device of the points; those of points that are stored in fewer
+    bytes are float32.
 
     Args:
-        points: (N, d) distinct finite rows, float32 or float64, or stored in float16 or bfloat16.
+        points: (N, d) distinct finite rows, float32, float64, or stored as float16, bfloat16, uint8 or int8.
         heights: (N,) finite, in the dtype of queries or in float64.
         epsilon: positive; in units of <u, y>. Sharp laws (1e-3 of the data's variance) cost more steps, not accuracy.
         weights: (N,) positive, normalised to sum 1; equal if None. In the dtype of queries or in float64.

@@ -110,7 +110,7 @@ def atom_of_rows(atoms: Tensor, rows: Tensor, symmetry: Symmetry | None) -> Tens
 def orbit_images(points: Tensor, symmetry: Symmetry) -> tuple[Tensor, Tensor]:
     """All distinct images of rows (N, d) of different orbits, those rows first, (M, d); and whose they are, (M,).
 
-    Images of rows in float16 or bfloat16 are float32.
+    Images of rows that are stored in fewer bytes are float32.
     """
     points = points.to(working_dtype(points))
     images = torch.cat([symmetry.apply(points, element) for element in range(len(symmetry))])

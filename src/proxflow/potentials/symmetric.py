@@ -40,7 +40,7 @@ class SymmetricDiscrete(Potential):
     ``Discrete``. State: ``points`` (N, d), ``heights`` (N,), ``weights`` (N,), each of a whole orbit.
 
     Args:
-        points: (N, d) finite rows of different orbits, float32 or float64, or stored in float16 or bfloat16.
+        points: (N, d) finite rows of different orbits, float32, float64, or stored as float16, bfloat16, uint8 or int8.
         heights: (N,) finite, in the dtype of queries or in float64.
         symmetry: the group, acting on R^d.
         weights: (N,) of the orbits, positive, normalised to sum 1; equal if None.

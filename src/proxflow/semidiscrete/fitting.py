@@ -65,7 +65,7 @@ def fit(
 
     Args:
         points: (N, d) or (N, *event), float32 or float64: a tensor, a numpy array or a pandas object (values in order).
-            Rows in float16 or bfloat16 stay in their two bytes; the fit is that of ``points.float()``, in float32.
+            Rows stored as float16, bfloat16, uint8 or int8 stay so; the fit is that of ``points.float()``, in float32.
             Equal rows are merged; atoms come in the order of their first rows. An array that is mapped to be read,
             ``numpy.load(path, mmap_mode="r")``, stays in its file, which must not change while the fit is in use.
         weights: (N,), not negative; equal if None.

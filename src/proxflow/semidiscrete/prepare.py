@@ -42,7 +42,7 @@ def gather_atoms(points: Numbers, weights: Numbers | None, symmetry: Symmetry | 
         ValueError: points are empty, 1-D, not floating point or not finite; weights have the wrong length, are
             negative, not finite, zero on a whole atom, or all zero.
     """
-    flat = flat_points("fit", points, halves=True)
+    flat = flat_points("fit", points, stored=True)
     mass = point_weights("fit", weights, flat)
     first, atom_of_row = first_equal_rows(flat)
     kept_as_is = len(first) == len(flat) and flat.is_contiguous() and not shares_memory(flat, points)

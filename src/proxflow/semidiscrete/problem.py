@@ -58,7 +58,7 @@ class SemiDual:
     epsilon log sum_j N b_j exp((<u, y_j> - h_j) / epsilon).
     Scores are shifted by <u, centre> against the user's; the assignment is the same, and heights and epsilon in the
     user's units are ``radius`` times those here. Searches take their products with the user's rows themselves where
-    these are float32, or stored in two bytes, and about the origin, so that no copy of them is needed, and else with
+    these are float32, or stored in fewer bytes, and about the origin, so that no copy of them is needed, and else with
     rows in units of the problem: ``_unit`` is how many units of the search one unit of the problem is. With a group of
     symmetries an atom stands for its orbit: its score is the best of its images', its cell theirs together. There
     epsilon is 0. ``ranks`` are the processes among which ``count`` shares its rows.

@@ -1,4 +1,4 @@
-"""Rows stored in float16 or bfloat16: all that is made of them is what their float32 copy gives, without that copy."""
+"""Rows stored in two bytes or one: all that is made of them is what their float32 copy gives, without that copy."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import proxflow as pf
 from proxflow.analysis import audit, data_dimension, minibatch_convergence
-from proxflow.checks import HALVES
+from proxflow.checks import STORED
 from proxflow.couplings import Conditional, Independent, JointConditional, Minibatch, PairFile, Semidiscrete, Subspace
 from proxflow.couplings.directions import choose_directions
 from proxflow.kernels import geometry, search
@@ -24,17 +24,22 @@ from proxflow.potentials import Discrete, Entropic, SymmetricDiscrete
 from proxflow.semidiscrete import Fit, descent, fit, problem, returned, start
 from proxflow.semidiscrete.problem import SemiDual
 from proxflow.semidiscrete.shared_directions import Sharing
-from proxflow.symmetry import HorizontalFlip
+from proxflow.symmetry import Group, HorizontalFlip
 from tests.peak_memory import peak_bytes
 
-EITHER = pytest.mark.parametrize("dtype", HALVES, ids=str)
+EITHER = pytest.mark.parametrize("dtype", STORED, ids=str)
+HALVES = pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 FLIP = HorizontalFlip((1, 2, 2))
 
 
 def stored(dtype: torch.dtype, count: int = 200, dim: int = 8) -> Tensor:
-    """Rows of unequal spread, (N, d), in two bytes."""
+    """Rows of unequal spread, (N, d), in two bytes, or in one as whole numbers: those of images lie about 128."""
     scales = torch.linspace(1, 0.3, dim)
-    return (torch.randn(count, dim, generator=torch.Generator().manual_seed(0)) * scales).to(dtype)
+    rows = torch.randn(count, dim, generator=torch.Generator().manual_seed(0)) * scales
+    if dtype.is_floating_point:
+        return rows.to(dtype)
+    least, most = torch.iinfo(dtype).min, torch.iinfo(dtype).max
+    return (30 * rows + (least + most + 1) // 2).round().clamp(least, most).to(dtype)
 
 
 def same(one: Any, other: Any) -> bool:
@@ -348,9 +353,9 @@ def test_an_audit_against_their_exact_flow(named: bool) -> None:
         assert figure.value == pytest.approx(found[1][name].value, rel=1e-6, abs=1e-6, nan_ok=True)
 
 
-@pytest.mark.parametrize("dtype", [torch.int8, torch.uint8, torch.int64])
+@pytest.mark.parametrize("dtype", [torch.int16, torch.int64, torch.bool])
 @pytest.mark.parametrize("call", [fit, Independent, lambda rows: Discrete(rows, torch.zeros(5))])
-def test_whole_numbers_are_refused(call: Any, dtype: torch.dtype) -> None:
+def test_other_whole_numbers_are_refused(call: Any, dtype: torch.dtype) -> None:
     with pytest.raises(ValueError, match=rf"points must be float32 or float64, got {dtype}; convert them to float32"):
         call(torch.eye(5).to(dtype))
 
@@ -361,7 +366,7 @@ def test_what_has_no_use_for_them_says_what_to_do(call: Any) -> None:
         call(stored(torch.float16))
 
 
-@EITHER
+@HALVES
 def test_rows_that_are_not_finite_are_refused(dtype: torch.dtype) -> None:
     rows = stored(dtype)
     rows[3, 1], rows[7, 0] = math.nan, math.inf
@@ -381,8 +386,33 @@ def test_queries_and_heights_need_their_digits(kind: str, dtype: torch.dtype) ->
     with pytest.raises(ValueError, match=rf"heights is {dtype}.* give them in torch\.float32 or in float64"):
         POTENTIALS[kind](rows, torch.zeros(60, dtype=dtype))
     assert torch.isfinite(potential.float().conjugate(u)).all()
-    with pytest.raises(ValueError, match=rf"only points can be stored in two bytes, heights and weights are {dtype}"):
-        potential.to(dtype).conjugate(u)
+    with pytest.raises(ValueError, match=r"only points can be stored in fewer bytes, .* weights are torch\.float16"):
+        potential.half().conjugate(u)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8], ids=str)
+def test_whole_numbers_stay_when_a_potential_is_converted(dtype: torch.dtype) -> None:
+    """As all whole numbers in a module: queries stay in float32, and what is said of others does not advise that."""
+    rows, u = stored(dtype, 60, 4), torch.randn(30, 4)
+    potential = Discrete(rows, torch.linspace(0, 3, 60))
+    expected = potential.nearest_atom(u)
+    double = potential.double()
+    assert double.points.dtype == dtype
+    assert same(double.nearest_atom(u), expected)
+    with pytest.raises(ValueError, match=r"for queries of torch\.float32 on cpu; convert u$"):
+        double.nearest_atom(u.double())
+
+
+def test_bytes_do_not_wrap_around() -> None:
+    """Differences, negatives and images of such rows are those of numbers."""
+    rows = torch.tensor([[0, 255], [255, 0], [1, 254], [254, 2]], dtype=torch.uint8)
+    fitted = fit(rows, tol=1e-6, progress=False)
+    single = fit(rows.float(), tol=1e-6, progress=False)
+    check_same_fit(fitted, single, torch.uint8)
+    turned = Group(torch.stack([torch.eye(2), -torch.eye(2)]))
+    images = [SymmetricDiscrete(each, torch.zeros(4), turned).expanded().points for each in (rows, rows.float())]
+    assert same(*images)
+    assert float(images[0].min()) == -255
 
 
 @EITHER
