@@ -151,9 +151,9 @@ BAD_DATA: dict[str, tuple[Callable[..., Any], str]] = {
     "empty": (lambda x, y: (x[:0], y[:0]), r"points must be a non-empty \(N, \*event\)"),
     "no coordinate": (lambda x, y: (x[:, :, :0], y), r"points must be a non-empty \(N, \*event\)"),
     "integers": (lambda x, y: (x.long(), y), "points must be float32 or float64, got torch.int64"),
-    "bytes": (
-        lambda x, y: (x.byte(), y),
-        "points must be float32 or float64, got torch.uint8; convert them to float32",
+    "integers of two bytes": (
+        lambda x, y: (x.short(), y),
+        "points must be float32 or float64, got torch.int16; convert them to float32",
     ),
     "text": (lambda x, y: (x.numpy().astype(str), y), "points must be .* got an array of <U"),
     "few labels": (lambda x, y: (x, y[1:]), r"labels must be .* each of the 24 points, got \(23,\)"),

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from proxflow.checks import STORED
 from proxflow.kernels import equal_rows, geometry
-from proxflow.kernels.equal_rows import first_equal_rows, row_keys
+from proxflow.kernels.equal_rows import first_equal_rows, places_among, row_keys
 
 
 def by_looking(rows: Tensor) -> tuple[list[int], list[int]]:
@@ -60,3 +60,22 @@ def test_the_last_bit_of_a_row_is_in_its_key(dtype: torch.dtype) -> None:
         other[:, column] = torch.nextafter(rows[:, column], torch.tensor(torch.inf, dtype=dtype))
         assert bool((row_keys(rows) != row_keys(other)).all())
     assert not torch.equal(row_keys(rows), row_keys(rows.flip(1)))
+
+
+@pytest.mark.parametrize("keys", ["as made", "all alike"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, *STORED], ids=str)
+def test_places_of_rows_among_distinct_ones(dtype: torch.dtype, keys: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Equal numbers are found in any dtype; others, and rows that are not there, are not."""
+    monkeypatch.setattr(geometry, "_BLOCK_NUMBERS", 21)
+    if keys == "all alike":
+        monkeypatch.setattr(equal_rows, "row_keys", lambda rows, _: torch.zeros(len(rows), dtype=torch.int64))
+    rows = few_values(dtype)
+    distinct = rows[first_equal_rows(rows)[0]] if keys == "as made" else torch.unique(rows, dim=0)
+    distinct, left_out = distinct[1:].flip(0), distinct[0]
+    for asked in (rows, rows.double(), rows.float()):
+        found = places_among(distinct, asked)
+        absent = (asked == left_out).all(1) | ~(asked == rows).all(1)
+        assert bool(absent.any())
+        assert torch.equal(found < 0, absent)
+        assert torch.equal(distinct[found[~absent]].to(asked.dtype), asked[~absent])
+    assert places_among(distinct, rows[:0]).shape == (0,)

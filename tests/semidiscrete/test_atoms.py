@@ -42,7 +42,7 @@ def test_events_are_flattened_and_weights_default_to_equal() -> None:
         (torch.zeros(3, 0), "points"),
         (torch.zeros(5), "points"),
         (torch.zeros(5, 2, dtype=torch.int64), "int64"),
-        (torch.zeros(5, 2, dtype=torch.int8), "int8; convert them to float32"),
+        (torch.zeros(5, 2, dtype=torch.int16), "int16; convert them to float32"),
         (torch.tensor([[0.0], [1.0], [torch.nan], [2.0], [torch.inf]]), r"points.*2, 4"),
     ],
 )

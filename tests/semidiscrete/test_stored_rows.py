@@ -16,15 +16,27 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import proxflow as pf
 from proxflow.analysis import audit, data_dimension, minibatch_convergence
 from proxflow.checks import STORED
-from proxflow.couplings import Conditional, Independent, JointConditional, Minibatch, PairFile, Semidiscrete, Subspace
-from proxflow.couplings.directions import choose_directions
+from proxflow.couplings import (
+    Conditional,
+    Independent,
+    JointConditional,
+    Minibatch,
+    PairFile,
+    Semidiscrete,
+    Subspace,
+    directions,
+)
+from proxflow.couplings.directions import choose_directions, principal_directions
 from proxflow.kernels import geometry, search
 from proxflow.matching import MLP, train
 from proxflow.potentials import Discrete, Entropic, SymmetricDiscrete
+from proxflow.potentials.orbits import orbit_of_row
 from proxflow.semidiscrete import Fit, descent, fit, problem, returned, start
 from proxflow.semidiscrete.problem import SemiDual
 from proxflow.semidiscrete.shared_directions import Sharing
+from proxflow.semidiscrete.start import carried_heights
 from proxflow.symmetry import Group, HorizontalFlip
+from tests.marks import slow_beyond
 from tests.peak_memory import peak_bytes
 
 EITHER = pytest.mark.parametrize("dtype", STORED, ids=str)
@@ -333,6 +345,14 @@ def test_a_checkpoint_is_of_these_rows(dtype: torch.dtype, tmp_path: Path) -> No
         fit(rows, **options)
 
 
+def test_a_warm_start_of_bytes_by_other_numbers() -> None:
+    """3.7 is not the byte 3: its height is not that of another atom."""
+    rows = stored(torch.uint8, 64, 4)
+    known = fit(rows.float() + 0.7, tol=0.2, progress=False)
+    assert same(carried_heights(known, rows), carried_heights(known, rows.float()))
+    assert not same(carried_heights(known, rows), known.potential.heights.double())
+
+
 @EITHER
 def test_equal_rows_are_merged(dtype: torch.dtype) -> None:
     rows = torch.tensor([[0.0, 1.0], [-0.0, 1.0], [2.0, 1.0]], dtype=dtype)
@@ -432,3 +452,20 @@ def test_given_noise_is_float32(dtype: torch.dtype) -> None:
     coupling = Independent(stored(dtype, 64, 4))
     with pytest.raises(ValueError, match=rf"noise is {dtype} on cpu, that of the points is torch\.float32"):
         coupling.rows_for(stored(dtype, 5, 4))
+
+
+COPIES: dict[str, Callable[[Tensor], Any]] = {
+    "directions": lambda rows: principal_directions(rows, 2),
+    "directions that a flip keeps": lambda rows: principal_directions(rows, 2, symmetry=HorizontalFlip((1, 16, 16))),
+    "halves": lambda rows: directions._halves(rows.flatten(1), torch.full((len(rows),), 1 / 20_000.0).double(), 100, 0),
+    "orbits": lambda rows: orbit_of_row(rows.flatten(1), HorizontalFlip((1, 16, 16))),
+    "rows of atoms": lambda rows: Semidiscrete(Discrete(rows.flatten(1), torch.zeros(len(rows))), rows),
+    "a subspace": lambda rows: Subspace.fit(rows, 1, tol=1, progress=False),
+}
+
+
+@pytest.mark.parametrize("case", slow_beyond(len(COPIES) - 1, COPIES))
+def test_what_prepares_a_coupling_makes_no_copy(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(geometry, "_BLOCK_NUMBERS", 1 << 16)
+    rows = stored(torch.int8, 20_000, 256).reshape(-1, 1, 16, 16)
+    assert peak_bytes(lambda: COPIES[case](rows)) < 4 * rows.nbytes  # those of a copy in float32

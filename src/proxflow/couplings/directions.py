@@ -22,7 +22,14 @@ from torch import Tensor
 from proxflow.checks import Numbers, as_tensor, flat_points, point_weights, whole_number, working_dtype
 from proxflow.couplings.projected_symmetry import invariant_axes, invariant_count
 from proxflow.errors import ConvergenceWarning, counted
-from proxflow.kernels.geometry import principal_axes
+from proxflow.kernels.equal_rows import first_equal_rows
+from proxflow.kernels.geometry import (
+    ScaledRows,
+    principal_axes_about,
+    row_blocks,
+    telling_vector,
+    weighted_sum,
+)
 from proxflow.measures import Gaussian
 from proxflow.potentials import Discrete
 from proxflow.potentials.symmetric import check_symmetry
@@ -82,7 +89,7 @@ def choose_directions(
     """The number of directions in which the rows tell most of the optimal map from normal noise.
 
     Args:
-        points: (N, *event), finite, float32, float64, or stored as float16, bfloat16, uint8 or int8, then copied.
+        points: (N, *event), finite, float32, float64, or stored as float16, bfloat16, uint8 or int8.
         weights: (N,), not negative; equal if None.
         frame: (d, m), orthonormal columns, the most important first; the principal directions if None.
         counts: numbers of directions to try; those above m or a quarter of the rows are lowered to that.
@@ -95,7 +102,6 @@ def choose_directions(
     """
     name = "choose_directions"
     flat = flat_points(name, points, stored=True)
-    flat = flat.to(working_dtype(flat))
     mass = point_weights(name, weights, flat)
     wanted = [whole_number(count) or 0 for count in counts]
     if not wanted or min(wanted) < 1 or (whole_number(max_rows) or 0) < _LEAST_ROWS:
@@ -129,7 +135,7 @@ def principal_directions(
     """The directions of largest variance of the rows, (d, count), orthonormal columns, of the points' dtype and device.
 
     Args:
-        points: (N, *event), finite, float32, float64, or stored as float16, bfloat16, uint8 or int8, then copied.
+        points: (N, *event), finite, float32, float64, or stored as float16, bfloat16, uint8 or int8.
         count: how many, from 1 to d.
         weights: (N,), not negative; equal if None.
         symmetry: a group, whose images of the rows are rows, too; it maps the span of the directions to itself. This
@@ -140,7 +146,6 @@ def principal_directions(
     """
     name = "principal_directions"
     flat = flat_points(name, points, stored=True)
-    flat = flat.to(working_dtype(flat))
     mass = point_weights(name, weights, flat)
     dim, number = flat.shape[1], whole_number(count)
     if number is None or not 1 <= number <= dim:
@@ -153,8 +158,8 @@ def principal_directions(
         if kept.shape[1] != number:
             raise ValueError(f"{name}: the symmetry mixes direction {number} with the next ones; take {kept.shape[1]}")
         return kept
-    rows = (flat.double() - mass @ flat.double()) * mass.sqrt()[:, None]
-    return principal_axes(rows, number).to(flat.dtype).contiguous()
+    axes = principal_axes_about(flat, mass, weighted_sum(mass, flat), number)
+    return axes.to(working_dtype(flat)).contiguous()
 
 
 def directions_kept_by(symmetry: Symmetry, points: Tensor, weights: Tensor, count: int) -> Tensor:
@@ -173,7 +178,7 @@ def _leading(points: Tensor, weights: Tensor, count: int, frame: Tensor | None) 
     """The first directions of a frame, or else the principal ones of the points."""
     if frame is None:
         return principal_directions(points, count, weights)
-    return frame[:, :count].to(points.dtype).contiguous()
+    return frame[:, :count].to(working_dtype(points)).contiguous()
 
 
 def check_directions(caller: str, directions: Numbers, points: Tensor) -> Tensor:
@@ -213,19 +218,23 @@ class _Half:
 
 
 def _halves(flat: Tensor, mass: Tensor, max_rows: int, seed: int) -> tuple[_Half, _Half] | None:
-    """Two halves of the distinct rows, none in both; None where there are too few, or all are one."""
-    size = flat.abs().max().clamp(min=torch.finfo(flat.dtype).tiny)
-    distinct, atom = torch.unique((flat / size).double(), dim=0, return_inverse=True)
-    total = torch.zeros(len(distinct), dtype=torch.float64, device=flat.device).index_add_(0, atom, mass)
+    """Two halves of the distinct rows, none in both; None where there are too few, or all are one.
+
+    They depend on neither the order nor the unit of the rows: what is drawn are places along a fixed direction.
+    """
+    first_row, of_row = first_equal_rows(flat)
+    total = torch.zeros(len(first_row), dtype=torch.float64, device=flat.device).index_add_(0, of_row, mass)
     kept = torch.nonzero(total > 0)[:, 0]
     if len(kept) < _LEAST_ROWS:
         return None
+    scaled = ScaledRows.in_units(flat)
+    along = torch.cat([scaled[part] @ telling_vector(flat) for part in row_blocks(flat)])
+    kept = kept[along[first_row[kept]].argsort()]
     order = torch.randperm(len(kept), generator=generator_of(seed, 0)).to(kept.device)[:max_rows]
     parts = [kept[order[start::2]] for start in (0, 1)]
+    points = [scaled[first_row[part]] for part in parts]
     weights = [total[part] / total[part].sum() for part in parts]
-    first, second = (
-        _Half(distinct[part] - weight @ distinct[part], weight) for part, weight in zip(parts, weights, strict=True)
-    )
+    first, second = (_Half(rows - weight @ rows, weight) for rows, weight in zip(points, weights, strict=True))
     return (first, second) if min(first.variance, second.variance) > 0 else None
 
 

@@ -17,10 +17,11 @@ import torch
 from torch import Tensor
 
 from proxflow.kernels.geometry import (
+    ScaledRows,
     axes_of_covariance,
     covariance_about,
     distances_from,
-    principal_axes,
+    principal_axes_about,
     projected,
     row_norm,
     weighted_sum,
@@ -119,12 +120,13 @@ def invariant_axes(points: Tensor, weights: Tensor, symmetry: Symmetry, count: i
     They take d^2 numbers, or the images where these are fewer. Axes without variance are told apart by a fixed matrix
     that commutes with the group.
     """
-    scale = points.abs().max().double().clamp(min=torch.finfo(torch.float64).tiny)
-    mean = symmetry.invariant_part(weighted_sum(weights, points / scale)[None])[0]
+    scaled = ScaledRows.in_units(points)
+    mean = symmetry.invariant_part(weighted_sum(weights, scaled)[None])[0]
     if 4 * count <= len(points) * len(symmetry) <= points.shape[1]:
-        rows = (points.double() / scale - mean) * weights.sqrt()[:, None]
-        return principal_axes(torch.cat([symmetry.apply(rows, element) for element in range(len(symmetry))]), count)
-    own = covariance_about(points, weights, mean, (1 / scale).expand(len(points)))
+        rows = scaled[:] - mean
+        images = torch.cat([symmetry.apply(rows, element) for element in range(len(symmetry))])
+        return principal_axes_about(images, weights.repeat(len(symmetry)), torch.zeros_like(mean), count)
+    own = covariance_about(scaled, weights, mean)
     covariance = _averaged(symmetry, own)
     axes = axes_of_covariance(covariance, count)
     variances = ((covariance @ axes) * axes).sum(0)

@@ -15,22 +15,23 @@ from torch import Tensor
 
 from proxflow.kernels.geometry import row_blocks
 
-__all__ = ["first_equal_rows", "row_keys"]
+__all__ = ["first_equal_rows", "places_among", "row_keys"]
 
 _SEED = 0  # of the multipliers
 _INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}  # of so many bytes
 
 
-def row_keys(rows: Tensor) -> Tensor:
+def row_keys(rows: Tensor, dtype: torch.dtype | None = None) -> Tensor:
     """A key of each row (N, d) of numbers, (N,) int64: the same for equal rows, as those of 0.0 and -0.0 are.
 
-    Whole numbers are taken as float32, which holds those of one byte and of two.
+    Rows are taken as they are in another dtype, if one is given. Whole numbers are taken as float32, which holds those
+    of one byte and of two.
     """
     drawn = np.random.default_rng(_SEED).integers(-(2**62), 2**62, rows.shape[1])  # vmap has no torch generators
     multipliers = torch.from_numpy(2 * drawn + 1).to(rows.device)
     keys = rows.new_empty(len(rows), dtype=torch.int64)
     for part in row_blocks(rows):
-        positive_zero = rows[part] + 0.0
+        positive_zero = rows[part].to(dtype or rows.dtype) + 0.0
         bits = positive_zero.view(_INTEGERS[positive_zero.element_size()])
         keys[part] = (bits.to(torch.int64) * multipliers).sum(1)
     return keys
@@ -53,6 +54,25 @@ def first_equal_rows(rows: Tensor) -> tuple[Tensor, Tensor]:
     return kept, place[of_row]
 
 
+def places_among(distinct: Tensor, rows: Tensor) -> Tensor:
+    """Which of distinct rows (N, d) each row (M, d) equals, (M,) int64; -1 where it is none. Copies blocks alone.
+
+    Args:
+        distinct: without NaN, as are ``rows``.
+        rows: of any dtype; numbers are compared in one that holds those of both.
+    """
+    dtype = torch.promote_types(torch.promote_types(distinct.dtype, rows.dtype), torch.float32)
+    keys, order = row_keys(distinct, dtype).sort()
+    wanted = row_keys(rows, dtype)
+    at = torch.searchsorted(keys, wanted).clamp(max=len(keys) - 1)
+    place = torch.where(_same(distinct, order[at], rows, torch.arange(len(rows), device=rows.device)), order[at], -1)
+    for row in torch.nonzero((place < 0) & (keys[at] == wanted))[:, 0].tolist():  # another with this key comes first
+        others = order[keys == wanted[row]]
+        equal = torch.nonzero((distinct[others] == rows[row]).all(1))[:, 0]
+        place[row] = others[equal[0]] if len(equal) else -1
+    return place
+
+
 def _first_of_each(of_row: Tensor) -> Tensor:
     """The least row of each number, of those from 0 on that ``of_row`` (N,) holds."""
     number = torch.arange(len(of_row), device=of_row.device)
@@ -63,5 +83,11 @@ def _first_of_each(of_row: Tensor) -> Tensor:
 def _equal(rows: Tensor, others: Tensor) -> bool:
     """Whether every row equals that of the number given for it, (N,)."""
     number = torch.nonzero(others != torch.arange(len(rows), device=rows.device))[:, 0]
-    parts = number.split(max(1, row_blocks(rows)[0].stop))
-    return all(bool((rows[part] == rows[others[part]]).all()) for part in parts)
+    return bool(_same(rows, number, rows, others[number]).all())
+
+
+def _same(rows: Tensor, numbers: Tensor, others: Tensor, its_numbers: Tensor) -> Tensor:
+    """Whether rows of these numbers (n,) equal others of these (n,), pair by pair, (n,) bool."""
+    size = max(1, row_blocks(rows)[0].stop)
+    parts = zip(numbers.split(size), its_numbers.split(size), strict=True)
+    return torch.cat([(rows[own] == others[its]).all(1) for own, its in parts])

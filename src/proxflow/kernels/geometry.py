@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 import numpy as np
@@ -19,11 +20,14 @@ __all__ = [
     "distances_from",
     "finite_rows",
     "frame_around",
+    "largest_entry",
     "principal_axes",
+    "principal_axes_about",
     "projected",
     "row_blocks",
     "row_norm",
     "square_norms",
+    "telling_vector",
     "weighted_sum",
 ]
 
@@ -74,6 +78,12 @@ class ScaledRows:
 
     def __getitem__(self, which: slice | Tensor, /) -> Tensor:
         return (self.rows[which] - self._centre).div_(self._radius)
+
+    @classmethod
+    def in_units(cls, rows: Tensor) -> ScaledRows:
+        """Rows in units of the largest size of their numbers, about the origin."""
+        origin = torch.zeros(rows.shape[1], dtype=torch.float64, device=rows.device)
+        return cls(rows, origin, largest_entry(rows).clamp(min=torch.finfo(torch.float64).tiny))
 
     def only(self, which: Tensor) -> ScaledRows:
         """Some of them, by number, in the same units."""
@@ -153,6 +163,11 @@ def _largest(x: Tensor) -> Tensor:
     return x.abs().amax(1)
 
 
+def telling_vector(points: ManyRows) -> Tensor:
+    """A vector (d,) float64 without structure, along which points (N, d) are apart; vmap would refuse a generator."""
+    return torch.arange(1, points.shape[1] + 1, dtype=torch.float64, device=points.device).square().sin()
+
+
 def frame_around(normal: Tensor) -> Tensor:
     """Orthonormal frames (B, d, d), first column +-``normal``: unit vectors (B, d) (a Householder reflection)."""
     identity = torch.eye(normal.shape[1], dtype=normal.dtype, device=normal.device)
@@ -164,29 +179,63 @@ def frame_around(normal: Tensor) -> Tensor:
 
 Vector = npt.NDArray[np.float64]
 
+_CACHED = 1 << 17  # numbers of rows whose products are taken at once, in a cache
 _DENSE = 2048  # coordinates, up to which all axes are computed at once: an eigenproblem of about a second
+_SQUARE = 4096  # coordinates, up to which a covariance takes less time than products of rows with many vectors
 
 
 def principal_axes(rows: Tensor, count: int) -> Tensor:
-    """The leading right singular vectors of rows (N, d) in float64, (d, count), orthonormal, at any scale of the rows.
+    """The leading right singular vectors of centred rows (N, d), (d, count): ``principal_axes_about`` their origin."""
+    equal = torch.ones(len(rows), dtype=torch.float64, device=rows.device)
+    return principal_axes_about(rows, equal, torch.zeros_like(rows[0], dtype=torch.float64), count)
 
-    Each is given the sign that makes its largest entry positive. Rows are to be centred, and times the square roots of
-    their weights. Up to 2,048 coordinates by the eigenvectors of rows^T rows, above by Lanczos iterations from a fixed
-    start, which take two products with the rows each and no generator.
+
+def principal_axes_about(points: Tensor, weights: Tensor, centre: Tensor, count: int) -> Tensor:
+    """The axes along which rows vary most about a centre, (d, count) float64, orthonormal, at any scale of the rows.
+
+    Each is given the sign that makes its largest entry positive. Up to 4,096 coordinates they are eigenvectors of the
+    covariance. Above, and with fewer rows, they come from Lanczos iterations from a fixed start, which take two
+    products with the rows each and no generator. Rows are converted a block at a time.
+
+    Args:
+        points: (N, d), of any dtype.
+        weights: (N,) float64, not negative.
+        centre: (d,) float64.
+        count: how many, at most d.
     """
-    rows = rows / rows.abs().max().clamp(min=torch.finfo(rows.dtype).tiny)
-    dim = rows.shape[1]
-    if dim <= _DENSE or 2 * count >= min(rows.shape):
-        return _signed(_leading_eigenvectors(rows.T @ rows, count))
-    return _signed(_by_lanczos(rows, count))
+    size = largest_entry(points).clamp(min=torch.finfo(torch.float64).tiny)
+    rows, dim = points.shape
+    few = 2 * count >= min(rows, dim)
+    if dim <= _DENSE or few or dim <= min(rows, _SQUARE):
+        covariance = covariance_about(ScaledRows(points, centre, size), weights, torch.zeros_like(centre))
+        return _signed(_leading_eigenvectors(covariance, count)) if few else axes_of_covariance(covariance, count)
+    at_once = max(1, _CACHED // dim)
+    buffer = centre.new_empty(at_once, dim)
+    parts = list(zip(points.split(at_once), weights.split(at_once), strict=True))
+
+    def product(vector: Tensor) -> Tensor:
+        total = torch.zeros_like(centre)
+        for part, weight in parts:
+            block = torch.sub(part, centre, out=buffer[: len(part)])
+            total.addmv_(block.mT, weight * (block @ (vector / size)) / size)
+        return total
+
+    return _signed(_by_lanczos(product, centre, count))
+
+
+def largest_entry(points: Tensor) -> Tensor:
+    """The largest size of a number of points, () float64. Of whole numbers, too, whose least one has no negative."""
+    low, high = (part.double() for part in torch.aminmax(points))
+    return torch.maximum(-low, high)
 
 
 def axes_of_covariance(covariance: Tensor, count: int) -> Tensor:
     """``principal_axes`` of rows whose covariance (d, d) is given, in float64."""
     dim, size = len(covariance), covariance.abs().max()
-    if dim <= _DENSE or 2 * count >= dim or not bool(size):
+    if dim <= _DENSE or 2 * count >= dim:
         return _signed(_leading_eigenvectors(covariance, count))
-    return _signed(_by_lanczos(covariance / size, count))
+    scaled = covariance / size.clamp(min=torch.finfo(covariance.dtype).tiny)
+    return _signed(_by_lanczos(lambda vector: scaled @ vector, scaled[0], count))
 
 
 def _leading_eigenvectors(matrix: Tensor, count: int) -> Tensor:
@@ -199,12 +248,19 @@ def _signed(axes: Tensor) -> Tensor:
     return signed
 
 
-def _by_lanczos(rows: Tensor, count: int) -> Tensor:
-    def product(vector: Vector) -> Vector:
-        at = torch.from_numpy(np.ascontiguousarray(vector.reshape(-1))).to(rows)
-        return np.asarray((rows.T @ (rows @ at)).cpu().numpy(), dtype=np.float64)
+def _by_lanczos(product: Callable[[Tensor], Tensor], like: Tensor, count: int) -> Tensor:
+    """The leading eigenvectors of a symmetric matrix by its products with vectors like this one, (d,) float64.
 
-    dim = rows.shape[1]
+    Those of 0, which the iteration refuses, are the first axes.
+    """
+
+    def multiplied(vector: Vector) -> Vector:
+        at = torch.from_numpy(np.ascontiguousarray(vector.reshape(-1))).to(like)
+        return np.asarray(product(at).cpu().numpy(), dtype=np.float64)
+
+    dim = len(like)
     start = np.random.default_rng(0).standard_normal(dim)
-    values, axes = eigsh(LinearOperator((dim, dim), matvec=product, dtype=np.float64), k=count, v0=start)
-    return torch.from_numpy(axes[:, np.argsort(-values)].copy()).to(rows)
+    if not multiplied(start).any():
+        return torch.eye(dim, count, dtype=like.dtype, device=like.device)
+    values, axes = eigsh(LinearOperator((dim, dim), matvec=multiplied, dtype=np.float64), k=count, v0=start)
+    return torch.from_numpy(axes[:, np.argsort(-values)].copy()).to(like)

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from proxflow.checks import working_dtype
-from proxflow.kernels.equal_rows import first_equal_rows
-from proxflow.kernels.geometry import distances_from, row_norm
+from proxflow.kernels.equal_rows import places_among
+from proxflow.kernels.geometry import distances_from, row_blocks, row_norm, telling_vector
 from proxflow.kernels.search import argmax_affine
 from proxflow.potentials.atoms import centre_and_radius
 from proxflow.symmetry import Symmetry
@@ -84,24 +84,32 @@ def orbit_of_row(points: Tensor, symmetry: Symmetry) -> Tensor:
 
     Rows of one orbit agree in max_g <v, g y> for any v, so that only rows that agree in it are compared.
     """
-    points = points.to(working_dtype(points))
-    images_of_probe = torch.cat([symmetry.apply(_probe(points)[None], g) for g in range(len(symmetry))])
-    keys = (points.double() @ images_of_probe.mT).amax(1)
+    dtype = working_dtype(points)
+    images_of_probe = torch.cat([symmetry.apply(telling_vector(points)[None], g) for g in range(len(symmetry))])
+    blocks = row_blocks(points)
+    keys = torch.cat([(points[rows].double() @ images_of_probe.mT).amax(1) for rows in blocks])
     tolerance = _tolerance(points, symmetry)
 
-    def same(rows: Tensor, others: Tensor) -> Tensor:
-        found = _equal(points[rows], points[others], tolerance)
+    def alike(rows: Tensor, others: Tensor) -> Tensor:
+        its, another = points[rows].to(dtype), points[others].to(dtype)
+        found = _equal(its, another, tolerance)
         for element in range(1, len(symmetry)):
-            found |= _equal(points[rows], symmetry.apply(points[others], element), tolerance)
+            found |= _equal(its, symmetry.apply(another, element), tolerance)
         return found
+
+    def same(rows: Tensor, others: Tensor) -> Tensor:
+        size = blocks[0].stop
+        return torch.cat([alike(*pair) for pair in zip(rows.split(size), others.split(size), strict=True)])
 
     return _first_of_class(keys, _key_slack(points, symmetry), same)
 
 
 def atom_of_rows(atoms: Tensor, rows: Tensor, symmetry: Symmetry | None) -> Tensor:
     """The atom (N, d) that each row (M, d) equals, or an image of which it is, (M,) int64; -1 where there is none."""
+    if symmetry is None:
+        return places_among(atoms, rows)
     both = torch.cat([atoms, rows])
-    label = first_equal_rows(both)[1] if symmetry is None else orbit_of_row(both, symmetry)
+    label = orbit_of_row(both, symmetry)
     place = torch.full((len(both),), -1, dtype=torch.int64, device=rows.device)
     place[label[: len(atoms)]] = torch.arange(len(atoms), device=rows.device)
     return place[label[len(atoms) :]]
@@ -120,27 +128,24 @@ def orbit_images(points: Tensor, symmetry: Symmetry) -> tuple[Tensor, Tensor]:
     def same(rows: Tensor, others: Tensor) -> Tensor:
         return _equal(images[rows], images[others], tolerance)
 
-    first = _first_of_class(images.double() @ _probe(points), _key_slack(images, symmetry), same)
+    first = _first_of_class(images.double() @ telling_vector(points), _key_slack(images, symmetry), same)
     kept = torch.nonzero(first == torch.arange(len(images), device=images.device))[:, 0]
     return images[kept], row[kept]
-
-
-def _probe(points: Tensor) -> Tensor:
-    """A vector (d,) without structure, which tells points apart; without a generator, that vmap would refuse."""
-    return torch.arange(1, points.shape[1] + 1, dtype=torch.float64, device=points.device).square().sin()
 
 
 def _tolerance(points: Tensor, symmetry: Symmetry) -> float:
     """Relative to their sizes, the distance within which images are one point; 0 where the group rounds nothing."""
     if symmetry.rounding == 0:
         return 0.0
-    return _ROUNDINGS * math.sqrt(points.shape[1]) * max(symmetry.rounding, torch.finfo(points.dtype).eps)
+    return _ROUNDINGS * math.sqrt(points.shape[1]) * max(symmetry.rounding, torch.finfo(working_dtype(points)).eps)
 
 
 def _key_slack(points: Tensor, symmetry: Symmetry) -> Tensor:
     """By how much the keys of one point may differ, (N,)."""
-    rounding: float = _KEY_ROUNDINGS * points.shape[1] * torch.finfo(torch.float64).eps
-    return (rounding + _tolerance(points, symmetry)) * math.sqrt(points.shape[1]) * row_norm(points.double())
+    dim = points.shape[1]
+    rounding: float = _KEY_ROUNDINGS * dim * torch.finfo(torch.float64).eps
+    norms = distances_from(points, torch.zeros(dim, dtype=torch.float64, device=points.device))
+    return (rounding + _tolerance(points, symmetry)) * math.sqrt(dim) * norms
 
 
 def _equal(rows: Tensor, others: Tensor, tolerance: float) -> Tensor:

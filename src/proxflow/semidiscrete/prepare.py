@@ -50,7 +50,8 @@ def gather_atoms(points: Numbers, weights: Numbers | None, symmetry: Symmetry | 
     if symmetry is not None:
         check_symmetry("fit", symmetry, np.shape(points)[1:])
         kept, orbit = torch.unique(orbit_of_row(distinct, symmetry), return_inverse=True)
-        distinct, atom_of_row = distinct[kept], orbit[atom_of_row]
+        distinct = distinct if len(kept) == len(distinct) else distinct[kept]
+        atom_of_row = orbit[atom_of_row]
     total = torch.zeros(len(distinct), dtype=torch.float64, device=flat.device).index_add_(0, atom_of_row, mass)
     empty = torch.nonzero(total == 0)[:, 0]
     if len(empty):
