@@ -184,8 +184,10 @@ def carried_heights(
         raise ValueError(f"fit: warm_start must be a Fit, a potential or heights, got {type(potential).__name__}")
     if potential.dim != points.shape[1]:
         raise ValueError(f"fit: warm_start has dimension {potential.dim}, the points {points.shape[1]}")
-    known_in = points.dtype if points.is_floating_point() else torch.float32  # whole numbers would lose what it knows
-    atom = atom_of_rows(potential.points.to(points.device, known_in), points, symmetry)
+    atoms = potential.points.to(points.device)
+    if points.is_floating_point():  # in whole numbers other atoms would become equal to rows
+        atoms = atoms.to(points.dtype)
+    atom = atom_of_rows(atoms, points, symmetry)
     known = atom >= 0
     heights = potential.heights.to(points.device, torch.float64)[atom.clamp(min=0)]
     if bool(known.all()):
