@@ -350,7 +350,7 @@ def test_the_bound_of_what_rounding_loses_is_as_small_as_it_can_be_on_a_line() -
     assert 0.9 < interpreted(BOUNDS)[2]["line"] <= 1
 
 
-def _compiled(name: str, constants: dict[str, Any], capability: int) -> Any:
+def _compiled(name: str, constants: dict[str, Any], capability: int, stored: dict[str, str] | None = None) -> Any:
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
@@ -375,6 +375,7 @@ def _compiled(name: str, constants: dict[str, Any], capability: int) -> Any:
     types |= dict.fromkeys((*floats.split(), "spread"), "*fp32")
     if name == "_rounded":
         types["kept"] = "*fp16"
+    types |= stored or {}
     signature = {key: "constexpr" if key in constants else types.get(key, "i32") for key in kernel.arg_names}
     source = ASTSource(fn=kernel, signature=signature, constexprs=constants)
     return triton.compile(source, target=GPUTarget("cuda", capability, 32), options={"num_warps": 8}).asm["ptx"]
@@ -397,6 +398,13 @@ KERNELS = [
 @pytest.mark.parametrize(("name", "constants"), KERNELS, ids=lambda each: each if isinstance(each, str) else "")
 def test_kernels_compile_for_gpus(name: str, constants: dict[str, Any], capability: int) -> None:
     assert ".entry" in _compiled(name, constants, capability)
+
+
+@pytest.mark.parametrize("stored", ["*fp16", "*bf16", "*u8", "*i8"])
+def test_kernels_that_read_rows_as_they_are_stored_compile(stored: str) -> None:
+    slopes = {"NOISE": False, "LARGEST": 65504.0, "LEAST": 1e-6, "ROWS": 16, "DEPTH": 128}
+    assert ".entry" in _compiled("_rounded", slopes, 90, {"values": stored})
+    assert ".entry" in _compiled("_exact_scores", {"PAIRS": 8, "DEPTH": 128}, 90, {"slopes": stored})
 
 
 @pytest.mark.parametrize("whole", [False, True])

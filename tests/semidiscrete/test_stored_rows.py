@@ -307,7 +307,13 @@ def test_a_file_of_pairs(dtype: torch.dtype, tmp_path: Path) -> None:
     assert row == same_row
 
 
-@EITHER
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8], ids=str)
+def test_no_network_is_trained_in_the_units_of_bytes(dtype: torch.dtype) -> None:
+    with pytest.raises(ValueError, match=rf"stored in {dtype}, and targets .* give them in the network's units"):
+        train(MLP((4,), width=8), Independent(stored(dtype, 64, 4)), steps=1, progress=False)
+
+
+@HALVES
 def test_a_network_in_float32_trains_on_them(dtype: torch.dtype, tmp_path: Path) -> None:
     rows = stored(dtype, 64, 4)
     state = tmp_path / "state"
