@@ -47,7 +47,7 @@ def target(command: str, stage: str) -> tuple[object, str]:
     """What is interrupted when it is called."""
     return {
         "load": (pf.data, "load"),
-        "read": (np.lib.format, "read_array"),
+        "read": (np, "load"),
         "fit": (pf.semidiscrete, "fit"),
         "work": WORK[command],
         "render": (report, f"render_{PAGES[command]}"),

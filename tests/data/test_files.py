@@ -15,7 +15,9 @@ import torch
 from numpy.typing import NDArray
 
 import proxflow as pf
+from proxflow.data import standardisation
 from tests.data.sources import LABELS, POINTS, WRITERS, f64, raw, refusal, table
+from tests.peak_memory import peak_bytes
 
 
 @pytest.mark.parametrize("suffix", WRITERS)
@@ -60,6 +62,34 @@ def test_tensors_with_a_gradient_and_sparse_ones_are_read(tmp_path: Path) -> Non
     torch.save(torch.eye(3).to_sparse(), tmp_path / "b.pt")
     assert torch.equal(raw(tmp_path / "a.pt").points, torch.eye(3, dtype=f64))
     assert torch.equal(raw(tmp_path / "b.pt").points, torch.eye(3, dtype=f64))
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "float16", "float32", "float64", ">f4"])
+def test_what_is_loaded_is_converted_a_block_at_a_time(dtype: str, tmp_path: Path) -> None:
+    """Points in float32 are 4 bytes a number; in float64 the rows of an unusual dtype are 8 more."""
+    rows = (100 * np.random.default_rng(0).random((3000, 10, 40))).astype(dtype)
+    np.save(tmp_path / "x.npy", rows)
+    expected = rows.astype(np.float64)
+    held = peak_bytes(lambda: pf.data.load(tmp_path / "x.npy"))
+    assert held < (5 if dtype != ">f4" else 13) * rows.size + 64 * standardisation._AT_ONCE
+    dataset = pf.data.load(tmp_path / "x.npy", standardise="columns", dtype=f64)
+    torch.testing.assert_close(dataset.points.mean(0), torch.zeros(10, 40, dtype=f64), rtol=0, atol=1e-12)
+    torch.testing.assert_close(dataset.points.square().mean(0), torch.ones(10, 40, dtype=f64))
+    assert np.array_equal(dataset.rows.double().numpy(), expected)
+
+
+def test_a_few_points_of_a_file_larger_than_memory(tmp_path: Path) -> None:
+    """Of a file with holes, which takes no room on the disk; the first and last rows are there."""
+    count = 1 << 25
+    file = np.lib.format.open_memmap(tmp_path / "x.npy", mode="w+", dtype=np.uint8, shape=(count, 64, 64))
+    file[0], file[-1] = 1, 2
+    file.flush()
+    del file
+    assert "take fewer points with n= (--points)" in refusal(tmp_path / "x.npy")
+    dataset = raw(tmp_path / "x.npy", n=5)
+    assert dataset.points.shape == (5, 64, 64)
+    np.save(tmp_path / "scalar.npy", np.float32(3))
+    assert "shape ()" in refusal(tmp_path / "scalar.npy", n=2)
 
 
 class Trap:

@@ -39,9 +39,13 @@ class _Objects:
 
 
 def read_npy(path: Path, request: Request) -> Raw:
-    """An array of points."""
+    """An array of points, of which those asked for are read."""
     with path.open("rb") as file:
-        _check_header(file, path.stat().st_size)
+        shape, dtype = _header(file, path.stat().st_size)
+        if not dtype.hasobject and math.prod(shape) > 0:
+            rows = shape[:1] if request.n is None else (request.n,)
+            fits_in_memory(math.prod((*rows, *shape[1:])), "take fewer points with n= (--points)")
+            return _raw(np.load(path, mmap_mode="r", allow_pickle=False))
         file.seek(0)
         return _raw(np.lib.format.read_array(file, allow_pickle=False))
 
@@ -83,6 +87,14 @@ def read_pt(path: Path, request: Request) -> Raw:
 
 def _check_header(file: Any, size: int) -> np.dtype[Any]:
     """The dtype of an array, which is refused if larger than its file or memory, before memory is asked for."""
+    shape, dtype = _header(file, size)
+    if not dtype.hasobject:
+        fits_in_memory(math.prod(shape), "save a part of the array in a file of its own")
+    return dtype
+
+
+def _header(file: Any, size: int) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    """The shape and dtype of an array, which is refused if larger than its file."""
     version = np.lib.format.read_magic(file)
     if version[0] > 2:  # written for names of fields that are not ASCII, and structured arrays are no points
         raise ValueError(f"its format {version[0]}.{version[1]} is not that of an array of numbers")
@@ -91,9 +103,7 @@ def _check_header(file: Any, size: int) -> np.dtype[Any]:
     needed, there = math.prod(shape) * dtype.itemsize, size - file.tell()
     if needed > there and not dtype.hasobject:
         raise ValueError(f"truncated: an array {shape} of {dtype} needs {needed:,} bytes, it has {there:,}")
-    if not dtype.hasobject:
-        fits_in_memory(math.prod(shape), "save a part of the array in a file of its own")
-    return dtype
+    return shape, dtype
 
 
 def _of_sequence(content: list[Any] | tuple[Any, ...]) -> Raw:

@@ -14,7 +14,7 @@ from torch import Tensor
 from proxflow.data.dataset import Dataset
 from proxflow.data.labels import missing, numbered
 from proxflow.data.reading import Array, Raw, Request
-from proxflow.data.standardisation import Kind, deviation_ratio, standardisation_of
+from proxflow.data.standardisation import Kind, Standardisation, deviation_ratio, in_float64, standardisation_of
 from proxflow.errors import DataWarning, counted
 
 __all__ = ["assembled"]
@@ -29,15 +29,12 @@ def assembled(raw: Raw, request: Request, name: str, origin: str, kind: Kind | N
         raw = _complete(raw, origin)
     rows = request.rows(raw.count, origin)
     taken = raw.take(rows)
-    points = _checked_points(taken, rows, origin, raw.columns)
+    points = _in_own_dtype(taken, origin)
+    _check_finite(points, rows, origin, raw.columns)
     kind = kind or raw.standardise
     precision = np.finfo(taken.dtype).eps if taken.dtype.kind == "f" else 0.0
     standardisation = standardisation_of(points, kind, float(precision))
-    final = standardisation.apply(points).to(dtype)
-    if not bool(torch.isfinite(final).all()):
-        raise ValueError(
-            f"{origin}: the values are too large for {dtype} (up to {points.abs().max():.3g}); rescale them"
-        )
+    final = _standardised(points, standardisation, dtype, origin)
     labels, label_names = _labels(raw, rows, origin)
     for doubt in (*raw.doubts, *_unlike(points, raw, kind)):
         warnings.warn(f"{name}: {doubt}", DataWarning, stacklevel=3)
@@ -51,18 +48,28 @@ def assembled(raw: Raw, request: Request, name: str, origin: str, kind: Kind | N
         raw.notes,
         columns=raw.columns,
         left_out=raw.left_out,
-        rows=_own_dtype(taken, points),
+        rows=points,
     )
 
 
-def _own_dtype(taken: Array, points: Tensor) -> Tensor:
+def _in_own_dtype(taken: Array, origin: str) -> Tensor:
     """The rows as they were read, where torch can index their dtype; else in float64, which holds them."""
-    plain = {"f2", "f4", "i1", "i2", "i4", "i8", "u1", "b1"}
-    return (
-        torch.from_numpy(np.ascontiguousarray(taken))
-        if taken.dtype.str[1:] in plain and taken.dtype.isnative
-        else points
-    )
+    if taken.dtype.kind not in "fiub":
+        raise ValueError(f"{origin}: expected numbers, got an array of {taken.dtype}")
+    plain = taken.dtype.str[1:] in {"f2", "f4", "i1", "i2", "i4", "i8", "u1", "b1"} and taken.dtype.isnative
+    return torch.from_numpy(np.ascontiguousarray(taken, dtype=None if plain else np.float64))
+
+
+def _standardised(points: Tensor, standardisation: Standardisation, dtype: torch.dtype, origin: str) -> Tensor:
+    """The points in the dtype asked for."""
+    final, finite, first = torch.empty(points.shape, dtype=dtype), True, 0
+    for part in in_float64(points):
+        block = final[first : first + len(part)].copy_(standardisation.apply(part))
+        finite, first = finite and bool(torch.isfinite(block).all()), first + len(part)
+    if not finite:
+        largest = max(float(part.abs().max()) for part in in_float64(points))
+        raise ValueError(f"{origin}: the values are too large for {dtype} (up to {largest:.3g}); rescale them")
+    return final
 
 
 def _complete(raw: Raw, origin: str) -> Raw:
@@ -107,20 +114,18 @@ def _unlike(points: Tensor, raw: Raw, kind: Kind) -> list[str]:
     ]
 
 
-def _checked_points(points: Array, rows: Array, origin: str, columns: tuple[str, ...] | None = None) -> Tensor:
-    if points.dtype.kind not in "fiub":
-        raise ValueError(f"{origin}: expected numbers, got an array of {points.dtype}")
-    checked = torch.from_numpy(np.ascontiguousarray(points, dtype=np.float64))
-    finite = torch.isfinite(checked.flatten(1))
-    bad = torch.nonzero(~finite.all(1))[:, 0].tolist()
+def _check_finite(points: Tensor, rows: Array, origin: str, columns: tuple[str, ...] | None) -> None:
+    finite = torch.cat([torch.isfinite(part.flatten(1)).all(1) for part in in_float64(points)])
+    bad = torch.nonzero(~finite)[:, 0].tolist()
     if not bad:
-        return checked
+        return
     found = f"{counted(len(bad), 'row holds', 'rows hold')} NaN or inf, the first: "
     found += f"{rows[bad[:5]].tolist()}"
     if columns is None:
         raise ValueError(f"{origin}: {found}; drop or fill them")
-    place = int((~finite[bad[0]]).nonzero()[0])
-    value = float(checked.flatten(1)[bad[0], place])
+    worst = points[bad[0]].double().flatten()
+    place = int((~torch.isfinite(worst)).nonzero()[0])
+    value = float(worst[place])
     raise ValueError(
         f"{origin}: {found} ({'no value' if math.isnan(value) else value} in the column {columns[place]!r}); "
         "drop_missing=True (--drop-missing) leaves such rows out"
@@ -137,5 +142,6 @@ def _labels(raw: Raw, rows: Array, origin: str) -> tuple[Tensor | None, tuple[st
 
 def _content_hash(points: Tensor) -> str:
     content = hashlib.sha256(repr(tuple(points.shape)).encode())
-    content.update(points.numpy().data)
+    for part in in_float64(points):
+        content.update(part.numpy().data)
     return content.hexdigest()

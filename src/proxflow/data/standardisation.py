@@ -8,6 +8,7 @@ Strimmer 2018, "Optimal whitening and decorrelation", section 3.2).
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -17,10 +18,11 @@ from torch import Tensor
 from proxflow.results import brief_repr
 from proxflow.storage import storable
 
-__all__ = ["Kind", "Standardisation", "checked_kind", "deviation_ratio", "standardisation_of"]
+__all__ = ["Kind", "Standardisation", "checked_kind", "deviation_ratio", "in_float64", "standardisation_of"]
 
 Kind = Literal["global", "columns", "whiten", "none"]
 
+_AT_ONCE = 1 << 17  # numbers that are converted at once, in a cache
 _ROUNDINGS = 4.0  # of the data's own numbers: a direction that varies by less is taken for one without variance
 
 
@@ -88,34 +90,52 @@ def checked_kind(caller: str, kind: object) -> Kind | None:
     return kind  # type: ignore[return-value]
 
 
-def standardisation_of(points: Tensor, kind: Kind = "global", precision: float | None = None) -> Standardisation:
-    """The standardisation of points (N, *event) in float64.
+def in_float64(points: Tensor) -> Iterator[Tensor]:
+    """Points (N, *event) in float64, a block after the other: of all at once a copy would take 8 bytes a number.
 
-    Exact for constant columns, which get scale 1, and without overflow on the way.
+    Blocks of float64 are the points themselves: they are not to be changed.
+    """
+    return (part.double() for part in points.split(max(1, _AT_ONCE // points[0].numel())))
+
+
+def standardisation_of(points: Tensor, kind: Kind = "global", precision: float | None = None) -> Standardisation:
+    """The standardisation of points (N, *event), in float64.
+
+    Exact for constant columns, which get scale 1, and without overflow on the way. Only whitening makes a copy.
 
     Args:
-        points: the data.
+        points: the data, of any real dtype.
         kind: "global", one scale, the root-mean-square deviation; "columns", each coordinate its own deviation;
             "whiten", also without correlations; "none".
         precision: relative rounding of the data's own numbers; that of float64 if None.
     """
+    first = points[0].double()
     if kind == "none":
-        return Standardisation(torch.zeros_like(points[0]), 1.0)
-    size = points.abs().amax(0)
+        return Standardisation(torch.zeros_like(first), 1.0)
+    count = len(points)
+    size = torch.stack([part.abs().amax(0) for part in in_float64(points)]).amax(0)
     size = torch.where(size > 0, size, 1.0)
-    mean = torch.where((points == points[0]).all(0), points[0], (points / size).mean(0) * size)
-    centred = points - mean
-    spread = centred.abs().amax(0)
+    total = torch.stack([(part / size).sum(0) for part in in_float64(points)]).sum(0)
+    mean = torch.where(_constant(points), first, total / count * size)
+    spread = torch.stack([(part - mean).abs_().amax(0) for part in in_float64(points)]).amax(0)
+    unit = spread.max() if kind == "global" else spread
+    unit = torch.where(unit > 0, unit, 1.0)
+    squares = torch.stack([(part - mean).div_(unit).square_().sum(0) for part in in_float64(points)]).sum(0)
     if kind == "global":
-        widest = float(spread.max())
-        return Standardisation(mean, widest * math.sqrt(centred.div_(widest).square_().mean()) if widest > 0 else 1.0)
-    spread = torch.where(spread > 0, spread, 1.0)
-    deviation = (centred / spread).square_().mean(0).sqrt_()
-    scale = torch.where(deviation > 0, spread * deviation, 1.0)
+        widest = float(unit)
+        return Standardisation(mean, widest * math.sqrt(float(squares.mean()) / count) if bool(spread.any()) else 1.0)
+    deviation = (squares / count).sqrt_()
+    scale = torch.where(deviation > 0, unit * deviation, 1.0)
     if kind == "columns":
         return Standardisation(mean, scale)
     precision = torch.finfo(torch.float64).eps if precision is None else precision
-    return _whitening(centred.div_(scale), mean, scale, precision * float((size / scale).max()))
+    scaled = (points.double() - mean).div_(scale)
+    return _whitening(scaled, mean, scale, precision * float((size / scale).max()))
+
+
+def _constant(points: Tensor) -> Tensor:
+    """Which coordinates of points (N, *event) have one value, (*event)."""
+    return torch.stack([(part == points[0].double()).all(0) for part in in_float64(points)]).all(0)
 
 
 def _whitening(scaled: Tensor, mean: Tensor, scale: Tensor, rounding: float) -> Standardisation:
@@ -131,7 +151,7 @@ def _whitening(scaled: Tensor, mean: Tensor, scale: Tensor, rounding: float) -> 
 def deviation_ratio(points: Tensor) -> tuple[float, int, int]:
     """How many times the largest standard deviation of a column (N, d) is the smallest that is not 0, and which."""
     deviations = standardisation_of(points, "columns").scale
-    varying = (points != points[0]).any(0)
+    varying = ~_constant(points)
     if not isinstance(deviations, Tensor) or not bool(varying.any()):
         return 1.0, 0, 0
     widest = int(torch.where(varying, deviations, 0.0).argmax())
