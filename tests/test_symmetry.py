@@ -121,3 +121,16 @@ def test_shapes_without_mirror_images_are_refused(shape: Any) -> None:
 def test_axes_that_are_none_are_refused(axes: Any) -> None:
     with pytest.raises(ValueError, match="Shifts: axes must be distinct axes"):
         Shifts((3, 4), axes)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8], ids=str)
+@pytest.mark.parametrize(
+    "turn", [torch.tensor([[0.0, 1], [1, 0]]), -torch.eye(2), torch.tensor([[0.6, 0.8], [0.8, -0.6]])]
+)
+def test_images_of_bytes_are_those_of_numbers(turn: list[list[float]], dtype: torch.dtype) -> None:
+    group = Group(torch.stack([torch.eye(2), torch.tensor(turn)]))
+    rows = torch.tensor([[0, 100], [127, 127], [3, 128]]).to(dtype)
+    numbers = rows.float()
+    for element in (0, 1, torch.tensor([0, 1, 1])):
+        assert torch.equal(group.apply(rows, element).float(), group.apply(numbers, element))
+    assert torch.equal(group.invariant_part(rows), group.invariant_part(numbers))

@@ -90,6 +90,22 @@ def test_a_few_points_of_a_file_larger_than_memory(tmp_path: Path) -> None:
     assert dataset.points.shape == (5, 64, 64)
     np.save(tmp_path / "scalar.npy", np.float32(3))
     assert "shape ()" in refusal(tmp_path / "scalar.npy", n=2)
+    np.save(tmp_path / "few.npy", POINTS)
+    assert "6 points, 1,000,000,000,000 were asked for" in refusal(tmp_path / "few.npy", n=10**12)
+
+
+def test_equal_rows_stay_equal_when_they_are_whitened() -> None:
+    """Though the last one would be alone in its block, in which products are rounded otherwise."""
+    rows = np.random.default_rng(0).normal(size=(standardisation._AT_ONCE // 16 + 1, 16))
+    rows[-1] = rows[0]
+    points = pf.data.from_array(rows, standardise="whiten", dtype=f64).points
+    assert torch.equal(points[-1], points[0])
+
+
+@pytest.mark.parametrize("kind", ["global", "columns"])
+def test_wide_rows_are_standardised_without_a_copy(kind: Any) -> None:
+    rows = torch.randint(256, (200, 1 << 16), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    assert peak_bytes(lambda: standardisation.standardisation_of(rows, kind)) < rows.nbytes
 
 
 class Trap:

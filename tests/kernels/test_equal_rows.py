@@ -45,6 +45,15 @@ def test_first_of_equal_rows(dtype: torch.dtype, keys: str, monkeypatch: pytest.
     assert torch.equal(rows[kept][of_row], rows)
 
 
+@pytest.mark.parametrize("numbers", [(0, 1), (2, 3), (1, 2), (-1, 1), (0, 128), (0.5, 0.75)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16], ids=str)
+def test_keys_of_numbers_with_few_digits_are_apart(dtype: torch.dtype, numbers: tuple[float, float]) -> None:
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.unique(torch.tensor(numbers, dtype=dtype)[torch.randint(2, (20_000, 40), generator=generator)], dim=0)
+    assert len(rows) > 19_000
+    assert len(torch.unique(row_keys(rows))) == len(rows)
+
+
 def test_distinct_rows_stay_where_they_are() -> None:
     rows = torch.randn(1000, 4, generator=torch.Generator().manual_seed(0))
     kept, of_row = first_equal_rows(rows)

@@ -50,6 +50,20 @@ def test_axes_are_singular_vectors(count: int, unit: float) -> None:
 
 
 @pytest.mark.usefixtures("way")
+def test_a_far_coordinate_hides_no_other() -> None:
+    """The squares of numbers in units of 2^560 are 0."""
+    rows = cloud()
+    rows[:, 0] = 2.0**560
+    weights = torch.full((len(rows),), 2.0**-9, dtype=torch.float64)
+    centre = weighted_sum(weights * 2**9 / len(rows), rows)
+    centre[0] = 2.0**560
+    found = principal_axes_about(rows, weights, centre, 2)
+    others = principal_axes_about(rows[:, 1:], weights, centre[1:], 2)
+    torch.testing.assert_close(found[1:], others, rtol=0, atol=1e-9)
+    assert float(found[0].abs().max()) < 1e-9
+
+
+@pytest.mark.usefixtures("way")
 @pytest.mark.parametrize("dtype", [torch.float32, *STORED], ids=str)
 def test_rows_of_any_dtype(dtype: torch.dtype) -> None:
     rows = (20 * cloud()).round().clamp(-128, 255)

@@ -43,8 +43,8 @@ def read_npy(path: Path, request: Request) -> Raw:
     with path.open("rb") as file:
         shape, dtype = _header(file, path.stat().st_size)
         if not dtype.hasobject and math.prod(shape) > 0:
-            rows = shape[:1] if request.n is None else (request.n,)
-            fits_in_memory(math.prod((*rows, *shape[1:])), "take fewer points with n= (--points)")
+            share = 1 if request.n is None or not shape else min(request.n, shape[0]) / shape[0]
+            fits_in_memory(math.ceil(share * math.prod(shape)), "take fewer points with n= (--points)")
             return _raw(np.load(path, mmap_mode="r", allow_pickle=False))
         file.seek(0)
         return _raw(np.lib.format.read_array(file, allow_pickle=False))

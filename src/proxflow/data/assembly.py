@@ -63,7 +63,8 @@ def _in_own_dtype(taken: Array, origin: str) -> Tensor:
 def _standardised(points: Tensor, standardisation: Standardisation, dtype: torch.dtype, origin: str) -> Tensor:
     """The points in the dtype asked for."""
     final, finite, first = torch.empty(points.shape, dtype=dtype), True, 0
-    for part in in_float64(points):
+    whitened = standardisation.directions is not None  # products round a row alike in one block alone
+    for part in [points.double()] if whitened else in_float64(points):
         block = final[first : first + len(part)].copy_(standardisation.apply(part))
         finite, first = finite and bool(torch.isfinite(block).all()), first + len(part)
     if not finite:

@@ -7,7 +7,9 @@ Strimmer 2018, "Optimal whitening and decorrelation", section 3.2).
 
 from __future__ import annotations
 
+import functools
 import math
+import operator
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -113,14 +115,14 @@ def standardisation_of(points: Tensor, kind: Kind = "global", precision: float |
     if kind == "none":
         return Standardisation(torch.zeros_like(first), 1.0)
     count = len(points)
-    size = torch.stack([part.abs().amax(0) for part in in_float64(points)]).amax(0)
+    size = functools.reduce(torch.maximum, (part.abs().amax(0) for part in in_float64(points)))
     size = torch.where(size > 0, size, 1.0)
-    total = torch.stack([(part / size).sum(0) for part in in_float64(points)]).sum(0)
+    total = functools.reduce(operator.add, ((part / size).sum(0) for part in in_float64(points)))
     mean = torch.where(_constant(points), first, total / count * size)
-    spread = torch.stack([(part - mean).abs_().amax(0) for part in in_float64(points)]).amax(0)
+    spread = functools.reduce(torch.maximum, ((part - mean).abs_().amax(0) for part in in_float64(points)))
     unit = spread.max() if kind == "global" else spread
     unit = torch.where(unit > 0, unit, 1.0)
-    squares = torch.stack([(part - mean).div_(unit).square_().sum(0) for part in in_float64(points)]).sum(0)
+    squares = functools.reduce(operator.add, ((part - mean).div_(unit).square_().sum(0) for part in in_float64(points)))
     if kind == "global":
         widest = float(unit)
         return Standardisation(mean, widest * math.sqrt(float(squares.mean()) / count) if bool(spread.any()) else 1.0)
@@ -135,7 +137,8 @@ def standardisation_of(points: Tensor, kind: Kind = "global", precision: float |
 
 def _constant(points: Tensor) -> Tensor:
     """Which coordinates of points (N, *event) have one value, (*event)."""
-    return torch.stack([(part == points[0].double()).all(0) for part in in_float64(points)]).all(0)
+    first = points[0].double()
+    return functools.reduce(operator.and_, ((part == first).all(0) for part in in_float64(points)))
 
 
 def _whitening(scaled: Tensor, mean: Tensor, scale: Tensor, rounding: float) -> Standardisation:

@@ -1,8 +1,10 @@
 """Which rows of many are equal, by a number made of each: no copy of the rows, and no sorting of them.
 
 The bits of a row, times random odd integers and added up modulo 2^64, are its key: the sum does not depend on the order
-of summation, as one of floating-point numbers would. Equal rows have equal keys. Rows of equal keys are compared, so
-that what is found is exact; that unlike rows share a key happens to one of 2^63 pairs, and then the rows are sorted.
+of summation, as one of floating-point numbers would. The leading bits of a number are added to its last ones, since the
+last ones of whole numbers are all 0, and a product with such a number has few bits that are random. Equal rows have
+equal keys. Rows of equal keys are compared, so that what is found is exact; that unlike rows share a key happens to one
+of 2^50 pairs or fewer, and then the rows are sorted.
 
 Cost: N d multiplications and a sort of N integers; memory for a few integers a row and one block of rows.
 """
@@ -19,6 +21,7 @@ __all__ = ["first_equal_rows", "places_among", "row_keys"]
 
 _SEED = 0  # of the multipliers
 _INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}  # of so many bytes
+_LEADING = 20  # bits of a number: its exponent and, of float32 and float64, the digits of small whole numbers
 
 
 def row_keys(rows: Tensor, dtype: torch.dtype | None = None) -> Tensor:
@@ -30,10 +33,15 @@ def row_keys(rows: Tensor, dtype: torch.dtype | None = None) -> Tensor:
     drawn = np.random.default_rng(_SEED).integers(-(2**62), 2**62, rows.shape[1])  # vmap has no torch generators
     multipliers = torch.from_numpy(2 * drawn + 1).to(rows.device)
     keys = rows.new_empty(len(rows), dtype=torch.int64)
+    dtype = dtype or (rows.dtype if rows.is_floating_point() else torch.float32)
+    size = dtype.itemsize
+    shift = 8 * size - _LEADING
     for part in row_blocks(rows):
-        positive_zero = rows[part].to(dtype or rows.dtype) + 0.0
-        bits = positive_zero.view(_INTEGERS[positive_zero.element_size()])
-        keys[part] = (bits.to(torch.int64) * multipliers).sum(1)
+        positive_zero = rows[part].to(dtype) + 0.0
+        bits = positive_zero.view(_INTEGERS[size]).to(torch.int64)
+        if shift > 0:
+            bits ^= (bits >> shift) & ((1 << _LEADING) - 1)
+        keys[part] = (bits * multipliers).sum(1)
     return keys
 
 

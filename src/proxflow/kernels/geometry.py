@@ -27,6 +27,7 @@ __all__ = [
     "row_blocks",
     "row_norm",
     "square_norms",
+    "tall_blocks",
     "telling_vector",
     "weighted_sum",
 ]
@@ -99,8 +100,16 @@ class ScaledRows:
 
 def row_blocks(x: ManyRows) -> list[slice]:
     """Slices of the rows (N, d), few enough numbers in each that copies of one take little memory."""
-    size = max(x.shape[1], _BLOCK_NUMBERS // x.shape[1])
-    return [slice(first, first + size) for first in range(0, len(x), size)]
+    return _slices(len(x), max(1, _BLOCK_NUMBERS // x.shape[1]))
+
+
+def tall_blocks(x: ManyRows) -> list[slice]:
+    """As ``row_blocks``, but with as many rows as there are coordinates, for sums of matrices (d, d)."""
+    return _slices(len(x), max(x.shape[1], _BLOCK_NUMBERS // x.shape[1]))
+
+
+def _slices(count: int, size: int) -> list[slice]:
+    return [slice(first, first + size) for first in range(0, count, size)]
 
 
 def distances_from(points: ManyRows, centre: Tensor) -> Tensor:
@@ -136,7 +145,7 @@ def coordinates(points: Tensor, axes: Tensor) -> Tensor:
 def covariance_about(points: ManyRows, weights: Tensor, mean: Tensor, scales: Tensor | None = None) -> Tensor:
     """sum_i weights_i z_i z_i' (d, d) with z = points - mean, or scales_i points_i - mean, in float64."""
     total = torch.zeros(points.shape[1], points.shape[1], dtype=torch.float64, device=points.device)
-    for rows in row_blocks(points):
+    for rows in tall_blocks(points):
         centred = (points[rows] if scales is None else scales[rows, None] * points[rows]) - mean
         total += (weights[rows, None] * centred).mT @ centred
     return total
@@ -203,7 +212,8 @@ def principal_axes_about(points: Tensor, weights: Tensor, centre: Tensor, count:
         centre: (d,) float64.
         count: how many, at most d.
     """
-    size = largest_entry(points).clamp(min=torch.finfo(torch.float64).tiny)
+    largest = torch.stack([(points[part] - centre).abs().amax() for part in row_blocks(points)]).amax()
+    size = largest.clamp(min=torch.finfo(torch.float64).tiny)
     rows, dim = points.shape
     few = 2 * count >= min(rows, dim)
     if dim <= _DENSE or few or dim <= min(rows, _SQUARE):

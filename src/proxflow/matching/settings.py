@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-import torch
 from torch import nn
 
 from proxflow.checks import real_number, whole_number
@@ -105,8 +104,8 @@ def _check_fit(network: nn.Module, rows: Rows) -> None:
     """Refuse data whose dtype or labels the network does not take, and bytes, in whose units none is trained."""
     if not rows.flat.is_floating_point():
         raise ValueError(
-            f"train: the coupling's rows are stored in {rows.flat.dtype}, and targets would be whole numbers of up to "
-            f"{torch.iinfo(rows.flat.dtype).max}; give them in the network's units, e.g. images / 127.5 - 1 in float16"
+            f"train: the coupling's rows are stored in {rows.flat.dtype}, and targets would be these whole numbers; "
+            "give them in the network's units, e.g. images / 127.5 - 1 in float16"
         )
     dtype = next((parameter.dtype for parameter in network.parameters()), rows.dtype)
     if dtype != rows.dtype:

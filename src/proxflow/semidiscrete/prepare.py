@@ -12,7 +12,7 @@ from torch import Tensor
 from proxflow.checks import Numbers, flat_points, point_weights, shares_memory
 from proxflow.errors import counted
 from proxflow.kernels.equal_rows import first_equal_rows
-from proxflow.kernels.geometry import row_blocks, row_norm
+from proxflow.kernels.geometry import row_norm, tall_blocks
 from proxflow.measures import Gaussian, Source
 from proxflow.potentials.atoms import centre_and_radius
 from proxflow.potentials.orbits import orbit_of_row
@@ -39,7 +39,7 @@ def gather_atoms(points: Numbers, weights: Numbers | None, symmetry: Symmetry | 
     """Check the data, normalise the weights, and merge equal rows, and rows that are images of one another.
 
     Raises:
-        ValueError: points are empty, 1-D, not floating point or not finite; weights have the wrong length, are
+        ValueError: points are empty, 1-D, of another dtype or not finite; weights have the wrong length, are
             negative, not finite, zero on a whole atom, or all zero.
     """
     flat = flat_points("fit", points, stored=True)
@@ -126,7 +126,7 @@ class _InRoundings:
 
     def __iter__(self) -> Iterator[Tensor]:
         about = row_norm(self.centre[None] / self._radius)
-        for rows in row_blocks(self._points):
+        for rows in tall_blocks(self._points):
             exact = self._points[rows].double()
             rounding = torch.finfo(self._precision).eps * (row_norm(exact / self._radius) + about)
             yield torch.where(rounding > 0, 1 / rounding, 0.0)[:, None] * ((exact - self.centre) / self._radius)
