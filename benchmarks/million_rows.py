@@ -3,6 +3,7 @@
 python benchmarks/million_rows.py fits       to chi2 + 2 standard errors <= .05; each an hour or more
 python benchmarks/million_rows.py batches    256 pairs, beside other ways to search, and OTT and POT
 python benchmarks/million_rows.py steps      of a fit of rows in 64 dimensions that stay in their file
+python benchmarks/million_rows.py images     pairs in 16 directions of images in bytes, that stay in their file
 python benchmarks/million_rows.py processes  a short fit by one process and by two
 
 Rows are 50 clusters, or images of Fashion-MNIST with noise added in their principal directions. Fits and steps run in
@@ -236,6 +237,44 @@ def products(noise: Tensor, rows: Tensor) -> None:
         torch.mm(noise, block.mT, out=buffer[:, : len(block)])
 
 
+# ---------------------------------------------------------------- images in bytes
+
+
+def show_images(count: int, folder: Path, tol: float) -> None:
+    """Pairs with 3 x 32 x 32 bytes a row, in a mapped file."""
+    generator = np.random.default_rng(0)
+    shapes = (12 * np.logspace(0, -1, 64)[:, None] * generator.standard_normal((64, 3072))).astype(np.float32)
+
+    def block(size: int) -> Any:
+        rows = generator.standard_normal((size, 64), dtype=np.float32) @ shapes
+        rows += 4 * generator.standard_normal(rows.shape, dtype=np.float32)
+        return (128 + rows).round().clip(0, 255).astype(np.uint8).reshape(-1, 3, 32, 32)
+
+    file = folder / "images.npy"
+    pf.data.mapped_rows(file, (block(min(BLOCK, count - first)) for first in range(0, count, BLOCK)))
+    in_own_process(images, file, tol)
+
+
+def images(file: Path, tol: float) -> None:
+    """Directions, a fit in them, and a batch; the memory of the process."""
+    rows = np.load(file, mmap_mode="r")
+    began = time.perf_counter()
+    frame = pf.couplings.principal_directions(rows, 16)
+    directed = time.perf_counter() - began
+    began = time.perf_counter()
+    coupling = pf.couplings.Subspace.fit(rows, frame=frame, dim=16, tol=tol, progress=False)
+    coupled = time.perf_counter() - began
+    memory = peak_gibibytes()
+    batch = medians({"batch": lambda: coupling.sample(BATCH)}, 5)["batch"]
+    print(
+        f"{len(rows):,} images of 3 x 32 x 32 bytes in a mapped file of {rows.nbytes / 2**30:.2f} GiB, "
+        f"{torch.get_num_threads()} threads\n"
+        f"  16 principal directions {directed:.0f} s, a fit in them to chi2 + 2 standard errors <= {tol:g} "
+        f"{coupled:.0f} s, {BATCH} pairs {1e3 * batch:.0f} ms\n"
+        f"  peak memory {memory:.2f} GiB, with the pages of the file"
+    )
+
+
 # ---------------------------------------------------------------- two processes
 
 
@@ -300,12 +339,14 @@ def member(count: int, rank: int, size: int, split: bool, store: str, result: Pa
 def main() -> None:
     """Print what is asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=("fits", "batches", "steps", "processes"))
+    parser.add_argument("part", choices=("fits", "batches", "steps", "images", "processes"))
     laws = ("mixture", "Fashion-MNIST with noise")
     parser.add_argument("--laws", nargs="+", choices=laws, default=list(laws), help="of fits and batches")
     parser.add_argument("--dims", nargs="+", type=int, default=[16, 32], help="of fits and batches")
     parser.add_argument("--count", type=int, default=1_000_000, help="rows")
-    parser.add_argument("--tol", type=float, default=0.05, help="of fits: chi2 wanted, two standard errors included")
+    parser.add_argument(
+        "--tol", type=float, default=0.05, help="of fits and images: chi2 wanted, two standard errors included"
+    )
     parser.add_argument("--quick", action="store_true", help="a few rows, to see that it runs")
     parser.add_argument("--device", default="cpu", help="of fits and batches; OTT's is the one that JAX chooses")
     options = parser.parse_args()
@@ -316,8 +357,14 @@ def main() -> None:
     elif options.part == "batches":
         show_batches(count, options.laws, options.dims, repeats, device)
     else:
-        with tempfile.TemporaryDirectory() as folder:
-            (show_steps if options.part == "steps" else show_processes)(count, Path(folder))
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            if options.part == "images":
+                show_images(count, folder, tol)
+            elif options.part == "steps":
+                show_steps(count, folder)
+            else:
+                show_processes(count, folder)
 
 
 if __name__ == "__main__":

@@ -68,6 +68,7 @@ def test_million_rows() -> None:
     assert re.search(r"mixture, d = 16 .* \+- 0\.\d+ ", line)
     assert printed_by("million_rows.py", "batches", "--laws", "mixture", "--dims", "16").count(" x\n") == 4
     assert re.search(r"a step [\d.]+ s, the bare products", printed_by("million_rows.py", "steps"))
+    assert re.search(r"a fit in them to .* \d+ s, 256 pairs", printed_by("million_rows.py", "images"))
     output = printed_by("million_rows.py", "processes")
     assert output.count("the bits of one process") == 3
 
