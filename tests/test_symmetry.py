@@ -127,8 +127,8 @@ def test_axes_that_are_none_are_refused(axes: Any) -> None:
 @pytest.mark.parametrize(
     "turn", [torch.tensor([[0.0, 1], [1, 0]]), -torch.eye(2), torch.tensor([[0.6, 0.8], [0.8, -0.6]])]
 )
-def test_images_of_bytes_are_those_of_numbers(turn: list[list[float]], dtype: torch.dtype) -> None:
-    group = Group(torch.stack([torch.eye(2), torch.tensor(turn)]))
+def test_images_of_bytes_are_those_of_numbers(turn: Tensor, dtype: torch.dtype) -> None:
+    group = Group(torch.stack([torch.eye(2), turn]))
     rows = torch.tensor([[0, 100], [127, 127], [3, 128]]).to(dtype)
     numbers = rows.float()
     for element in (0, 1, torch.tensor([0, 1, 1])):
