@@ -212,8 +212,9 @@ def principal_axes_about(points: Tensor, weights: Tensor, centre: Tensor, count:
         centre: (d,) float64.
         count: how many, at most d.
     """
-    largest = torch.stack([(points[part] - centre).abs().amax() for part in row_blocks(points)]).amax()
-    size = largest.clamp(min=torch.finfo(torch.float64).tiny)
+    # numbers and not tensors: a small tensor that stays behind each block would keep its memory from the next one
+    largest = max(float((points[part] - centre).abs_().amax()) for part in row_blocks(points))
+    size = centre.new_tensor(max(largest, torch.finfo(torch.float64).tiny))
     rows, dim = points.shape
     few = 2 * count >= min(rows, dim)
     if dim <= _DENSE or few or dim <= min(rows, _SQUARE):
