@@ -19,6 +19,7 @@ __all__ = [
     "Numbers",
     "as_tensor",
     "flat_points",
+    "in_fractions",
     "normalised_weights",
     "point_weights",
     "real_number",
@@ -99,6 +100,11 @@ def working_dtype(rows: Tensor) -> torch.dtype:
     A number of any dtype in ``STORED`` is one of float32 too: nothing is lost where rows are converted.
     """
     return torch.promote_types(rows.dtype, torch.float32)
+
+
+def in_fractions(points: Tensor) -> Tensor:
+    """Points, whole numbers as float32: their own dtype has no noise, and not all sums, negatives and products."""
+    return points if points.is_floating_point() else points.to(torch.float32)
 
 
 def flat_points(caller: str, points: Numbers, name: str = "points", *, stored: bool = False) -> Tensor:

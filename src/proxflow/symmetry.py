@@ -16,7 +16,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from proxflow.checks import Numbers, as_tensor, whole_number
+from proxflow.checks import Numbers, as_tensor, in_fractions, whole_number
 from proxflow.storage import storable
 
 __all__ = ["Group", "HorizontalFlip", "Shifts", "Symmetry"]
@@ -60,7 +60,7 @@ class Symmetry(ABC):
 
     def invariant_part(self, rows: Tensor) -> Tensor:
         """The mean of all images of rows (B, d): their projection on the vectors that G leaves in place, (B, d)."""
-        total = rows = _mixable(rows)
+        total = rows = in_fractions(rows)
         for element in range(1, len(self)):
             total = total + self.apply(rows, element)
         return total / len(self)
@@ -76,11 +76,6 @@ class Symmetry(ABC):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({len(self)} elements in dimension {self.dim})"
-
-
-def _mixable(rows: Tensor) -> Tensor:
-    """The rows, whole numbers as float32: their own dtype has not all sums, negatives and products."""
-    return rows if rows.is_floating_point() else rows.to(torch.float32)
 
 
 class _Permuting(Symmetry):
@@ -116,7 +111,7 @@ class _Permuting(Symmetry):
 
     def apply(self, rows: Tensor, element: int | Tensor) -> Tensor:
         """The images (B, d) of rows (B, d) under one element, or under one for each row, (B,) int64."""
-        rows = rows if self._signs is None else _mixable(rows)
+        rows = rows if self._signs is None else in_fractions(rows)
         if isinstance(element, int):
             moved = rows if element == 0 else rows[:, self._places[element].to(rows.device)]
         else:
@@ -261,7 +256,7 @@ class Group(Symmetry):
         """The images (B, d) of rows (B, d) under one element, or under one for each row, (B,) int64."""
         if self._moves is not None:
             return self._moves.apply(rows, element)
-        rows = _mixable(rows)
+        rows = in_fractions(rows)
         if isinstance(element, int):
             return rows if element == 0 else rows @ self._like(rows)[element].mT
         images = rows

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from proxflow.adapters.row_lookup import RowLookup
-from proxflow.checks import Numbers
+from proxflow.checks import Numbers, in_fractions
 from proxflow.couplings import pair
 from proxflow.couplings.pairs import Rows
 from proxflow.seeding import own_generator
@@ -79,7 +79,7 @@ class PairedNoise:
             ValueError: points that are no rows of a coupling, or an index that names none.
         """
         if not self.couplings:
-            points = batch.detach() if batch.is_floating_point() else batch.to(torch.float32)
+            points = in_fractions(batch.detach())
             generator = own_generator(self._generator)
             drawn_on = points.device if generator is None else generator.device
             fresh = torch.randn(points.shape, generator=generator, dtype=points.dtype, device=drawn_on)

@@ -25,8 +25,8 @@ from proxflow.errors import ConvergenceWarning, counted
 from proxflow.kernels.equal_rows import first_equal_rows
 from proxflow.kernels.geometry import (
     ScaledRows,
+    by_blocks,
     principal_axes_about,
-    row_blocks,
     telling_vector,
     weighted_sum,
 )
@@ -228,7 +228,7 @@ def _halves(flat: Tensor, mass: Tensor, max_rows: int, seed: int) -> tuple[_Half
     if len(kept) < _LEAST_ROWS:
         return None
     scaled = ScaledRows.in_units(flat)
-    along = torch.cat([scaled[part] @ telling_vector(flat) for part in row_blocks(flat)])
+    along = by_blocks(scaled, lambda rows: rows @ telling_vector(flat))
     kept = kept[along[first_row[kept]].argsort()]
     order = torch.randperm(len(kept), generator=generator_of(seed, 0)).to(kept.device)[:max_rows]
     parts = [kept[order[start::2]] for start in (0, 1)]

@@ -15,6 +15,7 @@ __all__ = [
     "ManyRows",
     "ScaledRows",
     "axes_of_covariance",
+    "by_blocks",
     "coordinates",
     "covariance_about",
     "distances_from",
@@ -92,10 +93,7 @@ class ScaledRows:
 
     def to(self, dtype: torch.dtype) -> Tensor:
         """All of them in some precision, (N, d)."""
-        whole = torch.empty(self.shape, dtype=dtype, device=self.device)
-        for part in row_blocks(self):
-            whole[part] = self[part]
-        return whole
+        return by_blocks(self, lambda rows: rows.to(dtype))
 
 
 def row_blocks(x: ManyRows) -> list[slice]:
@@ -112,14 +110,31 @@ def _slices(count: int, size: int) -> list[slice]:
     return [slice(first, first + size) for first in range(0, count, size)]
 
 
+def by_blocks(points: ManyRows, function: Callable[[Tensor], Tensor]) -> Tensor:
+    """What a function makes of rows (N, d), (N, ...), of a block of them at a time.
+
+    All goes into one tensor: a list would keep each small result behind the block that it was made of, and the
+    allocator could not use the memory of one block for the next.
+    """
+    first, *others = row_blocks(points)
+    part = function(points[first])
+    if not others:
+        return part
+    whole = part.new_empty(len(points), *part.shape[1:])
+    whole[first] = part
+    for rows in others:
+        whole[rows] = function(points[rows])
+    return whole
+
+
 def distances_from(points: ManyRows, centre: Tensor) -> Tensor:
     """Distances (N,) of rows (N, d) from a point (d,), in float64."""
-    return torch.cat([row_norm(points[rows].double() - centre) for rows in row_blocks(points)])
+    return by_blocks(points, lambda rows: row_norm(rows.double() - centre))
 
 
 def square_norms(points: ManyRows) -> Tensor:
     """|y|^2 of rows (N, d), (N,) float64."""
-    return torch.cat([points[rows].double().square().sum(1) for rows in row_blocks(points)])
+    return by_blocks(points, lambda rows: rows.double().square().sum(1))
 
 
 def weighted_sum(weights: Tensor, points: ManyRows) -> Tensor:
@@ -132,14 +147,14 @@ def weighted_sum(weights: Tensor, points: ManyRows) -> Tensor:
 
 def projected(points: ManyRows, mean: Tensor, axes: Tensor) -> Tensor:
     """Coordinates (N, k) of rows (N, d) about ``mean`` (d,) along axes (d, k)."""
-    return torch.cat([(points[rows] - mean) @ axes for rows in row_blocks(points)])
+    return by_blocks(points, lambda rows: (rows - mean) @ axes)
 
 
 def coordinates(points: Tensor, axes: Tensor) -> Tensor:
     """points @ axes, (N, k) in the dtype of the axes (d, k); rows (N, d) in fewer digits are converted in blocks."""
     if points.dtype == axes.dtype:
         return points @ axes
-    return torch.cat([points[rows].to(axes.dtype) @ axes for rows in row_blocks(points)])
+    return by_blocks(points, lambda rows: rows.to(axes.dtype) @ axes)
 
 
 def covariance_about(points: ManyRows, weights: Tensor, mean: Tensor, scales: Tensor | None = None) -> Tensor:
@@ -212,7 +227,6 @@ def principal_axes_about(points: Tensor, weights: Tensor, centre: Tensor, count:
         centre: (d,) float64.
         count: how many, at most d.
     """
-    # numbers and not tensors: a small tensor that stays behind each block would keep its memory from the next one
     largest = max(float((points[part] - centre).abs_().amax()) for part in row_blocks(points))
     size = centre.new_tensor(max(largest, torch.finfo(torch.float64).tiny))
     rows, dim = points.shape

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from proxflow.checks import working_dtype
 from proxflow.kernels.equal_rows import places_among
-from proxflow.kernels.geometry import distances_from, row_blocks, row_norm, telling_vector
+from proxflow.kernels.geometry import by_blocks, distances_from, row_blocks, row_norm, telling_vector
 from proxflow.kernels.search import argmax_affine
 from proxflow.potentials.atoms import centre_and_radius
 from proxflow.symmetry import Symmetry
@@ -86,8 +86,7 @@ def orbit_of_row(points: Tensor, symmetry: Symmetry) -> Tensor:
     """
     dtype = working_dtype(points)
     images_of_probe = torch.cat([symmetry.apply(telling_vector(points)[None], g) for g in range(len(symmetry))])
-    blocks = row_blocks(points)
-    keys = torch.cat([(points[rows].double() @ images_of_probe.mT).amax(1) for rows in blocks])
+    keys = by_blocks(points, lambda rows: (rows.double() @ images_of_probe.mT).amax(1))
     tolerance = _tolerance(points, symmetry)
 
     def alike(rows: Tensor, others: Tensor) -> Tensor:
@@ -98,7 +97,7 @@ def orbit_of_row(points: Tensor, symmetry: Symmetry) -> Tensor:
         return found
 
     def same(rows: Tensor, others: Tensor) -> Tensor:
-        size = blocks[0].stop
+        size = row_blocks(points)[0].stop
         return torch.cat([alike(*pair) for pair in zip(rows.split(size), others.split(size), strict=True)])
 
     return _first_of_class(keys, _key_slack(points, symmetry), same)

@@ -18,7 +18,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from proxflow.kernels.geometry import ManyRows, covariance_about, distances_from, projected, row_blocks, weighted_sum
+from proxflow.kernels.geometry import (
+    ManyRows,
+    by_blocks,
+    covariance_about,
+    distances_from,
+    projected,
+    row_blocks,
+    weighted_sum,
+)
 from proxflow.measures import Gaussian
 from proxflow.semidiscrete.problem import SemiDual, inner
 from proxflow.semidiscrete.shared_directions import Sharing, best_sharing, variance_inflation
@@ -59,10 +67,10 @@ def nested_groups(points: ManyRows, weights: Tensor, mean: Tensor | None = None)
 def _in_few_directions(points: ManyRows, weights: Tensor) -> Tensor:
     """Points (N, d) in their first principal directions, (N, k) float32: the levels read them over and over."""
     if points.shape[1] <= _DIRECTIONS:
-        return torch.cat([points[rows].float() for rows in row_blocks(points)])
+        return by_blocks(points, lambda rows: rows.float())
     mean = weighted_sum(weights, points)
     axes: Tensor = torch.linalg.eigh(covariance_about(points, weights, mean)).eigenvectors
-    return torch.cat([projected(points[rows], mean, axes[:, -_DIRECTIONS:]).float() for rows in row_blocks(points)])
+    return by_blocks(points, lambda rows: projected(rows, mean, axes[:, -_DIRECTIONS:]).float())
 
 
 def _shells(points: ManyRows, mean: Tensor) -> Tensor:
