@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import torch
 
-from proxflow.semidiscrete.descent import nested_groups
+from proxflow.semidiscrete.atom_groups import nested_groups
 
 
 def _groups(count: int, dim: int = 5) -> tuple[torch.Tensor, list[torch.Tensor]]:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from proxflow.kernels import geometry
-from proxflow.semidiscrete.descent import nested_groups
+from proxflow.semidiscrete.atom_groups import nested_groups
 from proxflow.semidiscrete.fitting import posed, task_of
 from proxflow.semidiscrete.prepare import _InRoundings, _reach_all_directions, _triangle
 from proxflow.semidiscrete.start import marginal_form

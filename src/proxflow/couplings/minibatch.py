@@ -6,12 +6,13 @@ import torch
 from torch import Tensor
 
 from proxflow.checks import Numbers, whole_number
+from proxflow.couplings.numbered_blocks import NumberedBlocks
 from proxflow.couplings.pairing import EPSILON, SOLVERS, check_solver, permutation
 from proxflow.couplings.pairs import Pairs, Rows, check_count, joined, rows_of
 from proxflow.couplings.process_local import Reserve
 from proxflow.errors import counted
 from proxflow.measures import Source
-from proxflow.seeding import generator_of, own_generator
+from proxflow.seeding import own_generator
 
 __all__ = ["Minibatch"]
 
@@ -58,7 +59,7 @@ class Minibatch:
         self.solver, self.epsilon = solver, epsilon
         self.source = self.rows.source_or_normal(source)
         self._waiting: Reserve[Pairs] = Reserve()
-        self._numbered: Reserve[dict[tuple[int, int], Pairs]] = Reserve()
+        self._numbered = NumberedBlocks(self.batch_size)
 
     @property
     def tensors(self) -> list[Tensor | None]:
@@ -81,16 +82,7 @@ class Minibatch:
 
         Assignment k of a seed is always the same, so that any process can draw any batch.
         """
-        size, start = self.batch_size, number * n
-        needed = range(start // size, (start + n - 1) // size + 1)
-        with self._numbered.opened() as numbered:
-            known = numbered.kept or {}
-            numbered.kept = {
-                (seed, k): known.get((seed, k)) or self.assign(generator=generator_of(seed, k)) for k in needed
-            }
-            pairs = joined(list(numbered.kept.values()))
-        offset = start - needed.start * size
-        return rows_of(pairs, slice(offset, offset + n))
+        return self._numbered.batch(number, n, seed, lambda generator: self.assign(generator=generator))
 
     def assign(self, *, generator: torch.Generator | None = None) -> Pairs:
         """One fresh assignment, ``batch_size`` pairs; the buffer is neither used nor filled."""

@@ -10,17 +10,19 @@ from torch import Tensor
 
 from proxflow.checks import Numbers, point_weights
 from proxflow.couplings.noise_pool import NoiseLaw, NoisePool
+from proxflow.couplings.numbered_blocks import NumberedBlocks
 from proxflow.couplings.pairs import Pairs, Rows, check_count
 from proxflow.errors import counted
-from proxflow.potentials import AtomicPotential, SymmetricDiscrete
+from proxflow.potentials import AtomicPotential, Shortlisted, SymmetricDiscrete
 from proxflow.potentials.atoms import as_atomic
 from proxflow.potentials.orbits import atom_of_rows
-from proxflow.seeding import own_generator
+from proxflow.seeding import generator_of, own_generator
 from proxflow.symmetry import Symmetry
 
 __all__ = ["Semidiscrete", "rounded_alike"]
 
 _ROUNDINGS = 1024  # of the largest coordinate, that two products of the same numbers may differ by
+_BLOCK_PAIRS, _BLOCK_NUMBERS = 1 << 14, 1 << 22  # of pairs by shortlists that are drawn together, at the most
 _SAME_WEIGHT = 1e-5  # relative: float32 keeps weights to 1e-7, and to see 1e-5 takes 10^10 draws
 
 
@@ -33,6 +35,9 @@ class Semidiscrete:
     A ``SymmetricDiscrete`` potential, from a fit with ``symmetry=``, sends noise to images of rows: targets are those
     images, ``index`` and ``label`` those of the row, and rows that are images of one another share an orbit. A row does
     not say its image, so that ``rows_for`` and ``noise_for`` refuse; ``sample`` and ``pairs_for`` give images.
+
+    The pairs of a ``Shortlisted`` potential are optimal among those that shortlists allow. Thousands of them at once
+    take the least time each: streams and training draw them in blocks.
 
     Args:
         potential: as fitted by ``semidiscrete.fit(points, weights)``, or an ``AtomicPotential`` of your own.
@@ -65,6 +70,7 @@ class Semidiscrete:
         self.atom_of_row = _atoms_of(self.rows.flat, potential.points, self.symmetry)
         self._shares = _shares(self.rows.flat, self.atom_of_row, potential, weights)
         self._pool = NoisePool(self._draw, potential, max_draws, max_memory)
+        self._numbered = NumberedBlocks(max(1, min(_BLOCK_PAIRS, _BLOCK_NUMBERS // self.rows.dim)))
 
     @property
     def symmetry(self) -> Symmetry | None:
@@ -99,6 +105,13 @@ class Semidiscrete:
             return self.rows.pairs(noise, self._shares.draw(nearest.atom, generator), self.potential.image(nearest))
         noise, atom = self._draw(n, generator)
         return self.rows.pairs(noise, self._shares.draw(atom, generator))
+
+    def batch(self, number: int, n: int, seed: int) -> Pairs:
+        """Batch ``number`` of n pairs of an endless sequence, whatever was drawn before."""
+        if not isinstance(self.potential, Shortlisted):
+            return self.sample(n, generator=generator_of(seed, number))
+        size = self._numbered.size
+        return self._numbered.batch(number, n, seed, lambda generator: self.sample(size, generator=generator))
 
     def pairs_for(self, index: Numbers, *, generator: torch.Generator | None = None) -> Pairs:
         """Pairs of given rows, for loops that visit the data in epochs: the noise is that of ``noise_for``.

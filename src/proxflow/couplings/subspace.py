@@ -34,7 +34,7 @@ from proxflow.measures import Gaussian
 from proxflow.potentials import AtomicPotential, SymmetricDiscrete
 from proxflow.potentials.symmetric import check_symmetry
 from proxflow.seeding import generator_of, own_generator
-from proxflow.semidiscrete import fit
+from proxflow.semidiscrete import fit, fit_shortlisted
 from proxflow.symmetry import Symmetry
 
 __all__ = ["Subspace", "first_directions"]
@@ -112,6 +112,7 @@ class Subspace:
         weights: Numbers | None = None,
         symmetry: Symmetry | None = None,
         epsilon: float = 0.0,
+        shortlist: int | None = None,
         tol: float = 1e-2,
         seed: int = 0,
         progress: bool | None = None,
@@ -129,16 +130,21 @@ class Subspace:
                 are then the principal ones of rows and images; of the number that is chosen, by the rows alone, as many
                 fewer (else more) are taken as it takes for the group to map their span to itself.
             epsilon: epsilon of the fit, in units of the scores; see ``semidiscrete.fit``.
+            shortlist: for very many rows on a CPU: pairs are nearly optimal, each noise vector searched among that many
+                groups of rows, of about sqrt(N); 16, say. See ``semidiscrete.fit_shortlisted``.
             tol: tolerance on chi2 of the fit.
             seed: seed of the choice and the fit.
             progress: show a status line; None shows one on a terminal.
 
         Raises:
-            ValueError: bad data or arguments, or a number of directions of which the symmetry mixes some with others.
+            ValueError: bad data or arguments, a shortlist with a symmetry or epsilon, or a number of directions of
+                which the symmetry mixes some with others.
         """
         rows = Rows("Subspace", points, labels, weights)
         if symmetry is not None:
             check_symmetry("Subspace", symmetry, rows.event_shape)
+        if shortlist is not None and (symmetry is not None or epsilon != 0):
+            raise ValueError("Subspace.fit: a shortlist goes with neither a symmetry nor epsilon")
         selection = None
         if dim is not None:
             found = first_directions(rows, dim, frame, symmetry)
@@ -149,15 +155,14 @@ class Subspace:
                 selection = dataclasses.replace(selection, directions=kept)
             found = selection.directions
         images = _projected(symmetry, rows, found)
-        potential = fit(
-            _features(rows, found, images),
-            rows.weights,
-            symmetry=None if images is None else images.group,
-            epsilon=epsilon,
-            tol=tol,
-            seed=seed,
-            progress=progress,
-        ).potential
+        features = _features(rows, found, images)
+        options: dict[str, Any] = {"tol": tol, "seed": seed, "progress": progress}
+        potential: AtomicPotential | SymmetricDiscrete
+        if shortlist is not None:
+            potential = fit_shortlisted(features, rows.weights, count=shortlist, **options).potential
+        else:
+            group = None if images is None else images.group
+            potential = fit(features, rows.weights, symmetry=group, epsilon=epsilon, **options).potential
         fitted = cls.from_potential(potential, points, found, labels, weights=rows.weights, symmetry=symmetry)
         fitted.selection = selection
         return fitted

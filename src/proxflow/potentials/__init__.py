@@ -9,6 +9,7 @@ from proxflow.potentials.product import Product
 from proxflow.potentials.quadratic import Quadratic
 from proxflow.potentials.quantile.line import Quantile
 from proxflow.potentials.quantile.radial import Radial
+from proxflow.potentials.shortlisted import Shortlisted
 from proxflow.potentials.symmetric import SymmetricDiscrete
 
 __all__ = [
@@ -25,5 +26,6 @@ __all__ = [
     "Radial",
     "Rotated",
     "Scaled",
+    "Shortlisted",
     "SymmetricDiscrete",
 ]

@@ -18,94 +18,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from proxflow.kernels.geometry import (
-    ManyRows,
-    by_blocks,
-    covariance_about,
-    distances_from,
-    projected,
-    row_blocks,
-    weighted_sum,
-)
 from proxflow.measures import Gaussian
-from proxflow.semidiscrete.problem import SemiDual, inner
+from proxflow.semidiscrete.atom_groups import group_count, nested_groups
+from proxflow.semidiscrete.problem import SemiDual
 from proxflow.semidiscrete.shared_directions import Sharing, best_sharing, variance_inflation
 from proxflow.semidiscrete.start import Start, isolation
 from proxflow.storage import storable
 
-__all__ = ["Averages", "Descent", "Iterate", "nested_groups"]
-
-_SHELLS = 64  # around the mean: groups of equal radius
-_COARSENING = 4  # groups hold at least this many times as many atoms as those of the finer level
-_POWER_STEPS = 4  # of the power method, that find a direction to cut a group along
-_DIRECTIONS = 32  # principal ones, that groups are told apart in
-
-
-def nested_groups(points: ManyRows, weights: Tensor, mean: Tensor | None = None) -> list[Tensor]:
-    """Labels (N,) of the group of each atom, from fine regions to two halves, then shells; none for few atoms.
-
-    Args:
-        points: (N, d) distinct.
-        weights: (N,) positive.
-        mean: (d,), that shells are about; of the points if None.
-    """
-    levels = [torch.zeros(len(points), dtype=torch.int64, device=points.device)]
-    places, masses = _in_few_directions(points, weights), (weights / weights.max()).float()
-    while _count(levels[-1]) * _COARSENING < len(points):
-        finer = _bisected(places, masses, levels[-1])
-        if _count(finer) == _count(levels[-1]):
-            break
-        levels.append(finer)
-    chosen, last = [], len(points)
-    for labels in reversed(levels[1:]):
-        if _count(labels) * _COARSENING <= last:
-            chosen.append(labels)
-            last = _count(labels)
-    return [*chosen, _shells(points, weighted_sum(weights, points) if mean is None else mean)] if chosen else []
-
-
-def _in_few_directions(points: ManyRows, weights: Tensor) -> Tensor:
-    """Points (N, d) in their first principal directions, (N, k) float32: the levels read them over and over."""
-    if points.shape[1] <= _DIRECTIONS:
-        return by_blocks(points, lambda rows: rows.float())
-    mean = weighted_sum(weights, points)
-    axes: Tensor = torch.linalg.eigh(covariance_about(points, weights, mean)).eigenvectors
-    return by_blocks(points, lambda rows: projected(rows, mean, axes[:, -_DIRECTIONS:]).float())
-
-
-def _shells(points: ManyRows, mean: Tensor) -> Tensor:
-    """Labels (N,) by distance from the mean, equally many atoms in each."""
-    rank = distances_from(points, mean).argsort().argsort()
-    labels: Tensor = rank * min(_SHELLS, len(points) // _COARSENING) // len(points)
-    return labels
-
-
-def _count(labels: Tensor) -> int:
-    return int(labels.max()) + 1
-
-
-def _bisected(points: Tensor, weights: Tensor, labels: Tensor) -> Tensor:
-    """Every group split across its principal axis at its mean, where clusters leave a gap."""
-    count, dim = _count(labels), points.shape[1]
-    parts = row_blocks(points)
-
-    def summed(masses: Tensor, rows: Tensor) -> Tensor:
-        """Over each group, (count, k)."""
-        total = rows.new_zeros(count, dim)
-        for part in parts:
-            total.index_add_(0, labels[part], masses[part, None] * rows[part])
-        return total
-
-    mean = summed(weights, points) / torch.bincount(labels, weights)[:, None]
-    centred = mean[labels].neg_().add_(points)
-    probe = torch.randn(dim, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    position = torch.sign(inner(centred, probe.to(points)))
-    for _ in range(_POWER_STEPS):
-        axis = torch.nn.functional.normalize(summed(weights * position, centred), dim=1)
-        position = torch.cat([inner(centred[part], axis[labels[part]]) for part in parts])
-    halves: Tensor = torch.unique(2 * labels + (position > 0), return_inverse=True)[1]
-    return halves
-
+__all__ = ["Averages", "Descent", "Iterate"]
 
 _FIRST_RATE = 1.0  # first step, in gaps per unit of relative mass error and per draw an atom has seen
 _DECAY = 0.55  # the rate falls like (1 + draws per atom)^-_DECAY; the theory asks for (1/2, 1)
@@ -175,7 +95,7 @@ class _Levels:
     """
 
     def __init__(self, groups: list[Tensor], weights: Tensor) -> None:
-        self.counts = [_count(labels) for labels in groups]
+        self.counts = [group_count(labels) for labels in groups]
         firsts = itertools.accumulate(self.counts, initial=0)
         self._places = [labels + first for labels, first in zip(groups, firsts, strict=False)]
         self._wanted = self._summed(weights)
@@ -231,9 +151,11 @@ class Descent:
         self._stretch = isolation(problem)
 
     def _sharing(self) -> Sharing | None:
-        """Only vectors of N(0, I) may be turned, and images of atoms would each need a product of their own."""
+        """Only vectors of N(0, I) may be turned; images of atoms would each need a product of their own, and those of
+        a shortlist are few."""
         problem = self.problem
-        if not isinstance(problem.source, Gaussian) or problem.symmetry is not None:
+        alone = problem.symmetry is None and problem.shortlist is None
+        if not isinstance(problem.source, Gaussian) or not alone:
             return None
         return best_sharing(problem.weights, problem.source.dim, self.batch)
 

@@ -55,7 +55,8 @@ def exact_applies(problem: SemiDual) -> bool:
     """Whether masses of cells are known in closed form, for this source, dimension and number of atoms."""
     dim = problem.source.dim
     small = dim <= LARGEST_DIMENSION and len(problem) <= _MOST_ATOMS[dim]
-    return small and problem.epsilon == 0 and problem.symmetry is None and isinstance(problem.source, Gaussian)
+    plain = problem.epsilon == 0 and problem.symmetry is None and problem.shortlist is None
+    return small and plain and isinstance(problem.source, Gaussian)
 
 
 @dataclass(frozen=True)

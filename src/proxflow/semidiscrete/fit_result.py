@@ -1,4 +1,4 @@
-"""What a fit returns."""
+"""What fits return."""
 
 from __future__ import annotations
 
@@ -9,14 +9,18 @@ from torch import Tensor
 
 from proxflow.potentials.discrete import Discrete
 from proxflow.potentials.entropic import Entropic
+from proxflow.potentials.shortlisted import Shortlisted
 from proxflow.potentials.symmetric import SymmetricDiscrete
 from proxflow.results import brief_repr
 from proxflow.storage import storable
 
-__all__ = ["Evaluation", "Fit", "FittedPotential", "Solution"]
+__all__ = ["Evaluation", "Fit", "FittedPotential", "ReturnedPotential", "ShortlistedFit", "Solution"]
 
 FittedPotential: TypeAlias = Discrete | Entropic | SymmetricDiscrete
-"""What a fit may return."""
+"""What ``fit`` may return."""
+
+ReturnedPotential: TypeAlias = FittedPotential | Shortlisted
+"""What any fit may return."""
 
 
 @storable
@@ -35,7 +39,7 @@ class Solution:
     """What a method found: the potential, its masses (N,), its certificate and cost, what they took, and advice."""
 
     method: str
-    potential: FittedPotential
+    potential: ReturnedPotential
     mass: Tensor
     history: tuple[Evaluation, ...]
     transport_cost: float
@@ -45,10 +49,32 @@ class Solution:
     advice: str = "let it run longer"
 
 
+@dataclass(frozen=True)
+class FitRecord:
+    """What all fits tell: see ``Fit``."""
+
+    potential: ReturnedPotential
+    method: str
+    chi2: float
+    chi2_stderr: float
+    converged: bool
+    history: tuple[Evaluation, ...]
+    seconds: float
+    cell_mass: Tensor
+    transport_cost: float
+    transport_cost_interval: tuple[float, float]
+    samples_used: int
+    evaluation_samples: int
+    atom_of_row: Tensor
+    epsilon: float
+    seed: int
+    tol: float
+
+
 @storable
 @brief_repr
 @dataclass(frozen=True)
-class Fit:
+class Fit(FitRecord):
     """A fitted potential and its certificate.
 
     Attributes:
@@ -74,18 +100,29 @@ class Fit:
     """
 
     potential: FittedPotential
-    method: str
-    chi2: float
-    chi2_stderr: float
-    converged: bool
-    history: tuple[Evaluation, ...]
-    seconds: float
-    cell_mass: Tensor
-    transport_cost: float
-    transport_cost_interval: tuple[float, float]
-    samples_used: int
-    evaluation_samples: int
-    atom_of_row: Tensor
-    epsilon: float
-    seed: int
-    tol: float
+
+
+@storable
+@brief_repr
+@dataclass(frozen=True)
+class ShortlistedFit(FitRecord):
+    """A potential on shortlists and its certificate: the weights of its cells, and how near to optimal its pairs are.
+
+    All that is not told here is as in ``Fit``.
+
+    Attributes:
+        potential: on the distinct rows of the data.
+        transport_cost: E|X - T(X)|^2 of the pairs (X, T(X)), the least of all couplings by shortlists.
+        transport_cost_interval: a 95% interval for W2^2, the cost of optimal pairs: from the dual value of the heights
+            with all atoms up to the cost of these pairs.
+        independent_cost: E|X - Y|^2 of independent noise and data.
+    """
+
+    potential: Shortlisted
+    independent_cost: float
+
+    @property
+    def optimality(self) -> float:
+        """The share of what optimal pairs save over independent ones that these save at least, with 95% confidence."""
+        saved, most = (self.independent_cost - cost for cost in (self.transport_cost, self.transport_cost_interval[0]))
+        return saved / most if most > 0 else 1.0

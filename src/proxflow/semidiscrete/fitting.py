@@ -8,18 +8,21 @@ import os
 import time
 import warnings
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from proxflow.checks import Numbers, real_number, whole_number, working_dtype
 from proxflow.errors import ConvergenceWarning
+from proxflow.kernels.shortlist import Shortlist
 from proxflow.measures import Gaussian, Source
+from proxflow.potentials.shortlisted import Shortlisted
 from proxflow.potentials.symmetric import SymmetricDiscrete, check_invariant
 from proxflow.seeding import generator_of
 from proxflow.semidiscrete.exact import exact_applies, solve_exactly
 from proxflow.semidiscrete.fit_result import Fit, FittedPotential, Solution
-from proxflow.semidiscrete.prepare import Atoms, gather_atoms, span_of
+from proxflow.semidiscrete.prepare import Atoms, Span, gather_atoms, span_of
 from proxflow.semidiscrete.problem import SemiDual, chunk_sizes
 from proxflow.semidiscrete.ranks import ALONE, Ranks
 from proxflow.semidiscrete.returned import Returned
@@ -29,7 +32,7 @@ from proxflow.semidiscrete.stochastic_fit import StochasticState, solve_stochast
 from proxflow.symmetry import Symmetry
 from proxflow.torch_support import in_full_precision
 
-__all__ = ["METHODS", "Posed", "Task", "fit", "posed", "returned_of", "solve", "task_of"]
+__all__ = ["METHODS", "Posed", "Task", "certified", "fit", "posed", "record_of", "returned_of", "solve", "task_of"]
 
 METHODS = ("one atom", "quantiles", "damped Newton", "averaged gradient")
 
@@ -95,24 +98,15 @@ def fit(
     """
     began = time.perf_counter()
     task = task_of(points, weights, source, epsilon, symmetry, tol, max_samples, seed, max_memory)
-    atoms = task.atoms
-    initial = None if warm_start is None else carried_heights(warm_start, atoms.points, symmetry)
-    identity = None
-    ranks = Ranks.of_default_group(atoms.points.device)
-    if checkpoint is not None or ranks.size > 1:
-        group = [] if symmetry is None else symmetry.tensors
-        numbers = [task.epsilon, float(task.seed)]
-        identity = fit_fingerprint([atoms.points, atoms.weights, initial, *group], task.source, numbers)
-    with ranks.together():
-        ranks.require_same(identity, task.tol, task.max_samples, task.max_memory)
-        session = Session(began, progress, checkpoint, identity, ranks)
-        solution = _one_atom(task) if len(atoms.points) == 1 else solve(task, initial, session)
-    return _record(solution, task, session)
+    initial = None if warm_start is None else carried_heights(warm_start, task.atoms.points, symmetry)
+    solution, session = certified(task, initial, checkpoint, progress, began)
+    assert not isinstance(solution.potential, Shortlisted)  # noqa: S101 - the task has no shortlist
+    return Fit(potential=solution.potential, **record_of(solution, task, session))
 
 
 @dataclass(frozen=True)
 class Task:
-    """What is to be fitted, and how well: the arguments of ``fit``, checked."""
+    """What is to be fitted, and how well: the arguments of ``fit``, checked; or those of ``fit_shortlisted``."""
 
     atoms: Atoms
     source: Source
@@ -121,6 +115,29 @@ class Task:
     max_samples: int | None
     seed: int
     max_memory: int
+    shortlist: Shortlist | None = None
+
+
+def certified(
+    task: Task,
+    initial: Tensor | None,
+    checkpoint: str | os.PathLike[str] | None,
+    progress: bool | None,
+    began: float,
+) -> tuple[Solution, Session]:
+    """The solution, by all processes of the default group; and its session."""
+    atoms, symmetry, shortlist = task.atoms, task.atoms.symmetry, task.shortlist
+    identity = None
+    ranks = Ranks.of_default_group(atoms.points.device)
+    if checkpoint is not None or ranks.size > 1:
+        group = [] if symmetry is None else symmetry.tensors
+        numbers = [task.epsilon, float(task.seed), *([] if shortlist is None else [float(shortlist.count)])]
+        identity = fit_fingerprint([atoms.points, atoms.weights, initial, *group], task.source, numbers)
+    with ranks.together():
+        ranks.require_same(identity, task.tol, task.max_samples, task.max_memory)
+        session = Session(began, progress, checkpoint, identity, ranks)
+        solution = _one_atom(task) if len(atoms.points) == 1 else solve(task, initial, session)
+    return solution, session
 
 
 def task_of(
@@ -196,7 +213,7 @@ def solve(task: Task, initial: Tensor | None, session: Session) -> Solution:
 
 def returned_of(task: Task, fine: Posed, ranks: Ranks = ALONE) -> Returned:
     """What the fit will return, to be judged."""
-    return Returned(task.atoms, task.source, task.epsilon, fine.problem.rows_at_once, ranks)
+    return Returned(task.atoms, task.source, task.epsilon, fine.problem.rows_at_once, ranks, task.shortlist)
 
 
 @dataclass(frozen=True)
@@ -212,13 +229,23 @@ def posed(task: Task, ranks: Ranks = ALONE) -> tuple[Posed, Posed]:
     """The problem in the span of the rows in their own precision, and in float64; the same where both are all space."""
     atoms, source = task.atoms, task.source
     precision = working_dtype(atoms.points)
-    rough = span_of(atoms, source, precision)
+    if task.shortlist is None:
+        rough = span_of(atoms, source, precision)
+    else:
+        rough = Span(atoms.points, source, 0.0, 0.0, exact=True)  # where its centres are
     fine = rough if rough.exact or precision == torch.float64 else span_of(atoms, source, torch.float64)
     both = [rough] if fine.source.dim == rough.source.dim == source.dim else [rough, fine]
     found = []
     for span in both:
         problem = SemiDual(
-            span.points, atoms.weights, span.source, task.epsilon, task.max_memory, atoms.symmetry, ranks
+            span.points,
+            atoms.weights,
+            span.source,
+            task.epsilon,
+            task.max_memory,
+            atoms.symmetry,
+            ranks,
+            task.shortlist,
         )
         found.append(Posed(problem, span.rest, span.residual / problem.radius))
     return found[0], found[-1]
@@ -229,7 +256,8 @@ def _one_atom(task: Task) -> Solution:
     atoms, source = task.atoms, task.source
     point = atoms.points[0].double()
     zero = point.new_zeros(1)
-    potential = Returned(atoms, source, task.epsilon, _DIRAC_DRAWS).potential(zero, double=False)
+    returned = Returned(atoms, source, task.epsilon, _DIRAC_DRAWS, shortlist=task.shortlist)
+    potential = returned.potential(zero, double=False)
     if isinstance(potential, SymmetricDiscrete):
         value, half, draws = _orbit_cost(potential)
     elif isinstance(source, Gaussian):
@@ -260,29 +288,28 @@ def _in_space(solution: Solution, rest: float) -> Solution:
     return dataclasses.replace(solution, transport_cost=cost, transport_cost_interval=(low + rest, high + rest))
 
 
-def _record(solution: Solution, task: Task, session: Session) -> Fit:
-    """The public record, with a warning where the tolerance was not met."""
+def record_of(solution: Solution, task: Task, session: Session) -> dict[str, Any]:
+    """The fields of a public record but for the potential, with a warning where the tolerance was not met."""
     chi2, stderr = (solution.history[-1].chi2, solution.history[-1].chi2_stderr) if solution.history else (0.0, 0.0)
     converged = chi2 + 2 * stderr <= task.tol
     low, high = solution.transport_cost_interval  # of points beyond 1e154, whose squares overflow, nothing is known
     if not converged:
         message = f"fit stopped at chi2 = {chi2:.3g} +- {stderr:.2g}, above tol = {task.tol:g}; "
         warnings.warn(f"{message}{solution.advice}, or use it as the flow of its cell_mass", ConvergenceWarning, 4)
-    return Fit(
-        potential=solution.potential,
-        method=solution.method,
-        chi2=chi2,
-        chi2_stderr=stderr,
-        converged=converged,
-        history=solution.history,
-        seconds=session.seconds,
-        cell_mass=solution.mass,
-        transport_cost=solution.transport_cost,
-        transport_cost_interval=(0.0 if math.isnan(low) else low, math.inf if math.isnan(high) else high),
-        samples_used=solution.samples_used,
-        evaluation_samples=solution.evaluation_samples,
-        atom_of_row=task.atoms.atom_of_row,
-        epsilon=task.epsilon,
-        seed=task.seed,
-        tol=task.tol,
-    )
+    return {
+        "method": solution.method,
+        "chi2": chi2,
+        "chi2_stderr": stderr,
+        "converged": converged,
+        "history": solution.history,
+        "seconds": session.seconds,
+        "cell_mass": solution.mass,
+        "transport_cost": solution.transport_cost,
+        "transport_cost_interval": (0.0 if math.isnan(low) else low, math.inf if math.isnan(high) else high),
+        "samples_used": solution.samples_used,
+        "evaluation_samples": solution.evaluation_samples,
+        "atom_of_row": task.atoms.atom_of_row,
+        "epsilon": task.epsilon,
+        "seed": task.seed,
+        "tol": task.tol,
+    }

@@ -8,6 +8,8 @@ k bounds the cell of atom j: cell j lies in the half-space <u, y_j - y_k> >= h_j
 (b_j / |G| and the nearest images, where an atom stands for up to |G| images and its cell is all of theirs)
 the mass m_j is at most b_j, and what atom j adds to chi2, (m_j - b_j)^2 / b_j, at most b_j. For normal noise q_j is the
 normal quantile at 1 - b_j, for other noise Chebyshev's (E|X|^2 / b_j)^(1/2).
+
+Where noise is searched on shortlists, only an atom of the same group is on the list whenever j is, and can bound it.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from torch import Tensor
 from proxflow.measures import Gaussian
 from proxflow.semidiscrete.problem import SemiDual
 
-__all__ = ["LightAtoms"]
+__all__ = ["LightAtoms", "light_among"]
 
 _BOUNDING = 1 << 10  # heaviest atoms, any of which bounds the cell of a light one
 _FAR_OUT = 10.0  # beyond sqrt(d), distance from the origin that no draw of normal noise exceeds
@@ -26,6 +28,17 @@ _ROUNDINGS = 16.0  # of a score, that the bound may be wrong by once heights and
 _ROWS = 1 << 12  # light atoms at once
 _MOMENT_DRAWS = 1 << 12  # of a source that does not tell its second moment
 _MOMENT_MARGIN = 4.0  # factor on a second moment known from those draws
+
+
+def light_among(weights: Tensor, least: float, share: float) -> Tensor:
+    """Which of the atoms of these weights (N,) are below ``least``, the lightest first, up to ``share`` together, (N,)
+    bool; the heaviest never is."""
+    order = weights.argsort()
+    together = torch.empty_like(weights)
+    together[order] = weights[order].cumsum(0)
+    light: Tensor = (weights < least) & (together <= share)
+    light[order[-1]] = False
+    return light
 
 
 class LightAtoms:
@@ -39,15 +52,13 @@ class LightAtoms:
     """
 
     def __init__(self, problem: SemiDual, least: float, share: float, generator: torch.Generator) -> None:
-        order = problem.weights.argsort()
-        together = torch.empty_like(problem.weights)
-        together[order] = problem.weights[order].cumsum(0)
-        self.light: Tensor = (problem.weights < least) & (together <= share)
-        self.light[order[-1]] = False
+        self.light = light_among(problem.weights, least, share)
         self.draws = 0
         self._problem = problem
         heavy = torch.nonzero(~self.light)[:, 0]
-        self._bounding = heavy[problem.weights[heavy].argsort(descending=True)[:_BOUNDING]]
+        heavy = heavy[problem.weights[heavy].argsort(descending=True)]
+        shortlist = problem.shortlist
+        self._bounding = heavy[:_BOUNDING] if shortlist is None else _first_of_each(heavy, shortlist.group)
         self._reach = self._reaches(generator) if bool(self.light.any()) else problem.weights[:0]
 
     def bounded(self, heights: Tensor, precision: torch.dtype) -> Tensor:
@@ -57,8 +68,11 @@ class LightAtoms:
         bounded = heights.clone()
         rows = torch.nonzero(self.light)[:, 0]
         for part, reach in zip(rows.split(_ROWS), self._reach.split(_ROWS), strict=True):
-            distance = self._problem.distances(part, self._bounding)
-            bounded[part] = (heights[self._bounding] + reach[:, None] * distance).amin(1)
+            bounds = heights[self._bounding] + reach[:, None] * self._problem.distances(part, self._bounding)
+            if self._problem.shortlist is not None:
+                group = self._problem.shortlist.group
+                bounds = torch.where(group[part, None] == group[self._bounding], bounds, torch.inf)
+            bounded[part] = bounds.amin(1)
             farthest = self._problem.source.dim**0.5 + _FAR_OUT
             size = farthest * self._problem.sizes(part) + bounded[part].abs()
             bounded[part] += _ROUNDINGS * torch.finfo(precision).eps * size  # an atom close by bounds by less than that
@@ -75,3 +89,10 @@ class LightAtoms:
             self.draws = _MOMENT_DRAWS
             moment = _MOMENT_MARGIN * float(self._problem.noise(self.draws, generator).double().square().sum(1).mean())
         return (moment / weights).sqrt()
+
+
+def _first_of_each(atoms: Tensor, group: Tensor) -> Tensor:
+    """The first of these atoms (n,) of each group that has one; ``group`` (N,) of all atoms."""
+    own, places = group[atoms], torch.arange(len(atoms), device=atoms.device)
+    first = torch.full_like(group[: int(group.max()) + 1], len(atoms)).scatter_reduce_(0, own, places, "amin")
+    return atoms[first[first < len(atoms)]]

@@ -13,6 +13,7 @@ from torch import Tensor
 from proxflow.checks import working_dtype
 from proxflow.kernels.geometry import ScaledRows, coordinates, row_norm, weighted_sum
 from proxflow.kernels.search import affine_scores, argmax_affine
+from proxflow.kernels.shortlist import GroupedSlopes, Shortlist, argmax_on_shortlist
 from proxflow.measures import Source
 from proxflow.potentials.atoms import centre_and_radius
 from proxflow.potentials.orbits import nearest_images, orbit_distances, orbit_frame
@@ -61,7 +62,8 @@ class SemiDual:
     these are float32, or stored in fewer bytes, and about the origin, so that no copy of them is needed, and else with
     rows in units of the problem: ``_unit`` is how many units of the search one unit of the problem is. With a group of
     symmetries an atom stands for its orbit: its score is the best of its images', its cell theirs together. There
-    epsilon is 0. ``ranks`` are the processes among which ``count`` shares its rows.
+    epsilon is 0. With a shortlist the maximum is that of the atoms on the list of u; epsilon is 0 there, too. ``ranks``
+    are the processes among which ``count`` shares its rows.
     """
 
     def __init__(
@@ -73,8 +75,10 @@ class SemiDual:
         max_memory: int,
         symmetry: Symmetry | None = None,
         ranks: Ranks = ALONE,
+        shortlist: Shortlist | None = None,
     ) -> None:
         self.ranks = ranks
+        self.shortlist = shortlist
         self.weights = weights
         self.source = source
         self.symmetry = symmetry
@@ -122,6 +126,13 @@ class SemiDual:
         given = self.points.rows
         as_given = self.epsilon == 0 and working_dtype(given) == dtype == torch.float32 and self._about_origin()
         self._slopes, self._unit = (given, self.radius) if as_given else (self.points.to(dtype), 1.0)
+        self._grouped = None if self.shortlist is None else GroupedSlopes(self._slopes, self.shortlist.group, dtype)
+
+    def over_all_atoms(self) -> SemiDual:
+        """The problem without its shortlist."""
+        whole = copy.copy(self)
+        whole.shortlist = whole._grouped = None
+        return whole
 
     def _about_origin(self) -> bool:
         """Whether products with the rows as given lose no more digits than about their centre."""
@@ -217,6 +228,9 @@ class SemiDual:
 
     def _best(self, noise: Tensor, heights: Tensor) -> tuple[Tensor, Tensor | None]:
         """The atom of each noise row, (n,), and the element that moves it to where the row goes, (n,)."""
+        if self.shortlist is not None and self._grouped is not None:
+            grouped = self._grouped.with_offsets(self._offsets(heights))
+            return argmax_on_shortlist(noise, self.shortlist, grouped), None
         if self.symmetry is None:
             return argmax_affine(noise, self._slopes, self._offsets(heights)), None
         best, element = nearest_images(self.symmetry, noise, self._slopes, self._offsets(heights))

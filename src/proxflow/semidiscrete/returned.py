@@ -11,11 +11,13 @@ from torch import Tensor
 
 from proxflow.checks import working_dtype
 from proxflow.kernels.geometry import square_norms, weighted_sum
+from proxflow.kernels.shortlist import Shortlist
 from proxflow.measures import Gaussian, Source
 from proxflow.potentials.discrete import Discrete
 from proxflow.potentials.entropic import Entropic
+from proxflow.potentials.shortlisted import Shortlisted
 from proxflow.potentials.symmetric import SymmetricDiscrete
-from proxflow.semidiscrete.fit_result import FittedPotential
+from proxflow.semidiscrete.fit_result import ReturnedPotential
 from proxflow.semidiscrete.judgement import Judgement, Moments
 from proxflow.semidiscrete.prepare import Atoms
 from proxflow.semidiscrete.problem import Tally, chunk_sizes, inner
@@ -37,19 +39,28 @@ class Returned:
         epsilon: smoothing in the user's units.
         rows_at_once: noise samples searched at once.
         ranks: processes that share the searches of a tally.
+        shortlist: which atoms noise is searched among; all if None.
 
     Attributes:
         source: as given.
         draws: made so far to judge the potential.
     """
 
-    def __init__(self, atoms: Atoms, source: Source, epsilon: float, rows_at_once: int, ranks: Ranks = ALONE) -> None:
+    def __init__(
+        self,
+        atoms: Atoms,
+        source: Source,
+        epsilon: float,
+        rows_at_once: int,
+        ranks: Ranks = ALONE,
+        shortlist: Shortlist | None = None,
+    ) -> None:
         self._atoms, self.source, self._epsilon = atoms, source, epsilon
-        self._rows_at_once, self._ranks = rows_at_once, ranks
-        self._made: FittedPotential | None = None
+        self._rows_at_once, self._ranks, self._shortlist = rows_at_once, ranks, shortlist
+        self._made: ReturnedPotential | None = None
         self.draws = 0
 
-    def potential(self, heights: Tensor, double: bool) -> FittedPotential:
+    def potential(self, heights: Tensor, double: bool) -> ReturnedPotential:
         """The potential with these heights (N,), in the user's units; heights and weights in float64 if ``double``."""
         dtype = torch.float64 if double else working_dtype(self._atoms.points)
         if self._made is None or self._made.heights.dtype != dtype:
@@ -57,7 +68,7 @@ class Returned:
         self._made.heights.copy_(heights)
         return self._made
 
-    def judge(self, potential: FittedPotential, n: int, generator: torch.Generator) -> Judgement:
+    def judge(self, potential: ReturnedPotential, n: int, generator: torch.Generator) -> Judgement:
         """How ``potential`` moves ``n`` fresh draws of noise, in the dtype of its queries."""
         points, dtype = self._atoms.points, working_dtype(self._atoms.points)
         mean = self._mean()
@@ -77,7 +88,7 @@ class Returned:
         total, squares = self._ranks.summed(judgement.tally.total, judgement.tally.squares)
         return Judgement(Tally(total, squares, n), judgement.costs)
 
-    def atom_costs(self, potential: FittedPotential) -> Tensor:
+    def atom_costs(self, potential: ReturnedPotential) -> Tensor:
         """|y_j|^2 - 2 h_j, (N,) float64: what atom j adds to the dual value, beside the noise's |x|^2 - 2 phi(x)."""
         return square_norms(self._atoms.points) - 2 * potential.heights.double()
 
@@ -86,7 +97,9 @@ class Returned:
         mean = weighted_sum(self._atoms.weights, self._atoms.points)
         return mean if self._atoms.symmetry is None else self._atoms.symmetry.invariant_part(mean[None])[0]
 
-    def _moved(self, potential: Discrete | SymmetricDiscrete, mean: Tensor, noise: Tensor) -> tuple[Tally, Tensor]:
+    def _moved(
+        self, potential: Discrete | SymmetricDiscrete | Shortlisted, mean: Tensor, noise: Tensor
+    ) -> tuple[Tally, Tensor]:
         """Which atoms noise rows (n, d) go to, and |x|^2 - 2 phi(x) and |x|^2 of each, (n, 2).
 
         Scores are taken about the mean of the atoms, which is E[phi(X) X] at the optimum for normal noise (Stein's
@@ -108,9 +121,11 @@ class Returned:
         counts = torch.bincount(atom, minlength=len(potential.points)).double()
         return Tally(counts, counts, len(noise)), torch.cat(costs)
 
-    def _new(self, heights: Tensor, weights: Tensor) -> FittedPotential:
+    def _new(self, heights: Tensor, weights: Tensor) -> ReturnedPotential:
         if self._atoms.symmetry is not None:
             return SymmetricDiscrete(self._atoms.points, heights, self._atoms.symmetry, weights, source=self.source)
+        if self._shortlist is not None:
+            return Shortlisted(self._atoms.points, heights, self._shortlist, weights, source=self.source)
         if self._epsilon > 0:
             return Entropic(self._atoms.points, heights, self._epsilon, weights, source=self.source)
         return Discrete(self._atoms.points, heights, weights, source=self.source)

@@ -28,16 +28,18 @@ from torch import Tensor
 
 from proxflow.seeding import generator_of
 from proxflow.semidiscrete.certificate import (
+    PAIR_DRAWS,
     Cost,
     bracketed,
     mass_error,
     noise_cost,
+    of_all_pairs,
     smooth_transport_cost,
     transport_cost,
 )
 from proxflow.semidiscrete.descent import Averages, Descent, Iterate
 from proxflow.semidiscrete.evaluation_plan import EvaluationPlan, draws_to_judge, usual_chi2
-from proxflow.semidiscrete.fit_result import Evaluation, FittedPotential, Solution
+from proxflow.semidiscrete.fit_result import Evaluation, ReturnedPotential, Solution
 from proxflow.semidiscrete.judgement import Judgement
 from proxflow.semidiscrete.light import LightAtoms
 from proxflow.semidiscrete.problem import GAP_DRAWS, SemiDual, Tally, inner
@@ -46,7 +48,7 @@ from proxflow.semidiscrete.session import Session
 from proxflow.semidiscrete.start import scaled_start
 from proxflow.storage import storable
 
-__all__ = ["Expected", "Run", "StochasticState", "solve_stochastically"]
+__all__ = ["LIGHT_SHARE", "Expected", "Run", "StochasticState", "solve_stochastically"]
 
 _MOTION, _EVALUATION, _MOMENT = range(3)  # streams of a seed: move the heights, judge them, tell a second moment
 _COST_DRAWS = 1 << 15, 1 << 17  # for W2^2: a standard error of a few thousandths of the spread of costs
@@ -56,7 +58,7 @@ _BIAS_SHARE = 4  # its bias is a difference on common draws: it needs fewer of t
 _CANDIDATES = 3  # heights that its bias is a difference of
 _CLOSE = 0.8  # of the tolerance: if a run is expected above that, chance decides whether its first judgement ends it
 _AGAIN = 1.12, 0.65  # factor on the draws, and judgements, that those which it does not end take in the mean
-_LIGHT_SHARE = 0.05  # of the tolerance: what atoms too light for the draws may add to chi2 together
+LIGHT_SHARE = 0.05  # of the tolerance: what atoms too light for the draws may add to chi2 together
 
 
 @storable
@@ -191,7 +193,7 @@ class Run:
 
     def _light_atoms(self, generator: torch.Generator) -> LightAtoms:
         """Those that the draws of a fit hit less than once; none where the assignment is a softmax over all atoms."""
-        share = _LIGHT_SHARE * self.tol if self.problem.epsilon == 0 else 0.0
+        share = LIGHT_SHARE * self.tol if self.problem.epsilon == 0 else 0.0
         return LightAtoms(self.problem, 1 / self.plan.wanted, share, generator)
 
     @property
@@ -254,7 +256,7 @@ class Run:
         return self.light.bounded(self.state.iterate.averages.heights, self.problem.dtype)
 
     @property
-    def potential(self) -> FittedPotential:
+    def potential(self) -> ReturnedPotential:
         """What the fit would return now."""
         return self.returned.potential(self.problem.radius * self.heights, self.state.double)
 
@@ -311,7 +313,7 @@ class Run:
             transport_cost=cost.value,
             transport_cost_interval=cost.interval,
             samples_used=used,
-            evaluation_samples=self.state.evaluation_samples + self._bias_draws(used) + (GAP_DRAWS if missed else 0),
+            evaluation_samples=self.state.evaluation_samples + self._bias_draws(used) + self._other_draws(missed),
             advice=self._advice() if missed else "raise max_samples",
         )
 
@@ -330,7 +332,7 @@ class Run:
             self.state = self._judged_to_tell() if evaluated else self._roughly_judged()
         return judgement
 
-    def _cost(self, judgement: Judgement, potential: FittedPotential, missed: bool) -> Cost:
+    def _cost(self, judgement: Judgement, potential: ReturnedPotential, missed: bool) -> Cost:
         """W2^2, with an interval that holds for heights that missed the tolerance too."""
         source, problem = self.returned.source, self.problem
         if problem.epsilon > 0:
@@ -340,11 +342,17 @@ class Run:
         dual = mean + float(inner(problem.weights, atoms))
         whole, draws = self.state.iterate.averages, self._bias_draws(self.state.iterate.samples_used)
         cost = transport_cost(problem, self.light, whole, self._half(whole), dual, stderr, draws, self.fresh)
-        return bracketed(problem, atoms, judgement.tally.mass, cost) if missed else cost
+        if missed:
+            cost = bracketed(problem, atoms, judgement.tally.mass, cost)
+        return cost if problem.shortlist is None else of_all_pairs(problem, self.heights, cost, self.fresh)
 
     def _bias_draws(self, moved: int) -> int:
         """That the bias of W2^2 is measured on; the cost of a smooth map has none."""
         return 0 if self.problem.epsilon > 0 else _cost_draws(moved) // _BIAS_SHARE
+
+    def _other_draws(self, missed: bool) -> int:
+        """For what a fit that missed is advised, and for the cost of all pairs beside that of a shortlist's."""
+        return (GAP_DRAWS if missed else 0) + (0 if self.problem.shortlist is None else PAIR_DRAWS)
 
     def _half(self, whole: Averages) -> Averages:
         """The snapshot nearest to half of the averaging weight, or an artificial first step."""

@@ -1,0 +1,42 @@
+"""Batches of an endless sequence of pairs that is drawn a block at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+from proxflow.couplings.pairs import Pairs, joined, rows_of
+from proxflow.couplings.process_local import Reserve
+from proxflow.seeding import generator_of
+
+__all__ = ["NumberedBlocks"]
+
+
+class NumberedBlocks:
+    """Blocks of pairs laid end to end, that batches of any size are cut from; the last ones are kept.
+
+    Block k of a seed is always the same, so that any process can draw any batch.
+
+    Args:
+        size: of a block.
+
+    Attributes:
+        size: as given.
+        last: the blocks of the last batch, by seed and number.
+    """
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.last: Reserve[dict[tuple[int, int], Pairs]] = Reserve()
+
+    def batch(self, number: int, n: int, seed: int, draw: Callable[[torch.Generator], Pairs]) -> Pairs:
+        """Batch ``number`` of n pairs; ``draw`` gives the pairs of a block."""
+        size, start = self.size, number * n
+        needed = range(start // size, (start + n - 1) // size + 1)
+        with self.last.opened() as last:
+            known = last.kept or {}
+            last.kept = {(seed, k): known.get((seed, k)) or draw(generator_of(seed, k)) for k in needed}
+            pairs = joined(list(last.kept.values()))
+        offset = start - needed.start * size
+        return rows_of(pairs, slice(offset, offset + n))

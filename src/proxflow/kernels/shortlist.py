@@ -1,0 +1,154 @@
+"""The maximum-affine search on shortlists: argmax <a_i, b_j> + c_j over the slopes of the groups nearest to a query.
+
+Method: slopes come in G groups, and a query is scored against the G centres first. Groups whose score is among its
+``count`` best make its shortlist, and only their slopes are searched: all queries of a group in one matrix product.
+
+The answer is not that of all slopes, but it depends on the query alone, not on the offsets: an exact search of a fixed
+set of pairs. Transport restricted to such pairs is a linear programme like the one of all pairs, and its dual is the
+semi-dual with this maximum in place of that of all slopes.
+
+Cost: G + count N / G products a query, against N; the least with about sqrt(count N) groups.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from proxflow.kernels.geometry import ManyRows
+from proxflow.kernels.search import row_argmax
+from proxflow.storage import storable
+
+__all__ = ["GroupedSlopes", "Shortlist", "argmax_on_shortlist"]
+
+_SCORES = 1 << 18  # of queries and centres, made at once
+_MOST_SHORT = 1 << 15  # groups that are numbered in two bytes
+_BLOCK_NUMBERS = 1 << 18  # of queries and slopes of a group: they stay in a cache near the core
+_ROW_STEP = 16  # queries of a block come in this many
+
+
+@storable
+@dataclass(frozen=True)
+class Shortlist:
+    """Which slopes a query is searched among: those of the ``count`` groups of largest <query, centre> - level.
+
+    Groups that score as much as the last of these are on the list, too.
+
+    Attributes:
+        group: (N,) int64, the group of each slope, from 0 to G - 1, each with a slope.
+        centres: (G, d), of the groups.
+        levels: (G,).
+        count: from 1 to G.
+    """
+
+    group: Tensor
+    centres: Tensor
+    levels: Tensor
+    count: int
+
+    def entries(self, queries: Tensor) -> tuple[Tensor, list[int]]:
+        """Numbers of the queries (B, d) that have group 0 on their list, then of those with group 1, ...; and how many
+        have each group, (G,)."""
+        exact = self.centres.double()
+        centres, levels = (exact - exact[0]).to(queries), self.levels.to(queries)  # as good, and with more digits
+        groups = len(centres)
+        places = []
+        for first, part in _parts(queries, max(1, _SCORES // groups)):
+            scores = torch.addmm(-levels, part, centres.mT)
+            places.append(_not_below(scores, _kth_largest(scores, self.count)) + first * groups)
+        place = torch.cat(places)
+        group = (place % groups).to(torch.int32 if groups > _MOST_SHORT else torch.int16)  # sorted many times as fast
+        query = (place // groups)[group.argsort(stable=True)]
+        return query, torch.bincount(group, minlength=groups).tolist()
+
+
+def _parts(rows: Tensor, size: int) -> Iterator[tuple[int, Tensor]]:
+    """Blocks of rows, each with the number of its first."""
+    for first in range(0, len(rows), size):
+        yield first, rows[first : first + size]
+
+
+def _kth_largest(scores: Tensor, k: int) -> Tensor:
+    """Of each row, (B, 1); on the CPU numpy's selection is the quick one."""
+    place = scores.shape[1] - k
+    if scores.device.type == "cpu":
+        return torch.from_numpy(np.partition(scores.numpy(), place, axis=1)[:, place, None])
+    return scores.kthvalue(place + 1, dim=1, keepdim=True).values
+
+
+def _not_below(scores: Tensor, least: Tensor) -> Tensor:
+    """Places in the flattened scores (B, G) of those that reach the least of their row (B, 1), ascending."""
+    if scores.device.type == "cpu":
+        return torch.from_numpy(np.flatnonzero(scores.numpy() >= least.numpy()))
+    return (scores >= least).flatten().nonzero()[:, 0]
+
+
+class GroupedSlopes:
+    """A copy of slopes, group after group, whose last coordinate is the offset, for queries whose last one is 1.
+
+    Args:
+        slopes: (N, d).
+        group: (N,) int64, as of ``Shortlist``.
+        dtype: of queries.
+    """
+
+    def __init__(self, slopes: ManyRows, group: Tensor, dtype: torch.dtype) -> None:
+        self.order = group.argsort(stable=True)
+        self._sizes: list[int] = torch.bincount(group).tolist()
+        self._keys = torch.empty(len(slopes), slopes.shape[1] + 1, dtype=dtype, device=slopes.device)
+        for own, rows in zip(self._keys.split(self._sizes), self.order.split(self._sizes), strict=True):
+            own[:, :-1] = slopes[rows]
+
+    def with_offsets(self, offsets: Tensor) -> GroupedSlopes:
+        """Itself, with these offsets (N,) from now on."""
+        self._keys[:, -1] = offsets[self.order]
+        return self
+
+    def __iter__(self) -> Iterator[Tensor]:
+        """Slopes and offsets of each group, (n, d + 1)."""
+        return iter(self._keys.split(self._sizes))
+
+
+def argmax_on_shortlist(queries: Tensor, shortlist: Shortlist, grouped: GroupedSlopes) -> Tensor:
+    """argmax <queries_i, slopes_j> + offsets_j over the shortlist of each query, the lowest j on an exact tie.
+
+    Args:
+        queries: (B, d).
+        shortlist: of the slopes.
+        grouped: the slopes and their offsets.
+
+    Returns:
+        (B,) int64. A row with a NaN gives some index.
+    """
+    if len(queries) == 0:
+        return torch.empty(0, dtype=torch.int64, device=queries.device)
+    query, counts = shortlist.entries(queries)
+    ones = torch.cat([queries, queries.new_ones(len(queries), 1)], dim=1)
+    place, score = torch.empty_like(query), queries.new_empty(len(query))
+    buffer = queries.new_empty(max(_BLOCK_NUMBERS, _ROW_STEP * max(len(keys) for keys in grouped)))
+    first = start = 0
+    for keys, count in zip(grouped, counts, strict=True):
+        size = len(buffer) // len(keys) // _ROW_STEP * _ROW_STEP
+        for begin in range(start, start + count, size):
+            rows = slice(begin, min(begin + size, start + count))
+            own = query[rows]
+            scores = torch.mm(ones[own], keys.mT, out=buffer[: len(own) * len(keys)].view(len(own), len(keys)))
+            best = row_argmax(scores)
+            score[rows] = scores.gather(1, best[:, None])[:, 0]
+            place[rows] = best + first
+        first, start = first + len(keys), start + count
+    return _best_entries(query, score, grouped.order[place], len(queries))
+
+
+def _best_entries(query: Tensor, score: Tensor, slope: Tensor, queries: int) -> Tensor:
+    """The slope of the largest score of each query, (B,): of equal scores the lowest."""
+    best = score.new_full((queries,), -torch.inf).scatter_reduce_(0, query, score, "amax")
+    kept = score == best[query]
+    none = torch.iinfo(torch.int64).max
+    found = torch.full((queries,), none, dtype=torch.int64, device=score.device)
+    found.scatter_reduce_(0, query[kept], slope[kept], "amin")
+    return torch.where(found < none, found, 0)

@@ -1,0 +1,151 @@
+"""Fits on shortlists: weights as exact as those of ``fit``, for pairs that are optimal among a part of all pairs.
+
+The rows are cut into about sqrt(N) groups of near rows, and the centres of the groups are coupled with the noise, as if
+each were an atom of its group's weight. Which groups score best for a noise vector there is its shortlist. Then the
+semi-dual of the pairs that the shortlists allow is solved as that of all pairs is: the mass of each cell is known from
+draws as it is there, and the dual value with all atoms tells how far the pairs are from optimal ones.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+import time
+import warnings
+
+import torch
+from torch import Tensor
+
+from proxflow.checks import Numbers, whole_number, working_dtype
+from proxflow.errors import ConvergenceWarning
+from proxflow.kernels.geometry import ManyRows, ScaledRows, row_blocks, square_norms, weighted_sum
+from proxflow.kernels.shortlist import Shortlist
+from proxflow.measures import Gaussian, Source
+from proxflow.potentials.shortlisted import Shortlisted
+from proxflow.seeding import generator_of
+from proxflow.semidiscrete.atom_groups import equal_groups, group_count
+from proxflow.semidiscrete.evaluation_plan import EvaluationPlan
+from proxflow.semidiscrete.fit_result import ShortlistedFit
+from proxflow.semidiscrete.fitting import Task, certified, fit, record_of, task_of
+from proxflow.semidiscrete.light import light_among
+from proxflow.semidiscrete.stochastic_fit import LIGHT_SHARE
+from proxflow.torch_support import in_full_precision
+
+__all__ = ["fit_shortlisted"]
+
+_COARSE_TOL = 0.02  # of the fit to the centres, at the most,
+_COARSE_SHARE = 0.25  # and of the tolerance: lists of one group leave its mass as it is
+_ROWS = 1 << 12  # light atoms at once
+_MOMENT_DRAWS = 1 << 17  # of a source that is not normal, for the cost of independent pairs
+
+
+@in_full_precision
+def fit_shortlisted(
+    points: Numbers,
+    weights: Numbers | None = None,
+    *,
+    count: int = 16,
+    source: Source | None = None,
+    tol: float = 1e-2,
+    max_samples: int | None = None,
+    seed: int = 0,
+    checkpoint: str | os.PathLike[str] | None = None,
+    max_memory: int = 2**28,
+    progress: bool | None = None,
+) -> ShortlistedFit:
+    """Fit the heights of nearly optimal pairs, for a coupling of very many rows on a CPU.
+
+    Each noise vector is searched among the atoms of ``count`` of about sqrt(N) groups, which takes about
+    (1 + count) / sqrt(N) of the products of a search among all. The pairs have the laws of noise and data as exactly as
+    those of ``fit`` do: chi2 + 2 stderr <= tol on fresh draws. They are the optimal ones of the pairs that shortlists
+    allow; how near that is to W2^2, ``ShortlistedFit`` tells. ``couplings.Semidiscrete(fit.potential, points)`` draws
+    them. Inside of a group of torch.distributed processes share the draws as in ``fit``.
+
+    Args:
+        points: (N, d) or (N, *event), as of ``fit``; a copy of the atoms is made for searches.
+        weights: (N,), not negative; equal if None.
+        count: groups on a list, at least 1; more than there are groups count as all of them.
+        source: law of the noise; standard normal if None.
+        tol: tolerance on chi2.
+        max_samples: cap on the draws that move the heights, 100 N / tol if None.
+        seed: seed of all randomness.
+        checkpoint: file to save the run in, as of ``fit``.
+        max_memory: bytes for noise and scores.
+        progress: show a status line; None shows one on a terminal.
+
+    Raises:
+        ValueError: bad data or arguments, a checkpoint of another fit, or processes that were given different ones.
+        ConnectionError: another process of the group stopped or failed.
+    """
+    began = time.perf_counter()
+    groups_searched = whole_number(count)
+    if groups_searched is None or groups_searched < 1:
+        raise ValueError(f"fit_shortlisted: count must be a whole number of at least 1, got {count!r}")
+    plain = task_of(points, weights, source, 0.0, None, tol, max_samples, seed, max_memory)
+    task = dataclasses.replace(plain, shortlist=_shortlist(plain, groups_searched))
+    solution, session = certified(task, None, checkpoint, progress, began)
+    assert isinstance(solution.potential, Shortlisted)  # noqa: S101 - the task has a shortlist
+    return ShortlistedFit(
+        potential=solution.potential,
+        independent_cost=_independent_cost(task),
+        **record_of(solution, task, session),
+    )
+
+
+def _shortlist(task: Task, count: int) -> Shortlist:
+    """Groups of the atoms, and the heights of their centres."""
+    atoms = task.atoms
+    group = _groups(task)
+    mass, centres = _masses_and_centres(atoms.points, atoms.weights, group)
+    rows = centres.to(working_dtype(atoms.points))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        coarse = fit(
+            rows,
+            mass,
+            source=task.source,
+            tol=min(_COARSE_TOL, _COARSE_SHARE * task.tol),
+            seed=task.seed,
+            progress=False,
+        )
+    return Shortlist(group, rows, coarse.potential.heights[coarse.atom_of_row], min(count, len(rows)))
+
+
+def _groups(task: Task) -> Tensor:
+    """The group of each atom, (N,): atoms too light for the draws of the fit join others, which bound their cells."""
+    points, weights = ScaledRows.in_units(task.atoms.points), task.atoms.weights
+    wanted = EvaluationPlan(len(points), task.tol, 1.0, task.max_samples).wanted
+    light = light_among(weights, 1 / wanted, LIGHT_SHARE * task.tol)
+    heavy = torch.nonzero(~light)[:, 0]
+    halvings = round(0.5 * math.log2(len(heavy)))
+    if len(heavy) == len(points):
+        return equal_groups(points, weights, halvings)
+    group = heavy.new_empty(len(points))
+    group[heavy] = equal_groups(points.only(heavy), weights[heavy], halvings)
+    centres = _masses_and_centres(points.only(heavy), weights[heavy], group[heavy])[1]
+    for rows in torch.nonzero(light)[:, 0].split(_ROWS):
+        group[rows] = torch.cdist(points[rows], centres).argmin(1)
+    return group
+
+
+def _masses_and_centres(points: ManyRows, weights: Tensor, group: Tensor) -> tuple[Tensor, Tensor]:
+    """Of each group, (G,) and (G, d) float64."""
+    groups = group_count(group)
+    mass = weights.new_zeros(groups).index_add_(0, group, weights)
+    total = weights.new_zeros(groups, points.shape[1])
+    for rows in row_blocks(points):
+        total.index_add_(0, group[rows], weights[rows, None] * points[rows].double())
+    return mass, total / mass[:, None]
+
+
+def _independent_cost(task: Task) -> float:
+    """E|X - Y|^2 of independent noise X and data Y; by draws where the noise is not normal."""
+    atoms, source = task.atoms, task.source
+    of_data = float(atoms.weights @ square_norms(atoms.points))
+    if isinstance(source, Gaussian):
+        return source.second_moment + of_data
+    noise = source.sample(_MOMENT_DRAWS, generator=generator_of(task.seed, 3), dtype=torch.float64)
+    mean = noise.mean(0).to(atoms.points.device)
+    product = float(mean @ weighted_sum(atoms.weights, atoms.points))
+    return float(noise.square().sum(1).mean()) + of_data - 2 * product
