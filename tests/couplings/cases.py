@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from proxflow.couplings import Conditional, Independent, JointConditional, Minibatch, Semidiscrete, Subspace
-from proxflow.semidiscrete import fit
+from proxflow.semidiscrete import fit, fit_shortlisted
 
 ROWS = 24
 EVENT = (1, 2)
@@ -38,6 +38,16 @@ def once(make: Callable[[], Any], points: Tensor, *options: object) -> Any:
 def semidiscrete(points: Tensor, labels: Tensor | None, epsilon: float = 0.0) -> Semidiscrete:
     potential = once(lambda: fit(points, epsilon=epsilon, tol=1e-3).potential, points, epsilon)
     return Semidiscrete(potential, points, labels)
+
+
+def shortlisted(points: Tensor, labels: Tensor | None) -> Semidiscrete:
+    potential = once(lambda: fit_shortlisted(points, count=2, tol=1e-2).potential, points, "shortlisted")
+    return Semidiscrete(potential, points, labels)
+
+
+def subspace_by_shortlists(points: Tensor, labels: Tensor | None) -> Subspace:
+    fitted = once(lambda: Subspace.fit(points, dim=1, shortlist=2, tol=1e-2), points, "subspace by shortlists")
+    return Subspace.from_potential(fitted.potential, points, fitted.directions, labels)
 
 
 def joint_conditional(points: Tensor, labels: Tensor) -> JointConditional:
@@ -73,6 +83,8 @@ CASES: dict[str, Callable[[Tensor, Any], Any]] = {
     "subspace": subspace,
     "subspace of minibatches": subspace_of_minibatches,
     "joint conditional": joint_conditional,
+    "shortlisted": shortlisted,
+    "subspace by shortlists": subspace_by_shortlists,
 }
 
 WITHOUT_LABELS = [name for name in CASES if "conditional" not in name]

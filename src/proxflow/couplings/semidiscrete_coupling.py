@@ -93,6 +93,8 @@ class Semidiscrete:
         potential = self.potential
         tensors = [*self.rows.tensors_with(self.source, potential.epsilon), potential.heights, potential.weights]
         tensors += [] if self.symmetry is None else self.symmetry.tensors
+        if isinstance(potential, Shortlisted):
+            tensors += potential.shortlist.tensors
         return tensors if self._shares.until is None else [*tensors, self._shares.until]
 
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> Pairs:

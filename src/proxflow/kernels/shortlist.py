@@ -50,6 +50,11 @@ class Shortlist:
     levels: Tensor
     count: int
 
+    @property
+    def tensors(self) -> list[Tensor]:
+        """What it depends on, for checkpoints."""
+        return [self.group, self.centres, self.levels, torch.tensor([self.count])]
+
     def entries(self, queries: Tensor) -> tuple[Tensor, list[int]]:
         """Numbers of the queries (B, d) that have group 0 on their list, then of those with group 1, ...; and how many
         have each group, (G,)."""
