@@ -66,7 +66,9 @@ def test_augmentation() -> None:
 def test_million_rows() -> None:
     (line,) = printed_by("million_rows.py", "fits", "--laws", "mixture", "--dims", "16").splitlines()[2:]
     assert re.search(r"mixture, d = 16 .* \+- 0\.\d+ ", line)
-    assert printed_by("million_rows.py", "batches", "--laws", "mixture", "--dims", "16").count(" x\n") == 4
+    options = ("--laws", "mixture", "--dims", "16", "--shortlist", "4")
+    assert re.search(r"saves at least 9\d\.\d+%", printed_by("million_rows.py", "fits", *options))
+    assert printed_by("million_rows.py", "batches", "--laws", "mixture", "--dims", "16").count(" x\n") == 5
     assert re.search(r"a step [\d.]+ s, the bare products", printed_by("million_rows.py", "steps"))
     assert re.search(r"a fit in them to .* \d+ s, 256 pairs", printed_by("million_rows.py", "images"))
     output = printed_by("million_rows.py", "processes")

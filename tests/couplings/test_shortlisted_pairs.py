@@ -84,4 +84,4 @@ def test_a_shortlist_goes_with_neither_epsilon_nor_a_symmetry(points: Tensor, op
 
 def test_what_needs_a_convex_potential_refuses_one_on_shortlists(coupling: Semidiscrete) -> None:
     with pytest.raises((TypeError, ValueError), match="Shortlisted"):
-        pf.ProximalFlow(coupling.potential, pf.schedules.Linear())
+        pf.ProximalFlow(coupling.potential, pf.schedules.Linear())  # type: ignore[arg-type]

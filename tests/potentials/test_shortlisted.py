@@ -118,7 +118,7 @@ def test_what_is_saved_gives_the_same_cells(tmp_path: Path) -> None:
 
 def with_shortlist(**changes: Any) -> Shortlist:
     own = shortlist_of(normal(30, 2))
-    fields = {"group": own.group, "centres": own.centres, "levels": own.levels, "count": own.count}
+    fields: dict[str, Any] = {"group": own.group, "centres": own.centres, "levels": own.levels, "count": own.count}
     return Shortlist(**(fields | changes))
 
 

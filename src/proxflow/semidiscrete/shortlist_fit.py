@@ -32,7 +32,7 @@ from proxflow.semidiscrete.light import light_among
 from proxflow.semidiscrete.stochastic_fit import LIGHT_SHARE
 from proxflow.torch_support import in_full_precision
 
-__all__ = ["fit_shortlisted"]
+__all__ = ["fit_shortlisted", "shortlist_of"]
 
 _COARSE_TOL = 0.02  # of the fit to the centres, at the most,
 _COARSE_SHARE = 0.25  # and of the tolerance: lists of one group leave its mass as it is
@@ -83,7 +83,7 @@ def fit_shortlisted(
     if groups_searched is None or groups_searched < 1:
         raise ValueError(f"fit_shortlisted: count must be a whole number of at least 1, got {count!r}")
     plain = task_of(points, weights, source, 0.0, None, tol, max_samples, seed, max_memory)
-    task = dataclasses.replace(plain, shortlist=_shortlist(plain, groups_searched))
+    task = dataclasses.replace(plain, shortlist=shortlist_of(plain, groups_searched))
     solution, session = certified(task, None, checkpoint, progress, began)
     assert isinstance(solution.potential, Shortlisted)  # noqa: S101 - the task has a shortlist
     return ShortlistedFit(
@@ -93,7 +93,7 @@ def fit_shortlisted(
     )
 
 
-def _shortlist(task: Task, count: int) -> Shortlist:
+def shortlist_of(task: Task, count: int) -> Shortlist:
     """Groups of the atoms, and the heights of their centres."""
     atoms = task.atoms
     group = _groups(task)
