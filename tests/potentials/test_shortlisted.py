@@ -109,6 +109,7 @@ def test_what_is_saved_gives_the_same_cells(tmp_path: Path) -> None:
     for again in (pf.load(tmp_path / "potential.safetensors"), copy.deepcopy(potential)):
         u = normal(500, 5, seed=2, dtype=torch.float32)
         assert torch.equal(again.nearest_atom(u), potential.nearest_atom(u))
+        assert isinstance(again.source, pf.measures.Uniform)
         assert again.source.low == -1.0
         torch.testing.assert_close(again.weights, weights / weights.sum())
     assert copy.deepcopy(potential).double().nearest_atom(u.double()).shape == (500,)

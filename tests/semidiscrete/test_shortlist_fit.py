@@ -69,10 +69,11 @@ def programme(rows: Tensor, points: Tensor, weights: Tensor, allowed: Tensor) ->
     row, point = (part.numpy() for part in allowed.nonzero(as_tuple=True))
     cost = (rows[row] - points[point]).square().sum(1).numpy()
     ones, pair = np.ones(len(row)), np.arange(len(row))
-    of_rows = scipy.sparse.csr_array((ones, (row, pair)), shape=(len(rows), len(row)))
-    of_points = scipy.sparse.csr_array((ones, (point, pair)), shape=(len(points), len(row)))
+    shape = len(rows) + len(points), len(row)
+    entries = np.concatenate([ones, ones]), (np.concatenate([row, len(rows) + point]), np.concatenate([pair, pair]))
     sums = np.concatenate([np.full(len(rows), 1 / len(rows)), weights.numpy()])
-    found = scipy.optimize.linprog(cost, A_eq=scipy.sparse.vstack([of_rows, of_points]), b_eq=sums)
+    matrix = scipy.sparse.csc_array(entries, shape=shape)
+    found = scipy.optimize.linprog(cost, A_eq=matrix, b_eq=sums)  # type: ignore[call-overload]
     assert found.status == 0
     return float(found.fun)
 
