@@ -28,6 +28,18 @@ def test_the_file_gives_every_row_once_an_epoch(data: Path, tmp_path: Path, caps
     assert len(pf.couplings.PairFile(file, dataset.points)) == dataset.n
 
 
+def test_pairs_by_shortlists(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    files = [tmp_path / name for name in ("all.safetensors", "listed.safetensors")]
+    assert call("pairs", data, "--epochs", 3, "--out", files[0]) == 0
+    assert call("pairs", data, "--epochs", 3, "--out", files[1], "--shortlist", 1) == 0
+    dataset = pf.data.load(data)
+    plain, listed = (pf.couplings.PairFile(file, dataset.points) for file in files)
+    assert sorted(listed[k][1] for k in range(dataset.n)) == list(range(dataset.n))
+    assert any(not torch.equal(listed[k][0], plain[k][0]) for k in range(len(plain)))
+    moons = ["moons", "--points", 60, "--epochs", 1, "--out", tmp_path / "moons", "--conditional", "--shortlist", 2]
+    assert "--shortlist couples all rows at once; leave it or --conditional out" in refusal(capsys, "pairs", *moons)
+
+
 def test_classes_are_coupled_apart(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "moons.safetensors"
     given = ["moons", "--points", 60, "--epochs", 40, "--out", file]
@@ -47,6 +59,7 @@ def test_classes_are_coupled_apart(tmp_path: Path, capsys: pytest.CaptureFixture
         (["--epochs", 0], "epochs"),
         (["--epochs", 1, "--directions", 3], "--directions 3 is more than the 2 coordinates"),
         (["--epochs", 1, "--conditional"], "has no labels; leave out --conditional"),
+        (["--epochs", 1, "--shortlist", 0], "--shortlist"),
     ],
 )
 def test_refusals(options: Any, message: str, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

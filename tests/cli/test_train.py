@@ -67,6 +67,23 @@ def test_a_run_of_each_coupling_can_be_sampled(
     assert abs(samples[:, 0].mean() - 1000) < 200  # in the units of the data
 
 
+def test_training_on_pairs_by_shortlists(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fitted: list[Any] = []
+    whole = pf.couplings.Subspace.fit
+
+    def noted(*arguments: Any, **options: Any) -> Any:
+        fitted.append(whole(*arguments, **options))
+        return fitted[-1]
+
+    monkeypatch.setattr(pf.couplings.Subspace, "fit", noted)
+    assert call("train", data, "--out", tmp_path / "run", "--shortlist", 2, *QUICK) == 0
+    assert fitted[0].potential.count == 2
+    assert (tmp_path / "run" / FITTED).exists()
+    assert call("train", data, "--out", tmp_path / "run", "--shortlist", 2, *QUICK, "--resume") == 0
+
+
 @pytest.mark.parametrize("options", [[], ["--directions", "1"]])
 def test_the_directions_are_chosen_or_given(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], options: Any
@@ -259,6 +276,7 @@ def test_a_finished_run_is_lengthened(data: Path, tmp_path: Path, capsys: pytest
         (["--conditional"], "has no labels to train on"),
         (["--coupling", "minibatch", "--ot-batch", "1000"], "--ot-batch 1000 is more than the 24 points"),
         (["--ot-batch", "8"], "--ot-batch is for --coupling minibatch"),
+        (["--coupling", "semidiscrete", "--shortlist", "8"], "--shortlist is for --coupling subspace without labels"),
         (["--directions", "1", "--coupling", "independent"], "--directions is for --coupling subspace"),
         (["--strength", "0"], "--strength is for labels"),
         (["--directions", "3"], "--directions 3 is more than the 2 coordinates"),

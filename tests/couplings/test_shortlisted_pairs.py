@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -73,6 +74,17 @@ def test_pairs_in_a_subspace_are_those_of_the_coordinates(points: Tensor) -> Non
     plain = Subspace.fit(points, 3, tol=0.02, progress=False).batch(3, 500, 1)
     independent = 5 + float(points.square().sum(1).mean())
     assert cost < 0.5 * (float((plain.source - plain.target).square().sum(1).mean()) + independent)
+
+
+@pytest.mark.parametrize("shortlist", [None, 4])
+def test_a_fit_in_a_subspace_goes_on_from_its_checkpoint(points: Tensor, tmp_path: Path, shortlist: int | None) -> None:
+    options: dict[str, Any] = {"shortlist": shortlist, "tol": 0.02, "progress": False}
+    whole = Subspace.fit(points, 4, **options)
+    saved = Subspace.fit(points, 4, checkpoint=tmp_path / "fit", **options)
+    assert (tmp_path / "fit").exists()
+    again = Subspace.fit(points, 4, checkpoint=tmp_path / "fit", **options)
+    for other in (saved, again):
+        assert torch.equal(other.potential.heights, whole.potential.heights)
 
 
 @pytest.mark.parametrize("options", [{"epsilon": 0.1}, {"symmetry": HorizontalFlip((1, 1, 5))}])

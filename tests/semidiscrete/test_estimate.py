@@ -42,6 +42,17 @@ def test_the_draws_are_those_of_the_fit(points: torch.Tensor, options: dict[str,
     assert found.seconds / 6 < expected.seconds < 6 * found.seconds  # the machine of the tests is shared
 
 
+def test_fits_on_shortlists() -> None:
+    points = cloud(3000, 6).float()
+    expected = pf.semidiscrete.estimate(points, tol=0.05, shortlist=4, seconds=0.5)
+    found = pf.semidiscrete.fit_shortlisted(points, tol=0.05, count=4)
+    assert expected.samples == pytest.approx(found.samples_used, rel=0.25)
+    assert expected.evaluation_samples == pytest.approx(found.evaluation_samples, rel=0.25)
+    assert found.seconds / 6 < expected.seconds < 6 * found.seconds
+    with pytest.raises(ValueError, match="a shortlist goes with neither a symmetry nor epsilon"):
+        pf.semidiscrete.estimate(points, shortlist=4, epsilon=0.1)
+
+
 def test_time_follows_the_tolerance() -> None:
     tolerances = (0.1, 0.002, 0.001)
     loose, half, tight = (pf.semidiscrete.estimate(cloud(2000, 8), tol=tol, seconds=0.3) for tol in tolerances)

@@ -24,6 +24,14 @@ def pairs(
         int | None,
         typer.Option(min=1, help="Principal directions that are coupled; chosen from the data if not given."),
     ] = None,
+    shortlist: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="For very many rows: search noise among so many groups of rows, of about sqrt(N); 16, say. Pairs are "
+            "then nearly optimal. All rows are searched if not given.",
+        ),
+    ] = None,
     conditional: Annotated[
         bool, typer.Option("--conditional", help="Couple each class by itself, for a network that is told the label.")
     ] = False,
@@ -44,6 +52,8 @@ def pairs(
     file = free_file(out or Path(f"{dataset.name}-pairs.safetensors"), overwrite=overwrite)
     if conditional and dataset.labels is None:
         raise ValueError(f"{dataset.name} has no labels; leave out --conditional")
+    if conditional and shortlist is not None:
+        raise ValueError("--shortlist couples all rows at once; leave it or --conditional out")
     if directions is not None and directions > dataset.dim:
         raise ValueError(f"--directions {directions} is more than the {dataset.dim} coordinates of a point")
     coupling: pf.couplings.Coupling
@@ -52,7 +62,7 @@ def pairs(
             dataset.points.to(place), dataset.labels.to(place), directions=directions or "auto", seed=seed
         )
     else:
-        coupling = pf.couplings.Subspace.fit(dataset.points.to(place), directions, seed=seed)
+        coupling = pf.couplings.Subspace.fit(dataset.points.to(place), directions, shortlist=shortlist, seed=seed)
     record = pf.couplings.PairFile.write(coupling, file, epochs=epochs, seed=seed)
     size = file.stat().st_size / record.pairs
     output.say(f"{dataset.name}: {record.pairs:,} pairs of {record.rows:,} rows, {size:.1f} bytes each: {file}")

@@ -52,6 +52,14 @@ class CouplingOptions:
         int | None,
         typer.Option(min=1, help="Principal directions that subspace couples; chosen from the data if not given."),
     ] = None
+    shortlist: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="For very many rows: search the noise of subspace among so many groups of rows, of about sqrt(N); 16, "
+            "say. Pairs are then nearly optimal. All rows are searched if not given.",
+        ),
+    ] = None
     conditional: Annotated[
         bool, typer.Option("--conditional", help="Tell the network the label; implied by --label.")
     ] = False
@@ -97,6 +105,8 @@ class CouplingOptions:
             raise ValueError(
                 f"--directions {self.directions} is more than the {counted(dataset.dim, 'coordinate')} of a point"
             )
+        if self.shortlist is not None and (self.coupling != "subspace" or conditional):
+            raise ValueError("--shortlist is for --coupling subspace without labels; leave it out")
         if self.ot_batch is not None and self.coupling != "minibatch":
             raise ValueError(f"--ot-batch is for --coupling minibatch; {self.coupling} assigns no batches")
         if self.ot_batch is not None and self.ot_batch > dataset.n:
@@ -147,21 +157,15 @@ class CouplingOptions:
         """The population coupling of all data, in some directions or in all."""
         import proxflow as pf
 
-        features, frame, choice = dataset.points.flatten(1), None, None
-        if self.coupling == "subspace" and self.directions is None:
-            choice = pf.couplings.choose_directions(features, seed=seed)
-            frame = choice.directions
-        elif self.coupling == "subspace" and self.directions is not None:
-            frame = pf.couplings.principal_directions(features, self.directions)
-        if frame is not None:
-            features = features @ frame
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", pf.ConvergenceWarning)  # any fit is an exact coupling of its own weights
-            fitted = pf.semidiscrete.fit(features, seed=seed, checkpoint=folder.checkpoint)
-        if frame is None:
-            return Coupled(pf.couplings.Semidiscrete(fitted.potential, dataset.points), fitted)
-        subspace = pf.couplings.Subspace.from_potential(fitted.potential, dataset.points, frame)
-        return Coupled(subspace, dataset.points, choice)
+            if self.coupling == "semidiscrete":
+                fitted = pf.semidiscrete.fit(dataset.points, seed=seed, checkpoint=folder.checkpoint)
+                return Coupled(pf.couplings.Semidiscrete(fitted.potential, dataset.points), fitted)
+            subspace = pf.couplings.Subspace.fit(
+                dataset.points, self.directions, shortlist=self.shortlist, seed=seed, checkpoint=folder.checkpoint
+            )
+        return Coupled(subspace, dataset.points, subspace.selection)
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ is fixed, so that training on these pairs is exact in law whatever the direction
 from __future__ import annotations
 
 import dataclasses
+import os
 from typing import Any, Self
 
 import torch
@@ -115,6 +116,7 @@ class Subspace:
         shortlist: int | None = None,
         tol: float = 1e-2,
         seed: int = 0,
+        checkpoint: str | os.PathLike[str] | None = None,
         progress: bool | None = None,
     ) -> Self:
         """Fit a semidiscrete coupling in the first directions of a frame.
@@ -134,6 +136,7 @@ class Subspace:
                 groups of rows, of about sqrt(N); 16, say. See ``semidiscrete.fit_shortlisted``.
             tol: tolerance on chi2 of the fit.
             seed: seed of the choice and the fit.
+            checkpoint: file to save the fit in, as of ``semidiscrete.fit``; directions are chosen again.
             progress: show a status line; None shows one on a terminal.
 
         Raises:
@@ -156,7 +159,7 @@ class Subspace:
             found = selection.directions
         images = _projected(symmetry, rows, found)
         features = _features(rows, found, images)
-        options: dict[str, Any] = {"tol": tol, "seed": seed, "progress": progress}
+        options: dict[str, Any] = {"tol": tol, "seed": seed, "checkpoint": checkpoint, "progress": progress}
         potential: AtomicPotential | SymmetricDiscrete
         if shortlist is not None:
             potential = fit_shortlisted(features, rows.weights, count=shortlist, **options).potential

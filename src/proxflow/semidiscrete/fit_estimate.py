@@ -19,6 +19,7 @@ from proxflow.semidiscrete.exact import exact_applies
 from proxflow.semidiscrete.fitting import Posed, Task, posed, returned_of, solve, task_of
 from proxflow.semidiscrete.prepare import Atoms
 from proxflow.semidiscrete.session import Session
+from proxflow.semidiscrete.shortlist_fit import with_shortlist
 from proxflow.semidiscrete.stochastic_fit import Run
 from proxflow.symmetry import Symmetry
 from proxflow.torch_support import in_full_precision
@@ -65,20 +66,22 @@ def estimate(
     source: Source | None = None,
     epsilon: float = 0.0,
     symmetry: Symmetry | None = None,
+    shortlist: int | None = None,
     tol: float = 1e-2,
     max_samples: int | None = None,
     seed: int = 0,
     max_memory: int = 2**28,
     seconds: float = 2.0,
 ) -> Estimate:
-    """What ``fit`` with these arguments will take: time, draws and memory on this machine.
+    """What ``fit`` with these arguments, or ``fit_shortlisted``, will take: time, draws and memory on this machine.
 
     The fit is prepared, and its steps and evaluations are timed for ``seconds``; their number follows from the
     tolerance, since chi2 of M draws for N atoms is about 1.2 N / M. Fits in up to three dimensions, which are exact,
     are timed on subsets.
 
     Args:
-        points: as of ``fit``, and so are all others but ``seconds``.
+        points: as of ``fit``, and so are all others but these.
+        shortlist: ``count`` of ``fit_shortlisted``, which is estimated if it is given; without epsilon and symmetry.
         seconds: of timing, beyond the preparation.
 
     Raises:
@@ -86,6 +89,10 @@ def estimate(
     """
     began = time.perf_counter()
     task = task_of(points, weights, source, epsilon, symmetry, tol, max_samples, seed, max_memory)
+    if shortlist is not None:
+        if epsilon > 0 or symmetry is not None:
+            raise ValueError("estimate: a shortlist goes with neither a symmetry nor epsilon")
+        task = with_shortlist(task, shortlist)
     if len(task.atoms.points) == 1:
         spent = time.perf_counter() - began
         return Estimate("one atom", spent, 0, 0, peak_memory(task.atoms.points.device), spent)

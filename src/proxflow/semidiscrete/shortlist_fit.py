@@ -32,7 +32,7 @@ from proxflow.semidiscrete.light import light_among
 from proxflow.semidiscrete.stochastic_fit import LIGHT_SHARE
 from proxflow.torch_support import in_full_precision
 
-__all__ = ["fit_shortlisted", "shortlist_of"]
+__all__ = ["fit_shortlisted", "with_shortlist"]
 
 _COARSE_TOL = 0.02  # of the fit to the centres, at the most,
 _COARSE_SHARE = 0.25  # and of the tolerance: lists of one group leave its mass as it is
@@ -79,11 +79,8 @@ def fit_shortlisted(
         ConnectionError: another process of the group stopped or failed.
     """
     began = time.perf_counter()
-    groups_searched = whole_number(count)
-    if groups_searched is None or groups_searched < 1:
-        raise ValueError(f"fit_shortlisted: count must be a whole number of at least 1, got {count!r}")
     plain = task_of(points, weights, source, 0.0, None, tol, max_samples, seed, max_memory)
-    task = dataclasses.replace(plain, shortlist=shortlist_of(plain, groups_searched))
+    task = with_shortlist(plain, count)
     solution, session = certified(task, None, checkpoint, progress, began)
     assert isinstance(solution.potential, Shortlisted)  # noqa: S101 - the task has a shortlist
     return ShortlistedFit(
@@ -93,7 +90,19 @@ def fit_shortlisted(
     )
 
 
-def shortlist_of(task: Task, count: int) -> Shortlist:
+def with_shortlist(task: Task, count: int) -> Task:
+    """The task of a fit on lists of so many groups of its atoms.
+
+    Raises:
+        ValueError: a count that is no whole number of at least 1.
+    """
+    number = whole_number(count)
+    if number is None or number < 1:
+        raise ValueError(f"fit_shortlisted: count must be a whole number of at least 1, got {count!r}")
+    return dataclasses.replace(task, shortlist=_shortlist(task, number))
+
+
+def _shortlist(task: Task, count: int) -> Shortlist:
     """Groups of the atoms, and the heights of their centres."""
     atoms = task.atoms
     group = _groups(task)
