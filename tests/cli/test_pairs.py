@@ -29,6 +29,8 @@ def test_the_file_gives_every_row_once_an_epoch(data: Path, tmp_path: Path, caps
 
 
 def test_pairs_by_shortlists(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    moons = ["moons", "--points", 60, "--epochs", 1, "--out", tmp_path / "moons", "--conditional", "--shortlist", 2]
+    assert "--shortlist couples all rows at once; leave it or --conditional out" in refusal(capsys, "pairs", *moons)
     files = [tmp_path / name for name in ("all.safetensors", "listed.safetensors")]
     assert call("pairs", data, "--epochs", 3, "--out", files[0]) == 0
     assert call("pairs", data, "--epochs", 3, "--out", files[1], "--shortlist", 1) == 0
@@ -36,8 +38,6 @@ def test_pairs_by_shortlists(data: Path, tmp_path: Path, capsys: pytest.CaptureF
     plain, listed = (pf.couplings.PairFile(file, dataset.points) for file in files)
     assert sorted(listed[k][1] for k in range(dataset.n)) == list(range(dataset.n))
     assert any(not torch.equal(listed[k][0], plain[k][0]) for k in range(len(plain)))
-    moons = ["moons", "--points", 60, "--epochs", 1, "--out", tmp_path / "moons", "--conditional", "--shortlist", 2]
-    assert "--shortlist couples all rows at once; leave it or --conditional out" in refusal(capsys, "pairs", *moons)
 
 
 def test_classes_are_coupled_apart(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

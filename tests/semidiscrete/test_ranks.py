@@ -16,7 +16,7 @@ from torch.distributed import HashStore  # type: ignore[attr-defined]
 
 import proxflow as pf
 from proxflow.measures import Uniform
-from proxflow.semidiscrete import Fit, descent, fit
+from proxflow.semidiscrete import Fit, ShortlistedFit, descent, fit, fit_shortlisted
 from proxflow.semidiscrete.ranks import ALONE, _name_of_start
 from proxflow.semidiscrete.shared_directions import Sharing
 from tests.processes import Processes, Signalled
@@ -71,6 +71,23 @@ def test_blocks_that_share_directions_are_searched_whole(processes: Processes) -
     (alone,) = processes.run(1, fit_that_shares_directions)
     for size in (2, 3):
         assert all(same(together, alone) for together in processes.run(size, fit_that_shares_directions))
+
+
+def fit_on_shortlists(rank: int) -> ShortlistedFit:
+    return fit_shortlisted(cloud(900, 6).float(), count=3, tol=0.05)
+
+
+def test_a_fit_on_shortlists_is_that_of_one_process(processes: Processes) -> None:
+    """To rounding: where a row stands among those of its group decides how its scores are rounded."""
+    (alone,) = processes.run(1, fit_on_shortlists)
+    first, second = processes.run(2, fit_on_shortlists)
+    assert torch.equal(first.potential.heights, second.potential.heights)
+    assert torch.equal(first.cell_mass, second.cell_mass)
+    assert first.transport_cost_interval == second.transport_cost_interval
+    assert torch.equal(first.potential.group, alone.potential.group)
+    torch.testing.assert_close(first.potential.heights, alone.potential.heights, rtol=1e-4, atol=1e-4)
+    assert first.samples_used == alone.samples_used
+    assert first.transport_cost == pytest.approx(alone.transport_cost, rel=1e-5)
 
 
 def smooth_fit(rank: int) -> Fit:

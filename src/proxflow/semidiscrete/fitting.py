@@ -295,7 +295,9 @@ def record_of(solution: Solution, task: Task, session: Session) -> dict[str, Any
     low, high = solution.transport_cost_interval  # of points beyond 1e154, whose squares overflow, nothing is known
     if not converged:
         message = f"fit stopped at chi2 = {chi2:.3g} +- {stderr:.2g}, above tol = {task.tol:g}; "
-        warnings.warn(f"{message}{solution.advice}, or use it as the flow of its cell_mass", ConvergenceWarning, 4)
+        warnings.warn(
+            f"{message}{solution.advice}, or use it with its cell_mass for the weights", ConvergenceWarning, 4
+        )
     return {
         "method": solution.method,
         "chi2": chi2,

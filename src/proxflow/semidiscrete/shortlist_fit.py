@@ -29,6 +29,7 @@ from proxflow.semidiscrete.evaluation_plan import EvaluationPlan
 from proxflow.semidiscrete.fit_result import ShortlistedFit
 from proxflow.semidiscrete.fitting import Task, certified, fit, record_of, task_of
 from proxflow.semidiscrete.light import light_among
+from proxflow.semidiscrete.ranks import Ranks
 from proxflow.semidiscrete.stochastic_fit import LIGHT_SHARE
 from proxflow.torch_support import in_full_precision
 
@@ -60,7 +61,8 @@ def fit_shortlisted(
     (1 + count) / sqrt(N) of the products of a search among all. The pairs have the laws of noise and data as exactly as
     those of ``fit`` do: chi2 + 2 stderr <= tol on fresh draws. They are the optimal ones of the pairs that shortlists
     allow; how near that is to W2^2, ``ShortlistedFit`` tells. ``couplings.Semidiscrete(fit.potential, points)`` draws
-    them. Inside of a group of torch.distributed processes share the draws as in ``fit``.
+    them. Inside of a group of torch.distributed processes share the draws as in ``fit``; the fit is that of one process
+    but for draws whose two best scores are equal to rounding.
 
     Args:
         points: (N, d) or (N, *event), as of ``fit``; a copy of the atoms is made for searches.
@@ -105,7 +107,9 @@ def with_shortlist(task: Task, count: int) -> Task:
 def _shortlist(task: Task, count: int) -> Shortlist:
     """Groups of the atoms, and the heights of their centres."""
     atoms = task.atoms
-    group = _groups(task)
+    ranks = Ranks.of_default_group(atoms.points.device)
+    with ranks.together():
+        group = ranks.from_first(lambda: _groups(task))
     mass, centres = _masses_and_centres(atoms.points, atoms.weights, group)
     rows = centres.to(working_dtype(atoms.points))
     with warnings.catch_warnings():
