@@ -37,7 +37,8 @@ import proxflow as pf
 from gpu_measure import synchronise
 from proxflow.semidiscrete.descent import Descent, Iterate
 from proxflow.semidiscrete.fitting import posed, task_of
-from proxflow.semidiscrete.shortlist_fit import with_shortlist
+from proxflow.semidiscrete.session import Session
+from proxflow.semidiscrete.shortlist_fit import listed, with_shortlist
 from proxflow.semidiscrete.start import Start, marginal_form
 from search import heights_of, mixture, noisy_images
 from timing import medians
@@ -160,7 +161,8 @@ def own_batches(points: Tensor, heights: Tensor) -> Callable[[], object]:
 
 def listed_batches(points: Tensor, heights: Tensor, device: torch.device) -> Callable[[], object]:
     """The next batches of a coupling by shortlists."""
-    shortlist = with_shortlist(task_of(points, None, None, 0.0, None, 0.05, None, 0, 1 << 28), LISTED).shortlist
+    task = listed(task_of(points, None, None, 0.0, None, 0.05, None, 0, 1 << 28), LISTED)
+    shortlist = with_shortlist(task, Session(time.perf_counter(), False, None, None)).shortlist
     assert shortlist is not None  # noqa: S101 - it has one now
     potential = pf.potentials.Shortlisted(points, heights, shortlist).to(device)
     coupling, numbers = pf.couplings.Semidiscrete(potential, points.to(device)), itertools.count()

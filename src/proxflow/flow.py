@@ -48,7 +48,8 @@ class ProximalFlow(nn.Module):
             raise ValueError(f"ProximalFlow: on_failure must be 'raise' or 'nan', got {on_failure!r}")
         if not isinstance(potential, Potential):
             raise ValueError(
-                f"ProximalFlow: needs a potential, got {type(potential).__name__}; a fit has one as fit.potential"
+                f"ProximalFlow: needs a potential, got {type(potential).__name__}; a fit has one as fit.potential, one "
+                "on shortlists as fit.potential.over_all_atoms()"
             )
         check_schedule("ProximalFlow", schedule)
         self.potential = potential

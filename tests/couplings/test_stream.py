@@ -162,7 +162,7 @@ def test_assignments_that_are_used_up_are_forgotten() -> None:
     stream = PairStream(coupling, 2, ahead=0)
     for _ in range(50):
         next(stream)
-        assert len(coupling._numbered.last.kept) <= 2
+        assert len(coupling._numbered.last.kept[0]) <= 2
 
 
 # ------------------------------------------------------------------ drawing ahead

@@ -23,7 +23,7 @@ from proxflow.errors import ConvergenceWarning
 from proxflow.semidiscrete import Fit, descent, fit
 from proxflow.semidiscrete.session import Checkpoint
 from proxflow.semidiscrete.shared_directions import Sharing
-from proxflow.semidiscrete.stochastic_fit import StochasticState, _on_device
+from proxflow.semidiscrete.stochastic_fit import StochasticState, on_device
 from proxflow.storage import load, save
 from tests.marks import slow_beyond
 from tests.semidiscrete.sources import Interrupted, PlainNormal
@@ -154,7 +154,7 @@ def test_a_checkpoint_goes_to_the_device_of_the_points_but_for_its_generators(tm
     fit(cloud(30, 4), tol=0.5, checkpoint=path)
     state = pf.load(path).state
     assert isinstance(state, StochasticState)
-    moved = _on_device(state, torch.device("meta"))
+    moved = on_device(state, torch.device("meta"))
     assert {moved.iterate.noise.device.type, moved.fresh.device.type} == {"cpu"}
     assert {part.heights.device.type for part in (moved.iterate, moved.iterate.averages, *moved.snapshots)} == {"meta"}
     assert moved.judgement is not None

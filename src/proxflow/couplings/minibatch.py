@@ -82,6 +82,7 @@ class Minibatch:
 
         Assignment k of a seed is always the same, so that any process can draw any batch.
         """
+        check_count("Minibatch", n)
         return self._numbered.batch(number, n, seed, lambda generator: self.assign(generator=generator))
 
     def assign(self, *, generator: torch.Generator | None = None) -> Pairs:

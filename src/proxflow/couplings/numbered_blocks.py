@@ -12,9 +12,11 @@ from proxflow.seeding import generator_of
 
 __all__ = ["NumberedBlocks"]
 
+_SEEDS = 2  # that draw in turn, as for training and for validation
+
 
 class NumberedBlocks:
-    """Blocks of pairs laid end to end, that batches of any size are cut from; the last ones are kept.
+    """Blocks of pairs laid end to end, that batches of any size are cut from.
 
     Block k of a seed is always the same, so that any process can draw any batch.
 
@@ -23,20 +25,23 @@ class NumberedBlocks:
 
     Attributes:
         size: as given.
-        last: the blocks of the last batch, by seed and number.
+        last: the blocks of the last batch of each of a few seeds, by number.
     """
 
     def __init__(self, size: int) -> None:
         self.size = size
-        self.last: Reserve[dict[tuple[int, int], Pairs]] = Reserve()
+        self.last: Reserve[dict[int, dict[int, Pairs]]] = Reserve()
 
     def batch(self, number: int, n: int, seed: int, draw: Callable[[torch.Generator], Pairs]) -> Pairs:
         """Batch ``number`` of n pairs; ``draw`` gives the pairs of a block."""
         size, start = self.size, number * n
         needed = range(start // size, (start + n - 1) // size + 1)
         with self.last.opened() as last:
-            known = last.kept or {}
-            last.kept = {(seed, k): known.get((seed, k)) or draw(generator_of(seed, k)) for k in needed}
-            pairs = joined(list(last.kept.values()))
+            kept = last.kept or {}
+            known = kept.get(seed, {})
+            own = {k: known.get(k) or draw(generator_of(seed, k)) for k in needed}
+            others = [(other, blocks) for other, blocks in kept.items() if other != seed]
+            last.kept = {**dict(others[1 - _SEEDS :]), seed: own}
+            pairs = joined(list(own.values()))
         offset = start - needed.start * size
         return rows_of(pairs, slice(offset, offset + n))

@@ -112,6 +112,7 @@ class Semidiscrete:
         """Batch ``number`` of n pairs of an endless sequence, whatever was drawn before."""
         if not isinstance(self.potential, Shortlisted):
             return self.sample(n, generator=generator_of(seed, number))
+        check_count("Semidiscrete", n)
         size = self._numbered.size
         return self._numbered.batch(number, n, seed, lambda generator: self.sample(size, generator=generator))
 

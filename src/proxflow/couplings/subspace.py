@@ -35,7 +35,7 @@ from proxflow.measures import Gaussian
 from proxflow.potentials import AtomicPotential, SymmetricDiscrete
 from proxflow.potentials.symmetric import check_symmetry
 from proxflow.seeding import generator_of, own_generator
-from proxflow.semidiscrete import fit, fit_shortlisted
+from proxflow.semidiscrete import Fit, ShortlistedFit, fit, fit_shortlisted
 from proxflow.symmetry import Symmetry
 
 __all__ = ["Subspace", "first_directions"]
@@ -67,12 +67,14 @@ class Subspace:
 
     Attributes:
         selection: how ``fit`` chose the number of directions; None where it was given.
+        record: what ``fit`` fitted in these: chi2, and by shortlists how near to optimal the pairs are; else None.
 
     Raises:
         ValueError: bad points or directions, or a coupling of other rows, another noise, dimension or symmetry.
     """
 
     selection: DirectionChoice | None = None
+    record: Fit | ShortlistedFit | None = None
 
     def __init__(
         self, coupling: Coupling, points: Numbers, directions: Numbers, *, symmetry: Symmetry | None = None
@@ -160,14 +162,15 @@ class Subspace:
         images = _projected(symmetry, rows, found)
         features = _features(rows, found, images)
         options: dict[str, Any] = {"tol": tol, "seed": seed, "checkpoint": checkpoint, "progress": progress}
-        potential: AtomicPotential | SymmetricDiscrete
+        record: Fit | ShortlistedFit
         if shortlist is not None:
-            potential = fit_shortlisted(features, rows.weights, count=shortlist, **options).potential
+            record = fit_shortlisted(features, rows.weights, count=shortlist, **options)
         else:
             group = None if images is None else images.group
-            potential = fit(features, rows.weights, symmetry=group, epsilon=epsilon, **options).potential
+            record = fit(features, rows.weights, symmetry=group, epsilon=epsilon, **options)
+        potential = record.potential
         fitted = cls.from_potential(potential, points, found, labels, weights=rows.weights, symmetry=symmetry)
-        fitted.selection = selection
+        fitted.selection, fitted.record = selection, record
         return fitted
 
     @classmethod

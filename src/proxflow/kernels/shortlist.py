@@ -27,6 +27,7 @@ __all__ = ["GroupedSlopes", "Shortlist", "argmax_on_shortlist"]
 
 _SCORES = 1 << 18  # of queries and centres, made at once
 _MOST_SHORT = 1 << 15  # groups that are numbered in two bytes
+_ENTRIES, _LEAST_ROWS = 1 << 21, 1 << 11  # queries that are searched together: that many groups of lists, at the least
 _BLOCK_NUMBERS = 1 << 18  # of queries and slopes of a group: they stay in a cache near the core
 _ROW_STEP = 16  # queries of a block come in this many
 
@@ -58,8 +59,7 @@ class Shortlist:
     def entries(self, queries: Tensor) -> tuple[Tensor, list[int]]:
         """Numbers of the queries (B, d) that have group 0 on their list, then of those with group 1, ...; and how many
         have each group, (G,)."""
-        exact = self.centres.double()
-        centres, levels = (exact - exact[0]).to(queries), self.levels.to(queries)  # as good, and with more digits
+        centres, levels = self._scaled(queries)
         groups = len(centres)
         places = []
         for first, part in _parts(queries, max(1, _SCORES // groups)):
@@ -69,6 +69,13 @@ class Shortlist:
         group = (place % groups).to(torch.int32 if groups > _MOST_SHORT else torch.int16)  # sorted many times as fast
         query = (place // groups)[group.argsort(stable=True)]
         return query, torch.bincount(group, minlength=groups).tolist()
+
+    def _scaled(self, queries: Tensor) -> tuple[Tensor, Tensor]:
+        """Centres and levels of the same lists, of sizes that the queries' dtype holds and with all its digits."""
+        centres, levels = (exact - exact[0] for exact in (self.centres.double(), self.levels.double()))
+        largest = torch.maximum(centres.abs().max(), levels.abs().max())
+        power = torch.frexp(largest).exponent  # of two: no digit changes
+        return torch.ldexp(centres, -power).to(queries), torch.ldexp(levels, -power).to(queries)
 
 
 def _parts(rows: Tensor, size: int) -> Iterator[tuple[int, Tensor]]:
@@ -129,6 +136,11 @@ def argmax_on_shortlist(queries: Tensor, shortlist: Shortlist, grouped: GroupedS
     Returns:
         (B,) int64. A row with a NaN gives some index.
     """
+    parts = queries.split(max(_LEAST_ROWS, _ENTRIES // shortlist.count))
+    return torch.cat([_argmax_on_shortlist(part, shortlist, grouped) for part in parts])
+
+
+def _argmax_on_shortlist(queries: Tensor, shortlist: Shortlist, grouped: GroupedSlopes) -> Tensor:
     if len(queries) == 0:
         return torch.empty(0, dtype=torch.int64, device=queries.device)
     query, counts = shortlist.entries(queries)

@@ -147,6 +147,11 @@ def _check_shortlist(shortlist: Shortlist, points: Tensor) -> None:
             f"Shortlisted: the shortlist's centres and levels must have shapes (G, {points.shape[1]}) and (G,), got "
             f"{tuple(centres.shape)} and {tuple(levels.shape)}"
         )
+    if any(not part.is_floating_point() or part.device != points.device for part in (centres, levels)):
+        raise ValueError(
+            f"Shortlisted: the shortlist's centres and levels must be floating-point numbers on {points.device}, got "
+            f"{centres.dtype} and {levels.dtype} on {centres.device}"
+        )
     if not bool(torch.isfinite(centres).all() & torch.isfinite(levels).all()):
         raise ValueError("Shortlisted: the shortlist's centres and levels must be finite")
     inside = bool(((group >= 0) & (group < groups)).all())

@@ -16,19 +16,7 @@ from proxflow.semidiscrete.judgement import Judgement
 from proxflow.semidiscrete.light import LightAtoms
 from proxflow.semidiscrete.problem import SemiDual, Tally, chunk_sizes, inner
 
-__all__ = [
-    "PAIR_DRAWS",
-    "Cost",
-    "MassError",
-    "bracketed",
-    "mass_error",
-    "noise_cost",
-    "of_all_pairs",
-    "smooth_transport_cost",
-    "transport_cost",
-]
-
-PAIR_DRAWS = 1 << 12  # of noise, on which a shortlist is compared with all atoms
+__all__ = ["Cost", "MassError", "bracketed", "mass_error", "noise_cost", "smooth_transport_cost", "transport_cost"]
 
 
 @dataclass(frozen=True)
@@ -156,24 +144,3 @@ def bracketed(problem: SemiDual, atom_costs: Tensor, mass: Tensor, cost: Cost) -
     upper = (math.sqrt(max(reached + half, 0.0)) + problem.radius * math.sqrt(max(apart, 0.0))) ** 2
     low, high = cost.dual - half, max(upper, cost.interval[1])
     return dataclasses.replace(cost, value=min(max(cost.value, low), high), interval=(low, high))
-
-
-def of_all_pairs(problem: SemiDual, heights: Tensor, cost: Cost, generator: torch.Generator) -> Cost:
-    """The cost of a shortlist's pairs with an interval for that of optimal ones, W2^2, which is no more.
-
-    The dual value of the same heights with all atoms is a lower bound of W2^2. It is less than that of the shortlist by
-    twice the mean of what the maximum over all atoms is more, taken on common draws.
-
-    Args:
-        problem: the semi-dual, on a shortlist.
-        heights: (N,), in its units.
-        cost: of the shortlist's pairs.
-        generator: of ``PAIR_DRAWS`` draws.
-    """
-    noise = problem.noise(PAIR_DRAWS, generator)
-    own = problem.ranks.share(noise)
-    more = problem.over_all_atoms().conjugate(own, heights) - problem.conjugate(own, heights)
-    more = problem.radius * problem.ranks.all_rows(more, len(noise))
-    apart = float(more.mean()) + 1.96 * float(more.std()) / math.sqrt(len(more))
-    low = cost.dual - (cost.value - cost.interval[0]) - 2 * apart
-    return dataclasses.replace(cost, interval=(low, cost.interval[1]))

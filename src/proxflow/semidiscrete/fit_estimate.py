@@ -19,7 +19,7 @@ from proxflow.semidiscrete.exact import exact_applies
 from proxflow.semidiscrete.fitting import Posed, Task, posed, returned_of, solve, task_of
 from proxflow.semidiscrete.prepare import Atoms
 from proxflow.semidiscrete.session import Session
-from proxflow.semidiscrete.shortlist_fit import with_shortlist
+from proxflow.semidiscrete.shortlist_fit import listed, with_shortlist
 from proxflow.semidiscrete.stochastic_fit import Run
 from proxflow.symmetry import Symmetry
 from proxflow.torch_support import in_full_precision
@@ -92,7 +92,7 @@ def estimate(
     if shortlist is not None:
         if epsilon > 0 or symmetry is not None:
             raise ValueError("estimate: a shortlist goes with neither a symmetry nor epsilon")
-        task = with_shortlist(task, shortlist)
+        task = with_shortlist(listed(task, shortlist), Session(began, False, None, None))
     if len(task.atoms.points) == 1:
         spent = time.perf_counter() - began
         return Estimate("one atom", spent, 0, 0, peak_memory(task.atoms.points.device), spent)

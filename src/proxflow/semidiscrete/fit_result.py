@@ -12,9 +12,10 @@ from proxflow.potentials.entropic import Entropic
 from proxflow.potentials.shortlisted import Shortlisted
 from proxflow.potentials.symmetric import SymmetricDiscrete
 from proxflow.results import brief_repr
+from proxflow.semidiscrete.pair_quality import PairQuality
 from proxflow.storage import storable
 
-__all__ = ["Evaluation", "Fit", "FittedPotential", "ReturnedPotential", "ShortlistedFit", "Solution"]
+__all__ = ["Evaluation", "Fit", "FitRecord", "FittedPotential", "ReturnedPotential", "ShortlistedFit", "Solution"]
 
 FittedPotential: TypeAlias = Discrete | Entropic | SymmetricDiscrete
 """What ``fit`` may return."""
@@ -36,7 +37,8 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Solution:
-    """What a method found: the potential, its masses (N,), its certificate and cost, what they took, and advice."""
+    """What a method found: the potential, its masses (N,), its certificate and cost, what they took, advice, and on
+    shortlists the quality of the pairs."""
 
     method: str
     potential: ReturnedPotential
@@ -47,6 +49,7 @@ class Solution:
     samples_used: int
     evaluation_samples: int
     advice: str = "let it run longer"
+    quality: PairQuality | None = None
 
 
 @dataclass(frozen=True)
@@ -112,17 +115,12 @@ class ShortlistedFit(FitRecord):
 
     Attributes:
         potential: on the distinct rows of the data.
-        transport_cost: E|X - T(X)|^2 of the pairs (X, T(X)), the least of all couplings by shortlists.
-        transport_cost_interval: a 95% interval for W2^2, the cost of optimal pairs: from the dual value of the heights
-            with all atoms up to the cost of these pairs.
-        independent_cost: E|X - Y|^2 of independent noise and data.
+        transport_cost: E|X - T(X)|^2 of the pairs (X, T(X)), with the masses that their cells have.
+        transport_cost_interval: a 95% interval for W2^2 between source and data: from the dual value of the heights
+            with all atoms up to what pairs by shortlists with the data's weights would cost.
+        optimality: the share of what optimal pairs with the same laws as these save over independent ones that these
+            save at least, with 95% confidence.
     """
 
     potential: Shortlisted
-    independent_cost: float
-
-    @property
-    def optimality(self) -> float:
-        """The share of what optimal pairs save over independent ones that these save at least, with 95% confidence."""
-        saved, most = (self.independent_cost - cost for cost in (self.transport_cost, self.transport_cost_interval[0]))
-        return saved / most if most > 0 else 1.0
+    optimality: float

@@ -7,6 +7,7 @@ import math
 import os
 import time
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +22,7 @@ from proxflow.potentials.shortlisted import Shortlisted
 from proxflow.potentials.symmetric import SymmetricDiscrete, check_invariant
 from proxflow.seeding import generator_of
 from proxflow.semidiscrete.exact import exact_applies, solve_exactly
-from proxflow.semidiscrete.fit_result import Fit, FittedPotential, Solution
+from proxflow.semidiscrete.fit_result import Fit, FitRecord, ReturnedPotential, Solution
 from proxflow.semidiscrete.prepare import Atoms, Span, gather_atoms, span_of
 from proxflow.semidiscrete.problem import SemiDual, chunk_sizes
 from proxflow.semidiscrete.ranks import ALONE, Ranks
@@ -51,7 +52,7 @@ def fit(
     tol: float = 1e-2,
     max_samples: int | None = None,
     seed: int = 0,
-    warm_start: Fit | FittedPotential | Tensor | None = None,
+    warm_start: FitRecord | ReturnedPotential | Tensor | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
     max_memory: int = 2**28,
     progress: bool | None = None,
@@ -81,8 +82,8 @@ def fit(
         tol: tolerance on chi2.
         max_samples: cap on the draws that move the heights, 100 N / tol if None; the step that reaches it is finished.
         seed: seed of all randomness.
-        warm_start: an earlier ``Fit`` or its potential, of the same atoms or with atoms added or moved; or heights
-            (number of distinct atoms, or of orbits,).
+        warm_start: an earlier ``Fit`` or its potential, of the same atoms or with atoms added or moved, one on
+            shortlists, too; or heights (number of distinct atoms, or of orbits,).
         checkpoint: file to save the run in, every few seconds and at Ctrl-C. A call with the same arguments resumes
             from it and ends, bit by bit, as an uninterrupted one.
         max_memory: bytes for noise and scores.
@@ -106,7 +107,8 @@ def fit(
 
 @dataclass(frozen=True)
 class Task:
-    """What is to be fitted, and how well: the arguments of ``fit``, checked; or those of ``fit_shortlisted``."""
+    """What is to be fitted, and how well: the arguments of ``fit``, checked; or those of ``fit_shortlisted``, with the
+    number of groups on a list, and the shortlist once it is made."""
 
     atoms: Atoms
     source: Source
@@ -115,6 +117,7 @@ class Task:
     max_samples: int | None
     seed: int
     max_memory: int
+    listed: int | None = None
     shortlist: Shortlist | None = None
 
 
@@ -124,18 +127,23 @@ def certified(
     checkpoint: str | os.PathLike[str] | None,
     progress: bool | None,
     began: float,
+    complete: Callable[[Task, Session], Task] = lambda task, session: task,
 ) -> tuple[Solution, Session]:
-    """The solution, by all processes of the default group; and its session."""
-    atoms, symmetry, shortlist = task.atoms, task.atoms.symmetry, task.shortlist
+    """The solution, by all processes of the default group; and its session.
+
+    ``complete`` adds to the task what takes long to prepare, and is in a checkpoint.
+    """
+    atoms, symmetry = task.atoms, task.atoms.symmetry
     identity = None
     ranks = Ranks.of_default_group(atoms.points.device)
     if checkpoint is not None or ranks.size > 1:
         group = [] if symmetry is None else symmetry.tensors
-        numbers = [task.epsilon, float(task.seed), *([] if shortlist is None else [float(shortlist.count)])]
+        numbers = [task.epsilon, float(task.seed), *([] if task.listed is None else [float(task.listed)])]
         identity = fit_fingerprint([atoms.points, atoms.weights, initial, *group], task.source, numbers)
     with ranks.together():
         ranks.require_same(identity, task.tol, task.max_samples, task.max_memory)
         session = Session(began, progress, checkpoint, identity, ranks)
+        task = complete(task, session)
         solution = _one_atom(task) if len(atoms.points) == 1 else solve(task, initial, session)
     return solution, session
 

@@ -126,12 +126,12 @@ class SemiDual:
         given = self.points.rows
         as_given = self.epsilon == 0 and working_dtype(given) == dtype == torch.float32 and self._about_origin()
         self._slopes, self._unit = (given, self.radius) if as_given else (self.points.to(dtype), 1.0)
-        self._grouped = None if self.shortlist is None else GroupedSlopes(self._slopes, self.shortlist.group, dtype)
+        self._grouped: GroupedSlopes | None = None  # of a shortlist, made when first asked for
 
     def over_all_atoms(self) -> SemiDual:
         """The problem without its shortlist."""
         whole = copy.copy(self)
-        whole.shortlist = whole._grouped = None
+        whole.shortlist = None
         return whole
 
     def _about_origin(self) -> bool:
@@ -228,7 +228,8 @@ class SemiDual:
 
     def _best(self, noise: Tensor, heights: Tensor) -> tuple[Tensor, Tensor | None]:
         """The atom of each noise row, (n,), and the element that moves it to where the row goes, (n,)."""
-        if self.shortlist is not None and self._grouped is not None:
+        if self.shortlist is not None:
+            self._grouped = self._grouped or GroupedSlopes(self._slopes, self.shortlist.group, self.dtype)
             grouped = self._grouped.with_offsets(self._offsets(heights))
             return argmax_on_shortlist(noise, self.shortlist, grouped), None
         if self.symmetry is None:

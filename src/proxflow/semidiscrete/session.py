@@ -85,7 +85,7 @@ class Session:
         if checkpoint.fingerprint != self._fingerprint:
             raise ValueError(
                 f"fit: the checkpoint {path} belongs to a fit of other points, weights, source, epsilon, symmetry, "
-                "warm start or seed; repeat that call to resume it, or give another path"
+                "count, warm start or seed; repeat that call to resume it, or give another path"
             )
         return checkpoint
 

@@ -12,33 +12,33 @@ import dataclasses
 import math
 import os
 import time
-import warnings
 
 import torch
 from torch import Tensor
 
 from proxflow.checks import Numbers, whole_number, working_dtype
-from proxflow.errors import ConvergenceWarning
-from proxflow.kernels.geometry import ManyRows, ScaledRows, row_blocks, square_norms, weighted_sum
+from proxflow.kernels.geometry import ManyRows, ScaledRows, row_blocks
 from proxflow.kernels.shortlist import Shortlist
-from proxflow.measures import Gaussian, Source
+from proxflow.measures import Source
+from proxflow.potentials.atoms import centre_and_radius
 from proxflow.potentials.shortlisted import Shortlisted
-from proxflow.seeding import generator_of
 from proxflow.semidiscrete.atom_groups import equal_groups, group_count
 from proxflow.semidiscrete.evaluation_plan import EvaluationPlan
 from proxflow.semidiscrete.fit_result import ShortlistedFit
-from proxflow.semidiscrete.fitting import Task, certified, fit, record_of, task_of
+from proxflow.semidiscrete.fitting import Task, certified, record_of, task_of
 from proxflow.semidiscrete.light import light_among
-from proxflow.semidiscrete.ranks import Ranks
-from proxflow.semidiscrete.stochastic_fit import LIGHT_SHARE
+from proxflow.semidiscrete.prepare import gather_atoms
+from proxflow.semidiscrete.problem import SemiDual
+from proxflow.semidiscrete.returned import Returned
+from proxflow.semidiscrete.session import Session
+from proxflow.semidiscrete.stochastic_fit import LIGHT_SHARE, Run, StochasticState, on_device
 from proxflow.torch_support import in_full_precision
 
-__all__ = ["fit_shortlisted", "with_shortlist"]
+__all__ = ["fit_shortlisted", "listed", "with_shortlist"]
 
 _COARSE_TOL = 0.02  # of the fit to the centres, at the most,
 _COARSE_SHARE = 0.25  # and of the tolerance: lists of one group leave its mass as it is
 _ROWS = 1 << 12  # light atoms at once
-_MOMENT_DRAWS = 1 << 17  # of a source that is not normal, for the cost of independent pairs
 
 
 @in_full_precision
@@ -65,7 +65,7 @@ def fit_shortlisted(
     but for draws whose two best scores are equal to rounding.
 
     Args:
-        points: (N, d) or (N, *event), as of ``fit``; a copy of the atoms is made for searches.
+        points: (N, d) or (N, *event), as of ``fit``; searches make two copies of the atoms, in the dtype of queries.
         weights: (N,), not negative; equal if None.
         count: groups on a list, at least 1; more than there are groups count as all of them.
         source: law of the noise; standard normal if None.
@@ -82,17 +82,14 @@ def fit_shortlisted(
     """
     began = time.perf_counter()
     plain = task_of(points, weights, source, 0.0, None, tol, max_samples, seed, max_memory)
-    task = with_shortlist(plain, count)
-    solution, session = certified(task, None, checkpoint, progress, began)
+    task = listed(plain, count)
+    solution, session = certified(task, None, checkpoint, progress, began, with_shortlist)
     assert isinstance(solution.potential, Shortlisted)  # noqa: S101 - the task has a shortlist
-    return ShortlistedFit(
-        potential=solution.potential,
-        independent_cost=_independent_cost(task),
-        **record_of(solution, task, session),
-    )
+    optimality = 1.0 if solution.quality is None else solution.quality.optimality  # of a single atom
+    return ShortlistedFit(potential=solution.potential, optimality=optimality, **record_of(solution, task, session))
 
 
-def with_shortlist(task: Task, count: int) -> Task:
+def listed(task: Task, count: int) -> Task:
     """The task of a fit on lists of so many groups of its atoms.
 
     Raises:
@@ -101,33 +98,45 @@ def with_shortlist(task: Task, count: int) -> Task:
     number = whole_number(count)
     if number is None or number < 1:
         raise ValueError(f"fit_shortlisted: count must be a whole number of at least 1, got {count!r}")
-    return dataclasses.replace(task, shortlist=_shortlist(task, number))
+    return dataclasses.replace(task, listed=number)
 
 
-def _shortlist(task: Task, count: int) -> Shortlist:
+def with_shortlist(task: Task, session: Session) -> Task:
+    """The task with its shortlist: of a run that is resumed its own, else the first process makes one."""
+    state = session.state
+    if isinstance(state, StochasticState) and state.shortlist is not None:
+        shortlist = on_device(state.shortlist, task.atoms.points.device)
+    else:
+        shortlist = session.ranks.from_first(lambda: _shortlist(task))
+    return dataclasses.replace(task, shortlist=shortlist)
+
+
+def _shortlist(task: Task) -> Shortlist:
     """Groups of the atoms, and the heights of their centres."""
-    atoms = task.atoms
-    ranks = Ranks.of_default_group(atoms.points.device)
-    with ranks.together():
-        group = ranks.from_first(lambda: _groups(task))
+    atoms, group = task.atoms, _groups(task)
     mass, centres = _masses_and_centres(atoms.points, atoms.weights, group)
     rows = centres.to(working_dtype(atoms.points))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        coarse = fit(
-            rows,
-            mass,
-            source=task.source,
-            tol=min(_COARSE_TOL, _COARSE_SHARE * task.tol),
-            seed=task.seed,
-            progress=False,
-        )
-    return Shortlist(group, rows, coarse.potential.heights[coarse.atom_of_row], min(count, len(rows)))
+    return Shortlist(group, rows, _heights_of(rows, mass, task), min(task.listed or 1, len(rows)))
+
+
+def _heights_of(centres: Tensor, mass: Tensor, task: Task) -> Tensor:
+    """Of centres (G, d), for cells of these masses (G,); Ctrl-C ends it as it ends the rest of the preparation."""
+    atoms = gather_atoms(centres, mass)
+    if len(atoms.points) == 1:
+        return torch.zeros_like(centres[:, 0])
+    problem = SemiDual(atoms.points, atoms.weights, task.source, 0.0, task.max_memory)
+    returned = Returned(atoms, task.source, 0.0, problem.rows_at_once)
+    tol = min(_COARSE_TOL, _COARSE_SHARE * task.tol)
+    run = Run(problem, returned, None, tol, None, task.seed, Session(time.perf_counter(), False, None, None))
+    while not run.finished:
+        run.advance()
+    return run.potential.heights[atoms.atom_of_row]
 
 
 def _groups(task: Task) -> Tensor:
     """The group of each atom, (N,): atoms too light for the draws of the fit join others, which bound their cells."""
-    points, weights = ScaledRows.in_units(task.atoms.points), task.atoms.weights
+    points = ScaledRows(task.atoms.points, *centre_and_radius(task.atoms.points))
+    weights = task.atoms.weights
     wanted = EvaluationPlan(len(points), task.tol, 1.0, task.max_samples).wanted
     light = light_among(weights, 1 / wanted, LIGHT_SHARE * task.tol)
     heavy = torch.nonzero(~light)[:, 0]
@@ -150,15 +159,3 @@ def _masses_and_centres(points: ManyRows, weights: Tensor, group: Tensor) -> tup
     for rows in row_blocks(points):
         total.index_add_(0, group[rows], weights[rows, None] * points[rows].double())
     return mass, total / mass[:, None]
-
-
-def _independent_cost(task: Task) -> float:
-    """E|X - Y|^2 of independent noise X and data Y; by draws where the noise is not normal."""
-    atoms, source = task.atoms, task.source
-    of_data = float(atoms.weights @ square_norms(atoms.points))
-    if isinstance(source, Gaussian):
-        return source.second_moment + of_data
-    noise = source.sample(_MOMENT_DRAWS, generator=generator_of(task.seed, 3), dtype=torch.float64)
-    mean = noise.mean(0).to(atoms.points.device)
-    product = float(mean @ weighted_sum(atoms.weights, atoms.points))
-    return float(noise.square().sum(1).mean()) + of_data - 2 * product

@@ -14,9 +14,10 @@ from proxflow.measures import Gaussian
 from proxflow.potentials.discrete import Discrete
 from proxflow.potentials.entropic import Entropic
 from proxflow.potentials.orbits import atom_of_rows
+from proxflow.potentials.shortlisted import Shortlisted
 from proxflow.potentials.symmetric import SymmetricDiscrete
 from proxflow.seeding import generator_of
-from proxflow.semidiscrete.fit_result import Fit, FittedPotential
+from proxflow.semidiscrete.fit_result import FitRecord, ReturnedPotential
 from proxflow.semidiscrete.problem import SMALL_GAP, SemiDual, inner
 from proxflow.symmetry import Symmetry
 
@@ -160,7 +161,7 @@ _BLOCK = 1 << 10  # atoms at once
 
 
 def carried_heights(
-    warm_start: Fit | FittedPotential | Tensor, points: Tensor, symmetry: Symmetry | None = None
+    warm_start: FitRecord | ReturnedPotential | Tensor, points: Tensor, symmetry: Symmetry | None = None
 ) -> Tensor:
     """Heights (N,) in float64 for the distinct atoms (N, d) of a new fit.
 
@@ -179,8 +180,8 @@ def carried_heights(
                 f"got shape {tuple(heights.shape)}; give the earlier Fit where atoms were added or moved"
             )
         return heights
-    potential = warm_start.potential if isinstance(warm_start, Fit) else warm_start
-    if not isinstance(potential, Discrete | Entropic | SymmetricDiscrete):
+    potential = warm_start.potential if isinstance(warm_start, FitRecord) else warm_start
+    if not isinstance(potential, Discrete | Entropic | SymmetricDiscrete | Shortlisted):
         raise ValueError(f"fit: warm_start must be a Fit, a potential or heights, got {type(potential).__name__}")
     if potential.dim != points.shape[1]:
         raise ValueError(f"fit: warm_start has dimension {potential.dim}, the points {points.shape[1]}")
@@ -198,7 +199,7 @@ def carried_heights(
     return torch.where(known, heights, carried + shift)
 
 
-def _conjugate_over_cloud(potential: FittedPotential, points: Tensor) -> Tensor:
+def _conjugate_over_cloud(potential: ReturnedPotential, points: Tensor) -> Tensor:
     """max over noise u of <u, y> - phi(u) for each row y, (N,) float64."""
     own = potential.points
     generator = generator_of(0, device=own.device)

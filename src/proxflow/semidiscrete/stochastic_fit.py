@@ -26,14 +26,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from proxflow.kernels.shortlist import Shortlist
+from proxflow.potentials.shortlisted import Shortlisted
 from proxflow.seeding import generator_of
 from proxflow.semidiscrete.certificate import (
-    PAIR_DRAWS,
     Cost,
     bracketed,
     mass_error,
     noise_cost,
-    of_all_pairs,
     smooth_transport_cost,
     transport_cost,
 )
@@ -42,13 +42,14 @@ from proxflow.semidiscrete.evaluation_plan import EvaluationPlan, draws_to_judge
 from proxflow.semidiscrete.fit_result import Evaluation, ReturnedPotential, Solution
 from proxflow.semidiscrete.judgement import Judgement
 from proxflow.semidiscrete.light import LightAtoms
+from proxflow.semidiscrete.pair_quality import PAIR_DRAWS, pair_quality
 from proxflow.semidiscrete.problem import GAP_DRAWS, SemiDual, Tally, inner
 from proxflow.semidiscrete.returned import Returned
 from proxflow.semidiscrete.session import Session
 from proxflow.semidiscrete.start import scaled_start
 from proxflow.storage import storable
 
-__all__ = ["LIGHT_SHARE", "Expected", "Run", "StochasticState", "solve_stochastically"]
+__all__ = ["LIGHT_SHARE", "Expected", "Run", "StochasticState", "on_device", "solve_stochastically"]
 
 _MOTION, _EVALUATION, _MOMENT = range(3)  # streams of a seed: move the heights, judge them, tell a second moment
 _COST_DRAWS = 1 << 15, 1 << 17  # for W2^2: a standard error of a few thousandths of the spread of costs
@@ -75,6 +76,7 @@ class StochasticState:
         evaluation_samples: draws spent on them.
         double: whether scores are taken in float64.
         light: (N,) which atoms have heights that bound their cells.
+        shortlist: which atoms noise is searched among; all if None.
     """
 
     iterate: Iterate
@@ -85,6 +87,7 @@ class StochasticState:
     evaluation_samples: int
     double: bool
     light: Tensor
+    shortlist: Shortlist | None
 
 
 @dataclass(frozen=True)
@@ -171,13 +174,19 @@ class Run:
             spent += start.samples_used
         heights = self.light.bounded(start.heights, self.problem.dtype)
         iterate = Iterate.start(dataclasses.replace(start, heights=heights, samples_used=spent), self.motion)
-        return StochasticState(iterate, (), (), None, self.fresh.get_state(), 0, double, self.light.light)
+        fresh, light = self.fresh.get_state(), self.light.light
+        return StochasticState(iterate, (), (), None, fresh, 0, double, light, self.problem.shortlist)
 
     def _resumed(self, state: StochasticState) -> StochasticState:
         """A state from a checkpoint; with another tolerance other atoms may be light, which makes another potential."""
-        state = self._with_noise_of_here(_on_device(state, self.problem.points.device))
+        state = self._with_noise_of_here(on_device(state, self.problem.points.device))
         if torch.equal(state.light, self.light.light):
             return state
+        if state.shortlist is not None:
+            raise ValueError(
+                "fit: the checkpoint is one of a fit on other shortlists, since at this tol other rows are too light to"
+                " be drawn; repeat that call to resume it, or give another path"
+            )
         return dataclasses.replace(state, history=(), judgement=None, light=self.light.light)
 
     def _with_noise_of_here(self, state: StochasticState) -> StochasticState:
@@ -304,7 +313,11 @@ class Run:
         judgement, last = self._final_judgement(), self.state.history[-1]
         missed = last.chi2 + 2 * last.chi2_stderr > self.tol
         potential, used = self.potential, self.state.iterate.samples_used
-        cost = self._cost(judgement, potential, missed)
+        cost, quality = self._cost(judgement, potential, missed), None
+        if isinstance(potential, Shortlisted):
+            quality = pair_quality(potential, self.fresh)
+            low, high = cost.interval
+            cost = dataclasses.replace(cost, interval=(low - quality.excess, high))
         return Solution(
             method="averaged gradient",
             potential=potential,
@@ -315,6 +328,7 @@ class Run:
             samples_used=used,
             evaluation_samples=self.state.evaluation_samples + self._bias_draws(used) + self._other_draws(missed),
             advice=self._advice() if missed else "raise max_samples",
+            quality=quality,
         )
 
     def _advice(self) -> str:
@@ -323,7 +337,7 @@ class Run:
         gap = self.problem.small_gap(heights, self.fresh) + self.problem.epsilon
         if self.problem.blurred(gap, heights, torch.float64):
             return "float64 does not tell the scores of some rows apart: merge or drop rows that are nearly equal"
-        return "raise max_samples"
+        return "raise max_samples" if self.problem.shortlist is None else "raise max_samples or count"
 
     def _final_judgement(self) -> Judgement:
         """Of the last heights, to be told; by how many draws, an evaluation says, which may be a rough one."""
@@ -344,7 +358,10 @@ class Run:
         cost = transport_cost(problem, self.light, whole, self._half(whole), dual, stderr, draws, self.fresh)
         if missed:
             cost = bracketed(problem, atoms, judgement.tally.mass, cost)
-        return cost if problem.shortlist is None else of_all_pairs(problem, self.heights, cost, self.fresh)
+        if problem.shortlist is None:
+            return cost
+        of_these = dual + float(inner(judgement.tally.mass - problem.weights, atoms))
+        return Cost(of_these, (dual - 1.96 * stderr, cost.interval[1]), dual)
 
     def _bias_draws(self, moved: int) -> int:
         """That the bias of W2^2 is measured on; the cost of a smooth map has none."""
@@ -362,16 +379,16 @@ class Run:
         return min(earlier, key=lambda part: abs(part.weight / whole.weight - 0.5))
 
 
-def _on_device(value: Any, device: torch.device) -> Any:
+def on_device(value: Any, device: torch.device) -> Any:
     """A state that was read onto the CPU, on another device; states of generators stay, as they do on any device."""
     if isinstance(value, Tensor):
         return value if value.dtype == torch.uint8 else value.to(device)
     if isinstance(value, tuple):
-        return tuple(_on_device(entry, device) for entry in value)
+        return tuple(on_device(entry, device) for entry in value)
     if not dataclasses.is_dataclass(value) or isinstance(value, type):
         return value
     names = (field.name for field in dataclasses.fields(value))
-    return dataclasses.replace(value, **{name: _on_device(getattr(value, name), device) for name in names})
+    return dataclasses.replace(value, **{name: on_device(getattr(value, name), device) for name in names})
 
 
 def _cost_draws(moved: int) -> int:
