@@ -46,6 +46,28 @@ def test_batches_are_the_same_whatever_was_drawn_before(
         assert same(next(stream), ahead[2])
 
 
+def test_two_sequences_that_are_drawn_in_turn_keep_their_blocks(
+    coupling: Semidiscrete, points: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[int] = []
+    sample = Semidiscrete.sample
+
+    def noted(self: Semidiscrete, n: int, **options: Any) -> Any:
+        drawn.append(n)
+        return sample(self, n, **options)
+
+    monkeypatch.setattr(Semidiscrete, "sample", noted)
+    own = Semidiscrete(coupling.potential, points)
+    for number in range(4):
+        for seed in (0, 1):
+            own.batch(number, 100, seed)
+    assert drawn == [16_384, 16_384]
+    with pytest.raises(ValueError, match="n must be at least 1, got 0"):
+        own.batch(0, 0, 0)
+    with pytest.raises(ValueError, match=r"n must be at least 1, got 2\.5"):
+        own.batch(0, 2.5, 0)  # type: ignore[arg-type]
+
+
 def test_rows_come_by_their_weights_and_noise_is_normal(coupling: Semidiscrete) -> None:
     pairs = coupling.batch(0, 16_384, 0)
     assert normal_p_value(pairs.source) > 1e-4
@@ -65,6 +87,9 @@ def test_pairs_in_a_subspace_are_those_of_the_coordinates(points: Tensor) -> Non
     fitted = Subspace.fit(points, 3, shortlist=4, tol=0.02, progress=False)
     assert isinstance(fitted.potential, Shortlisted)
     assert fitted.potential.count == 4
+    assert isinstance(fitted.record, pf.semidiscrete.ShortlistedFit)
+    assert 0.9 < fitted.record.optimality < 1
+    assert fitted.record.converged
     pairs = fitted.batch(3, 500, 1)
     assert torch.equal(pairs.target, points[pairs.index])
     z = pairs.source @ fitted.directions
