@@ -220,6 +220,18 @@ def test_training_and_few_steps(tmp_path: Path) -> None:
     assert torch.isfinite(result.network(torch.tensor(0.5, device=DEVICE), x)).all()
 
 
+def test_fits_on_shortlists() -> None:
+    points = cloud(2000, 6)
+    fit = pf.semidiscrete.fit_shortlisted(points, count=4, tol=0.05, progress=False)
+    assert fit.converged
+    assert 0.9 < fit.optimality < 1
+    u = cloud(500, 6, seed=3)
+    there, here = fit.potential.nearest_atom(u), copy.deepcopy(fit.potential).cpu().nearest_atom(u.cpu())
+    assert float((there.cpu() == here).double().mean()) > 0.99
+    batch = pf.couplings.Semidiscrete(fit.potential, points).batch(0, 64, 0)
+    assert batch.source.device.type == DEVICE.type
+
+
 def test_the_commands_fit_and_pair_on_a_gpu(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from tests.cli.commands import call
 

@@ -49,6 +49,16 @@ def test_the_best_slope_of_the_listed_groups_is_found(
     assert torch.equal(again, by_all_scores(noise, rows, -offsets, shortlist))
 
 
+def test_other_devices_find_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By PyTorch, whose selection and search other devices use."""
+    rows, offsets, shortlist = problem(5000, 4, 70, 5)
+    noise = torch.randint(-6, 6, (3000, 4), generator=torch.Generator().manual_seed(1)).double()
+    grouped = GroupedSlopes(rows, shortlist.group, noise.dtype).with_offsets(offsets)
+    found = argmax_on_shortlist(noise, shortlist, grouped)
+    monkeypatch.setattr("proxflow.kernels.shortlist._by_numpy", lambda scores: False)
+    assert torch.equal(argmax_on_shortlist(noise, shortlist, grouped), found)
+
+
 def test_more_groups_than_two_bytes_number(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("proxflow.kernels.shortlist._MOST_SHORT", 8)
     monkeypatch.setattr("proxflow.kernels.shortlist._SCORES", 100)  # and many blocks of queries

@@ -84,17 +84,22 @@ def _parts(rows: Tensor, size: int) -> Iterator[tuple[int, Tensor]]:
         yield first, rows[first : first + size]
 
 
+def _by_numpy(scores: Tensor) -> bool:
+    """Whether numpy selects and finds: on the CPU it is the quick one."""
+    return scores.device.type == "cpu"
+
+
 def _kth_largest(scores: Tensor, k: int) -> Tensor:
-    """Of each row, (B, 1); on the CPU numpy's selection is the quick one."""
+    """Of each row, (B, 1)."""
     place = scores.shape[1] - k
-    if scores.device.type == "cpu":
+    if _by_numpy(scores):
         return torch.from_numpy(np.partition(scores.numpy(), place, axis=1)[:, place, None])
     return scores.kthvalue(place + 1, dim=1, keepdim=True).values
 
 
 def _not_below(scores: Tensor, least: Tensor) -> Tensor:
     """Places in the flattened scores (B, G) of those that reach the least of their row (B, 1), ascending."""
-    if scores.device.type == "cpu":
+    if _by_numpy(scores):
         return torch.from_numpy(np.flatnonzero(scores.numpy() >= least.numpy()))
     return (scores >= least).flatten().nonzero()[:, 0]
 
