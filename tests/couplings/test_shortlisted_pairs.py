@@ -62,6 +62,10 @@ def test_two_sequences_that_are_drawn_in_turn_keep_their_blocks(
         for seed in (0, 1):
             own.batch(number, 100, seed)
     assert drawn == [16_384, 16_384]
+    again = own.batch(3, 100, 0)
+    again.source.add_(1)
+    assert not torch.equal(own.batch(3, 100, 0).source, again.source)
+    assert again.source.untyped_storage().nbytes() == 100 * 5 * 4
     with pytest.raises(ValueError, match="n must be at least 1, got 0"):
         own.batch(0, 0, 0)
     with pytest.raises(ValueError, match=r"n must be at least 1, got 2\.5"):

@@ -44,4 +44,10 @@ class NumberedBlocks:
             last.kept = {**dict(others[1 - _SEEDS :]), seed: own}
             pairs = joined(list(own.values()))
         offset = start - needed.start * size
-        return rows_of(pairs, slice(offset, offset + n))
+        return _copied(rows_of(pairs, slice(offset, offset + n)))
+
+
+def _copied(pairs: Pairs) -> Pairs:
+    """The same pairs, of which nothing is shared with a block."""
+    label = None if pairs.label is None else pairs.label.clone()
+    return Pairs(pairs.source.clone(), pairs.target.clone(), pairs.index.clone(), label)

@@ -3,9 +3,9 @@
 Method: slopes come in G groups, and a query is scored against the G centres first. Groups whose score is among its
 ``count`` best make its shortlist, and only their slopes are searched: all queries of a group in one matrix product.
 
-The answer is not that of all slopes, but it depends on the query alone, not on the offsets: an exact search of a fixed
-set of pairs. Transport restricted to such pairs is a linear programme like the one of all pairs, and its dual is the
-semi-dual with this maximum in place of that of all slopes.
+The answer is not that of all slopes. But the list depends on the query alone, not on the offsets: this is an exact
+search of a fixed set of pairs. Transport restricted to such pairs is a linear programme like the one of all pairs, and
+its dual is the semi-dual with this maximum in place of that of all slopes.
 
 Cost: G + count N / G products a query, against N; the least with about sqrt(count N) groups.
 """
@@ -71,11 +71,11 @@ class Shortlist:
         return query, torch.bincount(group, minlength=groups).tolist()
 
     def _scaled(self, queries: Tensor) -> tuple[Tensor, Tensor]:
-        """Centres and levels of the same lists, of sizes that the queries' dtype holds and with all its digits."""
-        centres, levels = (exact - exact[0] for exact in (self.centres.double(), self.levels.double()))
+        """Centres and levels of the same lists about a median, of sizes that the queries' dtype holds."""
+        centres, levels = (exact - exact.median(0).values for exact in (self.centres.double(), self.levels.double()))
         largest = torch.maximum(centres.abs().max(), levels.abs().max())
-        power = torch.frexp(largest).exponent  # of two: no digit changes
-        return torch.ldexp(centres, -power).to(queries), torch.ldexp(levels, -power).to(queries)
+        size = torch.exp2(torch.where(largest > 0, largest, 1.0).log2().floor())  # a power of two: no digit changes
+        return (centres / size).to(queries), (levels / size).to(queries)
 
 
 def _parts(rows: Tensor, size: int) -> Iterator[tuple[int, Tensor]]:

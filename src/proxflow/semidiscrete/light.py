@@ -33,7 +33,7 @@ _MOMENT_MARGIN = 4.0  # factor on a second moment known from those draws
 def light_among(weights: Tensor, least: float, share: float) -> Tensor:
     """Which of the atoms of these weights (N,) are below ``least``, the lightest first, up to ``share`` together, (N,)
     bool; the heaviest never is."""
-    order = weights.argsort()
+    order = weights.argsort(stable=True)
     together = torch.empty_like(weights)
     together[order] = weights[order].cumsum(0)
     light: Tensor = (weights < least) & (together <= share)

@@ -11,16 +11,19 @@ import math
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from proxflow.checks import working_dtype
-from proxflow.kernels.geometry import ScaledRows
+from proxflow.kernels.geometry import ScaledRows, weighted_sum
 from proxflow.potentials.atoms import centre_and_radius
 from proxflow.potentials.shortlisted import Shortlisted
-from proxflow.semidiscrete.problem import inner
+from proxflow.semidiscrete.problem import chunk_sizes, inner
 
 __all__ = ["PAIR_DRAWS", "PairQuality", "pair_quality"]
 
 PAIR_DRAWS = 1 << 12
+_BLOCK_NUMBERS = 1 << 20  # of noise at once
+_NORMAL = 1.96  # quantile
 
 
 @dataclass(frozen=True)
@@ -28,27 +31,51 @@ class PairQuality:
     """What pairs cost in the mean, beside others with the same laws.
 
     Attributes:
-        saved: less than independent pairs.
-        excess: more than optimal pairs, at the most, with 95% confidence.
-        optimality: the share of what optimal pairs save that these save at least; 1 for a single atom.
+        excess: more than optimal pairs, at the most.
+        optimality: the share of what optimal pairs save over independent ones that these save at least; 1 for a single
+            atom, and 0 where the draws do not tell that anything is saved.
     """
 
-    saved: float
     excess: float
     optimality: float
 
 
 def pair_quality(potential: Shortlisted, generator: torch.Generator) -> PairQuality:
-    """On ``PAIR_DRAWS`` draws, each searched among all atoms too."""
-    points, dtype = potential.points, working_dtype(potential.points)
-    noise = potential.source.sample(PAIR_DRAWS, generator=generator, dtype=dtype, device=points.device)
-    listed, best = potential.nearest_atom(noise), potential.over_all_atoms().nearest_atom(noise)
+    """On ``PAIR_DRAWS`` draws, each searched among all atoms too; both with 95% confidence.
+
+    By the normal law of means: of losses that hardly one of the draws has nothing is known.
+    """
+    if len(potential.points) == 1:
+        return PairQuality(0.0, 1.0)
+    gained, lost = _gains_and_losses(potential, generator)
+    n, saved, missed = len(lost), float(gained.mean()), float(lost.mean())
+    radius = float(centre_and_radius(potential.points)[1])
+    excess = 2 * radius * max(missed + _NORMAL * float(lost.std()) / math.sqrt(n), 0.0)
+    if saved <= _NORMAL * float(gained.std()) / math.sqrt(n):
+        return PairQuality(excess, 0.0)
+    whole = saved + missed
+    share = saved / whole
+    influence = ((1 - share) * (gained - saved) - share * (lost - missed)) / whole
+    return PairQuality(excess, min(share - _NORMAL * float(influence.std()) / math.sqrt(n), 1.0))
+
+
+def _gains_and_losses(potential: Shortlisted, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Of each draw, (n,) in units of the atoms' radius: half of what it saves, and phi less phi_C."""
+    points, everywhere = potential.points, potential.over_all_atoms()
     centre, radius = centre_and_radius(points)
-    units, heights, exact = ScaledRows(points, centre, radius), potential.heights.double() / radius, noise.double()
-    place = units[listed]
-    lost = inner(exact, units[best] - place) - heights[best] + heights[listed]
-    saved = 2 * float(inner(exact - exact.mean(0), place).sum()) / (PAIR_DRAWS - 1)
-    excess = 2 * (float(lost.mean()) + 1.96 * float(lost.std()) / math.sqrt(PAIR_DRAWS))
-    excess, size = max(excess, 0.0), float(radius)
-    share = saved / (saved + excess) if saved > 0 else float(len(points) == 1)
-    return PairQuality(size * saved, size * excess, share)
+    units, heights = ScaledRows(points, centre, radius), potential.heights.double() / radius
+    mean, dtype = weighted_sum(potential.weights, units), working_dtype(points)
+    rows, origin = max(1, _BLOCK_NUMBERS // points.shape[1]), torch.zeros_like(centre)
+    gained: list[Tensor] = []
+    lost: list[Tensor] = []
+    sums = torch.zeros(2, len(centre), dtype=torch.float64, device=points.device)
+    for count in chunk_sizes(PAIR_DRAWS, rows):
+        noise = potential.source.sample(count, generator=generator, dtype=dtype, device=points.device)
+        listed, best, exact = potential.nearest_atom(noise), everywhere.nearest_atom(noise), noise.double()
+        origin = origin if gained else exact.mean(0)  # near the mean, which the end corrects
+        apart, place = exact - origin, units[listed] - mean
+        gained.append(inner(apart, place))
+        lost.append(inner(exact, units[best] - units[listed]) - heights[best] + heights[listed])
+        sums += torch.stack([apart.sum(0), place.sum(0)])
+    of_means = inner(*(sums / PAIR_DRAWS))  # what the origin and the mean weight are off
+    return (torch.cat(gained) - of_means) * (PAIR_DRAWS / (PAIR_DRAWS - 1)), torch.cat(lost)

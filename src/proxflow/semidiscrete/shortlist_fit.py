@@ -65,7 +65,7 @@ def fit_shortlisted(
     but for draws whose two best scores are equal to rounding.
 
     Args:
-        points: (N, d) or (N, *event), as of ``fit``; searches make two copies of the atoms, in the dtype of queries.
+        points: (N, d) or (N, *event), as of ``fit``; searches make two or three copies of the atoms.
         weights: (N,), not negative; equal if None.
         count: groups on a list, at least 1; more than there are groups count as all of them.
         source: law of the noise; standard normal if None.
@@ -127,7 +127,7 @@ def _heights_of(centres: Tensor, mass: Tensor, task: Task) -> Tensor:
     problem = SemiDual(atoms.points, atoms.weights, task.source, 0.0, task.max_memory)
     returned = Returned(atoms, task.source, 0.0, problem.rows_at_once)
     tol = min(_COARSE_TOL, _COARSE_SHARE * task.tol)
-    run = Run(problem, returned, None, tol, None, task.seed, Session(time.perf_counter(), False, None, None))
+    run = Run(problem, returned, None, tol, None, ~task.seed, Session(time.perf_counter(), False, None, None))
     while not run.finished:
         run.advance()
     return run.potential.heights[atoms.atom_of_row]

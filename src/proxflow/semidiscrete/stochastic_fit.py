@@ -87,7 +87,7 @@ class StochasticState:
     evaluation_samples: int
     double: bool
     light: Tensor
-    shortlist: Shortlist | None
+    shortlist: Shortlist | None = None
 
 
 @dataclass(frozen=True)
