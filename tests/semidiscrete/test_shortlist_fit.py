@@ -223,6 +223,19 @@ def test_equal_rows_share_an_atom_and_light_ones_are_left_alone() -> None:
     assert masses[[3, 50]].tolist() == [0.0, 0.0]
 
 
+def test_a_light_atom_is_bounded_by_one_that_is_on_the_same_lists() -> None:
+    """An atom of another group may bound it by less, and is not on all lists of vectors that could choose it."""
+    points = cloud(400, 4)
+    weights = torch.ones(400, dtype=f64)
+    weights[::4] = 1e-8
+    potential = fit_shortlisted(points, weights, count=1, **ROUGH).potential
+    reach = -torch.special.ndtri(weights[0] / weights.sum())
+    bounds = potential.heights + reach * torch.cdist(points[::4], points)
+    own = potential.group[::4, None] == potential.group
+    bounding = torch.where(own & (weights == 1), bounds, torch.inf).amin(1)
+    assert bool((potential.heights[::4] >= bounding).all())
+
+
 def test_rows_on_a_line_in_space_and_rows_far_from_the_origin() -> None:
     line = torch.linspace(-1, 1, 120, dtype=f64)[:, None] * torch.tensor([1.0, 2.0, 0.5, -1.0], dtype=f64)
     for points in (line, cloud(300, 5) + 1e5, 1e-8 * cloud(300, 5), 1e8 * cloud(300, 5)):
