@@ -8,7 +8,6 @@ from torch import Tensor
 
 import proxflow as pf
 from proxflow.potentials import Shortlisted
-from proxflow.potentials.atoms import centre_and_radius
 from proxflow.semidiscrete import fit_shortlisted, pair_quality
 from tests.semidiscrete.test_shortlist_fit import cloud, own_pairs
 
@@ -62,9 +61,9 @@ def test_what_is_saved_is_a_covariance_whatever_the_first_block_says(
     """With cells of masses far from the weights, and blocks of 16 draws, whose mean is off by a quarter."""
     tilt = potential.points @ torch.tensor([3.0, -2.0, 1.0, 0.0, 2.0], dtype=f64)
     tilted = Shortlisted(potential.points, potential.heights - tilt, potential.shortlist)
-    radius = float(centre_and_radius(potential.points)[1])
+    units, heights, radius = pair_quality._in_units(tilted)
     monkeypatch.setattr(pair_quality, "_BLOCK_NUMBERS", 16 * 5)
-    gained, _ = pair_quality._gains_and_losses(tilted, generator(2))
+    gained, _ = pair_quality._gains_and_losses(tilted, units, heights, generator(2))
     stderr = float(gained.std()) / len(gained) ** 0.5
     assert float(gained.mean()) == pytest.approx(own_pairs(tilted).saved / 2 / radius, abs=4 * stderr)
 

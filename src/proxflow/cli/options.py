@@ -36,6 +36,7 @@ __all__ = [
     "ResumableDestination",
     "ScheduleName",
     "Seed",
+    "ShortlistCount",
     "command_line",
     "device_named",
     "free_file",
@@ -54,6 +55,14 @@ Data = Annotated[
 Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of all randomness.")]
 Device = Annotated[
     str, typer.Option(metavar="NAME", help="Where to compute: cpu or cuda; under torchrun each process takes a GPU.")
+]
+ShortlistCount = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="For very many rows: search noise among so many groups of rows, of about sqrt(N); 16, say. Pairs are then "
+        "nearly optimal. All rows are searched if not given.",
+    ),
 ]
 ScheduleName = Annotated[Literal["linear", "cosine"], typer.Option(help="Schedule of the path.")]
 

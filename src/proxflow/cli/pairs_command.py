@@ -8,7 +8,17 @@ from typing import Annotated
 
 import typer
 
-from proxflow.cli.options import Data, Device, Output, Reading, Seed, device_named, free_file, with_groups
+from proxflow.cli.options import (
+    Data,
+    Device,
+    Output,
+    Reading,
+    Seed,
+    ShortlistCount,
+    device_named,
+    free_file,
+    with_groups,
+)
 
 __all__ = ["pairs"]
 
@@ -24,14 +34,7 @@ def pairs(
         int | None,
         typer.Option(min=1, help="Principal directions that are coupled; chosen from the data if not given."),
     ] = None,
-    shortlist: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            help="For very many rows: search noise among so many groups of rows, of about sqrt(N); 16, say. Pairs are "
-            "then nearly optimal. All rows are searched if not given.",
-        ),
-    ] = None,
+    shortlist: ShortlistCount = None,
     conditional: Annotated[
         bool, typer.Option("--conditional", help="Couple each class by itself, for a network that is told the label.")
     ] = False,

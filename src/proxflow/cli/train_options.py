@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from proxflow.cli.options import ShortlistCount
 from proxflow.errors import counted
 
 if TYPE_CHECKING:
@@ -52,14 +53,7 @@ class CouplingOptions:
         int | None,
         typer.Option(min=1, help="Principal directions that subspace couples; chosen from the data if not given."),
     ] = None
-    shortlist: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            help="For very many rows: search the noise of subspace among so many groups of rows, of about sqrt(N); 16, "
-            "say. Pairs are then nearly optimal. All rows are searched if not given.",
-        ),
-    ] = None
+    shortlist: ShortlistCount = None
     conditional: Annotated[
         bool, typer.Option("--conditional", help="Tell the network the label; implied by --label.")
     ] = False

@@ -47,9 +47,9 @@ def pair_quality(potential: Shortlisted, generator: torch.Generator) -> PairQual
     """
     if len(potential.points) == 1:
         return PairQuality(0.0, 1.0)
-    gained, lost = _gains_and_losses(potential, generator)
+    units, heights, radius = _in_units(potential)
+    gained, lost = _gains_and_losses(potential, units, heights, generator)
     n, saved, missed = len(lost), float(gained.mean()), float(lost.mean())
-    radius = float(centre_and_radius(potential.points)[1])
     excess = 2 * radius * max(missed + _NORMAL * float(lost.std()) / math.sqrt(n), 0.0)
     if saved <= _NORMAL * float(gained.std()) / math.sqrt(n):
         return PairQuality(excess, 0.0)
@@ -59,16 +59,22 @@ def pair_quality(potential: Shortlisted, generator: torch.Generator) -> PairQual
     return PairQuality(excess, min(share - _NORMAL * float(influence.std()) / math.sqrt(n), 1.0))
 
 
-def _gains_and_losses(potential: Shortlisted, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Of each draw, (n,) in units of the atoms' radius: half of what it saves, and phi less phi_C."""
+def _in_units(potential: Shortlisted) -> tuple[ScaledRows, Tensor, float]:
+    """Atoms about a centre and heights (N,) in units of their radius, and that: squares of gains are then numbers."""
+    centre, radius = centre_and_radius(potential.points)
+    return ScaledRows(potential.points, centre, radius), potential.heights.double() / radius, float(radius)
+
+
+def _gains_and_losses(
+    potential: Shortlisted, units: ScaledRows, heights: Tensor, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Of each draw, (n,) in these units: half of what it saves, and phi less phi_C."""
     points, everywhere = potential.points, potential.over_all_atoms()
-    centre, radius = centre_and_radius(points)
-    units, heights = ScaledRows(points, centre, radius), potential.heights.double() / radius
     mean, dtype = weighted_sum(potential.weights, units), working_dtype(points)
-    rows, origin = max(1, _BLOCK_NUMBERS // points.shape[1]), torch.zeros_like(centre)
+    rows, origin = max(1, _BLOCK_NUMBERS // points.shape[1]), torch.zeros_like(mean)
     gained: list[Tensor] = []
     lost: list[Tensor] = []
-    sums = torch.zeros(2, len(centre), dtype=torch.float64, device=points.device)
+    sums = torch.zeros(2, len(mean), dtype=torch.float64, device=points.device)
     for count in chunk_sizes(PAIR_DRAWS, rows):
         noise = potential.source.sample(count, generator=generator, dtype=dtype, device=points.device)
         listed, best, exact = potential.nearest_atom(noise), everywhere.nearest_atom(noise), noise.double()
