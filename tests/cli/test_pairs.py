@@ -28,9 +28,7 @@ def test_the_file_gives_every_row_once_an_epoch(data: Path, tmp_path: Path, caps
     assert len(pf.couplings.PairFile(file, dataset.points)) == dataset.n
 
 
-def test_pairs_by_shortlists(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    moons = ["moons", "--points", 60, "--epochs", 1, "--out", tmp_path / "moons", "--conditional", "--shortlist", 2]
-    assert "--shortlist couples all rows at once; leave it or --conditional out" in refusal(capsys, "pairs", *moons)
+def test_pairs_by_shortlists(data: Path, tmp_path: Path) -> None:
     files = [tmp_path / name for name in ("all.safetensors", "listed.safetensors")]
     assert call("pairs", data, "--epochs", 3, "--out", files[0]) == 0
     assert call("pairs", data, "--epochs", 3, "--out", files[1], "--shortlist", 1) == 0
@@ -40,10 +38,11 @@ def test_pairs_by_shortlists(data: Path, tmp_path: Path, capsys: pytest.CaptureF
     assert any(not torch.equal(listed[k][0], plain[k][0]) for k in range(len(plain)))
 
 
-def test_classes_are_coupled_apart(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("shortlist", [[], ["--shortlist", 2]])
+def test_classes_are_coupled_apart(tmp_path: Path, capsys: pytest.CaptureFixture[str], shortlist: list[Any]) -> None:
     file = tmp_path / "moons.safetensors"
     given = ["moons", "--points", 60, "--epochs", 40, "--out", file]
-    assert call("pairs", *given, "--conditional") == 0
+    assert call("pairs", *given, "--conditional", *shortlist) == 0
     assert "2,400 pairs of 60 rows" in capsys.readouterr().out
     dataset = pf.data.load("moons", n=60)
     read = pf.couplings.PairFile(file, dataset.points)

@@ -276,7 +276,7 @@ def test_a_finished_run_is_lengthened(data: Path, tmp_path: Path, capsys: pytest
         (["--conditional"], "has no labels to train on"),
         (["--coupling", "minibatch", "--ot-batch", "1000"], "--ot-batch 1000 is more than the 24 points"),
         (["--ot-batch", "8"], "--ot-batch is for --coupling minibatch"),
-        (["--coupling", "semidiscrete", "--shortlist", "8"], "--shortlist is for --coupling subspace without labels"),
+        (["--coupling", "semidiscrete", "--shortlist", "8"], "--shortlist is for --coupling subspace; leave it out"),
         (["--directions", "1", "--coupling", "independent"], "--directions is for --coupling subspace"),
         (["--strength", "0"], "--strength is for labels"),
         (["--directions", "3"], "--directions 3 is more than the 2 coordinates"),

@@ -10,7 +10,18 @@ import torch
 from torch import Tensor
 
 import proxflow as pf
-from proxflow.couplings import Conditional, JointConditional, Minibatch, NoiseLaw, Semidiscrete, pair
+from proxflow.couplings import (
+    Conditional,
+    JointConditional,
+    Minibatch,
+    NoiseLaw,
+    PairStream,
+    Semidiscrete,
+    Subspace,
+    pair,
+)
+from proxflow.couplings import conditional as conditional_coupling
+from proxflow.couplings.pairs import joined
 from proxflow.measures import Gaussian, Uniform
 from proxflow.potentials import Discrete
 from proxflow.semidiscrete import fit
@@ -177,6 +188,62 @@ def test_labels_and_potentials_that_do_not_go_together_are_refused(conditional: 
             Conditional(*arguments)
     with pytest.raises(ValueError, match="whole numbers, got None"):
         Conditional.fit(points, None)
+
+
+# ------------------------------------------------------------------ blocks of pairs, for streams and training
+
+
+def test_batches_are_cut_from_blocks_of_all_classes(conditional: Conditional, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of blocks of 32 pairs, which batches of 50 straddle; the same whatever was drawn before."""
+    monkeypatch.setattr(conditional_coupling, "_GROUP_PAIRS", 16)
+    first, second = (Conditional(*two_classes(), conditional.potentials) for _ in range(2))
+    ahead = {number: first.batch(number, 50, 7) for number in range(5)}
+    for number in (4, 0, 3, 1, 2):
+        pairs, again = ahead[number], second.batch(number, 50, 7)
+        for one, other in ((pairs.source, again.source), (pairs.index, again.index), (pairs.label, again.label)):
+            assert torch.equal(one, other)
+    assert len(torch.unique(torch.cat([pairs.source for pairs in ahead.values()]), dim=0)) == 250
+    assert not torch.equal(first.batch(0, 50, 8).source, ahead[0].source)
+
+
+def test_pairs_of_a_stream_have_the_laws_of_samples(conditional: Conditional) -> None:
+    points, labels = two_classes()
+    with PairStream(conditional, 500, seed=1) as stream:
+        pairs = joined([next(stream) for _ in range(12)])
+    assert torch.equal(pairs.target, points[pairs.index])
+    assert torch.equal(pairs.label, labels[pairs.index])
+    assert frequency_p_value(pairs.index, torch.ones(60)) > ALPHA
+    for label, potential in conditional.potentials.items():
+        noise = pairs.source[pairs.label == label]
+        assert normal_p_value(noise) > ALPHA
+        best = (noise @ potential.points.mT - potential.heights).argmax(1)
+        assert torch.equal(potential.points[best], pairs.target[pairs.label == label])
+
+
+@pytest.mark.parametrize("directions", [None, 2])
+def test_noise_that_waits_keeps_to_the_memory_of_all_classes(directions: int | None) -> None:
+    """32 classes of 64 rows in 40 dimensions: each would keep the half of a block of 256 draws and more."""
+    labels = torch.arange(2048) % 32
+    points = torch.randn(2048, 40, generator=seeded()) + labels[:, None]
+    frame = torch.eye(40)[:, :2]
+    own = {k: points[labels == k] if directions is None else points[labels == k] @ frame for k in range(32)}
+    potentials = {k: Discrete(rows, rows.square().sum(1) / 2) for k, rows in own.items()}
+    frames = None if directions is None else dict.fromkeys(range(32), frame)
+    least = 32 * 512 * (40 if directions is None else 2) * 4  # bytes of 512 draws of each
+    small = Conditional(points, labels, potentials, directions=frames, max_memory=least)
+    large = Conditional(points, labels, potentials, directions=frames)
+    index = torch.cat([torch.randperm(2048, generator=seeded()) for _ in range(4)])
+    for coupling in (small, large):
+        for part in index.split(256):
+            coupling.noise_for(part, generator=seeded())
+    waiting = [sum(part_bytes(part) for part in coupling._parts.values()) for coupling in (small, large)]
+    assert waiting[0] <= least < waiting[1]
+
+
+def part_bytes(part: Any) -> int:
+    """Of the noise that waits in a part of a coupling."""
+    pool = part.coupling._pool if isinstance(part, Subspace) else part._pool
+    return int(pool._stock.kept.waiting._lists.noise.nbytes)
 
 
 # ------------------------------------------------------------------ numbers as conditions

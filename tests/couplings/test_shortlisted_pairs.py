@@ -32,7 +32,7 @@ def test_batches_are_the_same_whatever_was_drawn_before(
     coupling: Semidiscrete, points: Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of blocks of 64 pairs, which batches of 50 straddle."""
-    monkeypatch.setattr(semidiscrete_coupling, "_BLOCK_PAIRS", 64)
+    monkeypatch.setattr(semidiscrete_coupling, "_LISTED_PAIRS", 64)
     first, second = (Semidiscrete(coupling.potential, points) for _ in range(2))
     ahead = [first.batch(number, 50, 7) for number in range(5)]
     back = [second.batch(number, 50, 7) for number in (4, 0, 3, 1, 2)]

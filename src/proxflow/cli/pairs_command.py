@@ -50,22 +50,28 @@ def pairs(
     Example: `proxflow pairs digits --epochs 100 --conditional`
     """
     import proxflow as pf
+    from proxflow.semidiscrete.fit_result import uninterrupted
 
     place, dataset = device_named(device), reading.load(data, seed)
     file = free_file(out or Path(f"{dataset.name}-pairs.safetensors"), overwrite=overwrite)
     if conditional and dataset.labels is None:
         raise ValueError(f"{dataset.name} has no labels; leave out --conditional")
-    if conditional and shortlist is not None:
-        raise ValueError("--shortlist couples all rows at once; leave it or --conditional out")
     if directions is not None and directions > dataset.dim:
         raise ValueError(f"--directions {directions} is more than the {dataset.dim} coordinates of a point")
     coupling: pf.couplings.Coupling
     if conditional and dataset.labels is not None:
         coupling = pf.couplings.Conditional.fit(
-            dataset.points.to(place), dataset.labels.to(place), directions=directions or "auto", seed=seed
+            dataset.points.to(place),
+            dataset.labels.to(place),
+            directions=directions or "auto",
+            shortlist=shortlist,
+            seed=seed,
         )
     else:
-        coupling = pf.couplings.Subspace.fit(dataset.points.to(place), directions, shortlist=shortlist, seed=seed)
+        subspace = pf.couplings.Subspace.fit(dataset.points.to(place), directions, shortlist=shortlist, seed=seed)
+        if subspace.record is not None:
+            uninterrupted(subspace.record)
+        coupling = subspace
     record = pf.couplings.PairFile.write(coupling, file, epochs=epochs, seed=seed)
     size = file.stat().st_size / record.pairs
     output.say(f"{dataset.name}: {record.pairs:,} pairs of {record.rows:,} rows, {size:.1f} bytes each: {file}")

@@ -6,6 +6,7 @@ import contextlib
 import json
 import math
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,7 +38,7 @@ _POINTS, _ROWS = "points.safetensors", "rows.safetensors"
 _RECORD, _FIT, _STANDARDISATION, _PAGE = "run.json", "fit.safetensors", "standardisation.safetensors", "report.html"
 _SAMPLES, _SAMPLE_LABELS = "samples.npy", "samples-labels.npy"
 _SAMPLE_RECORD, _SAMPLE_PICTURE = "samples.json", "samples.png"
-_CHECKPOINT, _TRAINING = "checkpoint.safetensors", "training.safetensors"
+_CHECKPOINT, _TRAINING, _GROUPS = "checkpoint.safetensors", "training.safetensors", "checkpoints"
 _NETWORK = "network.safetensors"
 _HISTORY, _EVENTS = "history.csv", "events.out.tfevents.*"
 _STUDIES = {"audit": "audit.safetensors", "batch-size": "batch-size.safetensors", "terminal": "terminal.safetensors"}
@@ -59,6 +60,11 @@ class RunFolder:
         return self.path / _CHECKPOINT
 
     @property
+    def group_checkpoints(self) -> Path:
+        """The folder where the fits of a conditional coupling keep theirs."""
+        return self.path / _GROUPS
+
+    @property
     def training_checkpoint(self) -> Path:
         """Where training keeps its state."""
         return self.path / _TRAINING
@@ -66,7 +72,7 @@ class RunFolder:
     @property
     def kept(self) -> bool:
         """Whether there is something to resume."""
-        return self.checkpoint.exists() or self.training_checkpoint.exists()
+        return any(each.exists() for each in (self.checkpoint, self.group_checkpoints, self.training_checkpoint))
 
     @property
     def page(self) -> Path:
@@ -127,6 +133,7 @@ class RunFolder:
         if not resume:
             self.checkpoint.unlink(missing_ok=True)
             self.training_checkpoint.unlink(missing_ok=True)
+            shutil.rmtree(self.group_checkpoints, ignore_errors=True)
         try:
             yield
         except BaseException:

@@ -185,10 +185,11 @@ def _arriving_data(dataset: Dataset, epsilon: float, schedule: str, seed: int) -
 
     import proxflow as pf
     from proxflow.cli.run_record import data_record
+    from proxflow.semidiscrete.fit_result import uninterrupted
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", pf.ConvergenceWarning)  # any fit is an exact flow of its own weights
-        fitted = pf.semidiscrete.fit(dataset.points, epsilon=epsilon, seed=seed)
+        fitted = uninterrupted(pf.semidiscrete.fit(dataset.points, epsilon=epsilon, seed=seed))
     words = f"the exact flow of the data, smoothed by epsilon = {epsilon:g}"
     flow = pf.ProximalFlow(fitted.potential.double(), schedule_named(schedule))
     return _Arriving(

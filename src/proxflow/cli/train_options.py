@@ -99,8 +99,8 @@ class CouplingOptions:
             raise ValueError(
                 f"--directions {self.directions} is more than the {counted(dataset.dim, 'coordinate')} of a point"
             )
-        if self.shortlist is not None and (self.coupling != "subspace" or conditional):
-            raise ValueError("--shortlist is for --coupling subspace without labels; leave it out")
+        if self.shortlist is not None and self.coupling != "subspace":
+            raise ValueError("--shortlist is for --coupling subspace; leave it out")
         if self.ot_batch is not None and self.coupling != "minibatch":
             raise ValueError(f"--ot-batch is for --coupling minibatch; {self.coupling} assigns no batches")
         if self.ot_batch is not None and self.ot_batch > dataset.n:
@@ -131,7 +131,13 @@ class CouplingOptions:
             )
             strength = math.inf if self.strength is None else self.strength
             coupling = pf.couplings.Conditional.fit(
-                dataset.points, labels, strength=strength, directions=wanted, seed=seed
+                dataset.points,
+                labels,
+                strength=strength,
+                directions=wanted,
+                shortlist=self.shortlist,
+                seed=seed,
+                checkpoint=folder.group_checkpoints,
             )
             return Coupled(coupling, classes=self._classes_in_words())
         return self._population(dataset, folder, seed)
@@ -150,15 +156,18 @@ class CouplingOptions:
     def _population(self, dataset: Dataset, folder: RunFolder, seed: int) -> Coupled:
         """The population coupling of all data, in some directions or in all."""
         import proxflow as pf
+        from proxflow.semidiscrete.fit_result import uninterrupted
 
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", pf.ConvergenceWarning)  # any fit is an exact coupling of its own weights
             if self.coupling == "semidiscrete":
-                fitted = pf.semidiscrete.fit(dataset.points, seed=seed, checkpoint=folder.checkpoint)
+                fitted = uninterrupted(pf.semidiscrete.fit(dataset.points, seed=seed, checkpoint=folder.checkpoint))
                 return Coupled(pf.couplings.Semidiscrete(fitted.potential, dataset.points), fitted)
             subspace = pf.couplings.Subspace.fit(
                 dataset.points, self.directions, shortlist=self.shortlist, seed=seed, checkpoint=folder.checkpoint
             )
+            if subspace.record is not None:
+                uninterrupted(subspace.record)
         return Coupled(subspace, dataset.points, subspace.selection)
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from proxflow.checks import Numbers
 from proxflow.couplings.joint_conditional import NoiseAndCondition
-from proxflow.couplings.noise_pool import NoiseLaw
+from proxflow.couplings.noise_pool import WAITING, NoiseLaw
 from proxflow.couplings.pairs import Pairs, Rows
 from proxflow.couplings.semidiscrete_coupling import Semidiscrete, rounded_alike
 from proxflow.measures import Source
@@ -34,13 +34,20 @@ class ConditionCost:
         points: (N, d) rows.
         features: (N, m) of the rows' conditions, as they enter the cost.
         weights: (N,), of the rows; equal if None.
+        max_memory: bytes of noise that wait for their row to be asked for.
 
     Raises:
         ValueError: a potential of other rows, features or weights.
     """
 
     def __init__(
-        self, potential: AtomicPotential, points: Tensor, features: Tensor, *, weights: Numbers | None = None
+        self,
+        potential: AtomicPotential,
+        points: Tensor,
+        features: Tensor,
+        *,
+        weights: Numbers | None = None,
+        max_memory: int = WAITING,
     ) -> None:
         self.rows = Rows("Conditional", points, None, weights)
         self.potential = potential
@@ -51,7 +58,7 @@ class ConditionCost:
                 "and the same strength"
             )
         joined = rounded_alike(torch.cat([self.rows.flat, features], dim=1), potential.points)
-        self._joint = Semidiscrete(potential, joined, weights=self.rows.weights)
+        self._joint = Semidiscrete(potential, joined, weights=self.rows.weights, max_memory=max_memory)
         self._law = law
         self.source: Source = law.noise
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -16,7 +16,7 @@ from proxflow.couplings.pairs import Rows
 from proxflow.kernels.geometry import coordinates
 from proxflow.measures import Empirical, Source
 
-__all__ = ["Group", "Groups", "checked_strength", "groups_of", "weights_of"]
+__all__ = ["Group", "Groups", "checked_strength", "groups_of", "places_of_groups", "weights_of"]
 
 _MOST_ROWS = 2048  # that say how far the points spread: two digits of a unit
 
@@ -93,12 +93,19 @@ def groups_of(data: Rows, strength: tuple[float, ...]) -> Groups:
         of_row = torch.unique(torch.stack(kept_apart, 1), dim=0, return_inverse=True)[1]
     else:
         of_row = torch.zeros(len(data), dtype=torch.int64, device=data.flat.device)
-    members = {int(label): torch.nonzero(of_row == label)[:, 0] for label in torch.unique(of_row)}
+    members = dict(places_of_groups(of_row))
     if data.weights is not None:
         empty = [label for label, rows in members.items() if not bool(data.weights[rows].any())]
         if empty:
             raise ValueError(f"Conditional: all rows of the classes {empty[:5]} have weight zero; leave them out")
     return Groups(of_row, members)
+
+
+def places_of_groups(group: Tensor) -> Iterator[tuple[int, Tensor]]:
+    """Each group that is named in (n,) int64, ascending, with the places of its name, ascending, (m,) int64."""
+    order = group.argsort(stable=True)
+    names, counts = torch.unique_consecutive(group[order], return_counts=True)
+    yield from zip(names.tolist(), order.split(counts.tolist()), strict=True)
 
 
 def _columns(data: Rows) -> list[Tensor]:

@@ -9,7 +9,9 @@ with all data, at a cost on conditions that differ.
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal, Self
 
 import torch
@@ -17,21 +19,28 @@ from torch import Tensor
 
 from proxflow.checks import Numbers, whole_number
 from proxflow.couplings.condition_cost import ConditionCost
-from proxflow.couplings.condition_groups import Group, checked_strength, groups_of, weights_of
+from proxflow.couplings.condition_groups import Group, checked_strength, groups_of, places_of_groups, weights_of
 from proxflow.couplings.directions import choose_directions, directions_kept_by
-from proxflow.couplings.noise_pool import NoiseLaw
+from proxflow.couplings.noise_pool import WAITING, NoiseLaw
+from proxflow.couplings.numbered_blocks import NumberedBlocks
 from proxflow.couplings.pairs import Pairs, Rows, check_count
 from proxflow.couplings.semidiscrete_coupling import Semidiscrete
 from proxflow.couplings.subspace import Subspace, first_directions
+from proxflow.errors import counted
 from proxflow.measures import Gaussian, Source
 from proxflow.potentials import AtomicPotential, SymmetricDiscrete
 from proxflow.potentials.atoms import as_atomic
 from proxflow.potentials.symmetric import check_symmetry
+from proxflow.progress import reporter
 from proxflow.seeding import own_generator
-from proxflow.semidiscrete import fit
+from proxflow.semidiscrete import Fit, ShortlistedFit, fit, fit_shortlisted
+from proxflow.semidiscrete.fit_result import uninterrupted
+from proxflow.semidiscrete.ranks import Ranks
 from proxflow.symmetry import Symmetry
 
 __all__ = ["Conditional"]
+
+_GROUP_PAIRS = 512  # of each group on average, that are drawn together
 
 
 class Conditional:
@@ -66,6 +75,10 @@ class Conditional:
         directions: of each group, (d, k) orthonormal columns, if its potential is one of ``rows @ directions``: each
             group is then a ``Subspace`` coupling.
         symmetry: a group of maps, as given to ``fit``: targets are images of rows, as of ``Semidiscrete``.
+        max_memory: bytes of noise that wait for their row to be asked for, of all groups together.
+
+    Streams and training draw the pairs of all groups in blocks: a search of a few noise vectors in each of many groups
+    takes most of its time to begin.
 
     Raises:
         ValueError: bad points, labels, strength, weights or directions, a group without potential or directions, or a
@@ -82,6 +95,7 @@ class Conditional:
         weights: Numbers | None = None,
         directions: Mapping[int, Numbers] | None = None,
         symmetry: Symmetry | None = None,
+        max_memory: int = WAITING,
     ) -> None:
         self.rows = Rows("Conditional", points, labels, weights)
         self.strength = checked_strength(self.rows, strength)
@@ -95,8 +109,10 @@ class Conditional:
         self._parts: dict[int, Semidiscrete | ConditionCost | Subspace] = {}
         for group, rows in groups.members.items():
             frame = None if directions is None else directions[group]
-            self._parts[group] = _part(Group.of(self.rows, rows, frame, self.strength), potentials[group], symmetry)
+            own = Group.of(self.rows, rows, frame, self.strength)
+            self._parts[group] = _part(own, potentials[group], symmetry, max_memory // len(groups.members))
         self.source = next(iter(self._parts.values())).source
+        self._numbered = NumberedBlocks.within_memory(_GROUP_PAIRS * len(self._parts), self.rows.dim)
 
     @classmethod
     def fit(
@@ -110,8 +126,10 @@ class Conditional:
         source: Source | None = None,
         symmetry: Symmetry | None = None,
         epsilon: float = 0.0,
+        shortlist: int | None = None,
         tol: float = 1e-2,
         seed: int = 0,
+        checkpoint: str | os.PathLike[str] | None = None,
         progress: bool | None = None,
     ) -> Self:
         """Fit a potential to each group of rows that is coupled together: to each class, by default.
@@ -127,38 +145,59 @@ class Conditional:
             symmetry: a group, as ``symmetry.HorizontalFlip((C, H, W))``, whose images of a row are data of its class,
                 too; classes are then kept apart. See ``Subspace.fit``.
             epsilon: epsilon of the fits, in units of the scores; see ``semidiscrete.fit``.
+            shortlist: for groups of very many rows on a CPU: pairs are nearly optimal, each noise vector searched among
+                so many parts of the rows of its group; see ``Subspace.fit``.
             tol: tolerance on chi2 of each fit.
             seed: seed of the choices and the fits.
+            checkpoint: folder to save the fit of each group in, made if it is not there; the same call goes on from
+                it, but for the choice of directions.
             progress: show a status line; None shows one on a terminal.
+
+        Raises:
+            ValueError: bad data or arguments, a shortlist with a symmetry or epsilon, or a checkpoint that is of other
+                fits or no folder.
+            KeyboardInterrupt: Ctrl-C was pressed; what was fitted is in the checkpoint.
         """
         data = Rows("Conditional", points, labels, weights)
         strength = checked_strength(data, strength)
         if directions is not None and source is not None and source != Gaussian(data.dim):
             raise ValueError("Conditional: directions need standard normal noise; leave out source= or directions=")
         symmetry = _checked_symmetry(symmetry, data, strength)
-        accuracy: dict[str, Any] = {"epsilon": epsilon, "tol": tol, "seed": seed, "progress": progress}
+        if shortlist is not None and (symmetry is not None or epsilon != 0):
+            raise ValueError("Conditional.fit: a shortlist goes with neither a symmetry nor epsilon")
+        ranks = Ranks.of_default_group()
+        folder = None if checkpoint is None else ranks.from_first(lambda: _made(Path(checkpoint)))
+        report = reporter("fit", progress if ranks.rank == 0 else False)
+        record: Fit | ShortlistedFit | None
         potentials: dict[int, AtomicPotential | SymmetricDiscrete] = {}
         frames: dict[int, Tensor] = {}
-        for label, rows in groups_of(data, strength).members.items():
+        groups = groups_of(data, strength).members
+        for place, (label, rows) in enumerate(groups.items(), 1):
+            if len(groups) > 1:
+                report(f"class {label}, {place} of {len(groups)}: {counted(len(rows), 'row')}")
+            options: dict[str, Any] = {"tol": tol, "seed": seed, "progress": progress}
+            options["checkpoint"] = None if folder is None else folder / f"{label}.safetensors"
             if symmetry is not None and directions is not None:
                 own, mass, frame = data.flat[rows], weights_of(data, rows), None
                 if directions != "auto":
                     frame = _kept_directions(Rows("Conditional", own, None, mass), directions, symmetry)
-                number = None if frame is None else frame.shape[1]
-                part = Subspace.fit(own, number, frame=frame, weights=mass, symmetry=symmetry, **accuracy)
-                frames[label], potentials[label] = part.directions, part.potential
-                continue
-            if directions is not None:
-                own_weights = weights_of(data, rows)
-                frames[label] = _coupled_directions(data.flat[rows], own_weights, directions, seed, progress)
-            group = Group.of(data, rows, frames.get(label), strength)
-            potentials[label] = fit(
-                group.joined,
-                group.rows.weights,
-                source=group.joint_source(source),
-                symmetry=symmetry,
-                **accuracy,
-            ).potential
+                dim = None if frame is None else frame.shape[1]
+                options |= {"frame": frame, "weights": mass, "symmetry": symmetry, "epsilon": epsilon}
+                part = Subspace.fit(own, dim, **options)
+                frames[label], record = part.directions, part.record
+                assert record is not None  # noqa: S101 - of its fit
+            else:
+                if directions is not None:
+                    own_weights = weights_of(data, rows)
+                    frames[label] = _coupled_directions(data.flat[rows], own_weights, directions, seed, progress)
+                group = Group.of(data, rows, frames.get(label), strength)
+                options["source"] = group.joint_source(source)
+                if shortlist is not None:
+                    record = fit_shortlisted(group.joined, group.rows.weights, count=shortlist, **options)
+                else:
+                    options |= {"symmetry": symmetry, "epsilon": epsilon}
+                    record = fit(group.joined, group.rows.weights, **options)
+            potentials[label] = uninterrupted(record).potential
         chosen = frames if directions is not None else None
         return cls(points, labels, potentials, strength=strength, weights=weights, directions=chosen, symmetry=symmetry)
 
@@ -201,6 +240,12 @@ class Conditional:
         noise, target = self._gathered(wanted, drawn)
         return self.rows.pairs(noise, index, target)
 
+    def batch(self, number: int, n: int, seed: int) -> Pairs:
+        """Batch ``number`` of n pairs of an endless sequence, whatever was drawn before."""
+        check_count("Conditional", n)
+        size = self._numbered.size
+        return self._numbered.batch(number, n, seed, lambda generator: self.sample(size, generator=generator))
+
     def pairs_for(self, index: Numbers, *, generator: torch.Generator | None = None) -> Pairs:
         """Pairs of given rows, each in its own class; with a symmetry targets are images of them.
 
@@ -229,10 +274,9 @@ class Conditional:
         generator, given = own_generator(generator), self.rows.checked_noise(noise)
         wanted = self._groups.of_row[self.rows.draw_index(len(given), generator)]
         index = torch.empty(len(given), dtype=torch.int64, device=given.device)
-        for label, part in self._parts.items():
-            places = torch.nonzero(wanted == label)[:, 0]
-            if len(places):
-                index[places] = self._groups.members[label][part.rows_for(given[places], generator=generator)]
+        for label, places in places_of_groups(wanted):
+            found = self._parts[label].rows_for(given[places], generator=generator)
+            index[places] = self._groups.members[label][found]
         return index
 
     @property
@@ -259,11 +303,9 @@ class Conditional:
         asked = self.rows.checked_index(index)
         labels = self._groups.of_row[asked]
         noise = self.rows.flat.new_empty(len(asked), *self.rows.event_shape, dtype=self.rows.dtype)
-        for label, part in self._parts.items():
-            places = torch.nonzero(labels == label)[:, 0]
-            if len(places):
-                given = part.noise_for(self._place_in_group(label, asked[places]), generator=generator)
-                noise[places] = given.reshape(len(places), *self.rows.event_shape)
+        for label, places in places_of_groups(labels):
+            given = self._parts[label].noise_for(self._place_in_group(label, asked[places]), generator=generator)
+            noise[places] = given.reshape(len(places), *self.rows.event_shape)
         return noise
 
     def _place_in_group(self, label: int, rows: Tensor) -> Tensor:
@@ -274,29 +316,44 @@ class Conditional:
         """Noise and targets (n, d), each from the pairs of its group, which are asked for the places that it fills."""
         noise = self.rows.flat.new_empty(len(group), self.rows.dim, dtype=self.rows.dtype)
         target = torch.empty_like(noise)
-        for label in self._parts:
-            places = torch.nonzero(group == label)[:, 0]
-            if len(places):
-                pairs = pairs_of(label, places)
-                noise[places], target[places] = pairs.source.flatten(1), pairs.target.flatten(1)
+        for label, places in places_of_groups(group):
+            pairs = pairs_of(label, places)
+            noise[places], target[places] = pairs.source.flatten(1), pairs.target.flatten(1)
         return noise, target
 
 
 def _part(
-    group: Group, potential: AtomicPotential | SymmetricDiscrete, symmetry: Symmetry | None
+    group: Group, potential: AtomicPotential | SymmetricDiscrete, symmetry: Symmetry | None, max_memory: int
 ) -> Semidiscrete | ConditionCost | Subspace:
     """The coupling of one group."""
     weights = group.rows.weights
     if group.features is not None:
         atomic = as_atomic("Conditional", potential)
-        cost = ConditionCost(atomic, group.rows.flat, group.features, weights=weights)
+        cost = ConditionCost(atomic, group.rows.flat, group.features, weights=weights, max_memory=max_memory)
         return cost if group.directions is None else Subspace(cost, group.flat, group.directions)
     if group.directions is not None:
-        return Subspace.from_potential(potential, group.flat, group.directions, weights=weights, symmetry=symmetry)
-    part = Semidiscrete(potential, group.flat, weights=weights)
+        return Subspace.from_potential(
+            potential, group.flat, group.directions, weights=weights, symmetry=symmetry, max_memory=max_memory
+        )
+    part = Semidiscrete(potential, group.flat, weights=weights, max_memory=max_memory)
     if part.symmetry != symmetry:
         raise ValueError("Conditional: potentials must have the symmetry that is given, or none if none is")
     return part
+
+
+def _made(folder: Path) -> Path:
+    """The folder of a checkpoint.
+
+    Raises:
+        ValueError: it cannot be made.
+    """
+    try:
+        folder.mkdir(exist_ok=True)
+    except OSError as error:
+        raise ValueError(
+            f"Conditional.fit: checkpoint must be a folder, or one that can be made, got {folder} ({error.strerror})"
+        ) from error
+    return folder
 
 
 def _checked_symmetry(symmetry: Symmetry | None, rows: Rows, strength: Sequence[float]) -> Symmetry | None:

@@ -36,6 +36,7 @@ from proxflow.potentials.symmetric import check_symmetry
 from proxflow.results import brief_repr
 from proxflow.seeding import generator_of
 from proxflow.semidiscrete import fit
+from proxflow.semidiscrete.fit_result import uninterrupted
 from proxflow.symmetry import Symmetry
 
 __all__ = ["DirectionChoice", "check_directions", "choose_directions", "directions_kept_by", "principal_directions"]
@@ -262,7 +263,8 @@ def _row_of(noise: Tensor, half: _Half, directions: Tensor, seed: int, progress:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # an early end changes the agreement by less than its error
         draws = _DRAWS_PER_ROW * len(features)
-        result = fit(features, half.weights, tol=1 / _DRAWS_PER_ROW, max_samples=draws, seed=seed, progress=progress)
+        found = fit(features, half.weights, tol=1 / _DRAWS_PER_ROW, max_samples=draws, seed=seed, progress=progress)
+    result = uninterrupted(found)
     row_of_atom = torch.empty(len(result.cell_mass), dtype=torch.int64, device=features.device)
     row_of_atom[result.atom_of_row] = torch.arange(len(features), device=features.device)
     potential = result.potential

@@ -14,8 +14,9 @@ from proxflow.couplings.process_local import Reserve
 from proxflow.potentials import AtomicPotential, SymmetricDiscrete
 from proxflow.results import brief_repr
 
-__all__ = ["NoiseLaw", "NoisePool"]
+__all__ = ["WAITING", "NoiseLaw", "NoisePool"]
 
+WAITING = 1 << 28  # bytes of draws that wait for their row, if nothing is said
 _LARGEST_BLOCK = 1 << 12  # draws made at once
 _SMALLEST_BLOCK = 1 << 8  # draws made at once
 _NEAREST_AMONG = 1 << 12  # draws searched for the one nearest to a cell that none has hit
@@ -58,7 +59,7 @@ class NoisePool:
         potential: whose scores rank the draws for a cell that none has hit.
         max_draws: in a row that may miss a cell before it is given up, until one hits it; 32 for each atom, and 2^17 at
             the least, if None.
-        max_memory: bytes of waiting draws; of atoms with many, the surplus is dropped first.
+        max_memory: bytes of waiting draws, at least those of 512; of atoms with many, the surplus is dropped first.
     """
 
     def __init__(
@@ -71,8 +72,8 @@ class NoisePool:
         points = potential.points
         self._draw, self._potential = draw, potential
         self._max_draws = max(_LEAST_TRIES, _TRIES_PER_ATOM * len(points)) if max_draws is None else max_draws
-        self._block = min(_LARGEST_BLOCK, max(_SMALLEST_BLOCK, 4 * len(points)))
-        self._capacity = max(2 * self._block, max_memory // (working_dtype(points).itemsize * points.shape[1]))
+        self._capacity = max(2 * _SMALLEST_BLOCK, max_memory // (working_dtype(points).itemsize * points.shape[1]))
+        self._block = min(_LARGEST_BLOCK, max(_SMALLEST_BLOCK, 4 * len(points)), self._capacity // 2)
         self._stock: Reserve[_Stock] = Reserve()
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Self
 
 import torch
 
@@ -13,6 +14,7 @@ from proxflow.seeding import generator_of
 __all__ = ["NumberedBlocks"]
 
 _SEEDS = 2  # that draw in turn, as for training and for validation
+_MOST_PAIRS, _MOST_NUMBERS = 1 << 14, 1 << 24  # of a block: 128 MiB for noise and targets in float32
 
 
 class NumberedBlocks:
@@ -31,6 +33,11 @@ class NumberedBlocks:
     def __init__(self, size: int) -> None:
         self.size = size
         self.last: Reserve[dict[int, dict[int, Pairs]]] = Reserve()
+
+    @classmethod
+    def within_memory(cls, wanted: int, dim: int) -> Self:
+        """Blocks of as many pairs as are wanted, fewer where these are very many or have many coordinates."""
+        return cls(max(1, min(wanted, _MOST_PAIRS, _MOST_NUMBERS // dim)))
 
     def batch(self, number: int, n: int, seed: int, draw: Callable[[torch.Generator], Pairs]) -> Pairs:
         """Batch ``number`` of n pairs; ``draw`` gives the pairs of a block."""

@@ -9,7 +9,7 @@ from scipy.spatial import KDTree
 from torch import Tensor
 
 from proxflow.checks import Numbers, point_weights
-from proxflow.couplings.noise_pool import NoiseLaw, NoisePool
+from proxflow.couplings.noise_pool import WAITING, NoiseLaw, NoisePool
 from proxflow.couplings.numbered_blocks import NumberedBlocks
 from proxflow.couplings.pairs import Pairs, Rows, check_count
 from proxflow.errors import counted
@@ -22,7 +22,7 @@ from proxflow.symmetry import Symmetry
 __all__ = ["Semidiscrete", "rounded_alike"]
 
 _ROUNDINGS = 1024  # of the largest coordinate, that two products of the same numbers may differ by
-_BLOCK_PAIRS, _BLOCK_NUMBERS = 1 << 14, 1 << 22  # of pairs by shortlists that are drawn together, at the most
+_LISTED_PAIRS = 1 << 14  # by shortlists, that are drawn together
 _SAME_WEIGHT = 1e-5  # relative: float32 keeps weights to 1e-7, and to see 1e-5 takes 10^10 draws
 
 
@@ -61,7 +61,7 @@ class Semidiscrete:
         *,
         weights: Numbers | None = None,
         max_draws: int | None = None,
-        max_memory: int = 1 << 28,
+        max_memory: int = WAITING,
     ) -> None:
         self.rows = Rows("Semidiscrete", points, labels)
         images = isinstance(potential, SymmetricDiscrete)
@@ -70,7 +70,7 @@ class Semidiscrete:
         self.atom_of_row = _atoms_of(self.rows.flat, potential.points, self.symmetry)
         self._shares = _shares(self.rows.flat, self.atom_of_row, potential, weights)
         self._pool = NoisePool(self._draw, potential, max_draws, max_memory)
-        self._numbered = NumberedBlocks(max(1, min(_BLOCK_PAIRS, _BLOCK_NUMBERS // self.rows.dim)))
+        self._numbered = NumberedBlocks.within_memory(_LISTED_PAIRS, self.rows.dim)
 
     @property
     def symmetry(self) -> Symmetry | None:

@@ -24,7 +24,7 @@ from proxflow.couplings.directions import (
     directions_kept_by,
     principal_directions,
 )
-from proxflow.couplings.noise_pool import NoiseLaw
+from proxflow.couplings.noise_pool import WAITING, NoiseLaw
 from proxflow.couplings.pairs import Pairs, Rows, check_count
 from proxflow.couplings.projected_symmetry import ProjectedSymmetry, invariant_count
 from proxflow.couplings.semidiscrete_coupling import Semidiscrete, rounded_alike
@@ -183,6 +183,7 @@ class Subspace:
         *,
         weights: Numbers | None = None,
         symmetry: Symmetry | None = None,
+        max_memory: int = WAITING,
     ) -> Self:
         """The coupling of a potential that was fitted to ``points @ directions``, with its rounding or another's.
 
@@ -195,6 +196,7 @@ class Subspace:
             labels: (N,) or (N, k), or None.
             weights: (N,), of the rows, as given to the fit; equal if None.
             symmetry: the group on the points, as given to ``Subspace.fit``; None if the potential has no symmetry.
+            max_memory: bytes of noise that wait for their row to be asked for.
 
         Raises:
             ValueError: bad points or directions, or a potential of other points, weights or symmetry.
@@ -204,7 +206,8 @@ class Subspace:
             raise ValueError(_OTHER_SYMMETRY)
         frame = check_directions("Subspace", directions, rows.flat)
         features = rounded_alike(_features(rows, frame, _projected(symmetry, rows, frame)), potential.points)
-        return cls(Semidiscrete(potential, features, labels, weights=weights), points, frame, symmetry=symmetry)
+        coupling = Semidiscrete(potential, features, labels, weights=weights, max_memory=max_memory)
+        return cls(coupling, points, frame, symmetry=symmetry)
 
     @property
     def symmetry(self) -> Symmetry | None:

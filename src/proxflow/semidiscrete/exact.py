@@ -90,7 +90,7 @@ def solve_exactly(
     newton = _start(solved, None if initial is None else initial[solved.rows], session.state)
     if newton is None:
         return Attempt(None)
-    history = _run(newton, session)
+    history, interrupted = _run(newton, session)
     if newton.chi2 > tol and newton.state.finished:
         session.report("Newton stopped short: falling back to the stochastic solver")
         return Attempt(None)
@@ -135,13 +135,15 @@ def solve_exactly(
         transport_cost_interval=cost.interval,
         samples_used=0,
         evaluation_samples=returned.draws,
+        interrupted=interrupted,
     )
     return Attempt(solution, heights)
 
 
-def _run(newton: DampedNewton, session: Session) -> tuple[Evaluation, ...]:
-    """Steps until nothing is left to gain, or Ctrl-C; what each reached."""
+def _run(newton: DampedNewton, session: Session) -> tuple[tuple[Evaluation, ...], bool]:
+    """Steps until nothing is left to gain, or Ctrl-C; what each reached, and whether it was Ctrl-C."""
     state = ExactState(newton.state, session.state.history if isinstance(session.state, ExactState) else ())
+    interrupted = False
     try:
         while not state.newton.finished:
             newton.step()
@@ -150,9 +152,10 @@ def _run(newton: DampedNewton, session: Session) -> tuple[Evaluation, ...]:
             session.report(f"Newton step {newton.state.steps}: chi2 = {newton.chi2:.3g}")
             session.save(state, now=newton.state.finished)
     except KeyboardInterrupt:
+        interrupted = True
         session.report("interrupted: certifying the best so far")
         session.save(state, now=True)
-    return state.history
+    return state.history, interrupted
 
 
 def _start(problem: SemiDual, initial: Tensor | None, resumed: object) -> DampedNewton | None:

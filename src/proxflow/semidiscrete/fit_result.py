@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TypeAlias
+from dataclasses import dataclass, field
+from typing import TypeAlias, TypeVar
 
 from torch import Tensor
 
@@ -15,7 +15,16 @@ from proxflow.results import brief_repr
 from proxflow.semidiscrete.pair_quality import PairQuality
 from proxflow.storage import storable
 
-__all__ = ["Evaluation", "Fit", "FitRecord", "FittedPotential", "ReturnedPotential", "ShortlistedFit", "Solution"]
+__all__ = [
+    "Evaluation",
+    "Fit",
+    "FitRecord",
+    "FittedPotential",
+    "ReturnedPotential",
+    "ShortlistedFit",
+    "Solution",
+    "uninterrupted",
+]
 
 FittedPotential: TypeAlias = Discrete | Entropic | SymmetricDiscrete
 """What ``fit`` may return."""
@@ -37,8 +46,8 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Solution:
-    """What a method found: the potential, its masses (N,), its certificate and cost, what they took, advice, and on
-    shortlists the quality of the pairs."""
+    """What a method found: the potential, its masses (N,), its certificate and cost, what they took, advice, on
+    shortlists the quality of the pairs, and whether Ctrl-C ended it."""
 
     method: str
     potential: ReturnedPotential
@@ -50,6 +59,7 @@ class Solution:
     evaluation_samples: int
     advice: str = "let it run longer"
     quality: PairQuality | None = None
+    interrupted: bool = False
 
 
 @dataclass(frozen=True)
@@ -72,6 +82,7 @@ class FitRecord:
     epsilon: float
     seed: int
     tol: float
+    interrupted: bool = field(default=False, kw_only=True)
 
 
 @storable
@@ -100,6 +111,7 @@ class Fit(FitRecord):
         epsilon: the smoothing asked for, in units of the scores <u, y>.
         seed: the seed of the run.
         tol: the tolerance asked for.
+        interrupted: whether Ctrl-C ended it.
     """
 
     potential: FittedPotential
@@ -124,3 +136,17 @@ class ShortlistedFit(FitRecord):
 
     potential: Shortlisted
     optimality: float
+
+
+R = TypeVar("R", bound=FitRecord)
+
+
+def uninterrupted(record: R) -> R:
+    """The record of a fit that is a part of something longer.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C ended the fit, and so ends what it is a part of.
+    """
+    if record.interrupted:
+        raise KeyboardInterrupt
+    return record

@@ -302,9 +302,13 @@ def record_of(solution: Solution, task: Task, session: Session) -> dict[str, Any
     converged = chi2 + 2 * stderr <= task.tol
     low, high = solution.transport_cost_interval  # of points beyond 1e154, whose squares overflow, nothing is known
     if not converged:
-        message = f"fit stopped at chi2 = {chi2:.3g} +- {stderr:.2g}, above tol = {task.tol:g}; "
+        ended = "was interrupted" if solution.interrupted else "stopped"
+        advice = "let it run longer" if solution.interrupted else solution.advice
         warnings.warn(
-            f"{message}{solution.advice}, or use it with its cell_mass for the weights", ConvergenceWarning, 4
+            f"fit {ended} at chi2 = {chi2:.3g} +- {stderr:.2g}, above tol = {task.tol:g}; {advice}, or use it with its "
+            "cell_mass for the weights",
+            ConvergenceWarning,
+            4,
         )
     return {
         "method": solution.method,
@@ -322,4 +326,5 @@ def record_of(solution: Solution, task: Task, session: Session) -> dict[str, Any
         "epsilon": task.epsilon,
         "seed": task.seed,
         "tol": task.tol,
+        "interrupted": solution.interrupted,
     }

@@ -124,15 +124,17 @@ def solve_stochastically(
     """Move the heights until chi2 + 2 stderr <= tol, the cap, or Ctrl-C; then certify what there is."""
     with session.ranks.interruptible():
         run = Run(problem, returned, initial, tol, max_samples, seed, session)
+        interrupted = False
         try:
             while not run.finished:
                 run.advance()
                 session.save(run.state, now=False)
         except KeyboardInterrupt:
+            interrupted = True
             session.report("interrupted: certifying the best so far; Ctrl-C again stops at once")
         session.save(run.state, now=True)
         with session.ranks.interruptible():
-            return run.certify()
+            return dataclasses.replace(run.certify(), interrupted=interrupted)
 
 
 class Run:

@@ -20,7 +20,7 @@ from proxflow.flow import ProximalFlow, schedule_of
 from proxflow.measures import Gaussian, Source
 from proxflow.schedules import Schedule
 from proxflow.seeding import generator_of
-from proxflow.semidiscrete.fit_result import Fit
+from proxflow.semidiscrete.fit_result import Fit, uninterrupted
 from proxflow.semidiscrete.fitting import fit
 
 __all__ = ["Given", "Reference", "Subject", "subject_of"]
@@ -144,7 +144,8 @@ def _flow_of(given: Given, path: Schedule, say: Callable[[str], None]) -> tuple[
     say(f"fitting the exact flow of {len(points):,} points")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # any fit is an exact flow of its own weights
-        fitted = fit(points, source=given.source, max_samples=_FIT_SAMPLES, seed=given.seed, progress=False)
+        found = fit(points, source=given.source, max_samples=_FIT_SAMPLES, seed=given.seed, progress=False)
+    fitted = uninterrupted(found)
     return ProximalFlow(fitted.potential, path), fitted.chi2
 
 

@@ -27,6 +27,7 @@ from proxflow.progress import reporter
 from proxflow.schedules import Linear, Schedule
 from proxflow.seeding import generator_of
 from proxflow.semidiscrete import Fit, fit
+from proxflow.semidiscrete.fit_result import uninterrupted
 
 __all__ = ["minibatch_convergence"]
 
@@ -141,7 +142,8 @@ def _target(
         report("fitting the potential")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)  # what the heights miss is measured below
-            fitted = fit(points, source=source, tol=fit_tol, seed=seed, max_memory=max_memory, progress=False)
+            found = fit(points, source=source, tol=fit_tol, seed=seed, max_memory=max_memory, progress=False)
+        fitted = uninterrupted(found)
         potential = fitted.potential
     generator = generator_of(seed, 0)
     report("fresh draws for W2^2")
