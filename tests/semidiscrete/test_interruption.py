@@ -25,7 +25,7 @@ def rows(dim: int, n: int = 120) -> Tensor:
     return torch.randn(n, dim, generator=torch.Generator().manual_seed(0))
 
 
-def pressed(monkeypatch: pytest.MonkeyPatch, kind: type, number: int, *, listed: bool = False) -> None:
+def pressed(monkeypatch: pytest.MonkeyPatch, kind: Any, number: int, *, listed: bool = False) -> None:
     """Ctrl-C, once, in place of a step of a fit of this kind; of one on shortlists, if wanted, not of one for them."""
     step, made = kind.step, [0]
 
@@ -115,8 +115,8 @@ def test_ctrl_c_during_the_fit_does_not_begin_to_train(
     coupling: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """What was trained on the pairs of half a fit could not be resumed: the fit goes on, and its pairs are others."""
-    quick = ["--steps", 20, "--width", 16, "--depth", 1, "--batch-size", 16]
-    options = {
+    quick: list[Any] = ["--steps", 20, "--width", 16, "--depth", 1, "--batch-size", 16]
+    options: dict[str, list[Any]] = {
         "semidiscrete": ["--coupling", "semidiscrete"],
         "subspace": ["--directions", 2],
         "classes": ["--conditional", "--directions", 2],
