@@ -40,7 +40,7 @@ def turning(t: Tensor, x: Tensor) -> Tensor:
 
 def value(name: str, field: Field | pf.ProximalFlow, **options: object) -> str:
     """A figure as ``audit`` measures it."""
-    found = pf.analysis.audit(field, count=512, steps=16, marks=False, progress=False, **options)  # type: ignore[arg-type]
+    found = pf.analysis.audit(field, count=512, steps=16, compare_independent=False, progress=False, **options)  # type: ignore[arg-type]
     return f"{found.figures[name].value:.2g}"
 
 
@@ -117,7 +117,7 @@ def exchanges(axes: mpl.axes.Axes, good: bool) -> str:
 def pair_excess(axes: mpl.axes.Axes, good: bool) -> str:
     """The error of the velocity over t, and the bound of pairs that allow it."""
     field = INDEPENDENT if not good else (lambda t, x: FLOW.velocity(t, x) * 1.02)
-    found = pf.analysis.audit(field, FLOW, data=ROWS, count=512, steps=16, marks=False, progress=False)
+    found = pf.analysis.audit(field, FLOW, data=ROWS, count=512, steps=16, compare_independent=False, progress=False)
     axes.plot(found.times, found.velocity_error, color=GOOD if good else BAD)
     axes.plot(found.times, found.velocity_bound, color="black", ls="--", lw=1)
     axes.set(ylim=(0, 2.5), xlabel="t")
@@ -164,7 +164,7 @@ def copies(axes: mpl.axes.Axes, good: bool) -> str:
 def equivalent_batch(axes: mpl.axes.Axes, good: bool) -> str:
     """Errors of perfect networks by the size of their minibatches, and the sizes that the field's error speaks for."""
     field: Field = FLOW.velocity if good else partly_independent
-    found = pf.analysis.audit(field, FLOW, data=ROWS, count=512, steps=16, marks=False, progress=False)
+    found = pf.analysis.audit(field, FLOW, data=ROWS, count=512, steps=16, compare_independent=False, progress=False)
     batch = found.figures["equivalent_batch"]
     curve = batch_curve(FLOW, INDEPENDENT, torch.arange(1, 8, dtype=torch.float64) / 8, 0)
     axes.axvspan(batch.low, min(batch.high, 128), color=GOOD if good else BAD, alpha=0.3, lw=0)
@@ -219,7 +219,7 @@ def likelihood(axes: mpl.axes.Axes, good: bool) -> str:
 def few_steps(axes: mpl.axes.Axes, good: bool) -> str:
     """Error against the number of steps."""
     field = FLOW if good else INDEPENDENT
-    found = pf.analysis.audit(field, data=ROWS, count=512, steps=32, marks=False, progress=False)
+    found = pf.analysis.audit(field, data=ROWS, count=512, steps=32, compare_independent=False, progress=False)
     axes.plot(found.steps, found.step_error, color=GOOD if good else BAD, marker="o")
     axes.set(ylim=(-0.05, 1), xlabel="steps", xscale="log", xticks=found.steps, xticklabels=found.steps)
     axes.minorticks_off()
@@ -229,7 +229,7 @@ def few_steps(axes: mpl.axes.Axes, good: bool) -> str:
 def step_grid(axes: mpl.axes.Axes, good: bool) -> str:
     """How fast the velocity changes along trajectories, and the best times of four steps."""
     field: Field = INDEPENDENT if good else late
-    found = pf.analysis.audit(field, data=ROWS, count=512, steps=32, marks=False, progress=False)
+    found = pf.analysis.audit(field, data=ROWS, count=512, steps=32, compare_independent=False, progress=False)
     times, points = path(field, 256, 64)
     velocities = torch.stack([field(t, x) for t, x in zip(times[:-1], points[:-1], strict=True)])
     change = velocities.diff(dim=0).square().sum(2).mean(1).sqrt() / times[1:-1].diff().mean()

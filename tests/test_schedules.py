@@ -169,3 +169,23 @@ def test_schedules_compare_by_value() -> None:
     assert Linear() != Cosine()
     assert repr(Polynomial(2.5)) == "Polynomial(2.5)"
     assert repr(Cosine()) == "Cosine()"
+
+
+class Tabulated(Linear):
+    """Linear, with a table and a name."""
+
+    def __init__(self, table: torch.Tensor, name: str) -> None:
+        self.table, self.name = table, name
+
+
+def test_schedules_with_tensors_and_text_are_compared_and_shown() -> None:
+    one, same = (Tabulated(torch.tensor([1.0, 2.0]), "a") for _ in range(2))
+    assert one == same
+    assert hash(one) == hash(same)
+    assert one != Tabulated(torch.tensor([1.0, 3.0]), "a")
+    assert one != Tabulated(torch.tensor([1.0, 2.0]), "b")
+    assert one != Linear()
+    assert repr(one) == "Tabulated(tensor([1., 2.]), 'a')"
+    assert [repr(Polynomial(n)) for n in (2, 2.0, 2.0000001, 0.5)] == [
+        "Polynomial(2)", "Polynomial(2)", "Polynomial(2.0000001)", "Polynomial(0.5)",
+    ]  # fmt: skip

@@ -649,3 +649,22 @@ def test_a_network_built_from_a_state_does_not_share_it() -> None:
     with torch.no_grad():
         other.input.weight.zero_()
     assert bool(network.input.weight.any())
+
+
+@pytest.mark.parametrize("tree", [{"a.b": 1.0, "a": {"b": 2.0}}, {1: 1.0, "1": 2.0}, {"a": {"0": 1.0}, "a.0": 2.0}])
+def test_tensors_whose_paths_are_written_alike_are_kept_apart(tree: dict[Any, Any], tmp_path: Path) -> None:
+    def tensors(of: Any) -> Any:
+        return {key: tensors(value) for key, value in of.items()} if isinstance(of, dict) else torch.tensor(of)
+
+    def numbers(of: Any) -> Any:
+        return {key: numbers(value) for key, value in of.items()} if isinstance(of, dict) else float(of)
+
+    pf.save(tensors(tree), tmp_path / "file")
+    assert numbers(pf.load(tmp_path / "file")) == tree
+
+
+def test_a_coupling_in_some_directions_says_what_to_save() -> None:
+    rows = torch.randn(40, 3, generator=torch.Generator().manual_seed(0))
+    coupling = pf.couplings.Subspace.fit(rows, 1, tol=0.5, progress=False)
+    with pytest.raises(TypeError, match="save its potential and its directions"):
+        pf.save(coupling, "never")

@@ -14,6 +14,7 @@ __all__ = [
     "ConvergenceWarning",
     "DataWarning",
     "MissingExtraError",
+    "UndefinedTimeError",
     "counted",
     "global_generators_kept",
     "in_a_line",
@@ -35,6 +36,10 @@ class ConvergenceWarning(UserWarning):
 
 class DataWarning(UserWarning):
     """Data were read, but something about them is hardly meant; the message says what to do."""
+
+
+class UndefinedTimeError(ValueError):
+    """A quantity of a path does not exist at the time that was asked for, such as a velocity at t = 1."""
 
 
 class MissingExtraError(ImportError):

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from proxflow.checks import working_dtype
+from proxflow.errors import UndefinedTimeError
 from proxflow.independent_field import IndependentField
 from proxflow.kernels.geometry import row_norm
 from proxflow.potentials.base import Potential
@@ -19,7 +20,7 @@ from proxflow.schedules import Linear, Schedule, check_schedule
 from proxflow.storage import storable
 from proxflow.torch_support import require_converged
 
-__all__ = ["IndependentField", "ProximalFlow", "schedule_of"]
+__all__ = ["IndependentField", "ProximalFlow", "flow_of", "schedule_of"]
 
 _SPECTRUM_ROUNDINGS = 16.0  # of I - beta D recover_target per dimension: eigenvalues below them are zero
 _VELOCITY_ROUNDINGS = 4.0  # x - beta y, its quotient by alpha, the coefficients, and the sum of two products
@@ -106,7 +107,8 @@ class ProximalFlow(nn.Module):
         """v_t(x) = alpha' u + beta' y, (B, *event); refused at t = 1, where it is not a function of x.
 
         Raises:
-            ValueError: t = 1; finish with ``recover_target``, as ``sampling.integrate`` does.
+            ValueError: t = 1; finish with ``recover_target``, as ``sampling.integrate`` does. Among the times of a
+                (B,) tensor, which are not looked at, 1 gives a row of NaN.
             ConvergenceError: a row did not converge and ``on_failure`` is "raise".
         """
         t = self._before_end(t, x, "velocity")
@@ -226,7 +228,7 @@ class ProximalFlow(nn.Module):
             return torch.where(t.to(x.dtype) < 1, t, torch.nan)
         if 1 - torch.finfo(x.dtype).eps / 4 <= t <= 1:
             rounded = "" if t == 1 else f" ({t!r} is 1 in {x.dtype})"
-            raise ValueError(
+            raise UndefinedTimeError(
                 f"{name}: at t = 1{rounded} this is not a function of x; stop before 1 and finish with recover_target"
             )
         return t
@@ -284,8 +286,16 @@ def schedule_of(owner: str, field: object, schedule: Schedule | None) -> Schedul
         ValueError: not a schedule, or one that contradicts the flow's.
     """
     check_schedule(owner, schedule)
-    if not isinstance(field, ProximalFlow):
+    flow = flow_of(field)
+    if flow is None:
         return Linear() if schedule is None else schedule
-    if schedule is not None and schedule != field.schedule:
-        raise ValueError(f"{owner}: the flow has the schedule {field.schedule}, but schedule={schedule} was given")
-    return field.schedule
+    if schedule is not None and schedule != flow.schedule:
+        raise ValueError(f"{owner}: the flow has the schedule {flow.schedule}, but schedule={schedule} was given")
+    return flow.schedule
+
+
+def flow_of(field: object) -> ProximalFlow | None:
+    """The flow that a field is, by itself or as its method ``velocity``; None for any other callable."""
+    if getattr(field, "__func__", None) in (ProximalFlow.velocity, ProximalFlow.forward):
+        field = getattr(field, "__self__", None)
+    return field if isinstance(field, ProximalFlow) else None

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from proxflow.checks import flat_points, point_weights, working_dtype
+from proxflow.errors import UndefinedTimeError
 from proxflow.kernels.softmax import law as softmax
 from proxflow.measures import Gaussian, Source
 from proxflow.potentials.atoms import check_like_atoms
@@ -123,8 +124,12 @@ class IndependentField(nn.Module):
                 f"IndependentField: x must have shape (B, *event) with {self.dim} entries per row, got {tuple(x.shape)}"
             )
         check_like_atoms("IndependentField", x, "x", self.points, self.weights)
+        if not isinstance(t, Tensor) and t == 1:
+            raise UndefinedTimeError(
+                f"IndependentField: t must be in [0, 1), got {t!r}; at t = 1 the data are their own mean"
+            )
         if not isinstance(t, Tensor) and not 0 <= t < 1:
-            raise ValueError(f"IndependentField: t must be in [0, 1), got {t!r}; at t = 1 the data are their own mean")
+            raise ValueError(f"IndependentField: t must be in [0, 1), got {t!r}")
         times = torch.as_tensor(t, dtype=x.dtype, device=x.device)
         if times.ndim > 1 or (times.ndim == 1 and len(times) != len(x)):
             raise ValueError(

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from proxflow.checks import real_number
+from proxflow.errors import UndefinedTimeError
 from proxflow.schedules import Linear, Schedule, check_schedule
 
 __all__ = [
@@ -44,6 +45,7 @@ def source_from_velocity(t: Tensor | float, x: Tensor, velocity: Tensor, schedul
 
     Raises:
         ValueError: a schedule that is none, t out of range, or shapes that differ.
+        UndefinedTimeError: a ValueError, of the functions below at the number t at which they have no answer.
     """
     at = _coefficients("source_from_velocity", t, x, velocity, schedule)
     return (at.beta_rate * x - at.beta * velocity) / at.wronskian
@@ -111,10 +113,11 @@ def _times(owner: str, t: Tensor | float, x: Tensor, never: int | None) -> Tenso
     """Times in float64 that broadcast against x."""
     if not isinstance(t, Tensor):
         number = real_number(t)
-        if not 0 <= number <= 1 or number == never:
-            raise ValueError(
-                f"{owner}: t must be in {'(' if never == 0 else '['}0, 1{')' if never == 1 else ']'}, got {t!r}"
-            )
+        allowed = f"{'(' if never == 0 else '['}0, 1{')' if never == 1 else ']'}"
+        if number == never:
+            raise UndefinedTimeError(f"{owner}: t must be in {allowed}, got {t!r}")
+        if not 0 <= number <= 1:
+            raise ValueError(f"{owner}: t must be in {allowed}, got {t!r}")
         return torch.tensor(number, dtype=torch.float64, device=x.device)
     if t.ndim > 1 or (t.ndim == 1 and len(t) != len(x)):
         raise ValueError(f"{owner}: t must be a number or have shape ({len(x)},), got {tuple(t.shape)}")

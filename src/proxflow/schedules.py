@@ -21,6 +21,7 @@ from proxflow.storage import storable
 
 __all__ = ["Cosine", "Linear", "Polynomial", "Schedule", "check_schedule"]
 
+_MOST_WHOLE = 1e15  # numbers below it are shown without a point where they are whole
 _COEFFICIENTS = ("alpha", "beta", "alpha_derivative", "beta_derivative", "wronskian", "rescaled_time")
 
 
@@ -81,14 +82,29 @@ class Schedule(ABC):
         return -torch.log(self.alpha(t))
 
     def __eq__(self, other: object) -> bool:
-        return type(self) is type(other) and vars(self) == vars(other)
+        if type(self) is not type(other):
+            return False
+        own, others = vars(self), vars(other)
+        return own.keys() == others.keys() and all(_same(own[name], others[name]) for name in own)
 
     def __hash__(self) -> int:
-        return hash((type(self), *vars(self).values()))
+        return hash((type(self), *vars(self)))
 
     def __repr__(self) -> str:
-        arguments = ", ".join(f"{value:g}" for value in vars(self).values())
-        return f"{type(self).__name__}({arguments})"
+        return f"{type(self).__name__}({', '.join(map(_brief, vars(self).values()))})"
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Whether two attributes are equal; of tensors, their entries."""
+    if isinstance(one, Tensor) or isinstance(other, Tensor):
+        return isinstance(one, Tensor) and isinstance(other, Tensor) and torch.equal(one, other)
+    return bool(one == other)
+
+
+def _brief(value: Any) -> str:
+    """A number in as few digits as tell it, whole ones without a point; anything else as Python shows it."""
+    whole = isinstance(value, float) and value.is_integer() and abs(value) < _MOST_WHOLE
+    return repr(int(value)) if whole else repr(value)
 
 
 @storable

@@ -13,7 +13,7 @@ import torch
 
 from proxflow.checks import whole_number
 
-__all__ = ["generator_of", "own_generator", "seeded_generator"]
+__all__ = ["derived_seed", "generator_of", "own_generator", "seeded_generator"]
 
 
 def generator_of(seed: int, *numbers: int, device: torch.device | str = "cpu") -> torch.Generator:
@@ -21,8 +21,12 @@ def generator_of(seed: int, *numbers: int, device: torch.device | str = "cpu") -
 
     It is statistically independent of the others, and of ``torch.manual_seed(seed)`` and the like.
     """
-    state = np.random.SeedSequence(int(seed) % 2**64, spawn_key=numbers).generate_state(1, np.uint64)
-    return torch.Generator(device).manual_seed(int(state[0]))
+    return torch.Generator(device).manual_seed(derived_seed(seed, *numbers))
+
+
+def derived_seed(seed: int, *numbers: int) -> int:
+    """A seed of its own for each seed and sequence of numbers, of 64 bits."""
+    return int(np.random.SeedSequence(int(seed) % 2**64, spawn_key=numbers).generate_state(1, np.uint64)[0])
 
 
 def seeded_generator(caller: str, seed: object, device: torch.device | str = "cpu") -> torch.Generator:

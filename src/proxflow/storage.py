@@ -175,6 +175,8 @@ def _encode(value: object, key: str, tensors: dict[str, Tensor]) -> Any:
     if isinstance(value, float):
         return value if math.isfinite(value) else {"float": repr(value)}
     if isinstance(value, Tensor):
+        if key in tensors:  # as of {"a.b": x, "a": {"b": y}}, or of {1: x, "1": y}
+            key = f"{key} ({len(tensors)})"
         tensors[key] = value.detach().cpu().contiguous().clone()
         return {"tensor": key}
     if isinstance(value, dict):
@@ -193,6 +195,11 @@ def _instead_of(value: object) -> str:
     if isinstance(value, torch.nn.Module):
         return (
             "decorate its class with proxflow.storable, or keep the state_dict of a module of your own with torch.save"
+        )
+    if hasattr(value, "sample") and hasattr(value, "directions"):
+        return (
+            "of a coupling in some directions, save its potential and its directions, "
+            'as proxflow.save({"potential": c.potential, "directions": c.directions}, path)'
         )
     if hasattr(value, "sample"):
         return "of a coupling, save its potential"

@@ -144,11 +144,24 @@ def test_rows_in_one_byte_get_noise_in_float32(points: Tensor) -> None:
     assert alone(points).dtype == torch.float32
     assert alone(points).shape == points.shape
     matcher = ConditionalFlowMatcher(coupling(), generator=torch.Generator().manual_seed(0))
-    t, x, velocity = matcher.sample_location_and_conditional_flow(None, points[index])
-    torch.testing.assert_close(x, t[:, None] * points[index] + (1 - t[:, None]) * drawn[0])
-    torch.testing.assert_close(velocity, points[index] - drawn[0])
-    whole = ConditionalFlowMatcher(pf.couplings.Minibatch(points, 4), generator=torch.Generator().manual_seed(0))
-    assert whole.sample_location_and_conditional_flow(None, points[:8])[2].dtype == torch.float32
+    scaled = points[index].float() / 128
+    t, x, velocity = matcher.sample_location_and_conditional_flow(None, scaled, index=index)
+    torch.testing.assert_close(x, t[:, None] * scaled + (1 - t[:, None]) * drawn[0])
+    torch.testing.assert_close(velocity, scaled - drawn[0])
+
+
+@pytest.mark.parametrize("points", [images(torch.uint8), images(torch.int8)], ids=["uint8", "int8"])
+def test_paths_to_bytes_are_refused(points: Tensor) -> None:
+    """As ``train`` refuses them: targets from 0 to 255 beside noise of variance 1 are no mistake that a loss shows."""
+    potential = pf.semidiscrete.fit(points, tol=0.2, progress=False).potential
+    own = ConditionalFlowMatcher(pf.couplings.Semidiscrete(potential, points))
+    whole, batch = ConditionalFlowMatcher(pf.couplings.Minibatch(points, 4)), ConditionalFlowMatcher()
+    given = f"x1 is given in {points.dtype}, and targets would be these whole numbers; .*index= where"
+    for matcher in (own, batch):
+        with pytest.raises(ValueError, match=given):
+            matcher.sample_location_and_conditional_flow(torch.randn(8, 3), points[:8])
+    with pytest.raises(ValueError, match=f"the coupling's rows are stored in {points.dtype}"):
+        whole.sample_location_and_conditional_flow(None, points[:8].float())
 
 
 @pytest.mark.parametrize("stored", [torch.float16, torch.bfloat16], ids=str)

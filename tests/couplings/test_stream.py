@@ -88,6 +88,24 @@ def test_a_stream_goes_on_from_any_position(coupling: Callable[..., Any], ahead:
 
 
 @EVERY
+@pytest.mark.parametrize("ahead", [0, 3])
+def test_setting_the_position_goes_on_from_there(coupling: Callable[..., Any], ahead: int) -> None:
+    whole = batches(coupling, 9)
+    with PairStream(coupling(), BATCH, seed=3, ahead=ahead) as stream:
+        for position in (0, 5, 1, 8):
+            stream.position = position
+            assert stream.position == position
+            assert same(next(stream), whole[position])
+        stream.position = 2
+        assert all(same(next(stream), whole[number]) for number in range(2, 9))
+        assert stream.position == 9
+        wrong: Any
+        for wrong in (-1, 1.5, "1"):
+            with pytest.raises(ValueError, match="position must be a whole number of at least 0"):
+                stream.position = wrong
+
+
+@EVERY
 @pytest.mark.parametrize("processes", [2, 3])
 def test_the_shares_of_several_processes_are_the_batch_of_one(coupling: Callable[..., Any], processes: int) -> None:
     alone = batches(coupling, 5)
@@ -268,7 +286,7 @@ def test_closing_stops_the_thread_and_what_it_would_have_drawn() -> None:
     drawn = len(watched.threads)
     assert settled(watched, drawn)
     assert threading.active_count() == alive
-    with pytest.raises(RuntimeError, match="shutdown"):
+    with pytest.raises(RuntimeError, match="it is closed; make another one with position="):
         next(stream)
     stream.close()  # once more does no harm
 

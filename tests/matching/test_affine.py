@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import proxflow as pf
-from proxflow.matching import MLP, AffineResidual, ResidualMLP, sample_path
+from proxflow.matching import MLP, AffineResidual, ResidualMLP, affine, sample_path
 from tests.marks import slow_beyond
 from tests.matching.test_networks import residual
 
@@ -188,3 +188,12 @@ def test_bad_arguments() -> None:
     for pairs in (1, 2.5, "many"):
         with pytest.raises(ValueError, match="pairs must be a whole number of at least 2"):
             AffineResidual.fit(Nothing(), pf.couplings.Independent(torch.randn(5, 2)), pairs=pairs)
+
+
+@pytest.mark.parametrize("pairs", [200, 300, 1000])
+def test_no_pair_is_counted_twice(pairs: int) -> None:
+    """Rows without noise: batch k of fewer pairs begins elsewhere, among those that were counted."""
+    rows = torch.arange(2000.0)[:, None]
+    coupling = pf.couplings.Minibatch(rows, 2000)
+    drawn = torch.cat([batch.target for batch in affine._drawn(coupling, pairs, 0)])
+    assert len(torch.unique(drawn)) == len(drawn) == pairs

@@ -187,6 +187,61 @@ def test_another_coupling_of_the_same_data_is_refused(what: str, tmp_path: Path)
         train(MLP(event, width=8), other, steps=2, checkpoint=tmp_path / "state", progress=False)
 
 
+class _Power(pf.schedules.Schedule):
+    """1 - t^n, told by a table of its powers."""
+
+    def __init__(self, n: float) -> None:
+        self.table = torch.full((2000,), 1.0)
+        self.table[1000] = n
+
+    def alpha(self, t: torch.Tensor) -> torch.Tensor:
+        return 1 - t ** self.table[1000]
+
+    def beta(self, t: torch.Tensor) -> torch.Tensor:
+        return t ** self.table[1000]
+
+    def alpha_derivative(self, t: torch.Tensor) -> torch.Tensor:
+        return -self.table[1000] * t ** (self.table[1000] - 1)
+
+    def beta_derivative(self, t: torch.Tensor) -> torch.Tensor:
+        return self.table[1000] * t ** (self.table[1000] - 1)
+
+
+class _Slotted:
+    """Times from ``low`` to 1."""
+
+    __slots__ = ("low",)
+
+    def __init__(self, low: float) -> None:
+        self.low = low
+
+    def sample(self, n: int, *, generator: torch.Generator | None = None) -> torch.Tensor:
+        return self.low + (1 - self.low) * torch.rand(n, generator=generator)
+
+
+PATHS: dict[str, tuple[Any, Any]] = {
+    "powers that print alike": (
+        {"schedule": pf.schedules.Polynomial(2)},
+        {"schedule": pf.schedules.Polynomial(2.0000001)},
+    ),
+    "tables that print alike": ({"schedule": _Power(1.0)}, {"schedule": _Power(2.0)}),
+    "laws of times": ({"times": _Slotted(0.0)}, {"times": _Slotted(0.1)}),
+}
+
+
+@pytest.mark.parametrize("what", PATHS)
+def test_another_path_of_the_same_name_is_refused(what: str, tmp_path: Path) -> None:
+    one, other = PATHS[what]
+    runs.small_run(runs.network(), checkpoint=tmp_path / "state", steps=2, **one)
+    torch.set_printoptions(precision=9)
+    try:
+        runs.small_run(runs.network(), checkpoint=tmp_path / "state", steps=2, **one)
+    finally:
+        torch.set_printoptions(profile="default")
+    with pytest.raises(ValueError, match="belongs to a run on other data"):
+        runs.small_run(runs.network(), checkpoint=tmp_path / "state", steps=2, **other)
+
+
 def test_a_coupling_can_be_trained_on_twice() -> None:
     coupling = pf.couplings.Minibatch(runs.points(), 100, runs.labels())
     one, other = (train(runs.network(), coupling, steps=5, batch_size=32, progress=False) for _ in range(2))
@@ -487,3 +542,40 @@ def test_the_spread_of_a_result_is_that_of_its_samples_under_the_labels_of_the_r
     assert found.total == pytest.approx(expected, abs=4 * found.total_error)
     assert 0 < found.total_error < 0.05
     assert result.spread is found
+
+
+def test_what_is_told_of_a_result_does_not_depend_on_what_was_drawn_before() -> None:
+    def spread_after(draws: int) -> float:
+        coupling = pf.couplings.Minibatch(runs.points(), 100, runs.labels())
+        coupling.sample(draws, generator=torch.Generator().manual_seed(1))
+        model = runs.network()
+        return pf.matching.TrainResult(model, model, (), 1, True, 0.0, 0, coupling).spread.total
+
+    assert spread_after(10) == spread_after(37)
+
+
+class _Watched(torch.nn.Module):
+    """Still; keeps what it is given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.size = torch.nn.Parameter(torch.zeros(()))
+        self.given: list[torch.Tensor] = []
+
+    def forward(self, t: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        self.given.append(x)
+        return self.size * x
+
+
+def test_samples_of_few_steps_come_from_the_noise_and_the_path_that_were_trained_on() -> None:
+    points = torch.rand(400, 2, generator=torch.Generator().manual_seed(0))
+    coupling = pf.couplings.Independent(points, source=pf.measures.Uniform(2, 0.0, 1.0))
+    network = _Watched()
+    result = train(network, coupling, steps=1, progress=False, schedule=pf.schedules.Cosine())
+    assert result.schedule == pf.schedules.Cosine()
+    averaged = result.network
+    assert isinstance(averaged, _Watched)
+    averaged.given.clear()
+    result.few_steps(points, count=200, steps=(1,))
+    noise = averaged.given[0]
+    assert 0 <= float(noise.min()) < 0.1 < 0.9 < float(noise.max()) <= 1

@@ -154,7 +154,7 @@ def test_refuses_a_flow_without_inverse(name: str) -> None:
 def test_of_a_callable_onto_atoms_it_is_one_of_the_noise_points_of_the_atom(generator: torch.Generator) -> None:
     flow = pf.ProximalFlow(STORED["atoms"]())
     atoms = flow.transport(torch.randn(20, 4, generator=generator, dtype=f64))
-    noise = encode(flow.velocity, atoms, method="proximal").end
+    noise = encode(lambda t, x: flow.velocity(t, x), atoms, method="proximal").end
     gap = flow.potential.conjugate(noise) + flow.potential.value(atoms) - (noise * atoms).sum(1)
     assert float(gap.abs().max()) < 1e-9  # in the cell of its atom, or on the edge of it
 

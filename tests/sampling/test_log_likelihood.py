@@ -50,13 +50,24 @@ def test_in_single_precision(generator: torch.Generator) -> None:
     assert float((value - law.log_prob(1.0, x.double())).abs().max()) < 1e-3 * BIT
 
 
+@pytest.mark.parametrize("query", [log_likelihood, pf.sampling.encode])
+def test_the_velocity_of_a_flow_of_atoms_has_none_as_the_flow_has_none(query: Any) -> None:
+    """By the change of variables it would take thousands of evaluations to end in nothing."""
+    flow = pf.ProximalFlow(STORED["atoms"](), Cosine())
+    for field in (flow, flow.velocity, flow.forward):
+        with pytest.raises(ValueError, match="the flow has no inverse at t = 1"):
+            query(field, torch.zeros(2, 4, dtype=f64))
+    with pytest.raises(ValueError, match=r"the flow has the schedule Cosine\(\), but schedule=Linear\(\)"):
+        query(flow.velocity, torch.zeros(2, 4, dtype=f64), schedule=Linear())
+
+
 @pytest.mark.parametrize(("schedule", "as_callable"), [(Linear(), False), (Cosine(), True)], ids=str)
 @pytest.mark.parametrize("name", ["gaussian", "gaussian and uniform on an interval"])
 def test_of_an_exact_flow_it_is_its_log_prob(name: str, schedule: Schedule, as_callable: bool) -> None:
     factors = [STORED[part]() for part in name.split(" and ")]
     flow = pf.ProximalFlow(pf.potentials.Product(factors), schedule)
     x = flow.transport(flow.potential.source.sample(6, generator=torch.Generator().manual_seed(1), dtype=f64))
-    field = flow.velocity if as_callable else flow
+    field = (lambda t, y: flow.velocity(t, y)) if as_callable else flow
     result = log_likelihood(field, x, schedule=schedule, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(result.value, flow.log_prob(x), rtol=0, atol=1e-3 * BIT)
 
@@ -65,7 +76,8 @@ def test_of_a_flow_with_a_source_of_its_own() -> None:
     line = pf.potentials.Quantile(([0.0, 1.0], [0.0, 1.0]), source=pf.measures.Uniform(1, -1, 1))
     flow = pf.ProximalFlow(line)
     x = torch.tensor([[0.2], [0.5], [0.9]], dtype=f64)
-    for result in (log_likelihood(flow, x), log_likelihood(flow.velocity, x, source=flow.potential.source)):
+    by_field = log_likelihood(lambda t, y: flow.velocity(t, y), x, source=flow.potential.source)
+    for result in (log_likelihood(flow, x), log_likelihood(flow.velocity, x), by_field):
         torch.testing.assert_close(result.value, flow.log_prob(x), rtol=0, atol=1e-5)
         torch.testing.assert_close(result.noise, 2 * x - 1, rtol=0, atol=1e-5)
 

@@ -12,7 +12,7 @@ from proxflow.potentials import Discrete
 from proxflow.semidiscrete import Fit, fit
 from tests.marks import slow_beyond
 from tests.semidiscrete.closed_forms import line_heights, line_masses
-from tests.semidiscrete.sources import Interrupted
+from tests.semidiscrete.sources import Interrupted, PlainNormal
 
 
 def cloud(n: int, d: int, seed: int = 0) -> torch.Tensor:
@@ -67,6 +67,13 @@ def test_one_atom_is_exact() -> None:
     assert result.transport_cost_interval == pytest.approx((27, 27))
     assert result.atom_of_row.tolist() == [0] * 5
     assert result.cell_mass.tolist() == [1.0]
+
+
+def test_the_cost_of_one_atom_is_of_the_draws_of_its_seed() -> None:
+    point = torch.tensor([[3.0, 4.0]], dtype=torch.float64)
+    source = PlainNormal(2)
+    costs = [fit(point, source=source, seed=seed).transport_cost for seed in (0, 0, 7)]
+    assert costs[0] == costs[1] != costs[2]
 
 
 # ------------------------------------------------------------------ symmetries

@@ -31,13 +31,15 @@ import torch
 from torch import Tensor
 
 from proxflow.adapters.convention import DIRECTIONS, PREDICTIONS, Convention
+from proxflow.analysis.first_call import hinted
 from proxflow.checks import Numbers, whole_number
 from proxflow.couplings import Coupling, Independent, Pairs
+from proxflow.couplings.stream import batch_of
 from proxflow.matching.path import Uniform
 from proxflow.measures import Source
 from proxflow.results import Verdict, brief_repr
 from proxflow.schedules import Linear, Schedule, check_schedule
-from proxflow.seeding import seeded_generator
+from proxflow.seeding import derived_seed, seeded_generator
 
 __all__ = ["ConventionCheck", "check_convention"]
 
@@ -123,6 +125,7 @@ def check_convention(
 
     Raises:
         ValueError: bad data, a model whose output has not the shape of x, or numbers out of range.
+        Exception: whatever the model raises; one of its first call has a note on how models are called.
     """
     stated = Convention() if stated is None else stated
     check_schedule("check_convention", schedule)
@@ -130,11 +133,12 @@ def check_convention(
         if (whole_number(value) or 0) < least:
             raise ValueError(f"check_convention: {name} must be an integer of at least {least}, got {value!r}")
     generator = seeded_generator("check_convention", seed)
-    pairs = _coupling_of(data, source).sample(count, generator=generator)
+    pairs = batch_of(_coupling_of(data, source), 0, count, derived_seed(seed))
     times = _FIRST + (_LAST - _FIRST) * Uniform().sample(count, generator=generator)
     targets = _Targets(pairs, times.to(pairs.source), Linear() if schedule is None else schedule)
     calls = [Convention(time=time, unit=unit) for unit in dict.fromkeys((stated.unit, *units)) for time in DIRECTIONS]
-    outputs = {call: _outputs(model, call.model_time(targets.t), targets.x, batch_size) for call in calls}
+    called = hinted(model)
+    outputs = {call: _outputs(called, call.model_time(targets.t), targets.x, batch_size) for call in calls}
     residuals = {
         replace(call, prediction=prediction): partial(targets.residual, prediction, outputs[call])
         for call in calls

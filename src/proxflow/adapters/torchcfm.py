@@ -23,6 +23,7 @@ from proxflow.seeding import generator_of, own_generator
 __all__ = ["ConditionalFlowMatcher", "to_field"]
 
 _LAYOUTS = ("concatenated", "t, x")
+_BYTES = (torch.uint8, torch.int8)
 _LEAST_ROWS = 16  # of a first batch, for its mean square to tell one source from another
 _STANDARD_ERRORS = 8.0  # by which the mean squares of the same source differ in one run of 10^14
 
@@ -87,7 +88,8 @@ class ConditionalFlowMatcher:
             x_t = t x1 + (1 - t) x0 + sigma eps.
 
         Raises:
-            ValueError: shapes that do not fit, x1 that is no row of the coupling, or an x0 of another source.
+            ValueError: shapes that do not fit, x1 that is no row of the coupling or in bytes, or an x0 of another
+                source.
         """
         source, target, _, _ = self._pairs(x0, x1, None, None, index)
         return self._on_path(source, target, t, return_noise)
@@ -130,6 +132,7 @@ class ConditionalFlowMatcher:
         self, x0: Tensor | None, x1: Tensor, y0: Tensor | None, y1: Tensor | None, index: Numbers | None
     ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
         """Source, target and the labels of both."""
+        _check_units(x1, self.coupling)
         if self.coupling is None:
             if x0 is None:
                 raise ValueError("ConditionalFlowMatcher: without a coupling x0 must be given")
@@ -215,6 +218,19 @@ def _layout_of(network: Any) -> str:
             'called; state layout="concatenated" or layout="t, x"'
         )
     return _LAYOUTS[required - 1]
+
+
+def _check_units(x1: Tensor, coupling: Any) -> None:
+    """Refuse targets that are bytes, in whose units no network is trained."""
+    own = getattr(getattr(coupling, "rows", None), "flat", None)
+    drawn = coupling is not None and not hasattr(coupling, "noise_for")
+    given = own if drawn and own is not None else x1
+    if given.dtype in _BYTES:
+        what = "the coupling's rows are stored" if given is own else "x1 is given"
+        raise ValueError(
+            f"ConditionalFlowMatcher: {what} in {given.dtype}, and targets would be these whole numbers; give them in "
+            "the network's units, e.g. images / 127.5 - 1, with index= where the coupling has the bytes"
+        )
 
 
 def _check_source(x0: Tensor, source: Any) -> None:

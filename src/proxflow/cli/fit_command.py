@@ -17,6 +17,7 @@ from proxflow.cli.options import (
     ResumableDestination,
     ScheduleName,
     Seed,
+    Tolerance,
     command_line,
     device_named,
     hint,
@@ -41,7 +42,7 @@ def fit(
     data: Data,
     reading: Reading,
     destination: ResumableDestination,
-    tol: Annotated[float, typer.Option(help="Tolerance on chi2, the error of the atoms' weights.")] = 1e-2,
+    tol: Tolerance = 1e-2,
     epsilon: Annotated[
         float,
         typer.Option(help="Smoothing, such as 0.5: the flow then ends between data points, at 0 on them."),

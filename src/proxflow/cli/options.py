@@ -37,6 +37,7 @@ __all__ = [
     "ScheduleName",
     "Seed",
     "ShortlistCount",
+    "Tolerance",
     "command_line",
     "device_named",
     "free_file",
@@ -64,6 +65,7 @@ ShortlistCount = Annotated[
         "nearly optimal. All rows are searched if not given.",
     ),
 ]
+Tolerance = Annotated[float, typer.Option(help="Tolerance on chi2, the error of the atoms' weights.")]
 ScheduleName = Annotated[Literal["linear", "cosine"], typer.Option(help="Schedule of the path.")]
 
 

@@ -15,6 +15,7 @@ from proxflow.cli.options import (
     Reading,
     Seed,
     ShortlistCount,
+    Tolerance,
     device_named,
     free_file,
     with_groups,
@@ -35,6 +36,7 @@ def pairs(
         typer.Option(min=1, help="Principal directions that are coupled; chosen from the data if not given."),
     ] = None,
     shortlist: ShortlistCount = None,
+    tol: Tolerance = 1e-2,
     conditional: Annotated[
         bool, typer.Option("--conditional", help="Couple each class by itself, for a network that is told the label.")
     ] = False,
@@ -65,10 +67,13 @@ def pairs(
             dataset.labels.to(place),
             directions=directions or "auto",
             shortlist=shortlist,
+            tol=tol,
             seed=seed,
         )
     else:
-        subspace = pf.couplings.Subspace.fit(dataset.points.to(place), directions, shortlist=shortlist, seed=seed)
+        subspace = pf.couplings.Subspace.fit(
+            dataset.points.to(place), directions, shortlist=shortlist, tol=tol, seed=seed
+        )
         if subspace.record is not None:
             uninterrupted(subspace.record)
         coupling = subspace

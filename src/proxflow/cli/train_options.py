@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from proxflow.cli.options import ShortlistCount
+from proxflow.cli.options import ShortlistCount, Tolerance
 from proxflow.errors import counted
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Coupled", "CouplingOptions", "NetworkOptions", "OptimiserOptions"]
 
+_TOLERANCE = 1e-2  # of fits, where none is given
 _WIDTHS = {"residual": 512, "mlp": 512, "unet": 64}  # of the networks, where none is given
 
 
@@ -54,6 +55,7 @@ class CouplingOptions:
         typer.Option(min=1, help="Principal directions that subspace couples; chosen from the data if not given."),
     ] = None
     shortlist: ShortlistCount = None
+    tol: Tolerance = _TOLERANCE
     conditional: Annotated[
         bool, typer.Option("--conditional", help="Tell the network the label; implied by --label.")
     ] = False
@@ -101,6 +103,8 @@ class CouplingOptions:
             )
         if self.shortlist is not None and self.coupling != "subspace":
             raise ValueError("--shortlist is for --coupling subspace; leave it out")
+        if self.tol != _TOLERANCE and self.coupling not in ("subspace", "semidiscrete"):
+            raise ValueError(f"--tol is for --coupling subspace and semidiscrete; {self.coupling} is not fitted")
         if self.ot_batch is not None and self.coupling != "minibatch":
             raise ValueError(f"--ot-batch is for --coupling minibatch; {self.coupling} assigns no batches")
         if self.ot_batch is not None and self.ot_batch > dataset.n:
@@ -136,6 +140,7 @@ class CouplingOptions:
                 strength=strength,
                 directions=wanted,
                 shortlist=self.shortlist,
+                tol=self.tol,
                 seed=seed,
                 checkpoint=folder.group_checkpoints,
             )
@@ -161,10 +166,17 @@ class CouplingOptions:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", pf.ConvergenceWarning)  # any fit is an exact coupling of its own weights
             if self.coupling == "semidiscrete":
-                fitted = uninterrupted(pf.semidiscrete.fit(dataset.points, seed=seed, checkpoint=folder.checkpoint))
+                fitted = uninterrupted(
+                    pf.semidiscrete.fit(dataset.points, tol=self.tol, seed=seed, checkpoint=folder.checkpoint)
+                )
                 return Coupled(pf.couplings.Semidiscrete(fitted.potential, dataset.points), fitted)
             subspace = pf.couplings.Subspace.fit(
-                dataset.points, self.directions, shortlist=self.shortlist, seed=seed, checkpoint=folder.checkpoint
+                dataset.points,
+                self.directions,
+                shortlist=self.shortlist,
+                tol=self.tol,
+                seed=seed,
+                checkpoint=folder.checkpoint,
             )
             if subspace.record is not None:
                 uninterrupted(subspace.record)

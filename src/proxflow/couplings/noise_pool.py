@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -11,14 +12,17 @@ from torch import Tensor
 from proxflow.checks import working_dtype
 from proxflow.couplings.noise_stock import NoiseStock
 from proxflow.couplings.process_local import Reserve
-from proxflow.potentials import AtomicPotential, SymmetricDiscrete
+from proxflow.potentials import AtomicPotential, Shortlisted, SymmetricDiscrete
+from proxflow.progress import reporter
 from proxflow.results import brief_repr
 
 __all__ = ["WAITING", "NoiseLaw", "NoisePool"]
 
 WAITING = 1 << 28  # bytes of draws that wait for their row, if nothing is said
-_LARGEST_BLOCK = 1 << 12  # draws made at once
+_LARGEST_BLOCK = 1 << 12  # draws made at once,
+_LISTED_BLOCK = 1 << 16  # and by shortlists, where many share the products of a group
 _SMALLEST_BLOCK = 1 << 8  # draws made at once
+_TELL_EVERY = 5.0  # seconds, of a wait for draws
 _NEAREST_AMONG = 1 << 12  # draws searched for the one nearest to a cell that none has hit
 _LEAST_TRIES = 1 << 17  # in a row that miss a cell, however few atoms
 _TRIES_PER_ATOM = 32  # in a row that miss a cell of average mass once in e^32
@@ -73,7 +77,8 @@ class NoisePool:
         self._draw, self._potential = draw, potential
         self._max_draws = max(_LEAST_TRIES, _TRIES_PER_ATOM * len(points)) if max_draws is None else max_draws
         self._capacity = max(2 * _SMALLEST_BLOCK, max_memory // (working_dtype(points).itemsize * points.shape[1]))
-        self._block = min(_LARGEST_BLOCK, max(_SMALLEST_BLOCK, 4 * len(points)), self._capacity // 2)
+        most = _LISTED_BLOCK if isinstance(potential, Shortlisted) else _LARGEST_BLOCK
+        self._block = min(most, max(_SMALLEST_BLOCK, 4 * len(points)), self._capacity // 2)
         self._stock: Reserve[_Stock] = Reserve()
 
     @property
@@ -100,9 +105,15 @@ class NoisePool:
         """Fill ``noise``, from what waits and then from new draws."""
         asked = atoms.tolist()
         missing, drawn = stock.waiting.take(noise, asked, list(range(len(asked)))), 0
+        told = time.perf_counter()
         while missing and bool((stock.missed[atoms[missing]] < self._max_draws).any()):
             stock.waiting.add(*self._fresh(self._block, stock.missed, generator))
             missing, drawn = stock.waiting.take(noise, asked, missing), drawn + self._block
+            if time.perf_counter() - told > _TELL_EVERY:
+                told = time.perf_counter()
+                reporter("noise_for", None)(
+                    f"{drawn:,} draws so far, which are kept; {len(missing)} of {len(asked)} rows still wait for theirs"
+                )
         gap = 0.0
         if missing:
             among = max(_NEAREST_AMONG, 2 * len(missing))

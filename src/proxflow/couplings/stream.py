@@ -10,6 +10,7 @@ from typing import NoReturn, Protocol, Self
 
 import torch
 
+from proxflow.checks import whole_number
 from proxflow.couplings.pairs import Pairs, rows_of
 from proxflow.couplings.process_local import Reserve
 from proxflow.seeding import generator_of
@@ -43,7 +44,7 @@ class PairStream:
         coupling: to draw from; the stream uses it in a thread, so leave it alone meanwhile.
         batch_size: pairs of a batch, all processes together.
         seed: seed of all draws.
-        position: the batch to begin with.
+        position: the batch to begin with; setting it later goes on from there.
         rank: rank of this process, which gets the pairs rank, rank + processes, ... of each batch.
         processes: that share the batches.
         ahead: batches drawn before they are asked for; 0 draws in the caller's thread.
@@ -70,12 +71,28 @@ class PairStream:
                 "PairStream: needs 0 <= rank < processes <= batch_size, position >= 0 and ahead >= 0, "
                 f"got rank {rank}, processes {processes}, batch_size {batch_size}, position {position}, ahead {ahead}"
             )
-        self.position = position
+        self._position = position
         self._coupling, self._batch_size, self._seed = coupling, batch_size, seed
         self._share = slice(rank, None, processes)
         self._ahead = ahead
         self._drawing: Reserve[_Drawing] = Reserve()
         self._drawing.kept = _Drawing(ThreadPoolExecutor(1, thread_name_prefix="coupling") if ahead else None)
+
+    @property
+    def position(self) -> int:
+        """Number of the batch that comes next."""
+        return self._position
+
+    @position.setter
+    def position(self, number: int) -> None:
+        if (whole := whole_number(number)) is None or whole < 0:
+            raise ValueError(f"PairStream: position must be a whole number of at least 0, got {number!r}")
+        with self._drawing.opened() as reserve:
+            if reserve.kept is not None:
+                for ahead in reserve.kept.pending:
+                    ahead.cancel()
+                reserve.kept.pending.clear()
+            self._position = whole
 
     def __enter__(self) -> Self:
         return self
@@ -93,15 +110,17 @@ class PairStream:
                     "PairStream: a forked process has no part in the stream of its parent and would only repeat its "
                     "batches; make a stream of its own there, with rank= and processes= to share the batches out"
                 )
+            if reserve.kept.closed:
+                raise RuntimeError("PairStream: it is closed; make another one with position=, to go on from there")
             worker, pending = reserve.kept.worker, reserve.kept.pending
             if worker is None:
-                pairs = self._batch(self.position)
+                pairs = self._batch(self._position)
             else:
                 while len(pending) <= self._ahead:
-                    pending.append(worker.submit(self._batch, self.position + len(pending)))
+                    pending.append(worker.submit(self._batch, self._position + len(pending)))
                 pairs = pending[0].result()  # raises, and stays first, where the draw failed
                 pending.popleft()
-            self.position += 1
+            self._position += 1
         return pairs
 
     def __reduce__(self) -> NoReturn:
@@ -113,7 +132,10 @@ class PairStream:
     def close(self) -> None:
         """Stop drawing ahead."""
         drawing = self._drawing.kept  # without its lock, which a thread that waits for a batch has until this is done
-        if drawing is not None and drawing.worker is not None:
+        if drawing is None:
+            return
+        drawing.closed = True
+        if drawing.worker is not None:
             drawing.worker.shutdown(wait=True, cancel_futures=True)
             with self._drawing.opened():
                 drawing.pending.clear()
@@ -123,12 +145,13 @@ class PairStream:
         return rows_of(batch_of(self._coupling, number, self._batch_size, self._seed), self._share)
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Drawing:
-    """The thread that draws ahead, if any, and the batches that it is at work on."""
+    """The thread that draws ahead, if any, the batches that it is at work on, and whether the stream was closed."""
 
     worker: ThreadPoolExecutor | None
     pending: deque[Future[Pairs]] = field(default_factory=deque)
+    closed: bool = False
 
 
 def batch_of(coupling: Coupling, number: int, n: int, seed: int) -> Pairs:

@@ -111,13 +111,17 @@ class GroupedSlopes:
         slopes: (N, d).
         group: (N,) int64, as of ``Shortlist``.
         dtype: of queries.
+
+    Attributes:
+        order: (N,) int64, the slopes group after group.
+        sizes: of the groups.
     """
 
     def __init__(self, slopes: ManyRows, group: Tensor, dtype: torch.dtype) -> None:
         self.order = group.argsort(stable=True)
-        self._sizes: list[int] = torch.bincount(group).tolist()
+        self.sizes: list[int] = torch.bincount(group).tolist()
         self._keys = torch.empty(len(slopes), slopes.shape[1] + 1, dtype=dtype, device=slopes.device)
-        for own, rows in zip(self._keys.split(self._sizes), self.order.split(self._sizes), strict=True):
+        for own, rows in zip(self._keys.split(self.sizes), self.order.split(self.sizes), strict=True):
             own[:, :-1] = slopes[rows]
 
     def with_offsets(self, offsets: Tensor) -> GroupedSlopes:
@@ -127,7 +131,7 @@ class GroupedSlopes:
 
     def __iter__(self) -> Iterator[Tensor]:
         """Slopes and offsets of each group, (n, d + 1)."""
-        return iter(self._keys.split(self._sizes))
+        return iter(self._keys.split(self.sizes))
 
 
 def argmax_on_shortlist(queries: Tensor, shortlist: Shortlist, grouped: GroupedSlopes) -> Tensor:
@@ -151,18 +155,19 @@ def _argmax_on_shortlist(queries: Tensor, shortlist: Shortlist, grouped: Grouped
     query, counts = shortlist.entries(queries)
     ones = torch.cat([queries, queries.new_ones(len(queries), 1)], dim=1)
     place, score = torch.empty_like(query), queries.new_empty(len(query))
-    buffer = queries.new_empty(max(_BLOCK_NUMBERS, _ROW_STEP * max(len(keys) for keys in grouped)))
+    numbers = max(_BLOCK_NUMBERS, _ROW_STEP * max(grouped.sizes))
+    buffer = queries.new_empty(numbers)
     first = start = 0
-    for keys, count in zip(grouped, counts, strict=True):
-        size = len(buffer) // len(keys) // _ROW_STEP * _ROW_STEP
+    for keys, slopes, count in zip(grouped, grouped.sizes, counts, strict=True):
+        size = numbers // slopes // _ROW_STEP * _ROW_STEP
         for begin in range(start, start + count, size):
-            rows = slice(begin, min(begin + size, start + count))
-            own = query[rows]
-            scores = torch.mm(ones[own], keys.mT, out=buffer[: len(own) * len(keys)].view(len(own), len(keys)))
+            end = min(begin + size, start + count)
+            block = buffer[: (end - begin) * slopes].view(end - begin, slopes)
+            scores = torch.mm(ones[query[begin:end]], keys.mT, out=block)
             best = row_argmax(scores)
-            score[rows] = scores.gather(1, best[:, None])[:, 0]
-            place[rows] = best + first
-        first, start = first + len(keys), start + count
+            score[begin:end] = scores.gather(1, best[:, None])[:, 0]
+            place[begin:end] = best + first
+        first, start = first + slopes, start + count
     return _best_entries(query, score, grouped.order[place], len(queries))
 
 

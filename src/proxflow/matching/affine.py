@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from proxflow.checks import whole_number
 from proxflow.couplings import Coupling, Pairs
+from proxflow.couplings.pairs import rows_of
 from proxflow.couplings.stream import batch_of
 from proxflow.kernels.geometry import principal_axes
 from proxflow.matching.path import for_each
@@ -196,5 +197,5 @@ def _drawn(coupling: Coupling, pairs: int | None, seed: int) -> list[Pairs]:
     if pairs is None:
         count = max(_BATCH, min(count, _MOST_NUMBERS // first.source[0].numel()))
     starts = range(_BATCH, count, _BATCH)
-    rest = (batch_of(coupling, start // _BATCH, min(_BATCH, count - start), seed) for start in starts)
-    return [first, *rest]
+    whole = (batch_of(coupling, start // _BATCH, _BATCH, seed) for start in starts)
+    return [first, *(rows_of(batch, slice(count - start)) for start, batch in zip(starts, whole, strict=True))]

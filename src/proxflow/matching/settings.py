@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from proxflow.checks import real_number, whole_number
 from proxflow.couplings import Coupling
 from proxflow.couplings.pairs import Rows
+from proxflow.couplings.stream import batch_of
 from proxflow.fingerprint import fingerprint
 from proxflow.matching.path import TimeSampler
 from proxflow.schedules import Schedule, check_schedule
@@ -17,11 +19,11 @@ from proxflow.seeding import generator_of
 
 __all__ = ["Settings"]
 
-_PROBES = 64  # pairs that stand for a user's own coupling in the fingerprint
+_PROBES = 64  # pairs that stand for a user's own coupling in the fingerprint, times for a law of times
 _WHOLE = ("steps", "batch_size", "evaluate_every", "checkpoint_every")  # at least 1
 _POSITIVE = ("learning_rate", "gradient_clip")
 _SHARES = ("label_dropout", "ema_decay")  # in [0, 1)
-_CHANGEABLE = ("steps", "times", "evaluate_every", "checkpoint_every")  # when a run is resumed, or hashed apart
+_CHANGEABLE = ("steps", "evaluate_every", "checkpoint_every", "schedule", "times")  # when resumed, or hashed apart
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,12 +58,17 @@ class Settings:
         """A hash of what the run's parameters depend on, but for its length."""
         layout = [(name, tuple(entry.shape), str(entry.dtype)) for name, entry in network.state_dict().items()]
         numbers = {k: v for k, v in vars(self).items() if k not in _CHANGEABLE}
-        law = (type(self.times).__name__, vars(self.times))
         tensors = getattr(coupling, "tensors", None)
         if tensors is None:  # a user's own coupling is known by its first pairs
-            pairs = coupling.sample(_PROBES, generator=generator_of(self.seed))
+            pairs = batch_of(coupling, 0, _PROBES, self.seed)
             tensors = [pairs.source, pairs.target, pairs.label]
-        return fingerprint((type(coupling).__name__, layout, numbers, law), tensors)
+        return fingerprint((type(coupling).__name__, layout, numbers), [*tensors, *self._path_probes()])
+
+    def _path_probes(self) -> list[Tensor]:
+        """What stands for the schedule and the law of the times: their names say too little, if they are a user's."""
+        t = torch.linspace(0, 1, _PROBES + 1, dtype=torch.float64)
+        drawn = self.times.sample(_PROBES, generator=generator_of(self.seed))
+        return [self.schedule.alpha(t), self.schedule.beta(t), drawn]
 
     def check(self, network: nn.Module, coupling: Coupling) -> None:
         """Refuse settings out of range, and a coupling that cannot be drawn from or whose labels the network lacks.

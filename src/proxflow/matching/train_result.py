@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
 from torch import Tensor, nn
 
 from proxflow.couplings import Coupling
+from proxflow.couplings.stream import batch_of
 from proxflow.matching.guidance import field_of
 from proxflow.matching.networks import UNet
+from proxflow.measures import Gaussian
 from proxflow.metrics.step_quality import STEPS, FewSteps, few_steps
 from proxflow.metrics.variances import Spread, spread
 from proxflow.results import brief_repr
 from proxflow.sampling import integrate
-from proxflow.schedules import Schedule
-from proxflow.seeding import generator_of, seeded_generator
+from proxflow.schedules import Linear, Schedule
+from proxflow.seeding import derived_seed, seeded_generator
 from proxflow.storage import storable
 
 __all__ = ["TrainRecord", "TrainResult", "sample_count"]
@@ -62,6 +65,7 @@ class TrainResult:
         seconds: wall time, that of interrupted runs included.
         seed: seed of the run.
         coupling: the pairs that it was trained on.
+        schedule: of their paths.
     """
 
     network: nn.Module
@@ -72,6 +76,7 @@ class TrainResult:
     seconds: float
     seed: int
     coupling: Coupling
+    schedule: Schedule = field(default_factory=Linear)
 
     @cached_property
     def spread(self) -> Spread:
@@ -80,8 +85,8 @@ class TrainResult:
         Measured when first asked for, under the labels of those rows where there are labels. It is of the rows that
         were trained on; for held-out rows see ``few_steps`` and ``metrics.spread``.
         """
-        noise = self.coupling.sample(_SAMPLES, generator=generator_of(self.seed, _SPREAD_NOISE, 0)).source
-        rows = self.coupling.sample(_SAMPLES, generator=generator_of(self.seed, _SPREAD_DATA, 0))
+        noise = batch_of(self.coupling, 0, _SAMPLES, derived_seed(self.seed, _SPREAD_NOISE)).source
+        rows = batch_of(self.coupling, 0, _SAMPLES, derived_seed(self.seed, _SPREAD_DATA))
         device = next(self.network.parameters()).device
         with torch.no_grad():
             end = integrate(field_of(self.network, rows.label), noise.to(device), _SPREAD_STEPS).end
@@ -99,12 +104,14 @@ class TrainResult:
     ) -> FewSteps:
         """Samples of the averaged network, without label, at few steps and at many: distance and spread.
 
+        Ctrl-C keeps the numbers of steps that are done, with a warning.
+
         Args:
             data: (m, *event) points to compare with; best ones that were not trained on.
-            count: number of samples, of standard normal noise; 1,000 if None, and 200 of a ``UNet``.
+            count: number of samples, of noise of the law that was trained on; 1,000 if None, and 200 of a ``UNet``.
             compared: largest number of points that are compared with, drawn at random if there are more.
             steps: numbers of Euler steps.
-            schedule: schedule of the path that was trained on; Linear if None.
+            schedule: schedule of the path; that which was trained on if None.
             seed: seed of the noise and of the points drawn.
 
         Raises:
@@ -112,11 +119,14 @@ class TrainResult:
         """
         generator = seeded_generator("few_steps", seed)
         count = sample_count(self.network) if count is None else count
-        noise = torch.randn((count, *data.shape[1:]), generator=generator, dtype=data.dtype)
+        law = getattr(self.coupling, "source", None) or Gaussian(math.prod(data.shape[1:]))
+        noise = law.sample(count, generator=generator, dtype=data.dtype).reshape(count, *data.shape[1:])
         if len(data) > compared:
             data = data[torch.randperm(len(data), generator=generator)[:compared].to(data.device)]
         device = next(self.network.parameters()).device
-        return few_steps(field_of(self.network), noise.to(device), data, steps=steps, schedule=schedule)
+        path = self.schedule if schedule is None else schedule
+        network = field_of(self.network)
+        return few_steps(network, noise.to(device), data, steps=steps, schedule=path, partial=True)
 
 
 def sample_count(network: nn.Module) -> int:

@@ -9,9 +9,10 @@ from torch import Tensor
 
 from proxflow.couplings import Coupling, Pairs
 from proxflow.couplings.pairs import rows_of
+from proxflow.couplings.stream import batch_of
 from proxflow.matching.path import PathSample, Uniform, sample_path
 from proxflow.matching.settings import Settings
-from proxflow.seeding import generator_of
+from proxflow.seeding import derived_seed, generator_of
 
 __all__ = ["held_out_path", "training_path"]
 
@@ -33,7 +34,7 @@ def held_out_path(reference: Coupling, settings: Settings, device: torch.device)
     """Points on the paths of pairs that are not trained on, whose velocities the field error compares with."""
     least, most = _HELD_OUT
     count = max(least, min(4 * settings.batch_size, most))
-    pairs = reference.sample(count, generator=generator_of(settings.seed, _HELD_OUT_PAIRS, 0))
+    pairs = batch_of(reference, 0, count, derived_seed(settings.seed, _HELD_OUT_PAIRS))
     t = Uniform().sample(count, generator=generator_of(settings.seed, _HELD_OUT_TIMES, 0))
     return sample_path(_moved(pairs, device), t, settings.schedule)
 

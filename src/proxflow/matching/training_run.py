@@ -133,6 +133,7 @@ class Run:
             seconds=self.seconds,
             seed=self.settings.seed,
             coupling=self.coupling,
+            schedule=self.settings.schedule,
         )
 
     # ---------------------------------------------------------------- inside

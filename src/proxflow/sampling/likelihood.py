@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from proxflow.checks import whole_number
-from proxflow.flow import ProximalFlow, schedule_of
+from proxflow.flow import ProximalFlow, flow_of, schedule_of
 from proxflow.measures import Gaussian, Source
 from proxflow.results import brief_repr
 from proxflow.sampling.arrival import depart, refuse_without_density
@@ -153,7 +153,8 @@ def _to_noise(field: CountedField, x1: Tensor, along: Divergence, rtol: float, a
 
 def _source(field: Field | ProximalFlow, x: Tensor, source: Source | None) -> Source:
     size = math.prod(x.shape[1:])
-    own = field.potential.source if isinstance(field, ProximalFlow) else Gaussian(size)
+    flow = flow_of(field)
+    own = Gaussian(size) if flow is None else flow.potential.source
     law = own if source is None else source
     if law.dim != size:
         raise ValueError(f"log_likelihood: the source has dimension {law.dim}, the points {size}")

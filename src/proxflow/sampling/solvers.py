@@ -11,7 +11,7 @@ from torch import Tensor
 from torchdiffeq import odeint
 
 from proxflow.errors import ConvergenceError
-from proxflow.flow import ProximalFlow
+from proxflow.flow import ProximalFlow, flow_of
 from proxflow.predictions import source_from_velocity, target_from_velocity
 from proxflow.schedules import Schedule
 
@@ -30,13 +30,13 @@ class CountedField:
 
     Args:
         owner: name of the calling function, for messages.
-        field: callable (t, x), or a ``ProximalFlow``.
+        field: callable (t, x), or a ``ProximalFlow``, also as its method ``velocity``.
         schedule: its schedule.
     """
 
     def __init__(self, owner: str, field: Field | ProximalFlow, schedule: Schedule) -> None:
         self.owner, self.schedule = owner, schedule
-        self.flow = field if isinstance(field, ProximalFlow) else None
+        self.flow = flow_of(field)
         self.evaluations = 0
         self._field = field
 

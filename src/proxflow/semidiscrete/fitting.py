@@ -267,19 +267,19 @@ def _one_atom(task: Task) -> Solution:
     returned = Returned(atoms, source, task.epsilon, _DIRAC_DRAWS, shortlist=task.shortlist)
     potential = returned.potential(zero, double=False)
     if isinstance(potential, SymmetricDiscrete):
-        value, half, draws = _orbit_cost(potential)
+        value, half, draws = _orbit_cost(potential, task.seed)
     elif isinstance(source, Gaussian):
         value, half, draws = source.second_moment + float(point.square().sum()), 0.0, 0
     else:
-        noise = source.sample(_DIRAC_DRAWS, generator=generator_of(0), dtype=torch.float64)
+        noise = source.sample(_DIRAC_DRAWS, generator=generator_of(task.seed), dtype=torch.float64)
         terms = (noise - point.to(noise)).square().sum(1)
         value, half, draws = float(terms.mean()), 1.96 * float(terms.std()) / math.sqrt(len(terms)), len(terms)
     return Solution("one atom", potential, zero + 1, (), value, (value - half, value + half), 0, draws)
 
 
-def _orbit_cost(potential: SymmetricDiscrete) -> tuple[float, float, int]:
+def _orbit_cost(potential: SymmetricDiscrete, seed: int) -> tuple[float, float, int]:
     """E|X - T(X)|^2 to the images of one atom, half of its 95% interval, and the draws."""
-    points, generator = potential.points, generator_of(0, device=potential.points.device)
+    points, generator = potential.points, generator_of(seed, device=potential.points.device)
     dtype = working_dtype(points)
     parts = []
     for count in chunk_sizes(_DIRAC_DRAWS, _DRAWS_AT_ONCE):
