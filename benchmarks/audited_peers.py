@@ -241,7 +241,7 @@ def audited(peer: Peer, quick: bool) -> Audit:
             peer.data, source=peer.source, max_samples=1 << (12 if quick else 22), progress=False
         )
         print(f"  reference fitted to chi2 {reference.chi2:.2g} in {reference.seconds:.0f} s", flush=True)
-    sizes: dict[str, Any] = {"count": 64, "steps": 8, "marks": False} if quick else {}
+    sizes: dict[str, Any] = {"count": 64, "steps": 8, "compare_independent": False} if quick else {}
     return pf.analysis.audit(
         found.field, reference, source=peer.source, data=peer.data, held_out=peer.held_out, progress=False, **sizes
     )

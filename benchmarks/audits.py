@@ -88,13 +88,13 @@ def ranked(name: str, source: Any, trained: int, width: int, **sizes: Any) -> di
         "independent pairs": pf.couplings.Independent(rows, source=source),
     }
     flow = pf.ProximalFlow(fitted.potential)
-    found = {"exact flow": pf.analysis.audit(flow, flow, data=rows, marks=False, progress=False, **sizes)}
+    found = {"exact flow": pf.analysis.audit(flow, flow, data=rows, compare_independent=False, progress=False, **sizes)}
     for kind, coupling in couplings.items():
         torch.manual_seed(0)
         network = pf.matching.ResidualMLP(tuple(rows.shape[1:]), width=width)
         pf.matching.train(network, coupling, steps=trained, progress=False)
         field, started = pf.matching.field_of(network.eval()), time.process_time()
-        found[kind] = pf.analysis.audit(field, flow, data=rows, marks=False, progress=False, **sizes)
+        found[kind] = pf.analysis.audit(field, flow, data=rows, compare_independent=False, progress=False, **sizes)
         print(f"  {kind}: audited in {time.process_time() - started:.0f} CPU s", flush=True)
     return found
 
@@ -184,7 +184,7 @@ def print_coverage(repetitions: int, steps: int) -> None:
     for seed in range(repetitions):
         data, new = draws(RIGHT, 256, seed), draws(RIGHT, 200, 20_000 + seed)
         found = pf.analysis.audit(lambda t, x: rate(t) * x, data=data, likelihood=True, count=NOISE, steps=steps,
-                                  marks=False, progress=False, seed=seed)  # fmt: skip
+                                  compare_independent=False, progress=False, seed=seed)  # fmt: skip
         figures: dict[str, Any] = dict(found.figures)
         noise = draws(torch.ones(3).double(), NOISE, 30_000 + seed)
         figures |= {f"{name} ": one for name, one in figures.items() if name.startswith("variance")}

@@ -6,6 +6,7 @@ python benchmarks/million_rows.py batches    256 pairs, beside other ways to sea
 python benchmarks/million_rows.py steps      of a fit of rows in 64 dimensions that stay in their file
 python benchmarks/million_rows.py images     pairs in 16 directions of images in bytes, that stay in their file
 python benchmarks/million_rows.py processes  a short fit by one process and by two
+python benchmarks/million_rows.py classes    pairs of many classes, each coupled by itself in 16 directions of 64
 
 Rows are 50 clusters, or images of Fashion-MNIST with noise added in their principal directions. Fits and steps run in
 processes of their own, whose peak memory is told. A batch is timed at the heights that a fit starts from, in turn with
@@ -23,7 +24,7 @@ import resource
 import tempfile
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,7 @@ BATCHES = 64  # of a stream, drawn together
 LISTED = 16  # groups on a shortlist
 BLOCK = 4096  # rows whose scores are written together
 STEPS, STEP_DIMENSION = 20, 64
+CLASS_SIZES, CLASS_DIMENSION, CLASS_DIRECTIONS = ((10, 6_000), (100, 1_300), (1_000, 1_300)), 64, 16
 SHORT_FIT: dict[str, Any] = {"max_samples": 300_000, "tol": 1.0, "progress": False}
 
 
@@ -223,6 +225,35 @@ def pot_batches(points: Tensor, heights: Tensor) -> Callable[[], object]:
     return batch
 
 
+# ---------------------------------------------------------------- many classes
+
+
+def show_classes(sizes: Sequence[tuple[int, int]], repeats: int) -> None:
+    """256 pairs of a conditional coupling, at the heights of Voronoi cells, alone and from a stream."""
+    print(f"{BATCH} pairs of rows in {CLASS_DIMENSION} dimensions, each class coupled in {CLASS_DIRECTIONS} directions")
+    for classes, each in sizes:
+        rows = torch.randn(classes * each, CLASS_DIMENSION, generator=torch.Generator().manual_seed(0))
+        labels = torch.arange(len(rows)) % classes
+        frame = torch.eye(CLASS_DIMENSION)[:, :CLASS_DIRECTIONS]
+        own = (rows[k::classes, :CLASS_DIRECTIONS].contiguous() for k in range(classes))
+        potentials = {k: pf.potentials.Discrete(points, points.square().sum(1) / 2) for k, points in enumerate(own)}
+        began = time.perf_counter()
+        coupling = pf.couplings.Conditional(rows, labels, potentials, directions=dict.fromkeys(range(classes), frame))
+        made, numbers = time.perf_counter() - began, itertools.count()
+        coupling.batch(next(numbers), BATCH, 0)  # each class prepares itself at its first search
+
+        def streamed(coupling: pf.couplings.Conditional = coupling, numbers: Iterator[int] = numbers) -> None:
+            for _ in range(BATCHES):
+                coupling.batch(next(numbers), BATCH, 0)
+
+        taken = medians({"alone": partial(coupling.sample, BATCH), "stream": streamed}, repeats)
+        alone, one = taken["alone"] * 1e3, taken["stream"] * 1e3 / BATCHES
+        print(
+            f"  {classes:5,} classes of {each:,} rows: coupling made in {made:.1f} s, sample {alone:.1f} ms, "
+            f"of a stream {one:.1f} ms ({alone / one:.1f} x)"
+        )
+
+
 # ---------------------------------------------------------------- steps on a mapped file
 
 
@@ -372,7 +403,7 @@ def member(count: int, rank: int, size: int, split: bool, store: str, result: Pa
 def main() -> None:
     """Print what is asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=("fits", "batches", "steps", "images", "processes"))
+    parser.add_argument("part", choices=("fits", "batches", "steps", "images", "processes", "classes"))
     laws = ("mixture", "Fashion-MNIST with noise")
     parser.add_argument("--laws", nargs="+", choices=laws, default=list(laws), help="of fits and batches")
     parser.add_argument("--dims", nargs="+", type=int, default=[16, 32], help="of fits and batches")
@@ -390,6 +421,8 @@ def main() -> None:
         show_fits(count, options.laws, options.dims, tol, device, options.shortlist)
     elif options.part == "batches":
         show_batches(count, options.laws, options.dims, repeats, device)
+    elif options.part == "classes":
+        show_classes(((3, 20),) if options.quick else CLASS_SIZES, 1 if options.quick else 5)
     else:
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)

@@ -71,6 +71,7 @@ def test_million_rows() -> None:
     assert printed_by("million_rows.py", "batches", "--laws", "mixture", "--dims", "16").count(" x\n") == 5
     assert re.search(r"a step [\d.]+ s, the bare products", printed_by("million_rows.py", "steps"))
     assert re.search(r"a fit in them to .* \d+ s, 256 pairs", printed_by("million_rows.py", "images"))
+    assert re.search(r"3 classes of 20 rows: .* of a stream [\d.]+ ms", printed_by("million_rows.py", "classes"))
     output = printed_by("million_rows.py", "processes")
     assert output.count("the bits of one process") == 3
 

@@ -18,6 +18,7 @@ __all__ = [
     "STORED",
     "Numbers",
     "as_tensor",
+    "count_of",
     "flat_points",
     "in_fractions",
     "normalised_weights",
@@ -37,6 +38,18 @@ def whole_number(value: object) -> int | None:
         return operator.index(value)  # type: ignore[arg-type]
     except (TypeError, ValueError):
         return None
+
+
+def count_of(owner: str, name: str, value: object, least: int = 1) -> int:
+    """A whole number of at least so much that is an argument of this name.
+
+    Raises:
+        ValueError: it is not.
+    """
+    number = whole_number(value)
+    if number is None or number < least:
+        raise ValueError(f"{owner}: {name} must be an integer of at least {least}, got {value!r}")
+    return number
 
 
 def real_number(value: object) -> float:

@@ -14,6 +14,7 @@ __all__ = [
     "ConvergenceWarning",
     "DataWarning",
     "MissingExtraError",
+    "NoDensityError",
     "UndefinedTimeError",
     "counted",
     "global_generators_kept",
@@ -36,6 +37,10 @@ class ConvergenceWarning(UserWarning):
 
 class DataWarning(UserWarning):
     """Data were read, but something about them is hardly meant; the message says what to do."""
+
+
+class NoDensityError(ValueError):
+    """A law has no density, as of atoms or of a manifold; the message says why."""
 
 
 class UndefinedTimeError(ValueError):

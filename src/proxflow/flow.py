@@ -62,6 +62,10 @@ class ProximalFlow(nn.Module):
         """Dimension d of the space."""
         return self.potential.dim
 
+    def extra_repr(self) -> str:
+        """The schedule, for printing."""
+        return f"schedule={self.schedule!r}"
+
     def constructor_arguments(self) -> dict[str, object]:
         """Potential, schedule and on_failure."""
         return {"potential": self.potential, "schedule": self.schedule, "on_failure": self.on_failure}

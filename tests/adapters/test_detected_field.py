@@ -121,7 +121,8 @@ def test_scripts_have_the_derivatives_of_their_networks(tmp_path: Path) -> None:
         field = pf.adapters.torchcfm.to_field(model, layout="concatenated")
         for _ in range(4):
             field(0.5, ROWS)
-        figures = pf.analysis.audit(field, data=ROWS, count=64, steps=8, marks=False, progress=False).figures
+        audit = pf.analysis.audit(field, data=ROWS, count=64, steps=8, compare_independent=False, progress=False)
+        figures = audit.figures
         with torch.no_grad():
             likelihood = pf.sampling.log_likelihood(field, ROWS[:8]).value
         found.append((figures["jacobian_asymmetry"].value, figures["local_dimension"].value, *likelihood.tolist()))

@@ -12,7 +12,7 @@ from torch import Tensor
 
 import proxflow as pf
 from proxflow.analysis import Audit, Figure, audit
-from proxflow.analysis.auditing.verdict import advise
+from proxflow.analysis.auditing.verdict import advise, faults
 from proxflow.potentials import Discrete, Quadratic
 from tests.marks import slow_beyond
 
@@ -59,7 +59,7 @@ def isotropic(seed: int) -> pf.ProximalFlow:
 
 
 def judged(field: Any, *args: Any, **options: Any) -> Audit:
-    return audit(field, *args, count=400, steps=8, marks=False, progress=False, **options)
+    return audit(field, *args, count=400, steps=8, compare_independent=False, progress=False, **options)
 
 
 def reversed_in_time(seed: int) -> Audit:
@@ -233,3 +233,39 @@ def test_independent_pairs_of_other_noise_have_a_rotation_that_is_no_fault() -> 
     assert found.figures["jacobian_asymmetry"].low > 0.05
     assert found.warnings == ()
     assert "rotation" not in found.advice
+
+
+def uneven(*scales: float) -> Audit:
+    """Variances along the principal directions are off, and their sum is right."""
+    variances = torch.tensor([3.0, 2.0, 1.0], dtype=f64)
+    flow, other = (
+        pf.ProximalFlow(Quadratic(torch.zeros(3, dtype=f64), torch.diag(variances * torch.tensor(factors, dtype=f64))))
+        for factors in ((1.0, 1.0, 1.0), scales)
+    )
+    return judged(other.velocity, flow, data=draws(flow, 5000, 0))
+
+
+def test_a_variance_that_is_off_along_one_direction_is_named() -> None:
+    found = uneven(1.1, 0.85, 1.0)
+    assert found.figures["variance_ratio"].value == pytest.approx(1, abs=0.03)
+    assert len(found.warnings) == 1
+    assert "too large, by 10%, along the first principal direction" in found.warnings[0]
+    assert "too small, by 15%, along the second" in found.warnings[0]
+    assert "third" not in found.warnings[0]
+    assert found.advice.startswith("Mend the variance first")
+
+
+def test_a_variance_that_is_off_by_a_few_percent_along_a_direction_is_no_fault() -> None:
+    assert uneven(1.02, 0.97, 1.0).warnings == ()
+
+
+@pytest.mark.parametrize(("errors", "named"), [(3.2, 0), (3.5, 1)])
+def test_several_directions_are_several_chances_of_a_false_alarm(errors: float, named: int) -> None:
+    """Three standard errors beyond what matters are enough for one figure, and not for the largest of three."""
+    stderr = 0.01
+    value = 1.03 + errors * stderr
+    figures = {
+        name: Figure(name, one, one - 1.96 * stderr, one + 1.96 * stderr, 1.0, None, "")
+        for name, one in (("variance_ratio", 1.0), ("variance_ratio_1", 1.0), ("variance_ratio_2", value))
+    }
+    assert len(faults(figures, None, None, normal_source=True)) == named

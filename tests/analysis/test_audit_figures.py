@@ -155,7 +155,9 @@ def test_the_interval_of_crossing_pairs_covers_the_closed_form() -> None:
 def test_exact_flows_obey_all_laws_to_rounding(schedule: pf.schedules.Schedule) -> None:
     points = normal(9, 3, seed=3)
     flow = pf.ProximalFlow(pf.potentials.Discrete(points, 0.4 * points.square().sum(1)), schedule)
-    found = audit(lambda t, x: flow(t, x), flow, schedule=schedule, count=100, steps=8, marks=False).figures
+    found = audit(
+        lambda t, x: flow(t, x), flow, schedule=schedule, count=100, steps=8, compare_independent=False
+    ).figures
     for name in ("jacobian_asymmetry", "recovered_drift", "cycle_violations", "repairing_gain",
                  "cost_excess", "velocity_error", "spectrum_above", "spectrum_below", "one_step_error",
                  "four_step_error"):  # fmt: skip
@@ -170,7 +172,7 @@ def test_figures_rank_exact_between_and_independent() -> None:
     rows = flow.sample(2000, generator=torch.Generator().manual_seed(0))
     other = pf.IndependentField(rows)
     fields: list[Any] = [flow, lambda t, x: 0.5 * (flow(t, x) + other(t, x)), other]
-    found = [audit(field, flow, data=rows, count=200, steps=16, marks=False).figures for field in fields]
+    found = [audit(field, flow, data=rows, count=200, steps=16, compare_independent=False).figures for field in fields]
     for name in ("recovered_drift", "one_step_error", "four_step_error", "velocity_error", "largest_eigenvalue"):
         exact, between, independent = (one[name].value for one in found)
         assert exact < between < independent, name
@@ -224,7 +226,9 @@ def test_a_reference_that_was_not_fitted_is_said_to_have_other_weights() -> None
         bad = pf.semidiscrete.fit(many, max_samples=1 << 9, progress=False)
     assert bad.chi2 > 0.05
     said = [
-        audit(pf.IndependentField(rows), fit, data=rows, count=64, steps=8, marks=False, progress=False).verdict
+        audit(
+            pf.IndependentField(rows), fit, data=rows, count=64, steps=8, compare_independent=False, progress=False
+        ).verdict
         for rows, fit in ((few, good), (many, bad))
     ]
     assert "chi2" not in said[0]
@@ -258,13 +262,15 @@ def test_pairs_of_minibatches_cost_at_least_what_their_field_says(schedule: pf.s
     """Independent pairs of a few atoms, whose field and excess are known."""
     points = 2 * normal(12, 3, seed=4)
     flow = pf.ProximalFlow(pf.semidiscrete.fit(points, tol=1e-4).potential, schedule)
-    found = audit(pf.IndependentField(points, schedule=schedule), flow, data=points, marks=False, progress=False)
+    found = audit(
+        pf.IndependentField(points, schedule=schedule), flow, data=points, compare_independent=False, progress=False
+    )
     noise = normal(100_000, 3, seed=5)
     least = float((flow.transport(noise) - noise).square().sum(1).mean())
     independent = 3 + float(points.square().sum(1).mean())
     excess = found.figures["pair_excess"]
     assert 0.05 < excess.low < excess.high < independent / least - 1
-    itself = audit(flow, flow, data=points, marks=False, progress=False).figures["pair_excess"]
+    itself = audit(flow, flow, data=points, compare_independent=False, progress=False).figures["pair_excess"]
     assert itself.value < 1e-12
 
 

@@ -29,7 +29,7 @@ def draws(count: int, seed: int) -> Tensor:
 
 
 def quick(model: object, *args: object, **options: object) -> pf.analysis.Audit:
-    return audit(model, *args, count=64, steps=8, marks=False, likelihood=True, progress=False, **options)  # type: ignore[arg-type]
+    return audit(model, *args, count=64, steps=8, compare_independent=False, likelihood=True, progress=False, **options)  # type: ignore[arg-type]
 
 
 def test_of_a_normal_law_it_is_the_entropy() -> None:

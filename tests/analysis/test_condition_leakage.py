@@ -8,7 +8,7 @@ from torch import Tensor
 
 import proxflow as pf
 from proxflow.analysis import audit
-from proxflow.analysis.auditing.condition_leakage import condition_leakage
+from proxflow.analysis.auditing.condition_leakage import NotFollowedError, condition_leakage
 
 f64, LINEAR = torch.float64, pf.schedules.Linear()
 SHIFT = 2.0
@@ -39,7 +39,6 @@ def together(t: Tensor, x: Tensor, label: Tensor) -> Tensor:
 def test_classes_that_are_coupled_apart_leave_nothing_in_the_noise() -> None:
     rows, labels = classes(1000, 0)
     found = condition_leakage(apart, rows, labels, LINEAR, 0)
-    assert found is not None
     assert found.low < 0 < found.high
     assert found.high - found.low < 0.2
 
@@ -48,7 +47,6 @@ def test_one_coupling_of_both_classes_leaves_all_of_it() -> None:
     """The noise of a class is about a half-plane: the best rule errs as the classes overlap, chance is a half."""
     rows, labels = classes(1000, 0)
     found = condition_leakage(together, rows, labels, LINEAR, 0)
-    assert found is not None
     assert found.value == pytest.approx(0.5 - float(torch.special.ndtr(torch.tensor(-SHIFT))), abs=0.05)
 
 
@@ -58,23 +56,24 @@ def test_intervals_cover_no_leakage() -> None:
     covered = 0
     for seed in range(200):
         found = condition_leakage(apart, *classes(200, seed), LINEAR, seed)
-        covered += found is not None and found.low <= 0 <= found.high
+        covered += found.low <= 0 <= found.high
     assert covered >= 180
 
 
-def test_nothing_is_said_where_rows_have_no_noise_of_their_own() -> None:
+def test_it_is_refused_where_rows_have_no_noise_of_their_own() -> None:
     rows, labels = classes(60, 0)
     memory = pf.IndependentField(rows)
-    assert condition_leakage(lambda t, x, label: memory(t, x), rows + 0.3, labels, LINEAR, 0) is None
+    with pytest.raises(NotFollowedError, match="rows of the data cannot be followed back to their noise"):
+        condition_leakage(lambda t, x, label: memory(t, x), rows + 0.3, labels, LINEAR, 0)
 
 
 def test_the_audit_reports_it() -> None:
     rows, labels = classes(600, 0)
     sound = audit(lambda t, x: together(t, x, labels), data=rows, labels=labels, conditional=apart, count=128,
-                  steps=8, marks=False, progress=False)  # fmt: skip
+                  steps=8, compare_independent=False, progress=False)  # fmt: skip
     assert sound.figures["label_leakage"].low < 0.05
     leaky = audit(lambda t, x: together(t, x, labels), data=rows, labels=labels, conditional=together, count=128,
-                  steps=8, marks=False, progress=False)  # fmt: skip
+                  steps=8, compare_independent=False, progress=False)  # fmt: skip
     assert leaky.figures["label_leakage"].low > 0.3
     assert "is told from its noise" in leaky.verdict
     assert "is told from its noise" not in sound.verdict

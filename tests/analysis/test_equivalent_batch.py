@@ -82,7 +82,9 @@ def test_laws_without_rows_and_errors_across_are_no_matter() -> None:
 
     rule = independent_rule(flow, LINEAR, 0)
     noise = torch.randn(256, 2, generator=torch.Generator().manual_seed(2), dtype=f64)
-    found = audit(field, flow, count=256, steps=16, marks=False, progress=False).figures["equivalent_batch"]
+    found = audit(field, flow, count=256, steps=16, compare_independent=False, progress=False).figures[
+        "equivalent_batch"
+    ]
     assert found.low <= 1.3
     assert found.value < 1.6
     still = misses_on_the_way(generated_pairs(flow, noise, (2,), LINEAR, 16), flow, LINEAR)
@@ -95,7 +97,7 @@ def test_a_field_that_errs_more_than_any_pairs_allow_is_no_better_than_independe
     """It stands still: its error has nothing to do with theirs."""
     points = torch.randn(24, 8, generator=torch.Generator().manual_seed(1), dtype=f64)
     flow = pf.ProximalFlow(pf.semidiscrete.fit(points, tol=1e-2, progress=False).potential)
-    found = audit(lambda t, x: 0 * x, flow, data=points, count=128, steps=8, marks=False, progress=False)
+    found = audit(lambda t, x: 0 * x, flow, data=points, count=128, steps=8, compare_independent=False, progress=False)
     assert found.figures["equivalent_batch"].high <= 4
 
 
@@ -104,7 +106,9 @@ def test_a_field_that_errs_across_has_a_size_without_a_lower_end() -> None:
     deviations = torch.tensor([2.0, 0.5], dtype=f64)
     flow = pf.ProximalFlow(pf.potentials.Quadratic(torch.zeros(2, dtype=f64), torch.diag(deviations**2)))
     turn = torch.tensor([[0.0, 1.5], [-1.5, 0.0]], dtype=f64)
-    found = audit(lambda t, x: flow(t, x) + x @ turn, flow, count=256, steps=16, marks=False, progress=False)
+    found = audit(
+        lambda t, x: flow(t, x) + x @ turn, flow, count=256, steps=16, compare_independent=False, progress=False
+    )
     batch = found.figures["equivalent_batch"]
     assert 1 == batch.low < batch.value == batch.high
     assert f"Pairs of minibatches of {batch.value:.0f}" in found.verdict.replace(".0 would", " would")

@@ -1,4 +1,4 @@
-"""Pushes of points under way, against flows that are linear or projections."""
+"""Perturbations of points under way, against flows that are linear or projections."""
 
 from __future__ import annotations
 
@@ -20,8 +20,10 @@ def noise(count: int, dim: int) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("schedule", [Linear(), Cosine()], ids=repr)
-def test_on_the_sphere_radial_pushes_die_and_tangent_ones_turn_the_point(schedule: pf.schedules.Schedule) -> None:
-    """recover_target projects x_t / beta: a tangent push s turns it by atan(s / |x_t|)."""
+def test_on_the_sphere_radial_perturbations_die_and_tangent_ones_turn_the_point(
+    schedule: pf.schedules.Schedule,
+) -> None:
+    """recover_target projects x_t / beta: a tangent perturbation s turns it by atan(s / |x_t|)."""
     flow, t, size = pf.ProximalFlow(pf.potentials.Ball(3), schedule), 0.8, 0.03
     x0 = noise(5, 3)
     found = perturb(flow, x0, t, count=2, size=size)

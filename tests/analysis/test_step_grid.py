@@ -57,7 +57,7 @@ def test_the_audit_states_times_that_gain_what_it_says() -> None:
     """Of the field of independent pairs with atoms in many dimensions, which turns late to one of them."""
     rows = 2 * torch.randn(60, 24, generator=torch.Generator().manual_seed(0), dtype=f64)
     field = pf.IndependentField(rows)
-    found = audit(field, data=rows, count=400, marks=False, progress=False)
+    found = audit(field, data=rows, count=400, compare_independent=False, progress=False)
     noise = torch.randn(2000, 24, generator=torch.Generator().manual_seed(9), dtype=f64)
     end = generated_pairs(field, noise, (24,), LINEAR, 32).target
     grids = torch.tensor(found.step_grid, dtype=f64), torch.linspace(0, 1, 5, dtype=f64)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from proxflow import report
 from tests.adapters.models import NormalField, normal_field, normal_rows, write_export, write_script
 from tests.cli.commands import call, refusal
 
-QUICK = ("--count", 64, "--steps", 8, "--no-marks")
+QUICK = ("--count", 64, "--steps", 8, "--no-compare-independent")
 
 
 @pytest.fixture(autouse=True)
@@ -121,6 +122,28 @@ def test_a_model_in_units_of_its_own(normal_data: Path, tmp_path: Path, capsys: 
     figures = json.loads(capsys.readouterr().out)["result"]["figures"]
     assert figures["variance_ratio_1"]["value"] == pytest.approx(1, abs=0.3)
     assert figures["nearest_row_ratio"]["value"] < 0.01
+
+
+@pytest.mark.parametrize("kind", ["file", "run"])
+def test_points_are_a_number_of_the_data_and_not_of_held_out_rows(
+    normal_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    given: dict[str, Any] = {}
+    measure = pf.analysis.audit
+
+    def watched(*args: Any, **options: Any) -> pf.analysis.Audit:
+        given.update(options)
+        return measure(*args, **options)
+
+    monkeypatch.setattr(pf.analysis, "audit", watched)
+    np.save(tmp_path / "other.npy", np.load(normal_data)[:150] + 0.1)
+    model = write_script(normal_field(), tmp_path / "model.ts")
+    if kind == "run":
+        model = tmp_path / "run"
+        call("train", normal_data, "--out", model, "--steps", 5, "--width", 8, "--depth", 1)
+    options = ("--data", normal_data, "--held-out", tmp_path / "other.npy", "--points", 100)
+    assert call("audit", model, *options, *QUICK) == 0
+    assert (len(given["data"]), len(given["held_out"])) == (100, 150)
 
 
 def test_bad_models(

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+import proxflow as pf
 from proxflow.data import Dataset
 from tests.data.sources import LABELS, POINTS, raw, refusal
 from tests.data.test_images import pixels
@@ -84,7 +85,8 @@ def test_an_entry_that_is_not_there_lists_those_that_are(option: str, path: Path
 
 
 def test_a_target_that_is_no_label_is_left_out_and_said(path: Path) -> None:
-    dataset = raw(archive(path, X=POINTS, y=POINTS[:, 0] + 0.5))
+    with pytest.warns(pf.DataWarning, match=r"the entry 'y' is left out.*not whole; label='y' \(--label y\)"):
+        dataset = raw(archive(path, X=POINTS, y=POINTS[:, 0] + 0.5))
     assert dataset.labels is None
     assert dataset.notes[0] == "points: X, no labels"
     assert dataset.notes[1].startswith("left out: y;")
@@ -93,10 +95,20 @@ def test_a_target_that_is_no_label_is_left_out_and_said(path: Path) -> None:
 def test_an_array_of_objects_is_named_and_the_others_are_read(tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", X=POINTS, y=np.array(["a", None] * 3, dtype=object))
     assert "Python objects, which would run code" in refusal(tmp_path / "a.npz", label="y")
-    dataset = raw(tmp_path / "a.npz")
+    with pytest.warns(pf.DataWarning, match=r"the entry 'y' is left out.*Python objects.*text with astype\(str\)"):
+        dataset = raw(tmp_path / "a.npz")
     assert np.array_equal(dataset.points.numpy(), POINTS)
     assert dataset.labels is None
     assert dataset.notes[1].startswith("left out: y;")
+
+
+def test_labels_of_another_length_are_left_out_with_a_warning(path: Path) -> None:
+    with pytest.warns(
+        pf.DataWarning, match=r"the entry 'y' is left out.*'X': it has the shape \(5,\), and there are 6"
+    ):
+        dataset = raw(archive(path, X=POINTS, y=LABELS[:5]))
+    assert dataset.labels is None
+    assert dataset.notes[0] == "points: X, no labels"
 
 
 def test_arrays_without_names_take_no_names(tmp_path: Path) -> None:

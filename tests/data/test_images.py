@@ -195,3 +195,23 @@ def test_a_subset_reads_its_own_images_only(tmp_path: Path) -> None:
     for i in set(range(9)) - set(chosen):
         (tmp_path / f"{i}" / "a.png").write_bytes(b"")
     assert torch.equal(raw(tmp_path, n=4, seed=2).points, dataset.points)
+
+
+def test_what_was_changed_in_images_is_said(tmp_path: Path) -> None:
+    picture(tmp_path / "a.png", pixels(4, 4, 3))
+    picture(tmp_path / "b.png", pixels(4, 4))
+    over = np.dstack([pixels(4, 4, 3), np.full((4, 4), 255, np.uint8)])
+    picture(tmp_path / "c.png", over)  # opaque
+    assert raw(tmp_path).notes == ("1 grey image made red, green and blue, as the others are",)
+    over[0, 0, 3] = 0
+    picture(tmp_path / "c.png", over)
+    assert raw(tmp_path, size=2).notes == (
+        "1 grey image made red, green and blue, as the others are",
+        "1 image with transparent pixels put on white",
+    )
+    assert raw(tmp_path, n=1, seed=0).notes in ((), ("1 image with transparent pixels put on white",))
+
+
+def test_grey_images_alone_stay_grey(tmp_path: Path) -> None:
+    picture(tmp_path / "a.png", pixels(4, 4))
+    assert raw(tmp_path).notes == ()

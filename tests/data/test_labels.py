@@ -61,6 +61,27 @@ def test_text_that_says_that_a_label_is_missing_is_no_class(text: str, tmp_path:
     assert "row 2 has the label" in refusal(tmp_path / "x.npz")
 
 
+def test_a_class_called_na_is_taken_for_missing_and_said(tmp_path: Path) -> None:
+    path = csv_file(tmp_path, "a,label\n1,NA\n2,US\n3,#N/A\n4,DE\n5,\n")
+    message = refusal(path)
+    assert "row 0 has the label 'NA', which is read as missing" in message
+    assert "drop_missing=True (--drop-missing)" in message
+    dataset = raw(path, drop_missing=True)
+    assert dataset.class_counts == {"DE": 1, "US": 1}
+    assert dataset.notes[1:] == (
+        "labels '#N/A', 'NA' were taken for missing",
+        "3 rows of 5 left out, with missing values",
+    )
+
+
+def test_labels_with_leading_zeros_are_text(tmp_path: Path) -> None:
+    dataset = raw(csv_file(tmp_path, "a,b,label\n1,2,01\n2,5,1\n3,3,10\n4,4,\n"), drop_missing=True)
+    assert dataset.class_counts == {"01": 1, "1": 1, "10": 1}
+    dataset = raw(csv_file(tmp_path, "label,a\n" + "7,1\n" * 200 + "007,2\n"))
+    assert dataset.class_counts == {"007": 1, "7": 200}
+    assert raw(csv_file(tmp_path, "zip;a\n01234;0,5\n99;1,5\n"), label="zip").label_names == ("01234", "99")
+
+
 @pytest.mark.parametrize("labels", [LABELS[:5], LABELS[:, None][:5], np.stack([LABELS] * 2, axis=1), np.array(3)])
 def test_labels_of_the_wrong_shape_are_refused(labels: NDArray[Any], tmp_path: Path) -> None:
     np.savez(tmp_path / "x.npz", points=POINTS, labels=labels)

@@ -187,3 +187,90 @@ def test_what_is_no_source_says_which_function_takes_it() -> None:
         pf.data.from_array(["a", "b"])
     with pytest.raises(ValueError, match="standardise must be one of 'global', 'columns', 'whiten', 'none', got 'all'"):
         pf.data.from_array(POINTS, standardise="all")  # type: ignore[arg-type]
+
+
+# -------------------------------------------------------------------- codes, dates and indices among the numbers
+
+
+def test_leading_zeros_are_doubted(tmp_path: Path) -> None:
+    frame = pd.DataFrame({"zip": ["01234", "90210", "02345"], "a": [1.5, 2.5, 5.5]})
+    frame.to_csv(tmp_path / "x.csv", index=False)
+    frame.to_parquet(tmp_path / "x.parquet")
+    for path in (tmp_path / "x.csv", tmp_path / "x.parquet"):
+        with pytest.warns(pf.DataWarning, match=r"the column 'zip' .* leading zeros, such as '01234'.*\(--drop zip\)"):
+            assert raw(path).points.tolist() == [[1234, 1.5], [90210, 2.5], [2345, 5.5]]
+
+
+def test_leading_zeros_beyond_the_first_lines_are_doubted(tmp_path: Path) -> None:
+    with pytest.warns(pf.DataWarning, match="leading zeros, such as '007'"):
+        raw(csv_file(tmp_path, "code,a\n" + "500,1.5\n" * 300 + " 007,2\n"))
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "what"),
+    [
+        ("anything", [20240101, 20240102, 19991231], "a date, year, month and day, such as 20240101"),
+        ("year", [2001, 2002, 2001], "a year, such as 2001"),
+        ("birth_year", [1950, 1961, 1970], "a year, such as 1950"),
+        ("t", [1700000120, 1700000060, 1700000000], "a time in seconds since 1970"),
+        ("anything", [1700000000, 1700000060, 1700000120], "a time in seconds since 1970"),
+        ("eventTime", [1700000120000, 1700000060000, 1700000000000], "a time in milliseconds since 1970"),
+    ],
+)
+def test_whole_numbers_that_are_dates_or_times_are_doubted(
+    name: str, values: list[int], what: str, tmp_path: Path
+) -> None:
+    frame = pd.DataFrame({name: values, "a": [1.5, 2.5, 4.5]})
+    frame.to_csv(tmp_path / "x.csv", index=False)
+    with pytest.warns(
+        pf.DataWarning, match=rf"the column '{name}' is a coordinate but looks like {what}.*--drop {name}"
+    ):
+        assert raw(tmp_path / "x.csv").columns == (name, "a")
+    assert raw(tmp_path / "x.csv", columns=[name, "a"]).columns == (name, "a")
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("a", [20241301, 20240102, 20240103]),
+        ("a", [20240101.5, 20240102, 20240103]),
+        ("a", [1700000120, 1700000060, 1700000000]),
+        ("score", [2001, 2002, 2003]),
+        ("year", [0.5, 1.5, 2.5]),
+        ("year", [1, 2, 4]),
+        ("time", [12, 15, 20]),
+    ],
+)
+def test_other_numbers_are_no_dates(name: str, values: list[float], tmp_path: Path) -> None:
+    pd.DataFrame({name: values, "b": [1.5, 2.5, 4.5]}).to_csv(tmp_path / "x.csv", index=False)
+    assert raw(tmp_path / "x.csv").columns == (name, "b")
+
+
+def test_an_empty_last_column_is_no_row_index(tmp_path: Path) -> None:
+    assert raw(csv_file(tmp_path, "a,b,\n1,2,\n3,4,\n")).left_out == {"": "empty"}
+    assert raw(csv_file(tmp_path, "a,b,,\n1,2,,\n3,4,,\n")).left_out == {"": "empty", ".1": "empty"}
+
+
+def test_numbers_that_are_left_out_as_an_index_are_doubted(tmp_path: Path) -> None:
+    path = csv_file(tmp_path, "a,b,\n1,2,7\n3,4,9\n")
+    with pytest.warns(pf.DataWarning, match=r"'' is left out as a row index, by its name, but comes after 'a'"):
+        assert raw(path).left_out == {"": "row index"}
+    assert raw(path, drop="").left_out == {"": "dropped"}
+    with pytest.warns(pf.DataWarning, match=r"holds numbers that are not whole, such as 0\.25"):
+        raw(csv_file(tmp_path, ",a\n0,2\n0.25,4\n"))
+
+
+def test_names_of_rows_are_left_out_whatever_they_look_like(tmp_path: Path) -> None:
+    assert raw(csv_file(tmp_path, ",a\n1,2\n10%,4\n3,5\n")).left_out == {"": "row index"}
+
+
+def test_two_levels_of_an_unnamed_index_are_left_out(tmp_path: Path) -> None:
+    frame = pd.DataFrame({"a": [1.5, 2.5]}, index=pd.MultiIndex.from_tuples([(3, 4), (5, 6)]))
+    frame.to_csv(tmp_path / "x.csv")
+    assert raw(tmp_path / "x.csv").columns == ("a",)
+
+
+def test_a_table_of_names_alone_says_so(tmp_path: Path) -> None:
+    assert "it has no rows, only the line 'a,b', which is taken for the names of columns" in refusal(
+        csv_file(tmp_path, "a,b\n")
+    )

@@ -36,7 +36,10 @@ BAD_PAIRS: dict[str, tuple[Any, Any, str]] = {
 }
 
 
-def check_refusals(metric: Metric, case: str) -> None:
+def check_refusals(metric: Metric, case: str, names: tuple[str, str] = ("a", "b")) -> None:
+    """``names`` are those of the metric's two clouds."""
     x, y, message = BAD_PAIRS[case]
+    if message[:2] in ("a ", "b "):
+        message = names["ab".index(message[0])] + message[1:]
     with pytest.raises(ValueError, match=message):
         metric(x, y)

@@ -176,5 +176,5 @@ def test_refuses_bad_arguments(case: str) -> None:
 
 def test_refuses_a_bad_seed() -> None:
     points, known = clusters()
-    with pytest.raises(ValueError, match="seed must be an integer from 0"):
-        label_accuracy(points, known, points, known, seed=-1)
+    with pytest.raises(ValueError, match="seed must be an integer of at most 64 bits"):
+        label_accuracy(points, known, points, known, seed=2**64)

@@ -82,4 +82,4 @@ def test_bad_input_is_refused() -> None:
     with pytest.raises(ValueError, match="label_leakage: noise has rows that are not finite"):
         label_leakage(noise / 0, labels)
     with pytest.raises(ValueError, match="label_leakage: seed must be"):
-        label_leakage(noise, labels, seed=-1)
+        label_leakage(noise, labels, seed=2**64)

@@ -54,8 +54,8 @@ def test_a_column_in_which_the_data_do_not_vary_has_no_ratio() -> None:
 
 @pytest.mark.parametrize("case", BAD_PAIRS)
 def test_bad_clouds_are_refused(case: str) -> None:
-    check_refusals(spread, case)
-    check_refusals(lambda a, b: nearest_row_ratio(a, b, b), case)
+    check_refusals(spread, case, ("samples", "data"))
+    check_refusals(lambda a, b: nearest_row_ratio(a, b, b), case, ("samples", "rows"))
 
 
 def test_other_refusals() -> None:

@@ -204,9 +204,9 @@ def test_refuses_bad_clouds(case: str) -> None:
         ({"exact_up_to": 1e4}, "exact_up_to must be an integer"),
         ({"projections": 0}, "projections must be an integer of at least 1, got 0"),
         ({"projections": True}, "projections must be an integer"),
-        ({"seed": -1}, "seed must be an integer from 0"),
-        ({"seed": 2**32}, "seed must be an integer from 0"),
-        ({"seed": 0.5}, "seed must be an integer from 0"),
+        ({"seed": -(2**63) - 1}, "seed must be an integer of at most 64 bits"),
+        ({"seed": 2**64}, "seed must be an integer of at most 64 bits"),
+        ({"seed": 0.5}, "seed must be an integer of at most 64 bits"),
     ],
 )
 def test_refuses_bad_settings(setting: dict[str, Any], message: str) -> None:

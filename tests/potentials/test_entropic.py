@@ -489,9 +489,13 @@ def test_epsilon_must_be_positive(epsilon: float) -> None:
 
 @pytest.mark.parametrize("name", ["max_iterations", "max_memory"])
 def test_caps_must_be_positive(name: str) -> None:
-    caps: dict[str, Any] = {name: 0}
-    with pytest.raises(ValueError, match=f"{name} must be at least 1"):
-        Entropic(torch.eye(3), torch.zeros(3), 0.1, **caps)
+    for wrong in (0, 2.5, "x", True):
+        caps: dict[str, Any] = {name: wrong}
+        with pytest.raises(ValueError, match=f"{name} must be an integer of at least 1"):
+            Entropic(torch.eye(3), torch.zeros(3), 0.1, **caps)
+        if name == "max_iterations":
+            with pytest.raises(ValueError, match="Discrete: max_iterations must be an integer of at least 1"):
+                Discrete(torch.eye(3), torch.zeros(3), **caps)
 
 
 @pytest.mark.parametrize(

@@ -75,3 +75,39 @@ def test_devices_and_odd_values_are_shown() -> None:
     assert repr(pairs).replace("\n   ", "") == (
         f"Pairs(source=<3 x 2 float32 on meta>, target=<0 x 2 float32>, index=<9 int64>, label='{'x' * 76}...)"
     )
+
+
+OBJECTS: dict[str, tuple[Callable[[], object], str]] = {
+    "atoms": (lambda: fitted().potential, "Discrete(200 atoms in R^12, float32)"),
+    "smoothed atoms": (
+        lambda: pf.potentials.Entropic(POINTS.double(), torch.zeros(200).double(), 0.5),
+        "Entropic(200 atoms in R^12, float64, epsilon=0.5)",
+    ),
+    "flow": (
+        lambda: pf.ProximalFlow(pf.potentials.Ball(3), pf.schedules.Cosine()),
+        "ProximalFlow(\n  schedule=Cosine()\n  (potential): Ball()\n)",
+    ),
+    "independent": (lambda: pf.couplings.Independent(POINTS), "Independent(200 rows of (12,), float32)"),
+    "minibatch": (
+        lambda: pf.couplings.Minibatch(POINTS.reshape(200, 3, 4), 64),
+        "Minibatch(200 rows of (3, 4), float32, batch_size=64)",
+    ),
+    "semidiscrete": (
+        lambda: pf.couplings.Semidiscrete(fitted().potential, POINTS),
+        "Semidiscrete(200 rows of (12,), float32, Discrete)",
+    ),
+    "subspace": (
+        lambda: pf.couplings.Subspace.fit(POINTS, 2, tol=0.5, progress=False),
+        "Subspace(200 rows of (12,), float32, 2 directions)",
+    ),
+    "conditional": (
+        lambda: pf.couplings.Conditional.fit(POINTS, torch.arange(200) % 2, directions=1, tol=0.5, progress=False),
+        "Conditional(200 rows of (12,), float32, 2 groups)",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", OBJECTS)
+def test_an_object_prints_what_it_is(name: str) -> None:
+    make, text = OBJECTS[name]
+    assert repr(make()) == text

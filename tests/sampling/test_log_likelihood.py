@@ -61,6 +61,20 @@ def test_the_velocity_of_a_flow_of_atoms_has_none_as_the_flow_has_none(query: An
         query(flow.velocity, torch.zeros(2, 4, dtype=f64), schedule=Linear())
 
 
+@pytest.mark.parametrize("query", [log_likelihood, pf.sampling.encode])
+def test_points_of_another_dtype_or_shape_are_said_to_be_that(query: Any) -> None:
+    """Not that the flow had no density, which is asked first."""
+    flow = pf.ProximalFlow(pf.potentials.Entropic(torch.eye(3), torch.zeros(3), 0.5))  # spans a plane, but in float32
+    with pytest.raises(ValueError, match="float64"):
+        query(flow, torch.zeros(2, 3, dtype=f64))
+    with pytest.raises(ValueError, match="no inverse at t = 1"):
+        query(flow, torch.zeros(2, 3))
+    name = "x1" if query is pf.sampling.encode else "x"
+    for wrong, said in ((torch.zeros(2, 3, dtype=torch.int64), "float32 or float64"), ([1.0], "torch tensor")):
+        with pytest.raises(ValueError, match=f"{name} must be .*{said}"):
+            query(flow, wrong)
+
+
 @pytest.mark.parametrize(("schedule", "as_callable"), [(Linear(), False), (Cosine(), True)], ids=str)
 @pytest.mark.parametrize("name", ["gaussian", "gaussian and uniform on an interval"])
 def test_of_an_exact_flow_it_is_its_log_prob(name: str, schedule: Schedule, as_callable: bool) -> None:

@@ -384,7 +384,7 @@ def test_an_audit_against_their_exact_flow(named: bool) -> None:
         fitted = fit(each, tol=0.05, progress=False)
         flow = pf.ProximalFlow(fitted.potential)
         field = flow if named else lambda t, x, flow=flow: flow(t, x)
-        found.append(audit(field, fitted, count=64, steps=8, marks=False, progress=False).figures)
+        found.append(audit(field, fitted, count=64, steps=8, compare_independent=False, progress=False).figures)
     assert "equivalent_batch" in found[0]
     assert list(found[0]) == list(found[1])
     for name, figure in found[0].items():

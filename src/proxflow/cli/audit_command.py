@@ -51,7 +51,12 @@ def audit(
     destination: Destination,
     count: Annotated[int, typer.Option(min=64, help="Noise points that are followed.")] = 1024,
     steps: Annotated[int, typer.Option(min=8, help="Steps in which they are followed.")] = 32,
-    marks: Annotated[bool, typer.Option("--marks/--no-marks", help="Measure independent pairs too.")] = True,
+    compare_independent: Annotated[
+        bool,
+        typer.Option(
+            "--compare-independent/--no-compare-independent", help="Measure the field of independent pairs too."
+        ),
+    ] = True,
     likelihood: Annotated[
         bool, typer.Option("--likelihood", help="Measure the mean log-density of --held-out rows, or of the data, too.")
     ] = False,
@@ -84,13 +89,14 @@ def audit(
             schedule=schedule_named(found.schedule),
             count=count,
             steps=steps,
-            marks=marks,
+            compare_independent=compare_independent,
             likelihood=likelihood,
             seed=seed,
         )
         arguments: dict[str, Any] = {
             "run": str(model), "data": data, "held_out": held_out, **record_of(given), **record_of(reading),
-            "count": count, "steps": steps, "marks": marks, "likelihood": likelihood, "seed": seed,
+            "count": count, "steps": steps, "compare_independent": compare_independent, "likelihood": likelihood,
+            "seed": seed,
         }  # fmt: skip
         page = render_audit_page(result, found.name, found.words, command_line("audit", arguments))
         complete = {**arguments, "schedule": found.schedule}

@@ -14,6 +14,7 @@ import typer
 from proxflow.cli.options import Reading, schedule_named
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
     from proxflow.cli.run_folder import RunFolder
@@ -126,10 +127,8 @@ def _of_file(
     found = pf.adapters.detect_field(
         network, rows.float(), convention=stated, order=given.call, schedule=schedule_named(schedule), seed=seed
     )
-    new_rows = None
-    if held_out is not None:
-        raw = _raw_rows(held_out, reading, seed, dataset.event_shape)[0]
-        new_rows = (raw if own_units else dataset.standardisation.apply(raw)).to(found.dtype)
+    as_seen = (lambda raw: raw) if own_units else dataset.standardisation.apply
+    new_rows = _held_out_rows(held_out, reading, seed, dataset.event_shape, as_seen, found.dtype)
     return AuditedModel(found.field, schedule, dataset.name, f"the model in {file}", str(found), None,
                         rows.to(found.dtype), dataset.labels, None, new_rows, data_record(dataset))  # fmt: skip
 
@@ -156,10 +155,8 @@ def _of_run(run: Path, data: str | None, held_out: str | None, reading: Reading,
         rows = found.standardisation.apply(raw).to(found.dtype)
         told = _labels_told(folder, found.classes, dataset)
         labels = dataset.labels if told is None else told
-    new_rows = None
-    if held_out is not None:
-        raw, _ = _raw_rows(held_out, replace(reading, points=None), seed, found.event_shape)
-        new_rows = found.standardisation.apply(raw).to(found.dtype)
+    as_seen = found.standardisation.apply
+    new_rows = _held_out_rows(held_out, reading, seed, found.event_shape, as_seen, found.dtype)
     if rows is None and found.fit is None:
         raise ValueError(f"{run} keeps neither its data nor a fit of them; give --data")
     conditional = None if told is None else found.conditional
@@ -181,6 +178,21 @@ def _labels_told(folder: RunFolder, classes: int, dataset: Dataset) -> Tensor | 
     if dataset.label_names is None:
         return dataset.labels.long()
     return torch.tensor([numbers[name] for name in dataset.label_names])[dataset.labels]
+
+
+def _held_out_rows(
+    held_out: str | None,
+    reading: Reading,
+    seed: int,
+    event_shape: tuple[int, ...],
+    as_seen: Callable[[Tensor], Tensor],
+    dtype: torch.dtype,
+) -> Tensor | None:
+    """All held-out rows, as the model sees what is in its data's own units; ``--points`` is a number of the data."""
+    if held_out is None:
+        return None
+    raw, _ = _raw_rows(held_out, replace(reading, points=None), seed, event_shape)
+    return as_seen(raw).to(dtype)
 
 
 def _raw_rows(data: str, reading: Reading, seed: int, event_shape: tuple[int, ...]) -> tuple[Tensor, Dataset]:

@@ -201,6 +201,9 @@ class Conditional:
         chosen = frames if directions is not None else None
         return cls(points, labels, potentials, strength=strength, weights=weights, directions=chosen, symmetry=symmetry)
 
+    def __repr__(self) -> str:
+        return self.rows.described(counted(len(self._parts), "group"))
+
     @property
     def potentials(self) -> dict[int, AtomicPotential | SymmetricDiscrete]:
         """The potential of each class, or other group of rows that is coupled together."""

@@ -30,6 +30,9 @@ class Independent:
         self.rows = Rows("Independent", points, labels)
         self.source = self.rows.source_or_normal(source)
 
+    def __repr__(self) -> str:
+        return self.rows.described()
+
     @property
     def tensors(self) -> list[Tensor | None]:
         """What the coupling depends on, for checkpoints."""

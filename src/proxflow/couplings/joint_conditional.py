@@ -118,6 +118,9 @@ class JointConditional:
         """The potential of points and weighted conditions together; ``proxflow.save`` keeps it."""
         return as_atomic("JointConditional", self._joint.potential)
 
+    def __repr__(self) -> str:
+        return self.rows.described(f"weight={self.weight:g}")
+
     @property
     def tensors(self) -> list[Tensor | None]:
         """What the coupling depends on, for checkpoints."""

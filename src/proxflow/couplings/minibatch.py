@@ -61,6 +61,9 @@ class Minibatch:
         self._waiting: Reserve[Pairs] = Reserve()
         self._numbered = NumberedBlocks(self.batch_size)
 
+    def __repr__(self) -> str:
+        return self.rows.described(f"batch_size={self.batch_size}")
+
     @property
     def tensors(self) -> list[Tensor | None]:
         """What the coupling depends on, for checkpoints."""

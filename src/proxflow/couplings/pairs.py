@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from proxflow.checks import Numbers, as_tensor, flat_points, point_weights, whole_number, working_dtype
+from proxflow.errors import counted
 from proxflow.fingerprint import source_probes
 from proxflow.measures import Gaussian, Source, draw_rows
 from proxflow.results import brief_repr
@@ -82,6 +83,12 @@ class Rows:
 
     def __len__(self) -> int:
         return len(self.flat)
+
+    def described(self, *more: str) -> str:
+        """What a coupling of these rows prints: their number, shape and dtype, and what is added."""
+        dtype = str(self.flat.dtype).removeprefix("torch.")
+        parts = [f"{counted(len(self), 'row')} of {self.event_shape}", dtype, *more]
+        return f"{self.name}({', '.join(parts)})"
 
     def tensors_with(self, source: Source, *numbers: float) -> list[Tensor | None]:
         """What a coupling of these rows depends on, for checkpoints: points, labels, source and its own numbers."""

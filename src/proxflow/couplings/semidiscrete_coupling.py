@@ -72,6 +72,9 @@ class Semidiscrete:
         self._pool = NoisePool(self._draw, potential, max_draws, max_memory)
         self._numbered = NumberedBlocks.within_memory(_LISTED_PAIRS, self.rows.dim)
 
+    def __repr__(self) -> str:
+        return self.rows.described(type(self.potential).__name__)
+
     @property
     def symmetry(self) -> Symmetry | None:
         """The group whose images of rows are the targets; None where these are rows."""

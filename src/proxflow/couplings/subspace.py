@@ -209,6 +209,9 @@ class Subspace:
         coupling = Semidiscrete(potential, features, labels, weights=weights, max_memory=max_memory)
         return cls(coupling, points, frame, symmetry=symmetry)
 
+    def __repr__(self) -> str:
+        return self.rows.described(counted(self.dim, "direction"))
+
     @property
     def symmetry(self) -> Symmetry | None:
         """The group whose images of rows are the targets; None where these are rows."""

@@ -7,6 +7,7 @@ import pickle
 import re
 import zipfile
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ _PARTNERS = {
     "inputs": ("targets", "labels"),
 }
 _LEGACY = bytes.fromhex("80028a0a6cfc9c46f9206aa850192e")  # how files of torch.save begin that are no archives
+_SAVED_PLAINLY = "save it as numbers, or as text with astype(str)"
 _LEAST_SIDE = 5  # pixels of an image whose channels come last; a side of 1, 3 or 4 could be the channels
 
 
@@ -124,11 +126,13 @@ def _chosen(content: dict[str, Any], request: Request) -> Raw:
     """The points asked for or the only ones, and the labels asked for or those that go with them by name."""
     name = _points_among(content) if request.array is None else _entry(content, request.array, "array")
     points = np.atleast_1d(_array(content[name]))
+    doubts = []
     if request.label is not None:
         label: str | None = _entry(content, request.label, "label")
     else:
         label = next((other for other in _partners(name) if other in content and other != name), None)
         if label not in (None, "labels") and not _are_labels(content[label], len(points)):
+            doubts.append(_why_no_labels(content[label], label, name, len(points)))
             label = None  # such as the target of a regression
     others = [other for other in content if other not in (name, label)]
     notes = (
@@ -138,7 +142,19 @@ def _chosen(content: dict[str, Any], request: Request) -> Raw:
     )
     if others:
         notes.append(f"left out: {listed(others)}; array= (--array) and label= (--label) choose")
-    return _raw(points, None if label is None else _array(content[label]), tuple(notes))
+    labels = None if label is None else _array(content[label])
+    return replace(_raw(points, labels, tuple(notes)), doubts=tuple(doubts))
+
+
+def _why_no_labels(entry: Any, label: str, points: str, count: int) -> str:
+    """A doubt about an entry that goes with the points by its name."""
+    said = f"the entry {label!r} is left out, though by its name it holds the labels of {points!r}: it "
+    if isinstance(entry, _Objects):
+        return f"{said}holds Python objects, which are not read, since that would run code; {_SAVED_PLAINLY}"
+    shape = _flat_labels(_array(entry)).shape
+    if shape != (count,):
+        return f"{said}has the shape {shape}, and there are {count:,} points; save a label for each of them"
+    return f"{said}holds numbers that are not whole; label={label!r} (--label {label}) takes them as they are"
 
 
 def _entry(content: dict[str, Any], name: str, argument: str) -> str:
@@ -223,9 +239,7 @@ def _shape_of(entry: Any) -> tuple[int, ...]:
 
 def _array(value: Any) -> Array:
     if isinstance(value, _Objects):
-        raise ValueError(
-            "it holds an array of Python objects, which would run code; save it as numbers, or as text with astype(str)"
-        )
+        raise ValueError(f"it holds an array of Python objects, which would run code; {_SAVED_PLAINLY}")
     if isinstance(value, Tensor):
         value = value.detach().to_dense()
         value = value.double() if value.is_floating_point() else value

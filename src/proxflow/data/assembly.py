@@ -13,7 +13,7 @@ from torch import Tensor
 
 from proxflow.data.dataset import Dataset
 from proxflow.data.labels import missing, numbered
-from proxflow.data.reading import Array, Raw, Request
+from proxflow.data.reading import Array, Raw, Request, listed
 from proxflow.data.standardisation import Kind, Standardisation, deviation_ratio, in_float64, standardisation_of
 from proxflow.errors import DataWarning, counted
 
@@ -45,7 +45,7 @@ def assembled(raw: Raw, request: Request, name: str, origin: str, kind: Kind | N
         standardisation,
         _content_hash(points),
         label_names,
-        raw.notes,
+        (*raw.notes, *raw.notes_on_taken()),
         columns=raw.columns,
         left_out=raw.left_out,
         rows=points,
@@ -92,13 +92,20 @@ def _complete(raw: Raw, origin: str) -> Raw:
             "drop= (--drop)"
         )
     without = raw.count - len(kept)
+    words = [] if raw.labels is None else _words_for_missing(raw.labels)
     return replace(
         raw,
         count=len(kept),
         take=lambda rows: raw.take(kept[rows]),
         labels=None if raw.labels is None else raw.labels[kept],
-        notes=(*raw.notes, f"{counted(without, 'row')} of {raw.count:,} left out, with missing values"),
+        notes=(*raw.notes, *words, f"{counted(without, 'row')} of {raw.count:,} left out, with missing values"),
     )
+
+
+def _words_for_missing(labels: Array) -> list[str]:
+    """A note on labels of text that were taken for missing, since a class may have such a name."""
+    words = sorted({label for label in labels[missing(labels)].tolist() if isinstance(label, str) and label.strip()})
+    return [f"labels {listed([*map(repr, words)])} were taken for missing"] if words else []
 
 
 def _unlike(points: Tensor, raw: Raw, kind: Kind) -> list[str]:

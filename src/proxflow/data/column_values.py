@@ -2,41 +2,50 @@
 
 from __future__ import annotations
 
-import re
 import shlex
 from typing import Any
 
 import numpy as np
 
+from proxflow.data.number_text import Marks, numbers_in_text
 from proxflow.data.reading import Array
 from proxflow.errors import optional_package
 
-__all__ = ["holds_images", "numbers_of", "plain_values"]
-
-_MOSTLY = 0.5  # share of numbers among its cells from which a column of text is one of numbers with mistakes
-_SHOWN = 20  # characters of a cell
+__all__ = ["decoded", "holds_images", "is_number_type", "is_text", "numbers_of", "plain_values"]
 
 
-def numbers_of(column: Any, name: str, decimal: str, *, mistakes_are_missing: bool) -> Array | str:
+def numbers_of(column: Any, name: str, marks: Marks, *, mistakes_are_missing: bool) -> Array | str:
     """Numbers (N,) or vectors (N, k) in float64, NaN where there is none; or in words why it is neither.
 
     Raises:
         ValueError: a cell is no number although most are, or vectors have different lengths.
     """
     arrow = optional_package("pyarrow", "data")
-    types, column = arrow.types, _decoded(column)
+    types, column = arrow.types, decoded(column)
     kind = column.type
     if column.null_count == len(column) and len(column):
         return "empty"
-    if any(is_kind(kind) for is_kind in (types.is_integer, types.is_floating, types.is_boolean, types.is_decimal)):
+    if is_number_type(column):
         return _floats(column)
-    if any(is_kind(kind) for is_kind in (types.is_string, types.is_large_string, types.is_string_view)):
-        return _numbers_in_text(column, name, decimal, mistakes_are_missing)
+    if is_text(column):
+        return numbers_in_text(column, name, marks, mistakes_are_missing)
     if any(is_kind(kind) for is_kind in (types.is_list, types.is_large_list, types.is_fixed_size_list)):
         return _vectors(column, name)
     if types.is_struct(kind):
         return "images" if holds_images(kind) else str(kind)
     return "dates or times" if types.is_temporal(kind) else str(kind)
+
+
+def is_number_type(column: Any) -> bool:
+    """Whether the cells of a column are numbers by their type, or true and false."""
+    types, kind = optional_package("pyarrow", "data").types, decoded(column).type
+    return any(is_kind(kind) for is_kind in (types.is_integer, types.is_floating, types.is_boolean, types.is_decimal))
+
+
+def is_text(column: Any) -> bool:
+    """Whether the cells of a column are text."""
+    types, kind = optional_package("pyarrow", "data").types, decoded(column).type
+    return bool(types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind))
 
 
 def holds_images(kind: Any) -> bool:
@@ -48,7 +57,7 @@ def holds_images(kind: Any) -> bool:
     return bool(types.is_binary(inner) or types.is_large_binary(inner))
 
 
-def _decoded(column: Any) -> Any:
+def decoded(column: Any) -> Any:
     """The column without dictionary; the conversion of one makes the last category of a missing value."""
     types = optional_package("pyarrow", "data").types
     return column.cast(column.type.value_type) if types.is_dictionary(column.type) else column
@@ -56,7 +65,7 @@ def _decoded(column: Any) -> Any:
 
 def plain_values(column: Any) -> Array:
     """The values of a column as numpy has them."""
-    types, column = optional_package("pyarrow", "data").types, _decoded(column)
+    types, column = optional_package("pyarrow", "data").types, decoded(column)
     values: Array = _floats(column) if types.is_decimal(column.type) else column.to_numpy()
     return values
 
@@ -66,31 +75,6 @@ def _floats(column: Any) -> Array:
     arrow = optional_package("pyarrow", "data")
     floats: Array = column.cast(arrow.float64(), safe=False).to_numpy()
     return floats
-
-
-def _numbers_in_text(column: Any, name: str, decimal: str, mistakes_are_missing: bool) -> Array | str:
-    """Text is left out, unless most of its cells are numbers: then the others are mistakes, or missing."""
-    arrow, compute = optional_package("pyarrow", "data"), optional_package("pyarrow.compute", "data")
-    text = compute.utf8_trim_whitespace(column)
-    mark = re.escape(decimal)
-    pattern = rf"^[+-]?(\d+{mark}?\d*|{mark}\d+)([eE][+-]?\d+)?$"
-    is_number = compute.fill_null(compute.match_substring_regex(text, pattern), False)
-    present = compute.fill_null(compute.not_equal(text, ""), False)
-    numbers, cells = compute.sum(is_number).as_py(), compute.sum(present).as_py()
-    if not cells:
-        return "empty"
-    if numbers <= _MOSTLY * cells:
-        example = next(value for value in text.to_pylist() if value)
-        return f"text such as {example[:_SHOWN]!r}" if any(map(str.isdigit, example)) else "text"
-    if mistakes_are_missing or numbers == cells:
-        known = compute.if_else(is_number, text, arrow.scalar(None, text.type))
-        return _floats(compute.replace_substring(known, decimal, "."))
-    bad = np.flatnonzero(compute.and_not(present, is_number).to_numpy())
-    raise ValueError(
-        f"the column {name!r} holds {text[int(bad[0])].as_py()!r} in row {bad[0]}, and numbers elsewhere ({len(bad)} "
-        f"such rows of {len(text)}); drop_missing=True (--drop-missing) leaves such rows out, drop={name!r} "
-        f"(--drop {shlex.quote(name)}) the column"
-    )
 
 
 def _vectors(column: Any, name: str) -> Array | str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 
 from proxflow.data.column_values import holds_images, plain_values
 from proxflow.data.columns import check_names, class_names, label_column, reasons
-from proxflow.data.images import stack_images
+from proxflow.data.images import notes_on_changes, stack_images
 from proxflow.data.pixels import read_pixels
 from proxflow.data.reading import Array, Raw, Request, reading
 from proxflow.errors import optional_package
@@ -57,15 +58,17 @@ def images_of_table(table: Any, name: str, request: Request, origin: Path) -> Ra
             f"row {row} of the column {name!r} holds no image (at most the name of its file); drop_missing=True "
             "(--drop-missing) leaves such rows out"
         )
+    changes: Counter[str] = Counter()
     left_out = {other: _why(other, request) for other in table.column_names if other not in (name, label)}
     labels = None if label is None else plain_values(table.column(label))
     return Raw(
         len(table),
-        lambda rows: _decoded(encoded, rows, f"of the column {name!r} of {origin}", request),
+        lambda rows: _decoded(encoded, rows, f"of the column {name!r} of {origin}", request, changes),
         labels,
         None if label is None or labels is None else class_names(table, label, labels),
         (f"images of the column {name}{reasons(left_out)}", *notes),
         left_out=left_out,
+        notes_on_taken=lambda: notes_on_changes(changes),
     )
 
 
@@ -77,13 +80,16 @@ def _why(name: str, request: Request) -> str:
     return "dropped" if name in (request.drop or ()) else "beside images"
 
 
-def _decoded(encoded: Any, rows: Array, where: str, request: Request) -> Array:
+def _decoded(encoded: Any, rows: Array, where: str, request: Request, changes: Counter[str]) -> Array:
+    changes.clear()
     places = [f"row {row} {where}" for row in rows]
-    images = (_pixels(encoded[int(row)].as_py(), place, request) for row, place in zip(rows, places, strict=True))
-    return stack_images(images, places)
+    images = (
+        _pixels(encoded[int(row)].as_py(), place, request, changes) for row, place in zip(rows, places, strict=True)
+    )
+    return stack_images(images, places, changes)
 
 
-def _pixels(content: bytes, place: str, request: Request) -> Array:
+def _pixels(content: bytes, place: str, request: Request, changes: Counter[str]) -> Array:
     with reading(place):
         frames = [0] if request.frames == "first" else None
-        return read_pixels(content, frames, request.size)[0]
+        return read_pixels(content, frames, request.size, changes)[0]

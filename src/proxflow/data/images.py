@@ -10,14 +10,15 @@ from pathlib import Path
 
 import numpy as np
 
-from proxflow.data.pixels import SUFFIXES, frames_of, read_pixels
+from proxflow.data.pixels import ON_WHITE, SUFFIXES, frames_of, read_pixels
 from proxflow.data.reading import Array, Raw, Request, fits_in_memory, listed, reading
 from proxflow.errors import counted
 
-__all__ = ["read_images", "stack_images"]
+__all__ = ["notes_on_changes", "read_images", "stack_images"]
 
 _SPLITS = frozenset({"train", "training", "test", "testing", "val", "valid", "validation", "dev", "eval"})
 _SYSTEM_FILES = frozenset({"__macosx", "@eadir", "thumbs.db", "desktop.ini"})  # beside those that begin with a dot
+_GREY = "grey"  # an image that is grey among coloured ones, as it is counted
 _Frame = tuple[Path, int | None]  # a file, and which of its images; None for the only one
 
 
@@ -43,14 +44,16 @@ def read_images(folder: Path, request: Request) -> Raw:
     notes = [f"{counted(len(classes), 'class', 'classes')} by sub-folder: {listed(classes)}"] if classes else []
     if len(paths) < len(files):
         notes.append(f"left out {_others(files).removeprefix('; ')}")
+    changes: Counter[str] = Counter()
     number = {name: number for number, name in enumerate(classes)}
     labels = np.array([number[path.relative_to(root).parts[0]] for path, _ in frames]) if classes else None
     return Raw(
         len(frames),
-        lambda rows: _stacked([frames[row] for row in rows], request.size),
+        lambda rows: _stacked([frames[row] for row in rows], request.size, changes),
         labels,
         tuple(classes) or None,
         tuple(notes),
+        notes_on_taken=lambda: notes_on_changes(changes),
     )
 
 
@@ -119,20 +122,33 @@ def _frames(path: Path, request: Request) -> list[_Frame]:
         return [(path, frame) for frame in range(frames_of(path))]
 
 
-def _stacked(frames: list[_Frame], size: int | None) -> Array:
-    return stack_images(_pixels(frames, size), [path for path, _ in frames])
+def _stacked(frames: list[_Frame], size: int | None, changes: Counter[str]) -> Array:
+    changes.clear()
+    return stack_images(_pixels(frames, size, changes), [path for path, _ in frames], changes)
 
 
-def _pixels(frames: list[_Frame], size: int | None) -> Iterator[Array]:
+def _pixels(frames: list[_Frame], size: int | None, changes: Counter[str]) -> Iterator[Array]:
     for path, group in itertools.groupby(frames, key=lambda frame: frame[0]):
         chosen = [number for _, number in group if number is not None]
         with reading(path):
-            images = read_pixels(path, chosen or None, size)
+            images = read_pixels(path, chosen or None, size, changes)
         yield from images
 
 
-def stack_images(images: Iterable[Array], places: Sequence[object]) -> Array:
+def notes_on_changes(changes: Counter[str]) -> list[str]:
+    """What was changed, without being asked for, in the images that were taken."""
+    notes = []
+    if changes[_GREY]:
+        notes.append(f"{counted(changes[_GREY], 'grey image')} made red, green and blue, as the others are")
+    if changes[ON_WHITE]:
+        notes.append(f"{counted(changes[ON_WHITE], 'image')} with transparent pixels put on white")
+    return notes
+
+
+def stack_images(images: Iterable[Array], places: Sequence[object], changes: Counter[str]) -> Array:
     """Images one after another, from as many places: (N, H, W) if all are grey, else (N, 3, H, W).
+
+    In ``changes`` the grey ones among others are counted.
 
     Raises:
         ValueError: they have different sizes, or all together do not fit in memory.
@@ -144,6 +160,7 @@ def stack_images(images: Iterable[Array], places: Sequence[object]) -> Array:
         fits_in_memory(len(places) * image.size, "take fewer with n= (--points), or smaller ones with size= (--size)")
     if all(image.ndim == 2 for image in found):
         return np.stack(found)
+    changes[_GREY] += sum(image.ndim == 2 for image in found)
     coloured = [image if image.ndim == 3 else np.repeat(image[:, :, None], 3, axis=2) for image in found]
     return np.moveaxis(np.stack(coloured), -1, 1)
 

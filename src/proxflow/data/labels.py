@@ -10,19 +10,23 @@ from torch import Tensor
 
 from proxflow.data.reading import Array
 
-__all__ = ["missing", "numbered"]
+__all__ = ["missing", "numbered", "says_missing"]
 
-_MISSING = {"", "nan", "na", "n/a", "<na>", "nat", "null", "?"}
+# also what arrow takes for missing in text files, such as the errors of Excel
+_MISSING = {"", "nan", "na", "n/a", "<na>", "nat", "null", "?", "#n/a", "#na", "#n/a n/a"}
+_MISSING |= {"-nan", "1.#ind", "-1.#ind", "1.#qnan", "-1.#qnan"}
+_DROPPED = "every point needs a label: drop_missing=True (--drop-missing) leaves such rows of a table out"
 
 
 def missing(labels: Array) -> Array:
     """Which labels are missing, (N,): none at all, NaN, blank text or such as says so."""
     if labels.dtype.kind in "UO":
-        return np.array([label is None or _is_blank(label) for label in labels], dtype=bool)
+        return np.array([label is None or says_missing(label) for label in labels], dtype=bool)
     return ~np.isfinite(labels) if labels.dtype.kind == "f" else np.zeros(len(labels), dtype=bool)
 
 
-def _is_blank(label: object) -> bool:
+def says_missing(label: object) -> bool:
+    """Whether a cell is blank, or says that its value is missing."""
     return str(label).strip().lower() in _MISSING
 
 
@@ -45,7 +49,7 @@ def numbered(labels: Array, count: int, origin: str) -> tuple[Tensor, tuple[str,
     numbers = labels.astype(np.float64)
     bad = np.flatnonzero(~np.isfinite(numbers))
     if len(bad):
-        raise ValueError(f"{origin}: labels must be numbers or text; row {bad[0]} holds {numbers[bad[0]]}")
+        raise ValueError(f"{origin}: labels must be numbers or text; row {bad[0]} holds {numbers[bad[0]]}; {_DROPPED}")
     whole = bool((numbers == np.rint(numbers)).all())
     return torch.from_numpy(labels.astype(np.int64) if whole else numbers), None
 
@@ -53,9 +57,11 @@ def numbered(labels: Array, count: int, origin: str) -> tuple[Tensor, tuple[str,
 def _numbered_text(labels: Array, origin: str) -> tuple[Tensor, tuple[str, ...]]:
     for row, label in enumerate(labels):
         if not isinstance(label, str):
-            raise ValueError(f"{origin}: labels must be numbers or text; row {row} holds {label!r}")
-        if _is_blank(label):
-            what = f"the label {label!r}" if label.strip() else "an empty label"
-            raise ValueError(f"{origin}: row {row} has {what}; every point needs one")
+            advice = f"; {_DROPPED}" if label is None else ""
+            raise ValueError(f"{origin}: labels must be numbers or text; row {row} holds {label!r}{advice}")
+        if says_missing(label):
+            what = f"the label {label!r}, which is read as missing" if label.strip() else "an empty label"
+            named = "; a class of this name needs another one" if label.strip() else ""
+            raise ValueError(f"{origin}: row {row} has {what}; {_DROPPED}{named}")
     names, numbers = np.unique(labels.astype(str), return_inverse=True)
     return torch.from_numpy(numbers.astype(np.int64)), tuple(names.tolist())

@@ -117,7 +117,8 @@ def load(
         drop_missing: leave out rows of tables and .h5ad in which a coordinate or the label is missing or infinite.
         layer: the entry of ``layers`` to read from .h5ad, such as "counts".
         sep: separator of .csv and .tsv, one character, "tab" or "space"; found from the file if not given.
-        decimal: decimal mark of .csv and .tsv, "." or ","; found from the file if not given.
+        decimal: decimal mark of .csv and .tsv, "." or ","; found from the file if not given. If given, the other one
+            may separate thousands.
         encoding: encoding of .csv and .tsv, such as "latin-1"; if not given, by the file's mark, else UTF-8.
         skip_lines: lines of .csv and .tsv before the table.
 
@@ -127,8 +128,9 @@ def load(
         MissingExtraError: a reader's package is not installed.
 
     Warns:
-        DataWarning: a column looks like one that is not meant to be a coordinate, or one scale serves columns whose
-            deviations differ more than tenfold.
+        DataWarning: a column looks like one that is not meant to be a coordinate, or one that is left out looks like
+            numbers; an array that by its name holds labels holds none; or one scale serves columns whose deviations
+            differ more than tenfold.
     """
     given: object = source
     if not isinstance(given, str | Path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from io import BytesIO
@@ -16,9 +17,10 @@ import numpy as np
 from proxflow.data.reading import Array
 from proxflow.errors import MissingExtraError, counted, optional_package
 
-__all__ = ["SUFFIXES", "frames_of", "read_pixels"]
+__all__ = ["ON_WHITE", "SUFFIXES", "frames_of", "read_pixels"]
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff"})
+ON_WHITE = "on white"  # an image that is partly transparent, as it is counted
 # What a file may hold, whatever it is called; Pillow would hand other kinds, such as PostScript, to other programs.
 _FORMATS = ("PNG", "JPEG", "BMP", "DIB", "GIF", "WEBP", "TIFF")
 _BITS_PER_SAMPLE, _PHOTOMETRIC, _ORIENTATION = 258, 262, 274  # tags of TIFF, the last one also of EXIF
@@ -41,13 +43,19 @@ def frames_of(source: Path | bytes) -> int:
         return _frames(image)
 
 
-def read_pixels(source: Path | bytes, frames: Sequence[int] | None = None, size: int | None = None) -> list[Array]:
+def read_pixels(
+    source: Path | bytes,
+    frames: Sequence[int] | None = None,
+    size: int | None = None,
+    changes: Counter[str] | None = None,
+) -> list[Array]:
     """The images of these ascending numbers in one file, (H, W) grey or (H, W, 3), from 0 (black) to 1 (white).
 
     Args:
         source: a path, or the content of a file.
         frames: numbers of the images; None for the only one.
         size: cut out the central square and resize it to this many pixels a side, antialiased.
+        changes: counts the images that were put ``ON_WHITE``.
 
     Raises:
         ValueError: the file holds several images and none was chosen, or numbers that are no shades.
@@ -58,7 +66,12 @@ def read_pixels(source: Path | bytes, frames: Sequence[int] | None = None, size:
                 f"it holds {_frames(image)} images; choose with frames='first' or frames='all' (--frames first, "
                 "--frames all)"
             )
-        return [_shades(image, source, frame, size) for frame in frames or [0]]
+        found = []
+        for frame in frames or [0]:
+            found.append(_shades(image, source, frame, size))
+            if changes is not None and _is_transparent(image):
+                changes[ON_WHITE] += 1
+        return found
 
 
 @contextmanager
@@ -136,9 +149,19 @@ def _bytes(image: Any) -> Array:
     grey = image.mode in ("1", "L", "LA", "La")
     if image.has_transparency_data:
         pillow = optional_package("PIL.Image", "data", "pillow")
-        over = image.convert("LA" if image.mode == "La" else "RGBA").convert("RGBA")
-        image = pillow.alpha_composite(pillow.new("RGBA", image.size, "white"), over).convert("RGB")
+        image = pillow.alpha_composite(pillow.new("RGBA", image.size, "white"), _with_alpha(image)).convert("RGB")
     return np.asarray(image.convert("L" if grey else "RGB"))
+
+
+def _with_alpha(image: Any) -> Any:
+    return image.convert("LA" if image.mode == "La" else "RGBA").convert("RGBA")
+
+
+def _is_transparent(image: Any) -> bool:
+    """Whether some pixel may be seen through; of deep grey, whether a shade stands for that."""
+    if not image.has_transparency_data or image.mode.startswith("I"):
+        return bool(image.has_transparency_data)
+    return bool(_with_alpha(image).getchannel("A").getextrema()[0] < 255)
 
 
 def _floats(image: Any) -> Array:

@@ -28,7 +28,8 @@ class Raw:
     ``label_names`` name the labels 0, 1, ...; labels of text name themselves. ``notes`` are lines that tell the user
     what was taken, changed or left out. ``columns`` are the names of the coordinates, ``left_out`` says why others are
     none, ``doubts`` are warnings about them, ``standardise`` is the standardisation for data of this kind, and
-    ``own_units`` says that coordinates may have a unit each.
+    ``own_units`` says that coordinates may have a unit each. ``notes_on_taken()`` are more notes, on the points that
+    were taken last.
     """
 
     count: int
@@ -41,6 +42,7 @@ class Raw:
     doubts: tuple[str, ...] = ()
     standardise: Kind = "global"
     own_units: bool = True
+    notes_on_taken: Callable[[], Sequence[str]] = tuple
 
     @classmethod
     def of(cls, points: Array, labels: Array | None = None, notes: tuple[str, ...] = ()) -> Raw:

@@ -18,8 +18,8 @@ OF_TABLES = frozenset({"label", "columns", "drop", "drop_missing"})  # the argum
 
 def read_text(path: Path, request: Request) -> Raw:
     """Columns of numbers of a text file, and one of labels."""
-    table, decimal = read_delimited(path, request)
-    return points_of_table(table, request, decimal)
+    found = read_delimited(path, request)
+    return points_of_table(found.table, request, found.marks, found.doubts)
 
 
 def read_parquet(path: Path, request: Request) -> Raw:

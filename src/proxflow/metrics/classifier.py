@@ -13,7 +13,8 @@ from torch import Tensor
 
 from proxflow.checks import Numbers, as_tensor
 from proxflow.errors import optional_package
-from proxflow.metrics.clouds import check_alike, check_seed, flat_rows, listed
+from proxflow.metrics.clouds import check_alike, flat_rows, listed
+from proxflow.seeding import seeded_generator
 
 __all__ = ["LabelAccuracy", "label_accuracy"]
 
@@ -63,7 +64,7 @@ def label_accuracy(
             few classes or rows of a class, or labels of a class that the data do not have.
         MissingExtraError: scikit-learn is not installed.
     """
-    seed = check_seed("label_accuracy", seed)
+    seeded_generator("label_accuracy", seed)  # refuses what is no seed
     samples = as_tensor("label_accuracy", "samples", samples)
     train_points = as_tensor("label_accuracy", "train_points", train_points)
     points = _array(flat_rows("label_accuracy", "samples", samples))
@@ -72,7 +73,7 @@ def label_accuracy(
     asked = _classes("labels", labels, "samples", len(points))
     known = _classes("train_labels", train_labels, "train_points", len(known_points))
     _check_classes(asked, known)
-    training, judging = _split(known, np.random.default_rng(seed))
+    training, judging = _split(known, np.random.default_rng(int(seed) % 2**64))  # numpy takes none below 0
     classifier = _Classifier(known_points[training], known[training])
     right = classifier.right(points, asked)
     value = float(right.mean())

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from proxflow.checks import Numbers, as_tensor, normalised_weights, whole_number
+from proxflow.checks import Numbers, as_tensor, normalised_weights
 
-__all__ = ["Clouds", "check_alike", "check_seed", "common_frame", "distances", "flat_rows", "listed"]
+__all__ = ["Clouds", "check_alike", "common_frame", "distances", "flat_rows", "listed"]
 
 _MOST_LISTED = 5  # rows named in a message
 
@@ -47,19 +47,22 @@ def common_frame(
     b_weights: Numbers | None = None,
     *,
     differentiable: bool = False,
+    names: tuple[str, str] = ("a", "b"),
 ) -> Clouds:
     """Check a (n, *event) and b (m, *event), of float32 or float64, and bring them into one frame.
+
+    ``names`` are those of the arguments of ``metric`` that they were given as, for messages.
 
     Raises:
         ValueError: a cloud is empty, has rows that are not finite, or is unlike the other in event shape or device; or
             weights that are not one for each row, not finite, negative or all zero.
     """
-    first, second = as_tensor(metric, "a", a), as_tensor(metric, "b", b)
-    flat, other = flat_rows(metric, "a", first), flat_rows(metric, "b", second)
-    check_alike(metric, ("a", first), ("b", second))
+    first, second = (as_tensor(metric, name, given) for name, given in zip(names, (a, b), strict=True))
+    flat, other = (flat_rows(metric, name, points) for name, points in zip(names, (first, second), strict=True))
+    check_alike(metric, (names[0], first), (names[1], second))
     weights, other_weights = (
         _weights(metric, f"{name}_weights", given, rows, differentiable)
-        for name, given, rows in (("a", a_weights, flat), ("b", b_weights, other))
+        for name, given, rows in ((names[0], a_weights, flat), (names[1], b_weights, other))
     )
     if not differentiable:
         flat, other = flat.detach(), other.detach()
@@ -115,18 +118,6 @@ def check_alike(metric: str, first: tuple[str, Tensor], second: tuple[str, Tenso
             f"{metric}: {name} and {other_name} must be on one device, got {points.device} and {other.device}; "
             "move one of them"
         )
-
-
-def check_seed(metric: str, seed: object) -> int:
-    """A seed, an integer from 0 to 2^32 - 1, as Python's.
-
-    Raises:
-        ValueError: it is not.
-    """
-    number = whole_number(seed)
-    if number is None or not 0 <= number < 2**32:
-        raise ValueError(f"{metric}: seed must be an integer from 0 to 2^32 - 1, got {seed!r}")
-    return number
 
 
 def distances(rows: Tensor, points: Tensor) -> Tensor:

@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 
 from proxflow.checks import Numbers, as_tensor
-from proxflow.metrics.clouds import check_seed, flat_rows
+from proxflow.metrics.clouds import flat_rows
 from proxflow.results import brief_repr
-from proxflow.seeding import generator_of
+from proxflow.seeding import seeded_generator
 
 __all__ = ["LabelLeakage", "label_leakage"]
 
@@ -67,7 +67,7 @@ def label_leakage(noise: Numbers, labels: Numbers, *, seed: int = 0) -> LabelLea
     Raises:
         ValueError: noise that is empty or not finite, too few pairs, or labels not finite or not one for each.
     """
-    seed = check_seed("label_leakage", seed)
+    generator = seeded_generator("label_leakage", seed)
     flat = flat_rows("label_leakage", "noise", as_tensor("label_leakage", "noise", noise).detach())
     given = as_tensor("label_leakage", "labels", labels).detach().to(flat.device)
     if len(flat) < _LEAST_ROWS or given.ndim == 0 or len(given) != len(flat) or not bool(torch.isfinite(given).all()):
@@ -75,7 +75,7 @@ def label_leakage(noise: Numbers, labels: Numbers, *, seed: int = 0) -> LabelLea
             f"label_leakage: labels must be finite, one for each of at least {_LEAST_ROWS} rows of noise, got "
             f"{tuple(given.shape)} for {len(flat)}"
         )
-    order = torch.randperm(len(flat), generator=generator_of(seed)).to(flat.device)
+    order = torch.randperm(len(flat), generator=generator).to(flat.device)
     learned = order[: min(_MOST_ROWS, len(flat) // 2)]
     judged = order[len(learned) :]
     halves = flat[learned], flat[judged]

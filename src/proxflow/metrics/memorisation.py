@@ -65,15 +65,18 @@ def nearest_row_ratio(samples: Numbers, rows: Numbers, held_out: Numbers) -> flo
             copies of the rows themselves.
     """
     ours, theirs = (
-        float(_nearest("nearest_row_ratio", cloud, rows, None).distance.quantile(0.5)) for cloud in (samples, held_out)
+        float(_nearest("nearest_row_ratio", cloud, rows, None, name).distance.quantile(0.5))
+        for name, cloud in (("samples", samples), ("held_out", held_out))
     )
     if theirs == 0:
         raise ValueError("nearest_row_ratio: half of the held-out rows are training rows too; hold out others")
     return ours / theirs
 
 
-def _nearest(metric: str, samples: Numbers, rows: Numbers, left_out: Numbers | None) -> NearestRows:
-    clouds = common_frame(metric, samples, rows)
+def _nearest(
+    metric: str, samples: Numbers, rows: Numbers, left_out: Numbers | None, name: str = "samples"
+) -> NearestRows:
+    clouds = common_frame(metric, samples, rows, names=(name, "rows"))
     x, y = clouds.x, clouds.y
     offsets = -0.5 * y.square().sum(1)  # |x - y|^2 = |x|^2 - 2 score
     if left_out is None:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from proxflow.checks import Numbers, as_tensor
+from proxflow.errors import ConvergenceWarning
+from proxflow.metrics.clouds import check_alike, flat_rows
 from proxflow.metrics.energy import energy_distance, energy_distance_error
 from proxflow.metrics.variances import Spread, spread
 from proxflow.results import brief_repr
@@ -23,6 +27,7 @@ _NEARER_THAN_NOISE = 0.5  # of the noise's energy distance: what samples must be
 _STANDARD_ERRORS = 3.0  # within which two figures are not told apart
 _NORMAL_SEED = 0  # of the draws of the normal law
 _NORMAL_DRAWS = 2  # times the number of samples: the level should scatter less than what is compared with it
+_MOST_WEIGHTS = 1 << 22  # random numbers at once, 32 MB: as many as of one block of distances
 _SPREAD_WITHIN = 0.1  # of 1, or three standard errors if these are more
 
 
@@ -87,10 +92,9 @@ def few_steps(
     steps: Sequence[int] = STEPS,
     schedule: Schedule | None = None,
     directions: int = 8,
+    partial: bool = False,
 ) -> FewSteps:
     """Integrate a field from noise by Euler's method with several numbers of steps, and measure its samples.
-
-    Ctrl-C keeps the numbers of steps that are done.
 
     Args:
         field: (t, x) -> velocity (B, *event), as ``matching.field_of`` makes of a network.
@@ -99,18 +103,26 @@ def few_steps(
         steps: numbers of Euler steps.
         schedule: schedule of the path; Linear if None.
         directions: principal directions whose variances are compared.
+        partial: whether Ctrl-C keeps the numbers of steps that are done, with a warning, if any is; else it comes
+            through, as loops that measure on the way need it.
 
     Raises:
         ValueError: steps are not whole numbers of at least 1, or clouds that ``spread`` refuses.
+
+    Warns:
+        ConvergenceWarning: ``partial``, and it was interrupted; the message says which numbers are missing.
     """
+    _check_clouds(noise, data)
     ends: list[Tensor] = []
     try:
         for count in steps:
             trajectory = integrate(field, noise, steps=count, method="euler", schedule=schedule)
             ends.append(trajectory.end.to(data.device))
     except KeyboardInterrupt:
-        if not ends:
+        if not (partial and ends):
             raise
+        missing = ", ".join(str(count) for count in tuple(steps)[len(ends) :])
+        warnings.warn(f"interrupted: the numbers of steps {missing} are missing", ConvergenceWarning, stacklevel=2)
     return FewSteps(
         tuple(steps)[: len(ends)],
         torch.stack(ends),
@@ -123,10 +135,28 @@ def few_steps(
     )
 
 
+def _check_clouds(noise: Tensor, data: Tensor) -> None:
+    """That points have one shape and are finite; they may be on two devices."""
+    given: dict[str, Numbers] = {"noise": noise, "data": data}
+    clouds = {name: as_tensor("few_steps", name, points) for name, points in given.items()}
+    for name, points in clouds.items():
+        flat_rows("few_steps", name, points)
+    check_alike("few_steps", *((name, points[:0].cpu()) for name, points in clouds.items()))
+
+
 def _normal_like(data: Tensor, count: int) -> Tensor:
-    """Draws (count, *event) of the normal law with the mean and covariance of data (m, *event)."""
-    mean = data.mean(0)
-    weights = torch.randn(count, len(data), generator=generator_of(_NORMAL_SEED), dtype=data.dtype)
+    """Draws (count, *event) of the normal law with the mean and covariance of data (m, *event).
+
+    Each is the mean and a sum of the centred rows with independent normal weights, drawn for a block of draws at once.
+    """
+    mean, generator = data.mean(0), generator_of(_NORMAL_SEED)
     centred = (data - mean).flatten(1) / max(len(data) - 1, 1) ** 0.5
-    drawn: Tensor = weights.to(data.device) @ centred
+    block = max(1, _MOST_WEIGHTS // len(data))
+    drawn = torch.cat(
+        [
+            torch.randn(min(block, count - start), len(data), generator=generator, dtype=data.dtype).to(data.device)
+            @ centred
+            for start in range(0, count, block)
+        ]
+    )
     return mean + drawn.reshape(-1, *data.shape[1:])

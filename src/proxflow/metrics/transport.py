@@ -15,8 +15,8 @@ from torch.utils.checkpoint import checkpoint
 from proxflow.checks import Numbers, whole_number
 from proxflow.errors import ConvergenceError, optional_package
 from proxflow.kernels.assignment import least_cost_permutation
-from proxflow.metrics.clouds import Clouds, check_seed, common_frame, distances
-from proxflow.seeding import generator_of
+from proxflow.metrics.clouds import Clouds, common_frame, distances
+from proxflow.seeding import seeded_generator
 
 __all__ = ["Wasserstein", "wasserstein"]
 
@@ -119,11 +119,11 @@ def wasserstein(
     Peyre and Pfister, Sliced and Radon Wasserstein barycenters of measures (2015).
     """
     exact_up_to, projections = _whole("exact_up_to", exact_up_to, 0), _whole("projections", projections, 1)
-    seed = check_seed("wasserstein", seed)
+    generator = seeded_generator("wasserstein", seed)
     clouds = common_frame("wasserstein", a, b, a_weights, b_weights, differentiable=differentiable)
     pot = optional_package("ot", "metrics", "POT")
     exact = clouds.x.shape[1] == 1 or max(len(clouds.x), len(clouds.y)) <= exact_up_to
-    squared = _exact(pot, clouds) if exact else _sliced(pot, clouds, projections, seed)
+    squared = _exact(pot, clouds) if exact else _sliced(pot, clouds, projections, generator)
     if differentiable:
         return (clouds.unit * _root(squared)).to(clouds.dtype)
     value = clouds.unit * math.sqrt(max(float(squared), 0.0))
@@ -221,9 +221,9 @@ def _mean_squared(pot: ModuleType, clouds: Clouds, x: Tensor, y: Tensor) -> Tens
     return costs.mean() / whole
 
 
-def _sliced(pot: ModuleType, clouds: Clouds, projections: int, seed: int) -> Tensor:
+def _sliced(pot: ModuleType, clouds: Clouds, projections: int, generator: torch.Generator) -> Tensor:
     """The mean of W2^2 over random directions, a block of them at a time; made again for a gradient, not kept."""
-    draws = torch.randn((projections, clouds.x.shape[1]), generator=generator_of(seed), dtype=torch.float64)
+    draws = torch.randn((projections, clouds.x.shape[1]), generator=generator, dtype=torch.float64)
     directions = (draws / draws.norm(dim=1, keepdim=True)).to(clouds.x.device)
 
     def total(block: Tensor) -> Tensor:

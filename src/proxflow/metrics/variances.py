@@ -58,7 +58,7 @@ def spread(samples: Numbers, data: Numbers, *, directions: int = 8) -> Spread:
     """
     if (whole_number(directions) or 0) < 1:
         raise ValueError(f"spread: directions must be a whole number of at least 1, got {directions!r}")
-    clouds = common_frame("spread", samples, data)
+    clouds = common_frame("spread", samples, data, names=("samples", "data"))
     x, y = clouds.x - clouds.x.mean(0), clouds.y - clouds.y.mean(0)
     if min(len(x), len(y)) < 2:
         raise ValueError(f"spread: needs at least two samples and two points of data, got {len(x)} and {len(y)}")

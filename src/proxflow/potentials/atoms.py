@@ -16,6 +16,7 @@ from proxflow.measures import Source
 __all__ = [
     "AtomicPotential",
     "as_atomic",
+    "atoms_in_words",
     "centre_and_radius",
     "check_atoms",
     "check_like_atoms",
@@ -111,6 +112,12 @@ def check_atoms(owner: str, points: Tensor, heights: Tensor, weights: Tensor | N
         raise ValueError(
             f"{owner}: the points must be distinct; merge equal rows and add up their weights (semidiscrete.fit does)"
         )
+
+
+def atoms_in_words(points: Tensor, *more: str) -> str:
+    """What a potential prints of its atoms (N, d): their number, dimension and dtype, and what is added."""
+    dtype = str(points.dtype).removeprefix("torch.")
+    return ", ".join([f"{counted(len(points), 'atom')} in R^{points.shape[1]}", dtype, *more])
 
 
 def register_atoms(module: nn.Module, points: Tensor, heights: Tensor, weights: Tensor | None) -> None:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from proxflow.checks import whole_number
+from proxflow.errors import NoDensityError
 from proxflow.kernels.geometry import finite_rows, row_norm
 from proxflow.measures import Gaussian, Source
 from proxflow.results import ProxResult, Status, Verdict, brief_repr
@@ -167,7 +168,7 @@ class Potential(nn.Module, ABC):
         Raises:
             ValueError: the target has no density, as here: a potential that has one overrides this method.
         """
-        raise ValueError(
+        raise NoDensityError(
             f"{type(self).__name__}: its target has no density with respect to Lebesgue measure (it lies on a "
             "lower-dimensional set or on finitely many points)"
         )

@@ -16,12 +16,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from proxflow.checks import working_dtype
+from proxflow.checks import count_of, working_dtype
 from proxflow.kernels.active_set import affine_step, atom_keys, contact_basis, polyhedral_face, score_size
 from proxflow.kernels.geometry import ScaledRows, finite_rows, row_norm
 from proxflow.kernels.search import Kept, argmax_affine, kept_for_searches
 from proxflow.measures import Source
-from proxflow.potentials.atoms import centre_and_radius, check_atoms, check_like_atoms, register_atoms
+from proxflow.potentials.atoms import atoms_in_words, centre_and_radius, check_atoms, check_like_atoms, register_atoms
 from proxflow.potentials.base import GeneralizedQuadratic, Potential
 from proxflow.results import ProxResult, Status, Verdict
 from proxflow.storage import storable
@@ -77,11 +77,15 @@ class Discrete(Potential):
         check_atoms("Discrete", points, heights, weights)
         super().__init__(points.shape[1], source)
         register_atoms(self, points, heights, weights)
-        self.max_iterations = max_iterations
+        self.max_iterations = count_of("Discrete", "max_iterations", max_iterations)
         self._frame = Derived(centre_and_radius)
         self._as_given = Derived(_scored_as_given)
         self._panels = Derived(kept_for_searches)
         self._normalised = Derived(_normalised_atoms)
+
+    def extra_repr(self) -> str:
+        """Size and dtype of the atoms, for printing."""
+        return atoms_in_words(self.points)
 
     def constructor_arguments(self) -> dict[str, object]:
         """Points, heights, weights and source."""

@@ -8,12 +8,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from proxflow.errors import counted
+from proxflow.checks import count_of
+from proxflow.errors import NoDensityError, counted
 from proxflow.kernels.softmax.derivatives import log_normaliser, moreau_pair
 from proxflow.kernels.softmax.law import covariance, draw, probabilities, row_blocks, solve_shifted
 from proxflow.kernels.softmax.prox import projection_temperature
 from proxflow.measures import Source
-from proxflow.potentials.atoms import centre_and_radius, check_atoms, check_like_atoms, register_atoms
+from proxflow.potentials.atoms import atoms_in_words, centre_and_radius, check_atoms, check_like_atoms, register_atoms
 from proxflow.potentials.base import DENSITY_ACCURACY, GeneralizedQuadratic, Potential
 from proxflow.results import ProxResult, Status, Verdict
 from proxflow.storage import storable
@@ -68,7 +69,7 @@ class Entropic(Potential):
 
     Raises:
         ValueError: a shape, dtype or device does not match, rows are not finite or not distinct, a weight is not
-            positive, or epsilon, max_iterations or max_memory is not a positive number.
+            positive, epsilon is not a positive number, or max_iterations or max_memory not one of at least 1.
     """
 
     points: Tensor
@@ -91,15 +92,16 @@ class Entropic(Potential):
             raise ValueError(
                 f"Entropic: epsilon must be a positive finite number, got {epsilon!r}; epsilon = 0 is Discrete"
             )
-        for name, count in (("max_iterations", max_iterations), ("max_memory", max_memory)):
-            if count < 1:
-                raise ValueError(f"Entropic: {name} must be at least 1, got {count!r}")
         super().__init__(points.shape[1], source)
         register_atoms(self, points, heights, weights)
         self.epsilon = float(epsilon)
-        self.max_iterations = int(max_iterations)
-        self.max_memory = int(max_memory)
+        self.max_iterations = count_of("Entropic", "max_iterations", max_iterations)
+        self.max_memory = count_of("Entropic", "max_memory", max_memory)
         self._frame = Derived(centre_and_radius)
+
+    def extra_repr(self) -> str:
+        """Size and dtype of the atoms, for printing."""
+        return atoms_in_words(self.points, f"epsilon={self.epsilon:g}")
 
     def constructor_arguments(self) -> dict[str, object]:
         """Points, heights, epsilon, weights, source and caps."""
@@ -213,7 +215,7 @@ class Entropic(Potential):
         scaled = self._scaled()
         rank = int(torch.linalg.matrix_rank(scaled.atoms.detach()))
         if rank < self.dim:
-            raise ValueError(
+            raise NoDensityError(
                 f"Entropic: the atoms span {rank} of {self.dim} dimensions, so the target has no density; "
                 "reduce the data to their span first"
             )

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from proxflow.errors import NoDensityError
 from proxflow.kernels.geometry import row_norm
 from proxflow.potentials.base import DENSITY_ACCURACY, GeneralizedQuadratic, Potential, as_parameter
 from proxflow.results import ProxResult, Verdict
@@ -121,7 +122,7 @@ class Quadratic(Potential):
         self.check(y, "y")
         mean, axes, deviations = self._like(y.double())
         if bool((deviations == 0).any()):
-            raise ValueError(
+            raise NoDensityError(
                 f"Quadratic: the law has no density, its covariance has rank {int((deviations > 0).sum())} in "
                 f"dimension {self.dim}"
             )

@@ -18,7 +18,7 @@ from proxflow.errors import counted
 from proxflow.kernels.geometry import ScaledRows
 from proxflow.kernels.shortlist import GroupedSlopes, Shortlist, argmax_on_shortlist
 from proxflow.measures import Gaussian, Source
-from proxflow.potentials.atoms import centre_and_radius, check_atoms, check_like_atoms, register_atoms
+from proxflow.potentials.atoms import atoms_in_words, centre_and_radius, check_atoms, check_like_atoms, register_atoms
 from proxflow.potentials.discrete import Discrete
 from proxflow.storage import storable
 from proxflow.torch_support import Derived
@@ -77,6 +77,10 @@ class Shortlisted(nn.Module):
         self.count = int(shortlist.count)
         self._frame = Derived(centre_and_radius)
         self._grouped = Derived(_grouped)
+
+    def extra_repr(self) -> str:
+        """Size and dtype of the atoms, for printing."""
+        return atoms_in_words(self.points, f"count={self.count}")
 
     def constructor_arguments(self) -> dict[str, object]:
         """Points, heights, shortlist, weights and source."""

@@ -15,10 +15,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from proxflow.checks import working_dtype
+from proxflow.checks import count_of, working_dtype
 from proxflow.errors import counted
 from proxflow.measures import Source
-from proxflow.potentials.atoms import check_atoms, check_like_atoms, register_atoms
+from proxflow.potentials.atoms import atoms_in_words, check_atoms, check_like_atoms, register_atoms
 from proxflow.potentials.base import GeneralizedQuadratic, Potential, check_rotation_invariant
 from proxflow.potentials.discrete import Discrete
 from proxflow.potentials.orbits import Nearest, nearest_images, orbit_frame, orbit_images, orbit_of_row
@@ -73,10 +73,14 @@ class SymmetricDiscrete(Potential):
         _check_orbits(points, symmetry)
         register_atoms(self, points, heights, weights)
         self.symmetry = symmetry
-        self.max_iterations = max_iterations
+        self.max_iterations = count_of("SymmetricDiscrete", "max_iterations", max_iterations)
         self._frame = Derived(functools.partial(orbit_frame, symmetry=symmetry))
         self._normalised = Derived(_normalised_slopes)
         self._images = Derived(functools.partial(_expanded, self.source, symmetry, max_iterations))
+
+    def extra_repr(self) -> str:
+        """Size and dtype of the atoms, for printing."""
+        return atoms_in_words(self.points, f"{self.symmetry!r}")
 
     def constructor_arguments(self) -> dict[str, object]:
         """Points, heights, group, weights and source."""

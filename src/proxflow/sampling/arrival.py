@@ -21,7 +21,7 @@ import warnings
 import torch
 from torch import Tensor
 
-from proxflow.errors import ConvergenceWarning
+from proxflow.errors import ConvergenceWarning, NoDensityError
 from proxflow.sampling.solvers import CountedField
 
 __all__ = ["depart", "refuse_without_density"]
@@ -63,7 +63,7 @@ def refuse_without_density(field: CountedField, x: Tensor) -> None:
         return
     try:
         field.flow.potential.log_density(x.detach().reshape(len(x), field.flow.dim)[:0])
-    except ValueError as error:
+    except NoDensityError as error:
         raise ValueError(
             f"{field.owner}: the flow has no inverse at t = 1, where many noise points end at one data point "
             f"({error}). For atoms, draw one of them by couplings.Semidiscrete(potential, points).noise_for(rows); or "

@@ -16,16 +16,22 @@ from torch import Tensor
 
 from proxflow.sampling.solvers import CountedField
 
-__all__ = ["Divergence", "ExactDivergence", "HutchinsonDivergence"]
+__all__ = ["Divergence", "ExactDivergence", "HutchinsonDivergence", "another_way_may_help"]
 
+_WITHOUT_A_RULE = RuntimeError, NotImplementedError
 _AT_ONCE = 1 << 17  # numbers of gradients at x: beyond, a product is no cheaper a row and the network takes memory
 
 
 class Divergence(ABC):
-    """Velocities with ``columns`` estimates of their divergence."""
+    """Velocities with ``columns`` estimates of their divergence.
+
+    Attributes:
+        columns: number of estimates.
+        has_batches: whether PyTorch can take many gradients of the field at once; until it is found not to, True.
+    """
 
     columns: int
-    _together = True  # until an operation of the field is seen to have no rule for batches of gradients
+    has_batches = True
 
     @abstractmethod
     def along(self, field: CountedField, t: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -47,13 +53,16 @@ class Divergence(ABC):
         if not velocity.requires_grad:
             raise _unseen(owner)
         options: dict[str, bool] = {"create_graph": kept, "retain_graph": True, "allow_unused": True}
-        if self._together:
+        if self.has_batches:
             try:
                 (gradient,) = torch.autograd.grad(velocity, at, directions, is_grads_batched=True, **options)
                 return _seen(owner, gradient)
-            except RuntimeError:
-                self._together = False
-        return torch.stack([_seen(owner, torch.autograd.grad(velocity, at, z, **options)[0]) for z in directions])
+            except RuntimeError as error:
+                if not another_way_may_help(error):
+                    raise
+        gradients = [_seen(owner, torch.autograd.grad(velocity, at, z, **options)[0]) for z in directions]
+        self.has_batches = False  # only now: an error of the field's own has been raised again
+        return torch.stack(gradients)
 
 
 class ExactDivergence(Divergence):
@@ -84,6 +93,15 @@ class HutchinsonDivergence(Divergence):
     def along(self, field: CountedField, t: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
         """Velocity and estimates."""
         return self._quadratic_forms(field, t, x, self._signs)
+
+
+def another_way_may_help(error: RuntimeError) -> bool:
+    """Whether an error of forward mode, or of a batch of gradients, may say that an operation has no rule for it.
+
+    PyTorch raises ``NotImplementedError`` or plain ``RuntimeError`` then, in words of its own for each operation. More
+    special errors, as of memory, of the device, or of this library, are about something else.
+    """
+    return type(error) in _WITHOUT_A_RULE and "allocate memory" not in str(error)
 
 
 def _unseen(owner: str) -> ValueError:

@@ -86,7 +86,7 @@ def integrate(
         ConvergenceWarning: in reverse, the last step could not be inverted to the tolerances.
     """
     owner = "encode" if reverse else "integrate"
-    check_points(owner, x0)
+    check_points(owner, x0, "x1" if owner == "encode" else "x0")
     if method not in METHODS:
         raise ValueError(f"{owner}: unknown method {method!r}; known are {', '.join(METHODS)}")
     grid = _grid(owner, steps, times, method).to(x0)
@@ -162,14 +162,14 @@ def _last_time(grid: Tensor, x: Tensor, method: str, rtol: float, atol: float) -
     return grid.new_tensor([1 - length]).maximum(grid[-2])
 
 
-def check_points(owner: str, x: Tensor) -> None:
-    """Refuse what is no batch of points in float32 or float64."""
+def check_points(owner: str, x: Tensor, name: str = "x") -> None:
+    """Refuse an argument of this name that is no batch of points in float32 or float64."""
     if not isinstance(x, Tensor):
-        raise ValueError(f"{owner}: x0 must be a torch tensor, got {type(x).__name__}; convert it")
+        raise ValueError(f"{owner}: {name} must be a torch tensor, got {type(x).__name__}; convert it")
     if x.dtype not in (torch.float32, torch.float64):
-        raise ValueError(f"{owner}: x0 must be float32 or float64, got {x.dtype}")
+        raise ValueError(f"{owner}: {name} must be float32 or float64, got {x.dtype}")
     if x.ndim == 0:
-        raise ValueError(f"{owner}: x0 must have a batch dimension, (B, *event), got a single number")
+        raise ValueError(f"{owner}: {name} must have a batch dimension, (B, *event), got a single number")
 
 
 def _grid(owner: str, steps: int | None, times: Numbers | None, method: str) -> Tensor:

@@ -91,6 +91,32 @@ def test_lines_before_the_table_are_named_and_skipped(tmp_path: Path) -> None:
     assert raw(tmp_path / "x.csv", skip_lines=4).columns == ("x", "y", "z")
 
 
+@pytest.mark.parametrize(
+    ("before", "skipped"), [("Exported by X\n\n", 2), ("Exported by X\nfor me\n", 2), ("Exported, 2024-01-01\n", 1)]
+)
+def test_a_line_before_the_names_is_not_the_names(before: str, skipped: int, tmp_path: Path) -> None:
+    (tmp_path / "x.csv").write_text(f"{before}a,b\n1.5,2\n2,3\n3,5\n")
+    assert f"skip_lines={skipped} (--skip-lines {skipped})" in refusal(tmp_path / "x.csv")
+    assert raw(tmp_path / "x.csv", skip_lines=skipped).points.tolist() == [[1.5, 2], [2, 3], [3, 5]]
+
+
+def test_a_line_before_the_name_of_one_column_is_not_its_name(tmp_path: Path) -> None:
+    (tmp_path / "x.csv").write_text("Exported by X\nprice\n12\n13\n")
+    assert "skip_lines=1 (--skip-lines 1)" in refusal(tmp_path / "x.csv")
+
+
+def test_a_line_of_units_is_left_out_on_request(tmp_path: Path) -> None:
+    (tmp_path / "x.csv").write_text("a,b\n[m],[kg]\n1,2\n3,5\n")
+    assert "if it holds units, drop_missing=True (--drop-missing) leaves it out" in refusal(tmp_path / "x.csv")
+    dataset = raw(tmp_path / "x.csv", drop_missing=True)
+    assert (dataset.columns, dataset.points.tolist()) == (("a", "b"), [[1, 2], [3, 5]])
+
+
+def test_a_first_row_without_values_is_no_line_of_names(tmp_path: Path) -> None:
+    (tmp_path / "x.csv").write_text('"x" "y"\n"a" NA NA\n"b" 3 4\n')
+    assert raw(tmp_path / "x.csv", drop_missing=True).points.tolist() == [[3, 4]]
+
+
 def test_counts_in_place_of_names_are_refused(tmp_path: Path) -> None:
     """As in scikit-learn's iris.csv, whose five classes' names fit its five columns by chance."""
     lines = ["3,4,setosa,versicolor,virginica", "5.1,3.5,1.4,.2,0", "4.9,3,1.4,.2,1", "4.7,3.2,1.3,.2,2"]

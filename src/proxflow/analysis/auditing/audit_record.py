@@ -17,7 +17,7 @@ __all__ = ["GROUPS_OF_FIGURES", "Audit", "Figure", "figures_of"]
 @storable
 @dataclass(frozen=True)
 class Figure:
-    """One number about a field, on a scale with two marks.
+    """One number about a field, beside what the exact flow and the field of independent pairs have.
 
     Attributes:
         name: as a key of ``Audit.figures``.
@@ -187,13 +187,13 @@ GROUPS_OF_FIGURES: dict[str, dict[str, tuple[float | None, str]]] = {
 def figures_of(
     found: dict[str, Estimate], exact: dict[str, Estimate], independent: dict[str, Estimate]
 ) -> Mapping[str, Figure]:
-    """Figures in the order of the page, with marks where they are known."""
+    """Figures in the order of the page, each with what the exact flow and independent pairs have where it is known."""
     figures = {}
     for entries in GROUPS_OF_FIGURES.values():
         for name, (law, meaning) in entries.items():
             if name in found:
-                mark = exact[name].value if law is None and name in exact else law
+                own = exact[name].value if law is None and name in exact else law
                 other = independent[name].value if name in independent else None
                 one = found[name]
-                figures[name] = Figure(name, one.value, one.low, one.high, mark, other, meaning)
+                figures[name] = Figure(name, one.value, one.low, one.high, own, other, meaning)
     return figures

@@ -5,7 +5,7 @@ noise with the data, the noise of a class was a part of the law alone, and the m
 from all noise it gives other points. So rows of each class are followed back to their noise with their own label, and
 a probe predicts the label from it on rows that it was not fitted to (``metrics.label_leakage``).
 
-Where the model shrinks all noise to its training rows, the way back has no meaning: nothing is said then.
+Where the model shrinks all noise to its training rows, the way back has no meaning: that is said then, and no figure.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from proxflow.metrics.leakage import label_leakage
 from proxflow.sampling.integration import encode
 from proxflow.schedules import Schedule
 
-__all__ = ["ConditionalField", "condition_leakage"]
+__all__ = ["ConditionalField", "NotFollowedError", "condition_leakage"]
 
 ConditionalField = Callable[[Tensor, Tensor, Tensor], Tensor]
 
@@ -30,13 +30,16 @@ _MOST_ROWS = 1024  # half of which the probe is fitted to
 _TOLERANCE = 1e-3  # of the way back: the probe sees nothing so small
 
 
+class NotFollowedError(ValueError):
+    """Rows cannot be followed back to their noise; the message, a clause, says why."""
+
+
 @torch.no_grad()
-def condition_leakage(
-    field: ConditionalField, rows: Tensor, labels: Tensor, schedule: Schedule, seed: int
-) -> Estimate | None:
+def condition_leakage(field: ConditionalField, rows: Tensor, labels: Tensor, schedule: Schedule, seed: int) -> Estimate:
     """How much oftener than by chance the class is told from the noise of rows (n, *event) with labels (n,).
 
-    None where rows cannot be followed back.
+    Raises:
+        NotFollowedError: rows cannot be followed back.
     """
     told, classes = rows[:_MOST_ROWS], labels[:_MOST_ROWS]
     with warnings.catch_warnings():
@@ -45,9 +48,9 @@ def condition_leakage(
             noise = encode(
                 lambda t, x: field(t, x, classes), told, schedule=schedule, rtol=_TOLERANCE, atol=_TOLERANCE
             ).end
-        except (ConvergenceError, ConvergenceWarning):
-            return None
+        except (ConvergenceError, ConvergenceWarning) as error:
+            raise NotFollowedError(f"rows of the data cannot be followed back to their noise ({error})") from error
     if not bool(torch.isfinite(noise).all()):
-        return None
+        raise NotFollowedError("the noise that rows of the data are followed back to is not finite")
     found = label_leakage(noise, classes, seed=seed)
     return normal_estimate(found.excess, found.stderr)

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from proxflow.errors import UndefinedTimeError
 from proxflow.predictions import source_from_velocity, target_from_velocity
 from proxflow.schedules import Schedule
 
@@ -124,12 +125,13 @@ def _ends(field: FieldCall, t: float, x: Tensor, event: tuple[int, ...], schedul
 
 
 def defined_from_the_start(field: FieldCall, noise: Tensor, event: tuple[int, ...]) -> FieldCall:
-    """The field; where it has no value at t = 0, its value at t = 0.001 in its stead."""
+    """The field; where it has no value at t = 0, its value at t = 0.001 in its stead.
+
+    It has none where it is not finite, or where a formula of this library's says so; other errors are the field's own.
+    """
     try:
-        value = velocity(field, 0.0, noise[:2], event)
-        if bool(torch.isfinite(value).all()):
+        if bool(torch.isfinite(velocity(field, 0.0, noise[:2], event)).all()):
             return field
-    except ValueError as error:
-        if str(error).startswith("audit:"):
-            raise
+    except UndefinedTimeError:
+        pass
     return lambda t, x: field(t.clamp(min=_EARLIEST), x)

@@ -47,7 +47,8 @@ _ROUNDING = 1e-5  # of the root of the variance, within which two points are one
 class Groups:
     """Data in G groups, by labels or by clusters, and their shares of the data, (G,) of sum 1.
 
-    ``prototypes`` (R, d) are points, each of the group ``group_of`` (R,): a sample belongs to that of the nearest.
+    ``prototypes`` (R, d) are points, each of the group ``group_of`` (R,): a sample belongs to that of the nearest. All
+    are on the device of the data.
     """
 
     names: tuple[str, ...]
@@ -62,7 +63,7 @@ class Groups:
 
 @dataclass(frozen=True)
 class Shares:
-    """Shares of the samples in each group, (G,), and upper bounds on them at once for all, (G,), at 99.9%."""
+    """Shares of the samples in each group, (G,), and upper bounds on all at once, (G,), at 99.9%; on the CPU."""
 
     groups: Groups
     found: Tensor
@@ -80,18 +81,21 @@ def groups_of(data: Tensor, labels: Tensor | None, seed: int) -> Groups:
         return Groups(tuple(f"class {name}" for name in names.tolist()), shares, data, group)
     count = min(_GROUPS, len(data) // _LEAST_GROUP)
     if count < 2:
-        return Groups(("all",), torch.ones(1, dtype=torch.float64), data[:1], torch.zeros(1, dtype=torch.int64))
+        whole = torch.ones(1, dtype=torch.float64, device=data.device)
+        return Groups(("all",), whole, data[:1], torch.zeros(1, dtype=torch.int64, device=data.device))
     distinct = data.unique(dim=0)
     prototypes = distinct if len(distinct) <= count else _centres(data, count, seed)
     counts = torch.bincount(nearest_rows(data, prototypes).index, minlength=len(prototypes))
     kept = counts > 0
     names = tuple(f"cluster {k}" for k in range(int(kept.sum())))
-    return Groups(names, counts[kept].double() / len(data), prototypes[kept], torch.arange(len(names)))
+    return Groups(
+        names, counts[kept].double() / len(data), prototypes[kept], torch.arange(len(names), device=data.device)
+    )
 
 
 def _centres(data: Tensor, count: int, seed: int) -> Tensor:
     """Of k-means; one that is nearest to no row is left out by whoever asks for its share."""
-    random = np.random.default_rng(seed)
+    random = np.random.default_rng(seed % 2**64)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # "One of the clusters is empty"
         centres = kmeans2(data.double().cpu().numpy(), count, minit="++", seed=random, missing="warn")[0]
@@ -100,7 +104,7 @@ def _centres(data: Tensor, count: int, seed: int) -> Tensor:
 
 def group_shares(samples: Tensor, groups: Groups) -> Shares:
     """Shares of the samples and their upper bounds (Clopper and Pearson 1934, Bonferroni over the groups)."""
-    counts = groups.counts(samples).double().numpy()
+    counts = groups.counts(samples).double().cpu().numpy()
     upper = _upper_shares(counts, len(samples), 1e-3)
     return Shares(groups, torch.from_numpy(counts / len(samples)), torch.from_numpy(upper))
 

@@ -13,7 +13,7 @@ from proxflow.analysis.auditing.intervals import Estimate, normal_estimate
 from proxflow.analysis.terminal.flat_field import Field
 from proxflow.checks import working_dtype
 from proxflow.errors import ConvergenceError, ConvergenceWarning
-from proxflow.flow import ProximalFlow
+from proxflow.flow import ProximalFlow, flow_of
 from proxflow.sampling.likelihood import log_likelihood
 from proxflow.seeding import generator_of
 
@@ -31,15 +31,17 @@ def density_bits(field: Field | ProximalFlow, subject: Subject) -> Estimate:
     """Of the held-out rows, or else of the data, 128 at most, under a field; flat rows of the subject.
 
     Raises:
-        ValueError: there are no rows, or the field has no density there.
+        ValueError: there are no rows, the field has no density there, or one of its own.
     """
     rows = _rows(subject)
     x = rows.reshape(-1, *subject.event)
     exact = rows.shape[1] <= _EXACT_DIMENSION
     with warnings.catch_warnings():
         warnings.simplefilter("error", ConvergenceWarning)
+        called = _Called(field)
         try:
-            found = log_likelihood(field, x, source=subject.source, schedule=subject.schedule, seed=subject.seed,
+            found = log_likelihood(field if flow_of(field) is not None else called, x, source=subject.source,
+                                   schedule=subject.schedule, seed=subject.seed,
                                    divergence="exact" if exact else "hutchinson", probes=None if exact else _PROBES,
                                    rtol=_TOLERANCE, atol=_TOLERANCE).value  # fmt: skip
         except (ConvergenceWarning, ConvergenceError) as error:
@@ -48,6 +50,8 @@ def density_bits(field: Field | ProximalFlow, subject: Subject) -> Estimate:
                 f"out ({error})"
             ) from error
         except ValueError as error:
+            if error is called.error:
+                raise
             raise ValueError(f"audit: there is no likelihood, leave it out ({error})") from error
     return _mean_bits(found.detach(), rows.shape[1])
 
@@ -58,10 +62,27 @@ def density_bits_of_flow(subject: Subject) -> Estimate | None:
         return None
     rows = _rows(subject)
     own = next(subject.flow.potential.buffers(), rows)
+    rows = rows.to(own.device, working_dtype(own))
     try:
-        return _mean_bits(subject.flow.log_prob(rows.to(own.device, working_dtype(own))), rows.shape[1])
-    except ValueError:
+        subject.flow.log_prob(rows[:0])
+    except ValueError:  # it has no density: what else could be wrong with no rows?
         return None
+    return _mean_bits(subject.flow.log_prob(rows), rows.shape[1])
+
+
+class _Called:
+    """A field whose own ValueError is told from that of whoever calls it."""
+
+    def __init__(self, field: Field) -> None:
+        self._field = field
+        self.error: ValueError | None = None
+
+    def __call__(self, t: Tensor, x: Tensor) -> Tensor:
+        try:
+            return self._field(t, x)
+        except ValueError as error:
+            self.error = error
+            raise
 
 
 def _rows(subject: Subject) -> Tensor:

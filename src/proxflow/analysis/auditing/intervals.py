@@ -69,7 +69,7 @@ def median_ratio(above: Tensor, below: Tensor, seed: int) -> Estimate:
     one, other = above.double().cpu().numpy(), below.double().cpu().numpy()
     if not np.median(other) > 0:
         return Estimate(math.nan, math.nan, math.nan)
-    random = np.random.default_rng(seed)
+    random = np.random.default_rng(seed % 2**64)
     drawn = [
         np.median(random.choice(one, len(one))) / max(np.median(random.choice(other, len(other))), 1e-300)
         for _ in range(_RESAMPLED)

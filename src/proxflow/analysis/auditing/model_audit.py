@@ -11,7 +11,7 @@ from torch import Tensor
 
 from proxflow.analysis.auditing.audit_record import Audit, figures_of
 from proxflow.analysis.auditing.audit_subject import Given, Reference, Subject, subject_of
-from proxflow.analysis.auditing.condition_leakage import ConditionalField, condition_leakage
+from proxflow.analysis.auditing.condition_leakage import ConditionalField, NotFollowedError, condition_leakage
 from proxflow.analysis.auditing.equivalent_batch import BatchCurve, batch_curve, equivalent_batch, independent_rule
 from proxflow.analysis.auditing.generated_pairs import FieldCall, GeneratedPairs
 from proxflow.analysis.auditing.generation import (
@@ -33,9 +33,10 @@ from proxflow.analysis.auditing.optimality import (
     velocity_errors,
 )
 from proxflow.analysis.auditing.proximality import Jacobians, jacobian_figures, measured_jacobians, pair_figures
-from proxflow.analysis.auditing.readings import Reading, attempt, better_reading
+from proxflow.analysis.auditing.readings import Attempt, Reading, attempt, better_reading
 from proxflow.analysis.auditing.step_grid import best_grid
 from proxflow.analysis.auditing.verdict import FAR, advise, faults, verdict_of
+from proxflow.analysis.first_call import hinted
 from proxflow.analysis.terminal.flat_field import DENSE_LIMIT, Field
 from proxflow.checks import Numbers, whole_number
 from proxflow.flow import ProximalFlow
@@ -72,7 +73,7 @@ def audit(
     schedule: Schedule | None = None,
     count: int = 1024,
     steps: int = 32,
-    marks: bool = True,
+    compare_independent: bool = True,
     likelihood: bool = False,
     seed: int = 0,
     progress: bool | None = None,
@@ -101,18 +102,20 @@ def audit(
         schedule: schedule of a bare callable, Linear if None.
         count: noise points, at least 64.
         steps: of the trajectories, at least 8; the field is called twice in each.
-        marks: measure the field of independent pairs too, which takes as long again as a small network.
+        compare_independent: measure the field of independent pairs too, which takes as long again as a small network.
         likelihood: the mean log-density of held-out rows, or else of the data, too: as long again or longer.
         seed: seed of all draws.
         progress: show progress on standard error; None where it is a terminal.
 
     Returns:
-        ``Audit``: ``figures`` with intervals and marks, ``verdict``, ``warnings``, ``advice``.
+        ``Audit``: ``figures`` with intervals, beside those of the exact flow and of independent pairs; ``verdict``,
+        ``warnings``, ``advice``.
 
     Raises:
         ValueError: nothing tells the shape of points, shapes that disagree, bad numbers, or a field that does not give
             a tensor like its points; or a likelihood is asked for of a field without a density.
         ConvergenceError: the reference has no answer at its own noise.
+        Exception: whatever the field raises; one of its first call has a note on how fields are called.
     """
     started = time.perf_counter()
     seeded_generator("audit", seed)
@@ -125,25 +128,28 @@ def audit(
     given = Given(reference, source, data, labels, held_out, schedule, int(seed))
     subject = subject_of(field, given, say)
     say(f"following {count:,} noise points in {steps} steps")
-    call, pairs, reading = _followed(subject, field, int(count), int(steps), say)
+    followed, reading = _followed(subject, hinted(field), int(count), int(steps), say)
+    pairs = followed.pairs
     if pairs is None:
-        return _broken(subject.seed, time.perf_counter() - started)
-    measured = _Measured(subject, call, pairs, say)
-    found = (measured.likelihood() if likelihood else {}) | measured.figures() | measured.leakage(conditional)
-    independent = measured.of_independent(int(steps)) if marks else {}
+        return _broken(followed.failure, subject.seed, time.perf_counter() - started)
+    measured = _Measured(subject, followed.field, pairs, say)
+    found = (measured.likelihood() if likelihood else {}) | measured.figures()
+    leakage, missing = (None, ()) if conditional is None else measured.leakage(conditional)
+    found |= {} if leakage is None else {"label_leakage": leakage}
+    independent = measured.of_independent(int(steps)) if compare_independent else {}
     figures = figures_of(found, measured.of_reference(likelihood), independent)
     shares = None if subject.groups is None else group_shares(pairs.target, subject.groups)
     warned = faults(figures, reading, shares, normal_source=isinstance(subject.source, Gaussian))
     advice = advise(figures, warned, reading, measured.step_grid)
-    verdict = verdict_of(figures, warned, advice, subject.misfit)
+    verdict = verdict_of(figures, warned, advice, subject.misfit, missing)
     curves = measured.pair_bound
     times, error, bound = (None,) * 3 if curves is None else (curves.times, curves.error, curves.bound)
     curve = tuple(root_ratio(squares, pairs.variances).value for squares in measured.step_errors)
     names, compared = _compared(shares)
     seconds = time.perf_counter() - started
     return Audit(
-        figures, verdict, warned, advice, times, error, bound, STEPS, curve, measured.step_grid, names, compared,
-        subject.seed, seconds,
+        figures, verdict, warned + missing, advice, times, error, bound, STEPS, curve, measured.step_grid, names,
+        compared, subject.seed, seconds,
     )  # fmt: skip
 
 
@@ -156,18 +162,18 @@ def _compared(shares: Shares | None) -> tuple[tuple[str, ...], Tensor]:
 
 def _followed(
     subject: Subject, field: FieldCall, count: int, steps: int, say: Callable[[str], None]
-) -> tuple[FieldCall, GeneratedPairs | None, Reading | None]:
-    """The field and its pairs: as it stands, or in another reading where that makes the data and this does not."""
+) -> tuple[Attempt, Reading | None]:
+    """The field followed: as it stands, or in another reading where that makes the data and this does not."""
     noise = subject.noise(count)
-    call, pairs = attempt(field, noise, subject.event, subject.schedule, steps)
-    if subject.data is None or (pairs is not None and not _is_far(pairs.target, subject.data)):
-        return call, pairs, None
+    stated = attempt(field, noise, subject.event, subject.schedule, steps)
+    samples = None if stated.pairs is None else stated.pairs.target
+    if subject.data is None or (samples is not None and not _is_far(samples, subject.data)):
+        return stated, None
     say("the samples are not the data; trying other readings of the field")
-    stated = None if pairs is None else pairs.target
-    reading = better_reading(field, stated, noise, subject.data, subject.event, subject.schedule)
+    reading = better_reading(field, samples, noise, subject.data, subject.event, subject.schedule)
     if reading is None:
-        return call, pairs, None
-    return *attempt(reading.field, noise, subject.event, subject.schedule, steps), reading
+        return stated, None
+    return attempt(reading.field, noise, subject.event, subject.schedule, steps), reading
 
 
 def _is_far(samples: Tensor, data: Tensor) -> bool:
@@ -176,7 +182,7 @@ def _is_far(samples: Tensor, data: Tensor) -> bool:
 
 
 class _Measured:
-    """All figures of one field, and the same of the two fields that give the marks."""
+    """All figures of one field, and the same of the exact flow and of the field of independent pairs."""
 
     def __init__(self, subject: Subject, field: FieldCall, pairs: GeneratedPairs, say: Callable[[str], None]) -> None:
         self.subject, self.field, self.pairs, self._say = subject, field, pairs, say
@@ -210,15 +216,18 @@ class _Measured:
         self._say("samples against the data")
         return found | self._samples(pairs.target)
 
-    def leakage(self, conditional: ConditionalField | None) -> dict[str, Estimate]:
-        """Of the labels into the noise."""
+    def leakage(self, conditional: ConditionalField) -> tuple[Estimate | None, tuple[str, ...]]:
+        """Of the labels into the noise; else None, and a sentence that says why it was not measured."""
         subject = self.subject
-        if conditional is None or subject.data is None or subject.labels is None:
-            return {}
+        if subject.data is None or subject.labels is None:
+            return None, ()
         self._say("labels in the noise")
         rows = subject.data.reshape(-1, *subject.event)
-        found = condition_leakage(conditional, rows, subject.labels, subject.schedule, subject.seed)
-        return {} if found is None else {"label_leakage": found}
+        try:
+            found = condition_leakage(conditional, rows, subject.labels, subject.schedule, subject.seed)
+        except NotFollowedError as error:
+            return None, (f"label_leakage was not measured: {error}.",)
+        return found, ()
 
     def likelihood(self) -> dict[str, Estimate]:
         """Of rows under the field."""
@@ -238,7 +247,7 @@ class _Measured:
             return {}
         self._say("the field of independent pairs")
         other = IndependentField(subject.data, schedule=subject.schedule, source=subject.source)
-        _, pairs = attempt(other, self.pairs.source, (other.dim,), subject.schedule, steps)
+        pairs = attempt(other, self.pairs.source, (other.dim,), subject.schedule, steps).pairs
         if pairs is None:
             return {}
         found = pair_figures(pairs, _MOST_ASSIGNED) | self._samples(pairs.target)
@@ -305,9 +314,9 @@ class _Measured:
         return (end.reshape(pairs.target.shape).double() - pairs.target.double()).square().sum(1)
 
 
-def _broken(seed: int, seconds: float) -> Audit:
-    """Of a field that cannot be followed."""
-    warned = ("The field cannot be followed from noise to data: its trajectories are not finite.",)
+def _broken(failure: str, seed: int, seconds: float) -> Audit:
+    """Of a field that cannot be followed, and why."""
+    warned = (f"The field cannot be followed from noise to data: {failure.rstrip('.')}.",)
     advice = advise({}, warned, None)
     empty = torch.empty(0, 2)
     return Audit(

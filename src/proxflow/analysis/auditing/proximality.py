@@ -20,7 +20,7 @@ from proxflow.analysis.auditing.intervals import Estimate, normal_estimate, rati
 from proxflow.analysis.terminal.flat_field import (
     DENSE_LIMIT,
     FlatField,
-    pushed_and_pulled,
+    probed_products,
     random_signs,
     symmetric_part,
 )
@@ -101,11 +101,11 @@ def _by_products(flat: FlatField, t: Tensor, x: Tensor, generator: torch.Generat
     """
     products = flat.block_products(t, x, BLOCK)
     probes = random_signs(1, _PROBES, x, generator).expand(len(x), -1, -1)
-    pushed, pulled = pushed_and_pulled(products, probes, BLOCK)
-    skew, size = _probed_squares(pushed, pulled)
-    turn = _in_common((0.5 * (pushed - pulled)).flatten(1)) / _PROBES
+    forward, transposed = probed_products(products, probes, BLOCK)
+    skew, size = _probed_squares(forward, transposed)
+    turn = _in_common((0.5 * (forward - transposed)).flatten(1)) / _PROBES
     ends = extreme_eigenvalues(symmetric_part(products), x, 1, 1, _TOLERANCE, _MOST_PRODUCTS, generator).values
-    return skew, turn, size, ends[:, 0], ends[:, -1], (probes * pushed).sum(2).mean(1)
+    return skew, turn, size, ends[:, 0], ends[:, -1], (probes * forward).sum(2).mean(1)
 
 
 def _in_common(rows: Tensor) -> Tensor:
@@ -114,10 +114,10 @@ def _in_common(rows: Tensor) -> Tensor:
     return (rows * others).sum(1) / max(len(rows) - 1, 1)
 
 
-def _probed_squares(pushed: Tensor, pulled: Tensor) -> tuple[Tensor, Tensor]:
+def _probed_squares(forward: Tensor, transposed: Tensor) -> tuple[Tensor, Tensor]:
     """|K|^2 and |A|^2, (B,), from A z and A' z for random signs z, (B, count, d)."""
-    skew = (0.5 * (pushed - pulled)).square().sum(2).mean(1)
-    return skew, 0.5 * (pushed.square() + pulled.square()).sum(2).mean(1)
+    skew = (0.5 * (forward - transposed)).square().sum(2).mean(1)
+    return skew, 0.5 * (forward.square() + transposed.square()).sum(2).mean(1)
 
 
 def probed_asymmetry(
@@ -126,8 +126,8 @@ def probed_asymmetry(
     """Asymmetry of the Jacobian at one time and flat points (B, d), by a few random directions at each of them."""
     flat = FlatField("audit", field, x[:1].reshape(1, *event), schedule, _MEMORY)
     products = flat.block_products(t, x, probes)
-    pushed, pulled = pushed_and_pulled(products, random_signs(len(x), probes, x, generator_of(seed)), probes)
-    return root_ratio(*_probed_squares(pushed.double(), pulled.double()))
+    forward, transposed = probed_products(products, random_signs(len(x), probes, x, generator_of(seed)), probes)
+    return root_ratio(*_probed_squares(forward.double(), transposed.double()))
 
 
 def jacobian_figures(found: Jacobians) -> dict[str, Estimate]:

@@ -2,7 +2,7 @@
 
 A field in another convention still gives numbers of the right shape. Whatever pairs it was trained on, it makes the
 data from noise if it is read as it was meant: so each reading is followed from the same noise, and judged by the energy
-distance of where it ends.
+distance of where it ends. No reading calls the field at t = 1, where it may have no value.
 """
 
 from __future__ import annotations
@@ -20,16 +20,32 @@ from proxflow.analysis.auditing.generated_pairs import (
     defined_from_the_start,
     generated_pairs,
 )
-from proxflow.errors import ConvergenceError
+from proxflow.errors import ConvergenceError, UndefinedTimeError
 from proxflow.metrics.energy import energy_distance, energy_distance_error
 from proxflow.predictions import velocity_from_source, velocity_from_target
 from proxflow.schedules import Schedule
 
-__all__ = ["Reading", "attempt", "better_reading"]
+__all__ = ["Attempt", "Reading", "attempt", "better_reading"]
 
 _STEPS, _NOISE = 16, 512  # of a reading that is tried
 _CLEARLY = 0.5  # of the stated reading's distance: what another one must be below
 _STANDARD_ERRORS = 3.0  # of the difference
+_LAST_STEP = 1e-6  # before t = 1, that a field read backwards in time begins from
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """A field followed from noise.
+
+    Attributes:
+        field: as it can be called from t = 0.
+        pairs: that it makes; None if it cannot be followed.
+        failure: why it cannot, a clause; empty if it can.
+    """
+
+    field: FieldCall
+    pairs: GeneratedPairs | None
+    failure: str = ""
 
 
 @dataclass(frozen=True)
@@ -49,28 +65,25 @@ def better_reading(
     limit, error = _distance(None if stated is None else stated[:_NOISE], data)
     best: Reading | None = None
     for reading in _readings(field, schedule):
-        call, pairs = attempt(reading.field, noise, event, schedule, _STEPS)
-        found, its_error = _distance(None if pairs is None else pairs.target, data)
+        tried = attempt(reading.field, noise, event, schedule, _STEPS)
+        found, its_error = _distance(None if tried.pairs is None else tried.pairs.target, data)
         clearly = limit - found > _STANDARD_ERRORS * math.hypot(error, its_error) if math.isfinite(limit) else True
         if found < (limit if best is not None else _CLEARLY * limit) and clearly:
-            best, limit, error = Reading(reading.fault, reading.remedy, call), found, its_error
+            best, limit, error = Reading(reading.fault, reading.remedy, tried.field), found, its_error
     return best
 
 
-def attempt(
-    field: FieldCall, noise: Tensor, event: tuple[int, ...], schedule: Schedule, steps: int
-) -> tuple[FieldCall, GeneratedPairs | None]:
-    """The field as it can be called from t = 0, and its pairs; None where they are not finite or it gave up."""
-    call = defined_from_the_start(field, noise, event)
+def attempt(field: FieldCall, noise: Tensor, event: tuple[int, ...], schedule: Schedule, steps: int) -> Attempt:
+    """Follow a field from noise; without pairs where they are not finite, or a field of this library has no answer."""
+    call = field
     try:
+        call = defined_from_the_start(field, noise, event)
         pairs = generated_pairs(call, noise, event, schedule, steps)
-    except ConvergenceError:
-        return call, None
-    except ValueError as error:
-        if str(error).startswith("audit:"):
-            raise
-        return call, None  # a field of this library refuses times and points that it has no value at
-    return call, pairs if bool(torch.isfinite(pairs.points).all()) else None
+    except (ConvergenceError, UndefinedTimeError) as error:
+        return Attempt(call, None, str(error))
+    if not bool(torch.isfinite(pairs.points).all()):
+        return Attempt(call, None, "its trajectories are not finite")
+    return Attempt(call, pairs)
 
 
 def _distance(samples: Tensor | None, data: Tensor) -> tuple[float, float]:
@@ -83,10 +96,10 @@ def _readings(field: FieldCall, schedule: Schedule) -> Iterator[Reading]:
     yield Reading(
         "its time is reversed: t = 0 is the data and t = 1 the noise, that is, alpha and sigma are swapped in its path",
         "read it as -field(1 - t, x)",
-        lambda t, x: -field(1 - t, x),
+        lambda t, x: -field(_reversed(t), x),
     )
     yield Reading("its time is reversed, though its sign is not", "read it as field(1 - t, x)",
-                  lambda t, x: field(1 - t, x))  # fmt: skip
+                  lambda t, x: field(_reversed(t), x))  # fmt: skip
     yield Reading("its sign is turned round, as where alpha and sigma are swapped in the velocity",
                   "read it as -field(t, x)", lambda t, x: -field(t, x))  # fmt: skip
     yield Reading("alpha and sigma are swapped in its velocity, alpha' x1 + beta' x0 for alpha' x0 + beta' x1",
@@ -95,6 +108,11 @@ def _readings(field: FieldCall, schedule: Schedule) -> Iterator[Reading]:
                   lambda t, x: velocity_from_target(t, x, field(t, x), schedule))  # fmt: skip
     yield Reading("it predicts the noise, not the velocity", "convert it by predictions.velocity_from_source",
                   lambda t, x: velocity_from_source(t, x, field(t, x), schedule))  # fmt: skip
+
+
+def _reversed(t: Tensor) -> Tensor:
+    """1 - t, and just before 1 at t = 0."""
+    return (1 - t).clamp(max=1 - max(_LAST_STEP, torch.finfo(t.dtype).eps))
 
 
 def _exchanged(t: Tensor, x: Tensor, given: Tensor, schedule: Schedule) -> Tensor:

@@ -13,7 +13,10 @@ __all__ = ["FAR", "advise", "faults", "verdict_of"]
 
 _SKEW = 0.05  # of the Jacobian: less moves samples little
 _TURN = 0.15  # of the Jacobian, in common to all trajectories: a U-Net that is trained for a minute has 0.08
-_VARIANCE = 0.03  # of the ratio from 1
+_VARIANCE = 0.03  # of the ratio from 1, in all or along a direction: weights at the end of training swing by as much
+_OF_SEVERAL = 1.7  # half-widths of 95% intervals, 3.3 standard errors: three directions are off by chance as seldom as
+# one figure is by three
+_DIRECTIONS = ("first", "second", "third")  # principal ones of the data
 FAR = 0.02  # energy distance over the distance of two rows
 _DROPPED = 0.5  # of a group's share in the data, that the samples stay below
 _COPIES = 0.5  # of the distance of new rows
@@ -41,7 +44,7 @@ def faults(figures: Figures, reading: Reading | None, shares: Shares | None, *, 
     dropped = len(found) > (reading is not None)
     found += _memorised(figures)
     if not dropped:
-        found += _wide_or_narrow(figures)
+        found += _wide_or_narrow(figures, by_direction=reading is None)
     if not found and _is_off(figures, "energy_distance", FAR):
         found.append(
             "The samples are not the data: their energy distance is "
@@ -50,15 +53,18 @@ def faults(figures: Figures, reading: Reading | None, shares: Shares | None, *, 
     return tuple(found + (_rotation(figures, marginals=not found) if normal_source else []))
 
 
-def verdict_of(figures: Figures, warnings: tuple[str, ...], advice: str, misfit: float | None = None) -> str:
+def verdict_of(
+    figures: Figures, warnings: tuple[str, ...], advice: str, misfit: float | None = None, missing: tuple[str, ...] = ()
+) -> str:
     """One paragraph: faults, how near to optimal transport, how near to the data, what to do.
 
-    ``misfit`` is chi2 of the fit that the exact flow is made of, if it is of one.
+    ``misfit`` is chi2 of the fit that the exact flow is made of, if it is of one; ``missing`` are sentences on figures
+    that were asked for and not measured.
     """
     if "recovered_drift" not in figures:
         return f"{' '.join(warnings)} {advice}"
     start = " ".join(warnings) if warnings else "No fault was found."
-    parts = (start, _optimality(figures), _other_weights(misfit), _generation(figures), advice)
+    parts = (start, *missing, _optimality(figures), _other_weights(misfit), _generation(figures), advice)
     return " ".join(part for part in parts if part)
 
 
@@ -166,15 +172,30 @@ def _memorised(figures: Figures) -> list[str]:
     ]
 
 
-def _wide_or_narrow(figures: Figures) -> list[str]:
-    if not _is_off(figures, "variance_ratio", _VARIANCE):
+def _wide_or_narrow(figures: Figures, *, by_direction: bool) -> list[str]:
+    """Of the variance in all; where that is right, along the principal directions.
+
+    Of a field that was read otherwise the latter is not asked: several readings may make nearly the data, and which one
+    was meant is not told by a direction.
+    """
+    if _is_off(figures, "variance_ratio", _VARIANCE):
+        return [f"{_VARIANCE_IS} {_too_large_or_small(figures['variance_ratio'])}."]
+    if not by_direction:
         return []
-    found = figures["variance_ratio"]
-    which = "large" if found.value > 1 else "small"
-    return [
-        f"{_VARIANCE_IS} too {which}, by {abs(found.value - 1):.0%} "
-        f"(95% interval of the ratio {found.low:.3g} to {found.high:.3g})."
+    off = [
+        _too_large_or_small(found, f", along the {number} principal direction of the data")
+        for k, number in enumerate(_DIRECTIONS, 1)
+        if (found := figures.get(f"variance_ratio_{k}")) and found.excludes_exact(_VARIANCE, _OF_SEVERAL)
     ]
+    return [f"{_VARIANCE_IS} right in all, but {', and '.join(off)}."] if off else []
+
+
+def _too_large_or_small(found: Figure, where: str = "") -> str:
+    which = "large" if found.value > 1 else "small"
+    return (
+        f"too {which}, by {abs(found.value - 1):.0%}{where} "
+        f"(95% interval of the ratio {found.low:.3g} to {found.high:.3g})"
+    )
 
 
 def _rotation(figures: Figures, *, marginals: bool) -> list[str]:

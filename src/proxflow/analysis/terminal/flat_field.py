@@ -14,8 +14,10 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from proxflow.analysis.first_call import hinted
 from proxflow.flow import ProximalFlow, schedule_of
 from proxflow.predictions import target_from_velocity
+from proxflow.sampling.divergence import another_way_may_help
 from proxflow.sampling.integration import integrate
 from proxflow.schedules import Linear, Schedule
 
@@ -25,13 +27,13 @@ __all__ = [
     "FlatField",
     "as_times",
     "clock",
-    "pushed_and_pulled",
+    "probed_products",
     "random_signs",
     "symmetric_part",
 ]
 
 Field = Callable[[Tensor, Tensor], Tensor]
-Products = Callable[[Tensor], tuple[Tensor, Tensor]]  # w -> (A w, A' w)
+Products = Callable[[Tensor], tuple[Tensor, Tensor]]  # w -> (A w, A' w), products with a Jacobian and its transpose
 
 DENSE_LIMIT = 256  # dimensions up to which whole Jacobians are formed
 """Largest dimension in which the Jacobian of a bare callable is written out."""
@@ -69,26 +71,39 @@ class FlatField:
         x: the points, or any like them: shape, dtype and device.
         schedule: schedule of a bare callable, Linear if None.
         max_memory: bytes for what is computed at once.
+        points: name of the argument that x was given as, for messages.
+
+    Attributes:
+        has_forward_mode: whether PyTorch has forward-mode derivatives of the field; until one is found missing, True.
 
     Raises:
         ValueError: points or schedule that do not go with the field, or a bad ``max_memory``.
     """
 
-    def __init__(self, owner: str, field: Field, x: Tensor, schedule: Schedule | None, max_memory: int) -> None:
+    def __init__(
+        self,
+        owner: str,
+        field: Field,
+        x: Tensor,
+        schedule: Schedule | None,
+        max_memory: int,
+        points: str = "x0",
+    ) -> None:
         if not isinstance(x, Tensor) or x.ndim < 2 or x.dtype not in (torch.float32, torch.float64):
-            raise ValueError(f"{owner}: the points must be a (B, *event) tensor of float32 or float64")
+            found = f"{tuple(x.shape)} of {x.dtype}" if isinstance(x, Tensor) else type(x).__name__
+            raise ValueError(f"{owner}: {points} must be a (B, *event) tensor of float32 or float64, got {found}")
         self.owner, self.event = owner, x.shape[1:]
         self.dim = math.prod(self.event)
         if self.dim == 0 or (isinstance(field, ProximalFlow) and field.dim != self.dim):
             wanted = f"{field.dim} entries per row" if isinstance(field, ProximalFlow) else "entries"
-            raise ValueError(f"{owner}: the points must have {wanted}, got shape {tuple(x.shape)}")
+            raise ValueError(f"{owner}: {points} must have {wanted}, got shape {tuple(x.shape)}")
         if max_memory < 1:
             raise ValueError(f"{owner}: max_memory must be a positive number of bytes, got {max_memory!r}")
         self.schedule = schedule_of(owner, field, schedule)
         self.flow = field if isinstance(field, ProximalFlow) else None
         self.max_memory = int(max_memory)
-        self._field = field
-        self._forward_mode = True
+        self.has_forward_mode = True
+        self._field = hinted(field)
 
     def velocity(self, t: Tensor, x: Tensor) -> Tensor:
         """v_t at flat points (R, d)."""
@@ -145,9 +160,9 @@ class FlatField:
         def together(t: Tensor, state: Tensor) -> Tensor:
             points = state[:, 0]
             tangents = state[:, 1:].reshape(len(state) * count, self.dim)
-            pushed = self._push(t, points.repeat_interleave(count, 0), tangents)
+            along = self._jacobian_product(t, points.repeat_interleave(count, 0), tangents)
             velocity = self.velocity(t, points)
-            return torch.cat([velocity[:, None], pushed.reshape(state[:, 1:].shape)], 1)
+            return torch.cat([velocity[:, None], along.reshape(state[:, 1:].shape)], 1)
 
         state = torch.cat([x[:, None], w.mT], 1)
         return _follow(together, start, end, state, self._tolerance(end, rtol))[:, 1:].mT
@@ -160,13 +175,13 @@ class FlatField:
             return rate * torch.cat([self.flow.jacobian(t, part).detach() for part in parts])
         identity = torch.eye(self.dim, dtype=x.dtype, device=x.device)
         columns = torch.cat([x.new_empty(0, self.dim), identity.repeat(len(x), 1)])
-        pushed = self.derivative_along(t, x.repeat_interleave(self.dim, 0), columns)
-        return pushed.reshape(len(x), self.dim, self.dim).mT
+        products = self.derivative_along(t, x.repeat_interleave(self.dim, 0), columns)
+        return products.reshape(len(x), self.dim, self.dim).mT
 
     def derivative_along(self, t: Tensor, x: Tensor, w: Tensor) -> Tensor:
         """A(t) w for flat points and directions, both (R, d), by forward mode, in blocks of bounded memory."""
         rows = self._rows_at_once(_NUMBERS_PER_ENTRY)
-        parts = [self._push(t, a, b) for a, b in zip(x.split(rows), w.split(rows), strict=True)]
+        parts = [self._jacobian_product(t, a, b) for a, b in zip(x.split(rows), w.split(rows), strict=True)]
         return clock(self.schedule, t) * torch.cat(parts)
 
     def products(self, t: Tensor, x: Tensor) -> Products:
@@ -175,14 +190,14 @@ class FlatField:
         The reverse mode keeps its tape from one call to the next where all rows fit into one block.
         """
         rate, rows = clock(self.schedule, t), self._rows_at_once(_NUMBERS_PER_ENTRY)
-        kept = self._puller(t, x) if len(x) <= rows else None
+        kept = self._transposed_product(t, x) if len(x) <= rows else None
 
         def multiply(w: Tensor) -> tuple[Tensor, Tensor]:
-            pulled = []
+            transposed = []
             for points, part in zip(x.split(rows), w.split(rows), strict=True):
-                pull = self._puller(t, points) if kept is None else kept
-                pulled.append(pull(part))
-            return self.derivative_along(t, x, w), rate * torch.cat(pulled)
+                product = self._transposed_product(t, points) if kept is None else kept
+                transposed.append(product(part))
+            return self.derivative_along(t, x, w), rate * torch.cat(transposed)
 
         return multiply
 
@@ -191,8 +206,8 @@ class FlatField:
         products = self.products(t, x.repeat_interleave(count, 0))
 
         def multiply(w: Tensor) -> tuple[Tensor, Tensor]:
-            pushed, pulled = products(w.reshape(-1, self.dim))
-            return pushed.reshape(w.shape), pulled.reshape(w.shape)
+            forward, transposed = products(w.reshape(-1, self.dim))
+            return forward.reshape(w.shape), transposed.reshape(w.shape)
 
         return multiply
 
@@ -220,31 +235,40 @@ class FlatField:
             moved.append(later_alpha * source + later_beta * target)
         return torch.cat(moved)
 
-    def _push(self, t: Tensor, x: Tensor, w: Tensor) -> Tensor:
+    def _jacobian_product(self, t: Tensor, x: Tensor, w: Tensor) -> Tensor:
         """D v w by forward mode; where a layer of the network has none, by reverse mode twice, from then on.
 
         D v w is the derivative in u of (D v)' u, times w. PyTorch's group normalisation has no forward mode for points
         in the layout that attention gives them, for one.
         """
-
-        def field(points: Tensor) -> Tensor:
-            return self.velocity(t, points)
-
         with _differentiable_attention():
-            if self._forward_mode:
+            if self.has_forward_mode:
                 try:
-                    forward: Tensor = torch.func.jvp(field, (x,), (w,))[1]
-                    return forward.detach()
-                except RuntimeError:
-                    self._forward_mode = False
-            pull = torch.func.vjp(lambda u: torch.func.vjp(field, x)[1](u)[0], torch.zeros_like(x))[1]
-            pushed: Tensor = pull(w)[0]
-        return pushed.detach()
+                    return self._by_forward_mode(t, x, w)
+                except RuntimeError as error:
+                    if not another_way_may_help(error):
+                        raise
+            product = self._by_reverse_mode(t, x, w)  # raises what the field itself raised, again
+            self.has_forward_mode = False
+        return product
 
-    def _puller(self, t: Tensor, x: Tensor) -> Callable[[Tensor], Tensor]:
+    def _by_forward_mode(self, t: Tensor, x: Tensor, w: Tensor) -> Tensor:
+        product: Tensor = torch.func.jvp(lambda points: self.velocity(t, points), (x,), (w,))[1]
+        return product.detach()
+
+    def _by_reverse_mode(self, t: Tensor, x: Tensor, w: Tensor) -> Tensor:
+        def transposed(u: Tensor) -> Tensor:
+            product: Tensor = torch.func.vjp(lambda points: self.velocity(t, points), x)[1](u)[0]
+            return product
+
+        product: Tensor = torch.func.vjp(transposed, torch.zeros_like(x))[1](w)[0]
+        return product.detach()
+
+    def _transposed_product(self, t: Tensor, x: Tensor) -> Callable[[Tensor], Tensor]:
+        """w -> (D v)' w."""
         with _differentiable_attention():
-            pull: Callable[[Tensor], tuple[Tensor]] = torch.func.vjp(lambda points: self.velocity(t, points), x)[1]
-        return lambda w: pull(w)[0].detach()
+            vjp: Callable[[Tensor], tuple[Tensor]] = torch.func.vjp(lambda points: self.velocity(t, points), x)[1]
+        return lambda w: vjp(w)[0].detach()
 
     def _matrices_at_once(self) -> int:
         return self._rows_at_once(8 * self.dim)
@@ -257,8 +281,8 @@ def symmetric_part(products: Products) -> Callable[[Tensor], Tensor]:
     """w -> (A w + A' w) / 2."""
 
     def multiply(w: Tensor) -> Tensor:
-        pushed, pulled = products(w)
-        return 0.5 * (pushed + pulled)
+        forward, transposed = products(w)
+        return 0.5 * (forward + transposed)
 
     return multiply
 
@@ -268,10 +292,10 @@ def random_signs(rows: int, count: int, like: Tensor, generator: torch.Generator
     return torch.randint(0, 2, (rows, count, like.shape[1]), generator=generator).to(like) * 2 - 1
 
 
-def pushed_and_pulled(products: Products, probes: Tensor, block: int) -> tuple[Tensor, Tensor]:
+def probed_products(products: Products, probes: Tensor, block: int) -> tuple[Tensor, Tensor]:
     """A z and A' z of each probe z, (B, count, d) each, by products of ``block`` directions."""
-    pushed, pulled = (torch.cat(parts, 1) for parts in zip(*map(products, probes.split(block, 1)), strict=True))
-    return pushed, pulled
+    forward, transposed = (torch.cat(parts, 1) for parts in zip(*map(products, probes.split(block, 1)), strict=True))
+    return forward, transposed
 
 
 def _follow(field: Field, start: Tensor, end: Tensor, x: Tensor, rtol: float) -> Tensor:

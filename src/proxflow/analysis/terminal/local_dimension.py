@@ -79,7 +79,7 @@ def local_dimension(
     Raises:
         ValueError: bad points, time or options, or a schedule that contradicts the flow's.
     """
-    flat = FlatField("local_dimension", field, x, schedule, max_memory)
+    flat = FlatField("local_dimension", field, x, schedule, max_memory, "x")
     time = as_times(flat.owner, t, x)
     if len(time) != 1:
         raise ValueError(f"{flat.owner}: t must be one time, got {len(time)}")

@@ -28,16 +28,16 @@ __all__ = ["Perturbation", "perturb"]
 @brief_repr
 @dataclass(frozen=True)
 class Perturbation:
-    """Pushes at one time and where they lead.
+    """Perturbations at one time and where they lead.
 
     Attributes:
-        time: t of the pushes.
+        time: t of the perturbations.
         size: their length.
         rates: (B, k) of the directions, ascending: normal ones first.
-        ends: (B, k, *event), where pushed points arrive.
+        ends: (B, k, *event), where perturbed points arrive.
         unperturbed: (B, *event), where the points arrive by themselves.
         survival: (B, k), distance between the two over ``size``.
-        predicted: (B, k), the same for infinitely small pushes of an exact flow with these rates.
+        predicted: (B, k), the same for infinitely small ones of an exact flow with these rates.
     """
 
     time: float
@@ -61,7 +61,7 @@ def perturb(
     seed: int = 0,
     max_memory: int = 2**28,
 ) -> Perturbation:
-    """Push the points of trajectories at time t along extreme eigen-directions, and follow them to t = 1.
+    """Move the points of trajectories at time t along extreme eigen-directions, and follow them to t = 1.
 
     Args:
         field: ``ProximalFlow``, whose end is known from x_t, or callable (t, x), which is followed by dopri5.
@@ -87,8 +87,8 @@ def perturb(
     count, size = int(count), float(size)
     x = flat.trajectory(x0, time, rtol)[0]
     found = point_spectrum(flat, time[0], x, ends(flat, count, "both", 1e-3), seeded_generator(flat.owner, seed))
-    pushed = x[:, None] + size * found.vectors.mT
-    arrived = flat.arrival(time[0], torch.cat([x[:, None], pushed], 1).flatten(0, 1), rtol)
+    moved = x[:, None] + size * found.vectors.mT
+    arrived = flat.arrival(time[0], torch.cat([x[:, None], moved], 1).flatten(0, 1), rtol)
     arrived = arrived.reshape(len(x), count + 1, flat.dim)
     apart = torch.linalg.vector_norm(arrived[:, 1:] - arrived[:, :1], dim=2)
     slope = -flat.schedule.alpha_derivative(time) / flat.schedule.wronskian(time)

@@ -11,7 +11,7 @@ from torch import Tensor
 from proxflow.analysis.terminal.flat_field import (
     DENSE_LIMIT,
     FlatField,
-    pushed_and_pulled,
+    probed_products,
     random_signs,
     symmetric_part,
 )
@@ -121,9 +121,9 @@ def _sparse(field: FlatField, t: Tensor, x: Tensor, wanted: Ends, generator: tor
     found = extreme_eigenvalues(
         symmetric_part(products), x, wanted.lowest, wanted.highest, wanted.tolerance, _MOST_PRODUCTS, generator
     )
-    pushed, pulled = pushed_and_pulled(products, random_signs(len(x), _PROBES, x, generator), BLOCK)
-    skew = (pushed - pulled).square().sum(2)
-    size = 0.5 * (pushed.square() + pulled.square()).sum(2)
+    forward, transposed = probed_products(products, random_signs(len(x), _PROBES, x, generator), BLOCK)
+    skew = (forward - transposed).square().sum(2)
+    size = 0.5 * (forward.square() + transposed.square()).sum(2)
     return found.values, found.vectors, found.residuals, *_root_of_ratio(skew, size)
 
 

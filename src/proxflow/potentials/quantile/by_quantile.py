@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from proxflow.errors import NoDensityError
 from proxflow.measures import Source
 from proxflow.potentials.base import Potential
 from proxflow.potentials.quantile.levels import Levels
@@ -79,7 +80,7 @@ class ByQuantile(Potential):
     def _check_density(self) -> None:
         """Refuse a law that is seen to have no density."""
         if self.transport.quantile.has_atoms:
-            raise ValueError(
+            raise NoDensityError(
                 f"{type(self).__name__}: the law has no density, since its quantile function is flat somewhere (an "
                 "atom, or a sphere of positive mass)"
             )
