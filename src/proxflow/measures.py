@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from proxflow.checks import Numbers, flat_points, point_weights, real_number, whole_number
-from proxflow.errors import counted
+from proxflow.errors import NoDensityError, counted
 from proxflow.storage import storable
 
 __all__ = ["Empirical", "Gaussian", "Source", "Uniform", "draw_rows"]
@@ -219,7 +219,7 @@ class Empirical:
         """
         _check_rows(self, x)
         if self.bandwidth == 0:
-            raise ValueError("Empirical.log_prob: finitely many points have no density; give a bandwidth above 0")
+            raise NoDensityError("Empirical.log_prob: finitely many points have no density; give a bandwidth above 0")
         points, offset = self.points.to(x), self.dim * math.log(self.bandwidth * math.sqrt(2 * math.pi))
         levels = torch.log(self.weights).to(x) - offset
         parts = [

@@ -11,6 +11,7 @@ from torch import Tensor
 from proxflow.checks import Numbers, real_number
 from proxflow.couplings.pairs import Pairs, Rows, check_count
 from proxflow.couplings.semidiscrete_coupling import Semidiscrete
+from proxflow.errors import NoDensityError
 from proxflow.measures import Empirical, Source
 from proxflow.potentials import AtomicPotential, SymmetricDiscrete
 from proxflow.potentials.atoms import as_atomic
@@ -48,7 +49,7 @@ class NoiseAndCondition:
 
     def log_prob(self, x: Tensor) -> Tensor:
         """Refused: finitely many conditions have no density."""
-        raise ValueError("a source of noise and conditions of the data has no density")
+        raise NoDensityError("a source of noise and conditions of the data has no density")
 
 
 class JointConditional:

@@ -12,7 +12,7 @@ from proxflow.analysis.auditing.audit_subject import Subject
 from proxflow.analysis.auditing.intervals import Estimate, normal_estimate
 from proxflow.analysis.terminal.flat_field import Field
 from proxflow.checks import working_dtype
-from proxflow.errors import ConvergenceError, ConvergenceWarning
+from proxflow.errors import ConvergenceError, ConvergenceWarning, NoDensityError
 from proxflow.flow import ProximalFlow, flow_of
 from proxflow.sampling.likelihood import log_likelihood
 from proxflow.seeding import generator_of
@@ -65,7 +65,7 @@ def density_bits_of_flow(subject: Subject) -> Estimate | None:
     rows = rows.to(own.device, working_dtype(own))
     try:
         subject.flow.log_prob(rows[:0])
-    except ValueError:  # it has no density: what else could be wrong with no rows?
+    except NoDensityError:
         return None
     return _mean_bits(subject.flow.log_prob(rows), rows.shape[1])
 
