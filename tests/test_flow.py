@@ -11,6 +11,7 @@ import torch
 from scipy.stats import norm
 
 import proxflow as pf
+from proxflow.flow import flow_of
 from tests.laws.cases import CASES, marked
 from tests.marks import slow_beyond
 
@@ -245,3 +246,22 @@ def test_a_fit_is_no_potential() -> None:
     fit = pf.semidiscrete.fit(torch.randn(10, 2, generator=torch.Generator().manual_seed(0)))
     with pytest.raises(ValueError, match=r"needs a potential, got Fit; .*fit.potential"):
         pf.ProximalFlow(fit)  # type: ignore[arg-type]
+
+
+def test_the_flow_that_a_field_is() -> None:
+    class Wrapper:
+        """Has all that its field has, and another value."""
+
+        def __init__(self, field: Any) -> None:
+            self.field = field
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self.field, name)
+
+        def __call__(self, t: Any, x: torch.Tensor) -> torch.Tensor:
+            return 0 * x
+
+    flow = pf.ProximalFlow(pf.potentials.Ball(3))
+    assert flow_of(flow) is flow_of(flow.velocity) is flow_of(flow.forward) is flow
+    for other in (Wrapper(flow.velocity), flow.transport, lambda t, x: flow.velocity(t, x), None):
+        assert flow_of(other) is None

@@ -651,7 +651,15 @@ def test_a_network_built_from_a_state_does_not_share_it() -> None:
     assert bool(network.input.weight.any())
 
 
-@pytest.mark.parametrize("tree", [{"a.b": 1.0, "a": {"b": 2.0}}, {1: 1.0, "1": 2.0}, {"a": {"0": 1.0}, "a.0": 2.0}])
+@pytest.mark.parametrize(
+    "tree",
+    [
+        {"a.b": 1.0, "a": {"b": 2.0}},
+        {1: 1.0, "1": 2.0},
+        {"a": {"0": 1.0}, "a.0": 2.0},
+        {"a.b": 0.0, "a.b (2)": 1.0, "a": {"b": 2.0}},
+    ],
+)
 def test_tensors_whose_paths_are_written_alike_are_kept_apart(tree: dict[Any, Any], tmp_path: Path) -> None:
     def tensors(of: Any) -> Any:
         return {key: tensors(value) for key, value in of.items()} if isinstance(of, dict) else torch.tensor(of)

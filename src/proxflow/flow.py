@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import numbers
+from types import MethodType
 
 import numpy as np
 import torch
@@ -300,6 +301,6 @@ def schedule_of(owner: str, field: object, schedule: Schedule | None) -> Schedul
 
 def flow_of(field: object) -> ProximalFlow | None:
     """The flow that a field is, by itself or as its method ``velocity``; None for any other callable."""
-    if getattr(field, "__func__", None) in (ProximalFlow.velocity, ProximalFlow.forward):
-        field = getattr(field, "__self__", None)
+    if isinstance(field, MethodType) and field.__func__ in (ProximalFlow.velocity, ProximalFlow.forward):
+        field = field.__self__
     return field if isinstance(field, ProximalFlow) else None

@@ -175,7 +175,7 @@ def _encode(value: object, key: str, tensors: dict[str, Tensor]) -> Any:
     if isinstance(value, float):
         return value if math.isfinite(value) else {"float": repr(value)}
     if isinstance(value, Tensor):
-        if key in tensors:  # as of {"a.b": x, "a": {"b": y}}, or of {1: x, "1": y}
+        while key in tensors:  # as of {"a.b": x, "a": {"b": y}}, or of {1: x, "1": y}
             key = f"{key} ({len(tensors)})"
         tensors[key] = value.detach().cpu().contiguous().clone()
         return {"tensor": key}

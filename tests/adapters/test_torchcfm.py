@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -179,3 +180,14 @@ def test_a_network_of_x_and_t_that_predicts_the_data_is_named() -> None:
 
     found = check_convention(to_field(network), moons_coupling(), count=256)
     assert "predicts data at forward time, not velocity" in found.message
+
+
+def test_rows_of_a_coupling_of_ones_own_may_be_anything() -> None:
+    class Own:
+        rows = np.zeros((5, 2))
+
+        def sample(self, n: int, *, generator: torch.Generator | None = None) -> pf.couplings.Pairs:
+            return pf.couplings.Pairs(torch.zeros(n, 2), torch.ones(n, 2), torch.zeros(n, dtype=torch.int64))
+
+    velocity = ConditionalFlowMatcher(Own()).sample_location_and_conditional_flow(None, torch.zeros(7, 2))[2]
+    assert torch.equal(velocity, torch.ones(7, 2))

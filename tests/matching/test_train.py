@@ -242,6 +242,41 @@ def test_another_path_of_the_same_name_is_refused(what: str, tmp_path: Path) -> 
         runs.small_run(runs.network(), checkpoint=tmp_path / "state", steps=2, **other)
 
 
+class _OfTraining(pf.schedules.Linear):
+    """Takes times as training gives them, (n, 1) in float32, and no others."""
+
+    def alpha(self, t: torch.Tensor) -> torch.Tensor:
+        assert t.dtype == torch.float32
+        return 1 - t
+
+    def beta(self, t: torch.Tensor) -> torch.Tensor:
+        assert t.dtype == torch.float32
+        return t
+
+
+class _Counting(_Slotted):
+    """Other times at every call, of 32 at once."""
+
+    __slots__ = ("calls",)
+
+    def __init__(self) -> None:
+        super().__init__(0.0)
+        self.calls = 0
+
+    def sample(self, n: int, *, generator: torch.Generator | None = None) -> torch.Tensor:
+        assert n == 32
+        self.calls += 1
+        return super().sample(n, generator=generator) / self.calls
+
+
+def test_a_checkpoint_changes_nothing_and_asks_nothing_of_a_path(tmp_path: Path) -> None:
+    results = [
+        runs.small_run(runs.network(), steps=3, schedule=_OfTraining(), times=_Counting(), checkpoint=path)
+        for path in (None, tmp_path / "state")
+    ]
+    assert _same(*results)
+
+
 def test_a_coupling_can_be_trained_on_twice() -> None:
     coupling = pf.couplings.Minibatch(runs.points(), 100, runs.labels())
     one, other = (train(runs.network(), coupling, steps=5, batch_size=32, progress=False) for _ in range(2))
@@ -578,4 +613,6 @@ def test_samples_of_few_steps_come_from_the_noise_and_the_path_that_were_trained
     averaged.given.clear()
     result.few_steps(points, count=200, steps=(1,))
     noise = averaged.given[0]
+    with pytest.raises(ValueError, match="few_steps: the data have 3 coordinates, the noise that was trained on 2"):
+        result.few_steps(torch.zeros(10, 3))
     assert 0 <= float(noise.min()) < 0.1 < 0.9 < float(noise.max()) <= 1

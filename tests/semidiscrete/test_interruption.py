@@ -16,7 +16,7 @@ from proxflow.couplings.directions import choose_directions
 from proxflow.semidiscrete import fit, fit_shortlisted
 from proxflow.semidiscrete.damped_newton import DampedNewton
 from proxflow.semidiscrete.stochastic_fit import Run
-from tests.cli.commands import call
+from tests.cli.commands import call, refusal
 
 STEPS = {"stochastic": Run, "exact": DampedNewton}
 
@@ -55,6 +55,18 @@ def test_a_fit_says_that_it_was_interrupted(
         pressed(monkeypatch, Run, 2, listed=True)
         with pytest.warns(pf.ConvergenceWarning, match="fit was interrupted"):
             assert fit_shortlisted(rows(dim), count=2, tol=0.01).interrupted
+
+
+def test_atoms_beside_their_plane_end_with_it_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rounded onto a plane in R^20: draws are the certificate there, of half-made heights as well."""
+    frame = torch.linalg.qr(torch.randn(20, 2, generator=torch.Generator().manual_seed(1)))[0]
+    points = torch.rand(300, 2, generator=torch.Generator().manual_seed(0)) ** 3 @ frame.T
+    assert fit(points).method == "damped Newton"
+    pressed(monkeypatch, DampedNewton, 2)
+    with pytest.warns(pf.ConvergenceWarning, match="fit was interrupted"):
+        stopped = fit(points)
+    assert (stopped.method, stopped.interrupted, stopped.samples_used) == ("damped Newton", True, 0)
+    assert stopped.chi2_stderr > 0
 
 
 PARTS: dict[str, tuple[type, Callable[[], object]]] = {
@@ -145,3 +157,25 @@ def test_ctrl_c_during_the_fit_writes_no_pairs(tmp_path: Path, monkeypatch: pyte
     file = tmp_path / "pairs.safetensors"
     assert call("pairs", "moons", "--points", 60, "--directions", 2, "--epochs", 1, "--out", file) == 130
     assert not file.exists()
+
+
+def test_another_tolerance_leaves_a_run_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(pf.report, "render_training_page", lambda *_arguments, **_options: "<!doctype html>")
+    quick: list[Any] = ["--width", 16, "--depth", 1, "--batch-size", 16]
+    given = ["digits", "--points", 60, "--directions", 5, *quick, "--out", tmp_path / "run"]
+    assert call("train", *given, "--tol", 0.5, "--steps", 4) == 0
+    capsys.readouterr()
+    assert "belongs to a run on other data" in refusal(
+        capsys, "train", *given, "--tol", 0.0003, "--steps", 8, "--resume"
+    )
+    assert call("train", *given, "--tol", 0.5, "--steps", 8, "--resume") == 0
+    assert call("train", *given, "--tol", 0.5, "--steps", 4, "--overwrite") == 0
+    assert [file.name for file in (tmp_path / "run").glob("checkpoint*")] == ["checkpoint-0.5.safetensors"]
+
+
+def test_a_wrong_argument_leaves_no_unfinished_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    given = ["moons", "--points", 60, "--conditional", "--out", tmp_path / "run"]
+    assert "tol must be a positive number" in refusal(capsys, "train", *given, "--tol", 0)
+    assert not (tmp_path / "run").exists()

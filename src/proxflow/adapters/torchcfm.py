@@ -132,7 +132,7 @@ class ConditionalFlowMatcher:
         self, x0: Tensor | None, x1: Tensor, y0: Tensor | None, y1: Tensor | None, index: Numbers | None
     ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
         """Source, target and the labels of both."""
-        _check_units(x1, self.coupling)
+        _check_units(x1, None if self._noise is not None else self.coupling)
         if self.coupling is None:
             if x0 is None:
                 raise ValueError("ConditionalFlowMatcher: without a coupling x0 must be given")
@@ -220,12 +220,11 @@ def _layout_of(network: Any) -> str:
     return _LAYOUTS[required - 1]
 
 
-def _check_units(x1: Tensor, coupling: Any) -> None:
-    """Refuse targets that are bytes, in whose units no network is trained."""
-    own = getattr(getattr(coupling, "rows", None), "flat", None)
-    drawn = coupling is not None and not hasattr(coupling, "noise_for")
-    given = own if drawn and own is not None else x1
-    if given.dtype in _BYTES:
+def _check_units(x1: Tensor, drawing: Any) -> None:
+    """Refuse targets that are bytes, in whose units no network is trained: x1, or the rows of a coupling that draws."""
+    own = getattr(getattr(drawing, "rows", None), "flat", None)
+    given = x1 if drawing is None else own
+    if isinstance(given, Tensor) and given.dtype in _BYTES:
         what = "the coupling's rows are stored" if given is own else "x1 is given"
         raise ValueError(
             f"ConditionalFlowMatcher: {what} in {given.dtype}, and targets would be these whole numbers; give them in "

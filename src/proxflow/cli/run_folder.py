@@ -72,7 +72,18 @@ class RunFolder:
     @property
     def kept(self) -> bool:
         """Whether there is something to resume."""
-        return any(each.exists() for each in (self.checkpoint, self.group_checkpoints, self.training_checkpoint))
+        return self.training_checkpoint.exists() or any(map(_holds_files, self._fit_checkpoints()))
+
+    def fit_checkpoint(self, of_groups: bool, tol: float | None = None) -> Path:
+        """Where the fit of a coupling keeps its state, or the fits of its groups; apart for another tolerance.
+
+        A run is trained on the pairs of one tolerance: a fit to another one must leave those as they are.
+        """
+        path = self.group_checkpoints if of_groups else self.checkpoint
+        return path if tol is None else path.with_name(f"{path.stem}-{tol:g}{path.suffix}")
+
+    def _fit_checkpoints(self) -> list[Path]:
+        return list(self.path.glob(f"{self.checkpoint.stem}*"))  # those of groups, too
 
     @property
     def page(self) -> Path:
@@ -131,15 +142,15 @@ class RunFolder:
         except OSError as error:
             raise ValueError(f"{self.path} cannot be made ({error.strerror}); give another --out") from error
         if not resume:
-            self.checkpoint.unlink(missing_ok=True)
             self.training_checkpoint.unlink(missing_ok=True)
-            shutil.rmtree(self.group_checkpoints, ignore_errors=True)
+            for each in self._fit_checkpoints():
+                shutil.rmtree(each) if each.is_dir() else each.unlink(missing_ok=True)
         try:
             yield
         except BaseException:
-            if new:
+            for each in (*self._fit_checkpoints(), *((self.path,) if new else ())):
                 with contextlib.suppress(OSError):
-                    self.path.rmdir()
+                    each.rmdir()
             raise
 
     def write_fit(self, fit: Fit, dataset: Dataset, page: str, arguments: dict[str, Any]) -> None:
@@ -371,3 +382,8 @@ def _first_row_of_each_atom(fit: Fit) -> Tensor:
     first = torch.full((len(fit.potential.points),), len(fit.atom_of_row))
     rows = torch.arange(len(fit.atom_of_row))
     return first.scatter_reduce(0, fit.atom_of_row.cpu(), rows, "amin")
+
+
+def _holds_files(path: Path) -> bool:
+    """Whether it is a file, or a folder that is not empty."""
+    return path.is_file() or (path.is_dir() and any(path.iterdir()))

@@ -13,6 +13,8 @@ from proxflow.cli.options import ShortlistCount, Tolerance
 from proxflow.errors import counted
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from torch import Tensor
 
     from proxflow.cli.run_folder import RunFolder
@@ -142,10 +144,13 @@ class CouplingOptions:
                 shortlist=self.shortlist,
                 tol=self.tol,
                 seed=seed,
-                checkpoint=folder.group_checkpoints,
+                checkpoint=self._checkpoint(folder, of_groups=True),
             )
             return Coupled(coupling, classes=self._classes_in_words())
         return self._population(dataset, folder, seed)
+
+    def _checkpoint(self, folder: RunFolder, *, of_groups: bool = False) -> Path:
+        return folder.fit_checkpoint(of_groups, None if self.tol == _TOLERANCE else self.tol)
 
     def _classes_in_words(self) -> str:
         if self.strength is None:
@@ -167,7 +172,7 @@ class CouplingOptions:
             warnings.simplefilter("ignore", pf.ConvergenceWarning)  # any fit is an exact coupling of its own weights
             if self.coupling == "semidiscrete":
                 fitted = uninterrupted(
-                    pf.semidiscrete.fit(dataset.points, tol=self.tol, seed=seed, checkpoint=folder.checkpoint)
+                    pf.semidiscrete.fit(dataset.points, tol=self.tol, seed=seed, checkpoint=self._checkpoint(folder))
                 )
                 return Coupled(pf.couplings.Semidiscrete(fitted.potential, dataset.points), fitted)
             subspace = pf.couplings.Subspace.fit(
@@ -176,7 +181,7 @@ class CouplingOptions:
                 shortlist=self.shortlist,
                 tol=self.tol,
                 seed=seed,
-                checkpoint=folder.checkpoint,
+                checkpoint=self._checkpoint(folder),
             )
             if subspace.record is not None:
                 uninterrupted(subspace.record)

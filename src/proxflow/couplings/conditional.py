@@ -41,6 +41,7 @@ from proxflow.symmetry import Symmetry
 __all__ = ["Conditional"]
 
 _GROUP_PAIRS = 512  # of each group on average, that are drawn together
+_DRAWS_PER_ROW = 2  # that wait: with one a row takes 180 draws, with two 7, with four 3
 
 
 class Conditional:
@@ -75,7 +76,9 @@ class Conditional:
         directions: of each group, (d, k) orthonormal columns, if its potential is one of ``rows @ directions``: each
             group is then a ``Subspace`` coupling.
         symmetry: a group of maps, as given to ``fit``: targets are images of rows, as of ``Semidiscrete``.
-        max_memory: bytes of noise that wait for their row to be asked for, of all groups together.
+        max_memory: bytes of noise that wait for their row to be asked for, of all groups together, each by its number
+            of rows and at least 512 draws. If None 256 MiB, or two draws for each row where that is more: with fewer,
+            ``noise_for`` draws many times as often.
 
     Streams and training draw the pairs of all groups in blocks: a search of a few noise vectors in each of many groups
     takes most of its time to begin.
@@ -95,7 +98,7 @@ class Conditional:
         weights: Numbers | None = None,
         directions: Mapping[int, Numbers] | None = None,
         symmetry: Symmetry | None = None,
-        max_memory: int = WAITING,
+        max_memory: int | None = None,
     ) -> None:
         self.rows = Rows("Conditional", points, labels, weights)
         self.strength = checked_strength(self.rows, strength)
@@ -110,7 +113,9 @@ class Conditional:
         for group, rows in groups.members.items():
             frame = None if directions is None else directions[group]
             own = Group.of(self.rows, rows, frame, self.strength)
-            self._parts[group] = _part(own, potentials[group], symmetry, max_memory // len(groups.members))
+            share = (WAITING if max_memory is None else max_memory) * len(rows) // len(self.rows)
+            least = _DRAWS_PER_ROW * own.joined.numel() * own.joined.itemsize if max_memory is None else 0
+            self._parts[group] = _part(own, potentials[group], symmetry, max(share, least))
         self.source = next(iter(self._parts.values())).source
         self._numbered = NumberedBlocks.within_memory(_GROUP_PAIRS * len(self._parts), self.rows.dim)
 
@@ -166,7 +171,7 @@ class Conditional:
         if shortlist is not None and (symmetry is not None or epsilon != 0):
             raise ValueError("Conditional.fit: a shortlist goes with neither a symmetry nor epsilon")
         ranks = Ranks.of_default_group()
-        folder = None if checkpoint is None else ranks.from_first(lambda: _made(Path(checkpoint)))
+        folder = ranks.from_first(lambda: None if checkpoint is None else _made(Path(checkpoint)))
         report = reporter("fit", progress if ranks.rank == 0 else False)
         record: Fit | ShortlistedFit | None
         potentials: dict[int, AtomicPotential | SymmetricDiscrete] = {}

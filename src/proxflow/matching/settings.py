@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -11,7 +13,6 @@ from torch import Tensor, nn
 from proxflow.checks import real_number, whole_number
 from proxflow.couplings import Coupling
 from proxflow.couplings.pairs import Rows
-from proxflow.couplings.stream import batch_of
 from proxflow.fingerprint import fingerprint
 from proxflow.matching.path import TimeSampler
 from proxflow.schedules import Schedule, check_schedule
@@ -19,10 +20,11 @@ from proxflow.seeding import generator_of
 
 __all__ = ["Settings"]
 
-_PROBES = 64  # pairs that stand for a user's own coupling in the fingerprint, times for a law of times
+_PROBES = 64  # pairs, or times, that stand for a user's own coupling or schedule in the fingerprint
 _WHOLE = ("steps", "batch_size", "evaluate_every", "checkpoint_every")  # at least 1
 _POSITIVE = ("learning_rate", "gradient_clip")
 _SHARES = ("label_dropout", "ema_decay")  # in [0, 1)
+_OWN = ("proxflow.schedules", "proxflow.matching.path")  # whose numbers say all
 _CHANGEABLE = ("steps", "evaluate_every", "checkpoint_every", "schedule", "times")  # when resumed, or hashed apart
 
 
@@ -60,15 +62,20 @@ class Settings:
         numbers = {k: v for k, v in vars(self).items() if k not in _CHANGEABLE}
         tensors = getattr(coupling, "tensors", None)
         if tensors is None:  # a user's own coupling is known by its first pairs
-            pairs = batch_of(coupling, 0, _PROBES, self.seed)
+            pairs = coupling.sample(_PROBES, generator=generator_of(self.seed))
             tensors = [pairs.source, pairs.target, pairs.label]
-        return fingerprint((type(coupling).__name__, layout, numbers), [*tensors, *self._path_probes()])
+        path = [_told(self.schedule, self._schedule_probes), _told(self.times, self._time_probes)]
+        description = (type(coupling).__name__, layout, numbers, [kind for kind, _ in path])
+        return fingerprint(description, [*tensors, *(probe for _, probes in path for probe in probes)])
 
-    def _path_probes(self) -> list[Tensor]:
-        """What stands for the schedule and the law of the times: their names say too little, if they are a user's."""
-        t = torch.linspace(0, 1, _PROBES + 1, dtype=torch.float64)
-        drawn = self.times.sample(_PROBES, generator=generator_of(self.seed))
-        return [self.schedule.alpha(t), self.schedule.beta(t), drawn]
+    def _schedule_probes(self) -> list[Tensor]:
+        """What a schedule does, as it is called in training: times (n, 1) in float32."""
+        t = torch.linspace(0, 1, _PROBES + 1)[:, None]
+        return [self.schedule.alpha(t), self.schedule.beta(t)]
+
+    def _time_probes(self) -> list[Tensor]:
+        """The first batch of a law of times, of a copy, which may count its draws."""
+        return [copy.deepcopy(self.times).sample(self.batch_size, generator=generator_of(self.seed))]
 
     def check(self, network: nn.Module, coupling: Coupling) -> None:
         """Refuse settings out of range, and a coupling that cannot be drawn from or whose labels the network lacks.
@@ -105,6 +112,18 @@ class Settings:
         rows = getattr(coupling, "rows", None)
         if rows is not None:
             _check_fit(network, rows)
+
+
+@torch.no_grad()
+def _told(law: object, probes: Callable[[], list[Tensor]]) -> tuple[object, list[Tensor]]:
+    """What a fingerprint says of a schedule or a law of times: its numbers; of a user's own class what it does."""
+    kind, attributes = type(law).__name__, getattr(law, "__dict__", {})
+    if type(law).__module__ in _OWN:
+        return (kind, attributes), []
+    try:
+        return kind, [probe.detach() for probe in probes()]
+    except Exception:  # it takes other arguments, on a GPU perhaps: then what Python shows of it has to do
+        return (kind, attributes), []
 
 
 def _check_fit(network: nn.Module, rows: Rows) -> None:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +15,7 @@ from proxflow.couplings import Coupling
 from proxflow.couplings.stream import batch_of
 from proxflow.matching.guidance import field_of
 from proxflow.matching.networks import UNet
-from proxflow.measures import Gaussian
+from proxflow.measures import Gaussian, Source
 from proxflow.metrics.step_quality import STEPS, FewSteps, few_steps
 from proxflow.metrics.variances import Spread, spread
 from proxflow.results import brief_repr
@@ -115,11 +116,12 @@ class TrainResult:
             seed: seed of the noise and of the points drawn.
 
         Raises:
-            ValueError: as of ``metrics.few_steps``, or the seed is no integer of at most 64 bits.
+            ValueError: as of ``metrics.few_steps``, data of another dimension than the noise that was trained on, or a
+                seed that is no integer of at most 64 bits.
         """
         generator = seeded_generator("few_steps", seed)
         count = sample_count(self.network) if count is None else count
-        law = getattr(self.coupling, "source", None) or Gaussian(math.prod(data.shape[1:]))
+        law = self._noise_law(math.prod(data.shape[1:]))
         noise = law.sample(count, generator=generator, dtype=data.dtype).reshape(count, *data.shape[1:])
         if len(data) > compared:
             data = data[torch.randperm(len(data), generator=generator)[:compared].to(data.device)]
@@ -127,6 +129,15 @@ class TrainResult:
         path = self.schedule if schedule is None else schedule
         network = field_of(self.network)
         return few_steps(network, noise.to(device), data, steps=steps, schedule=path, partial=True)
+
+    def _noise_law(self, dim: int) -> Source:
+        """Of the coupling, if it says so; standard normal else."""
+        law: Any = getattr(self.coupling, "source", None)
+        if not (hasattr(law, "sample") and hasattr(law, "dim")):
+            return Gaussian(dim)
+        if law.dim != dim:
+            raise ValueError(f"few_steps: the data have {dim} coordinates, the noise that was trained on {law.dim}")
+        return cast(Source, law)
 
 
 def sample_count(network: nn.Module) -> int:

@@ -110,6 +110,7 @@ def solve_exactly(
         stored = potential.heights.double() / problem.radius
         cells = newton.cells_at(stored[solved.rows].cpu())
     if cells is None:
+        _refuse_to_go_on(interrupted)
         return Attempt(None, heights)
     mass = torch.zeros_like(heights)
     mass[solved.rows] = cells.mass.to(mass)
@@ -120,8 +121,9 @@ def solve_exactly(
     else:
         tally = returned.judge(potential, draws_to_judge(len(problem), tol), generator).tally
         error, mass = mass_error(tally, problem.weights), tally.mass
-        confirmed = error.chi2 + 2 * error.stderr <= tol
+        confirmed = interrupted or error.chi2 + 2 * error.stderr <= tol  # counts are a certificate of any heights
     if not confirmed:
+        _refuse_to_go_on(interrupted)
         session.report("the masses are not those of the potential: falling back to the stochastic solver")
         return Attempt(None, heights)
     if error.chi2 > tol:
@@ -138,6 +140,12 @@ def solve_exactly(
         interrupted=interrupted,
     )
     return Attempt(solution, heights)
+
+
+def _refuse_to_go_on(interrupted: bool) -> None:
+    """Ctrl-C ends a fit that has nothing to show yet, in place of beginning anew by noise; its state is saved."""
+    if interrupted:
+        raise KeyboardInterrupt
 
 
 def _run(newton: DampedNewton, session: Session) -> tuple[tuple[Evaluation, ...], bool]:
