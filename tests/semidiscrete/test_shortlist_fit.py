@@ -275,7 +275,7 @@ def test_a_fit_is_saved_and_printed(tmp_path: Path) -> None:
     assert isinstance(again, ShortlistedFit)
     assert again.optimality == result.optimality
     assert torch.equal(again.potential.heights, result.potential.heights)
-    assert repr(result).startswith("ShortlistedFit(potential=<Shortlisted")
+    assert repr(result).startswith("ShortlistedFit(potential=Shortlisted(")
 
 
 @pytest.mark.parametrize(
