@@ -240,6 +240,19 @@ def test_noise_that_waits_keeps_to_the_memory_of_all_classes(directions: int | N
     assert waiting[0] <= least < waiting[1]
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.uint8], ids=str)
+def test_two_draws_of_each_row_may_wait_however_rows_are_stored(
+    dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With one a row takes 180 draws; noise of rows in bytes has four bytes a number."""
+    monkeypatch.setattr(conditional_coupling, "WAITING", 0)
+    points = torch.randint(256, (800, 6), generator=seeded(), dtype=torch.uint8).to(dtype)
+    labels = torch.arange(800) % 2
+    potentials = {k: Discrete(points[labels == k], torch.zeros(400)) for k in (0, 1)}
+    coupling = Conditional(points, labels, potentials)
+    assert [part._pool._capacity for part in coupling._parts.values() if isinstance(part, Semidiscrete)] == [800, 800]
+
+
 def part_bytes(part: Any) -> int:
     """Of the noise that waits in a part of a coupling."""
     pool = part.coupling._pool if isinstance(part, Subspace) else part._pool

@@ -74,8 +74,7 @@ def pairs(
         subspace = pf.couplings.Subspace.fit(
             dataset.points.to(place), directions, shortlist=shortlist, tol=tol, seed=seed
         )
-        if subspace.record is not None:
-            uninterrupted(subspace.record)
+        uninterrupted(subspace.record)
         coupling = subspace
     record = pf.couplings.PairFile.write(coupling, file, epochs=epochs, seed=seed)
     size = file.stat().st_size / record.pairs

@@ -183,8 +183,7 @@ class CouplingOptions:
                 seed=seed,
                 checkpoint=self._checkpoint(folder),
             )
-            if subspace.record is not None:
-                uninterrupted(subspace.record)
+            uninterrupted(subspace.record)
         return Coupled(subspace, dataset.points, subspace.selection)
 
 

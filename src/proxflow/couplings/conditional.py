@@ -36,6 +36,7 @@ from proxflow.seeding import own_generator
 from proxflow.semidiscrete import Fit, ShortlistedFit, fit, fit_shortlisted
 from proxflow.semidiscrete.fit_result import uninterrupted
 from proxflow.semidiscrete.ranks import Ranks
+from proxflow.semidiscrete.shortlist_fit import check_shortlist
 from proxflow.symmetry import Symmetry
 
 __all__ = ["Conditional"]
@@ -114,7 +115,7 @@ class Conditional:
             frame = None if directions is None else directions[group]
             own = Group.of(self.rows, rows, frame, self.strength)
             share = (WAITING if max_memory is None else max_memory) * len(rows) // len(self.rows)
-            least = _DRAWS_PER_ROW * own.joined.numel() * own.joined.itemsize if max_memory is None else 0
+            least = _DRAWS_PER_ROW * own.joined.numel() * own.rows.dtype.itemsize if max_memory is None else 0
             self._parts[group] = _part(own, potentials[group], symmetry, max(share, least))
         self.source = next(iter(self._parts.values())).source
         self._numbered = NumberedBlocks.within_memory(_GROUP_PAIRS * len(self._parts), self.rows.dim)
@@ -168,8 +169,7 @@ class Conditional:
         if directions is not None and source is not None and source != Gaussian(data.dim):
             raise ValueError("Conditional: directions need standard normal noise; leave out source= or directions=")
         symmetry = _checked_symmetry(symmetry, data, strength)
-        if shortlist is not None and (symmetry is not None or epsilon != 0):
-            raise ValueError("Conditional.fit: a shortlist goes with neither a symmetry nor epsilon")
+        check_shortlist("Conditional.fit", shortlist, symmetry, epsilon)
         ranks = Ranks.of_default_group()
         folder = ranks.from_first(lambda: None if checkpoint is None else _made(Path(checkpoint)))
         report = reporter("fit", progress if ranks.rank == 0 else False)

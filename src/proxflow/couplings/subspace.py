@@ -36,6 +36,7 @@ from proxflow.potentials import AtomicPotential, SymmetricDiscrete
 from proxflow.potentials.symmetric import check_symmetry
 from proxflow.seeding import generator_of, own_generator
 from proxflow.semidiscrete import Fit, ShortlistedFit, fit, fit_shortlisted
+from proxflow.semidiscrete.shortlist_fit import check_shortlist
 from proxflow.symmetry import Symmetry
 
 __all__ = ["Subspace", "first_directions"]
@@ -148,8 +149,7 @@ class Subspace:
         rows = Rows("Subspace", points, labels, weights)
         if symmetry is not None:
             check_symmetry("Subspace", symmetry, rows.event_shape)
-        if shortlist is not None and (symmetry is not None or epsilon != 0):
-            raise ValueError("Subspace.fit: a shortlist goes with neither a symmetry nor epsilon")
+        check_shortlist("Subspace.fit", shortlist, symmetry, epsilon)
         selection = None
         if dim is not None:
             found = first_directions(rows, dim, frame, symmetry)

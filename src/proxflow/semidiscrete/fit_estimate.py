@@ -19,7 +19,7 @@ from proxflow.semidiscrete.exact import exact_applies
 from proxflow.semidiscrete.fitting import Posed, Task, posed, returned_of, solve, task_of
 from proxflow.semidiscrete.prepare import Atoms
 from proxflow.semidiscrete.session import Session
-from proxflow.semidiscrete.shortlist_fit import listed, with_shortlist
+from proxflow.semidiscrete.shortlist_fit import check_shortlist, listed, with_shortlist
 from proxflow.semidiscrete.stochastic_fit import Run
 from proxflow.symmetry import Symmetry
 from proxflow.torch_support import in_full_precision
@@ -89,9 +89,8 @@ def estimate(
     """
     began = time.perf_counter()
     task = task_of(points, weights, source, epsilon, symmetry, tol, max_samples, seed, max_memory)
+    check_shortlist("estimate", shortlist, symmetry, epsilon)
     if shortlist is not None:
-        if epsilon > 0 or symmetry is not None:
-            raise ValueError("estimate: a shortlist goes with neither a symmetry nor epsilon")
         task = with_shortlist(listed(task, shortlist), Session(began, False, None, None))
     if len(task.atoms.points) == 1:
         spent = time.perf_counter() - began

@@ -138,15 +138,15 @@ class ShortlistedFit(FitRecord):
     optimality: float
 
 
-R = TypeVar("R", bound=FitRecord)
+R = TypeVar("R", bound=FitRecord | None)
 
 
 def uninterrupted(record: R) -> R:
-    """The record of a fit that is a part of something longer.
+    """The record of a fit that is a part of something longer; None where nothing was fitted.
 
     Raises:
         KeyboardInterrupt: Ctrl-C ended the fit, and so ends what it is a part of.
     """
-    if record.interrupted:
+    if record is not None and record.interrupted:
         raise KeyboardInterrupt
     return record

@@ -32,9 +32,10 @@ from proxflow.semidiscrete.problem import SemiDual
 from proxflow.semidiscrete.returned import Returned
 from proxflow.semidiscrete.session import Session
 from proxflow.semidiscrete.stochastic_fit import LIGHT_SHARE, Run, StochasticState, on_device
+from proxflow.symmetry import Symmetry
 from proxflow.torch_support import in_full_precision
 
-__all__ = ["fit_shortlisted", "listed", "with_shortlist"]
+__all__ = ["check_shortlist", "fit_shortlisted", "listed", "with_shortlist"]
 
 _COARSE_TOL = 0.02  # of the fit to the centres, at the most,
 _COARSE_SHARE = 0.25  # and of the tolerance: lists of one group leave its mass as it is
@@ -87,6 +88,12 @@ def fit_shortlisted(
     assert isinstance(solution.potential, Shortlisted)  # noqa: S101 - the task has a shortlist
     optimality = 1.0 if solution.quality is None else solution.quality.optimality  # of a single atom
     return ShortlistedFit(potential=solution.potential, optimality=optimality, **record_of(solution, task, session))
+
+
+def check_shortlist(owner: str, shortlist: int | None, symmetry: Symmetry | None, epsilon: float) -> None:
+    """Refuse a shortlist together with what fits on shortlists do not take."""
+    if shortlist is not None and (symmetry is not None or epsilon != 0):
+        raise ValueError(f"{owner}: a shortlist goes with neither a symmetry nor epsilon")
 
 
 def listed(task: Task, count: int) -> Task:
