@@ -222,17 +222,17 @@ def test_pairs_of_a_stream_have_the_laws_of_samples(conditional: Conditional) ->
 
 @pytest.mark.parametrize("directions", [None, 2])
 def test_noise_that_waits_keeps_to_the_memory_of_all_classes(directions: int | None) -> None:
-    """32 classes of 64 rows in 40 dimensions: each would keep the half of a block of 256 draws and more."""
-    labels = torch.arange(2048) % 32
-    points = torch.randn(2048, 40, generator=seeded()) + labels[:, None]
-    frame = torch.eye(40)[:, :2]
-    own = {k: points[labels == k] if directions is None else points[labels == k] @ frame for k in range(32)}
+    """8 classes of 64 rows: each would keep more than 512 draws."""
+    labels = torch.arange(512) % 8
+    points = torch.randn(512, 4, generator=seeded())
+    frame = torch.eye(4)[:, :2]
+    own = {k: points[labels == k] if directions is None else points[labels == k] @ frame for k in range(8)}
     potentials = {k: Discrete(rows, rows.square().sum(1) / 2) for k, rows in own.items()}
-    frames = None if directions is None else dict.fromkeys(range(32), frame)
-    least = 32 * 512 * (40 if directions is None else 2) * 4  # bytes of 512 draws of each
+    frames = None if directions is None else dict.fromkeys(range(8), frame)
+    least = 8 * 512 * (4 if directions is None else 2) * 4  # bytes of 512 draws of each
     small = Conditional(points, labels, potentials, directions=frames, max_memory=least)
     large = Conditional(points, labels, potentials, directions=frames)
-    index = torch.cat([torch.randperm(2048, generator=seeded()) for _ in range(4)])
+    index = torch.cat([torch.randperm(512, generator=seeded()) for _ in range(4)])
     for coupling in (small, large):
         for part in index.split(256):
             coupling.noise_for(part, generator=seeded())
