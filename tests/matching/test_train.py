@@ -41,13 +41,15 @@ def test_the_exact_flow_of_two_atoms_is_learned() -> None:
     result = train(
         network,
         pf.couplings.Semidiscrete(fit.potential, points),
-        steps=1000,
+        steps=2000,
         learning_rate=3e-3,
         progress=False,
     )
     assert result.finished
-    assert [record.step for record in result.history] == [500, 1000]
-    assert result.history[1].field_error < min(0.1, result.history[0].field_error)
+    assert [record.step for record in result.history] == [500, 1000, 1500, 2000]
+    errors = [record.field_error for record in result.history]
+    assert errors == sorted(errors, reverse=True)
+    assert errors[-1] < 0.07, "over seeds 0 to 9 of both: .037 to .052"
     noise = torch.randn(500, 1, generator=torch.Generator().manual_seed(1))
     end = pf.sampling.integrate(result.network, noise, steps=20, method="euler").end
     exact = pf.ProximalFlow(fit.potential).transport(noise)
