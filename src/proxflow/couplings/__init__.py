@@ -6,8 +6,7 @@ from proxflow.couplings.independent import Independent
 from proxflow.couplings.joint_conditional import JointConditional
 from proxflow.couplings.minibatch import Minibatch
 from proxflow.couplings.noise_pool import NoiseLaw
-from proxflow.couplings.pair_file import PairFile
-from proxflow.couplings.pair_file_record import PairFileRecord
+from proxflow.couplings.pair_file import PairFile, PairFileRecord
 from proxflow.couplings.pair_sampler import PairSampler
 from proxflow.couplings.pairing import pair
 from proxflow.couplings.pairs import Pairs

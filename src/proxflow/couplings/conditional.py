@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 
 from proxflow.checks import Numbers, whole_number
-from proxflow.couplings.condition_cost import ConditionCost
 from proxflow.couplings.condition_groups import Group, checked_strength, groups_of, places_of_groups, weights_of
 from proxflow.couplings.directions import choose_directions, directions_kept_by
+from proxflow.couplings.joint_conditional import ConditionCost
 from proxflow.couplings.noise_pool import WAITING, NoiseLaw
 from proxflow.couplings.numbered_blocks import NumberedBlocks
 from proxflow.couplings.pairs import Pairs, Rows, check_count

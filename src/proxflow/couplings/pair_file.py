@@ -12,6 +12,7 @@ import dataclasses
 import json
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +24,16 @@ from torch.utils.data import Dataset
 
 from proxflow.checks import Numbers, as_tensor, flat_points, whole_number, working_dtype
 from proxflow.couplings.numbered_noise import NumberedNoise
-from proxflow.couplings.numbered_pairs import drawn_pairs, pairs_by_epochs
-from proxflow.couplings.pair_file_record import PairFileRecord, record_of
+from proxflow.couplings.numbered_pairs import NumberedPairs, drawn_pairs, pairs_by_epochs
 from proxflow.fingerprint import fingerprint
 from proxflow.measures import Gaussian
 from proxflow.progress import reporter
+from proxflow.results import brief_repr
+from proxflow.semidiscrete.certificate import mass_error
+from proxflow.semidiscrete.problem import Tally
 from proxflow.storage import write_atomically
 
-__all__ = ["PairFile"]
+__all__ = ["PairFile", "PairFileRecord"]
 
 _FORMAT_VERSION = 1
 _DRAWS_PER_ROW = 32, 2  # at the most, and more for each epoch: a cell of a third of its mass is still filled
@@ -38,6 +41,43 @@ _SAME_SKETCH = 1e-4  # of the sketches' size: far above the rounding of float32,
 _SAME_WEIGHT = 1e-5  # relative
 _SKETCH_SEED = 0
 _SKETCH_ROWS = 1 << 12  # in float64 at once
+
+
+@brief_repr
+@dataclass(frozen=True)
+class PairFileRecord:
+    """What a file of pairs holds, and how good it is.
+
+    Attributes:
+        pairs: number of pairs P.
+        rows: number of rows N of the points.
+        dim: coordinates of a point.
+        epochs: in each of which every row comes exactly once; None where pairs were drawn.
+        seed: of the noise and of all else.
+        chi2: sum_i (m_i - w_i)^2 / w_i, m_i the mass of the noise that the coupling gives to row i and w_i the row's
+            weight, estimated without bias from ``draws`` vectors. Pairs by epochs have noise that is off N(0, I) by
+            this chi2; drawn ones have exact noise, and rows whose weights are off by it.
+        chi2_stderr: its standard error.
+        visit_chi2: sum_i (v_i / P - w_i)^2 / w_i, v_i how often row i comes in the file: 0 by epochs; by chance alone
+            (N - 1) / P.
+        fewest: the least v_i / (P w_i), over rows of positive weight.
+        most: the largest.
+        draws: vectors of noise that were drawn for the pairs.
+        approximated: pairs that got noise independent of their row, since too few draws fell to it.
+    """
+
+    pairs: int
+    rows: int
+    dim: int
+    epochs: int | None
+    seed: int
+    chi2: float
+    chi2_stderr: float
+    visit_chi2: float
+    fewest: float
+    most: float
+    draws: int
+    approximated: int
 
 
 class PairFile(Dataset[tuple[Tensor, int]]):
@@ -118,7 +158,7 @@ class PairFile(Dataset[tuple[Tensor, int]]):
                 else _positive("max_draws", max_draws)
             )
             found = pairs_by_epochs(coupling, wanted, number, most, report)
-        record = record_of(found, weights, coupling.rows.dim, None if epochs is None else wanted, number)
+        record = _record_of(found, weights, coupling.rows.dim, None if epochs is None else wanted, number)
         tensors = {"row": _narrowed(found.row), "sketch": _sketch(coupling.rows.flat)}
         if found.number is not None:
             tensors["number"] = _narrowed(found.number)
@@ -260,3 +300,25 @@ def _read(path: Path) -> tuple[PairFileRecord, str, dict[str, Tensor]]:
         return PairFileRecord(**description["record"]), description["fingerprint"], tensors
     except (json.JSONDecodeError, KeyError, TypeError) as error:
         raise ValueError(f"PairFile: {path} is damaged: its description cannot be read; write it again") from error
+
+
+def _record_of(found: NumberedPairs, weights: Tensor, dim: int, epochs: int | None, seed: int) -> PairFileRecord:
+    """What a file is worth that has these pairs of rows with weights (N,)."""
+    kept = weights > 0
+    counts, weight = found.counts[kept].double(), weights[kept]
+    error = mass_error(Tally(counts, counts, found.draws), weight) if found.draws > 1 else None
+    visits = torch.bincount(found.row, minlength=len(weights))[kept] / (len(found.row) * weight)
+    return PairFileRecord(
+        pairs=len(found.row),
+        rows=len(weights),
+        dim=dim,
+        epochs=epochs,
+        seed=seed,
+        chi2=float("inf") if error is None else error.chi2,
+        chi2_stderr=float("inf") if error is None else error.stderr,
+        visit_chi2=float(weight @ (visits - 1).square()),
+        fewest=float(visits.min()),
+        most=float(visits.max()),
+        draws=found.draws,
+        approximated=found.approximated,
+    )
