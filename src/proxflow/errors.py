@@ -36,7 +36,7 @@ class ConvergenceWarning(UserWarning):
 
 
 class DataWarning(UserWarning):
-    """Data were read, but something about them is hardly meant; the message says what to do."""
+    """Data were read, but something about them is probably not intended; the message says what to do."""
 
 
 class NoDensityError(ValueError):

@@ -45,42 +45,94 @@ def source_from_velocity(t: Tensor | float, x: Tensor, velocity: Tensor, schedul
 
     Raises:
         ValueError: a schedule that is none, t out of range, or shapes that differ.
-        UndefinedTimeError: a ValueError, of the functions below at the number t at which they have no answer.
     """
     at = _coefficients("source_from_velocity", t, x, velocity, schedule)
     return (at.beta_rate * x - at.beta * velocity) / at.wronskian
 
 
 def target_from_velocity(t: Tensor | float, x: Tensor, velocity: Tensor, schedule: Schedule | None = None) -> Tensor:
-    """The data prediction y = E[X1 | x_t] = (alpha v - alpha' x) / W, (B, *event); arguments as above."""
+    """The data prediction y = E[X1 | x_t] = (alpha v - alpha' x) / W, (B, *event).
+
+    Args:
+        t: time in [0, 1].
+        x: points at that time, (B, *event).
+        velocity: v_t(x), like x.
+        schedule: Linear if None.
+
+    Raises:
+        ValueError: a schedule that is none, t out of range, or shapes that differ.
+    """
     at = _coefficients("target_from_velocity", t, x, velocity, schedule)
     return (at.alpha * velocity - at.alpha_rate * x) / at.wronskian
 
 
 def velocity_from_source(t: Tensor | float, x: Tensor, source: Tensor, schedule: Schedule | None = None) -> Tensor:
-    """The velocity (beta' x - W u) / beta of a noise prediction u, (B, *event); not at t = 0, where x is the noise."""
+    """The velocity (beta' x - W u) / beta of a noise prediction u, (B, *event).
+
+    Args:
+        t: time in [0, 1] but 0, where x is the noise.
+        x: points at that time, (B, *event).
+        source: u, like x.
+        schedule: Linear if None.
+
+    Raises:
+        ValueError: a schedule that is none, t out of range, or shapes that differ.
+        UndefinedTimeError: t is the number 0.
+    """
     at = _coefficients("velocity_from_source", t, x, source, schedule, never=0)
     return (at.beta_rate * x - at.wronskian * source) / at.beta
 
 
 def velocity_from_target(t: Tensor | float, x: Tensor, target: Tensor, schedule: Schedule | None = None) -> Tensor:
-    """The velocity (alpha' x + W y) / alpha of a data prediction y, (B, *event); not at t = 1, where x is the data."""
+    """The velocity (alpha' x + W y) / alpha of a data prediction y, (B, *event).
+
+    Args:
+        t: time in [0, 1] but 1, where x is the data.
+        x: points at that time, (B, *event).
+        target: y, like x.
+        schedule: Linear if None.
+
+    Raises:
+        ValueError: a schedule that is none, t out of range, or shapes that differ.
+        UndefinedTimeError: t is the number 1.
+    """
     at = _coefficients("velocity_from_target", t, x, target, schedule, never=1)
     return (at.alpha_rate * x + at.wronskian * target) / at.alpha
 
 
 def score_from_velocity(t: Tensor | float, x: Tensor, velocity: Tensor, schedule: Schedule | None = None) -> Tensor:
-    """grad log p_t(x) = -u / alpha, (B, *event), by Tweedie's formula; not at t = 1.
+    """grad log p_t(x) = -u / alpha, (B, *event), by Tweedie's formula.
 
     True for the field of INDEPENDENT pairs with N(0, I) noise (``couplings.Independent``, and networks trained on it).
     Under another coupling -u / alpha is not the score; an exact flow has its own, ``ProximalFlow.score``.
+
+    Args:
+        t: time in [0, 1] but 1.
+        x: points at that time, (B, *event).
+        velocity: v_t(x), like x.
+        schedule: Linear if None.
+
+    Raises:
+        ValueError: a schedule that is none, t out of range, or shapes that differ.
+        UndefinedTimeError: t is the number 1.
     """
     at = _coefficients("score_from_velocity", t, x, velocity, schedule, never=1)
     return (at.beta * velocity - at.beta_rate * x) / (at.alpha * at.wronskian)
 
 
 def velocity_from_score(t: Tensor | float, x: Tensor, score: Tensor, schedule: Schedule | None = None) -> Tensor:
-    """The velocity (beta' x + alpha W s) / beta of a score s, (B, *event), independent pairs only; not at t = 0."""
+    """The velocity (beta' x + alpha W s) / beta of a score s, (B, *event), of independent pairs only.
+
+    Args:
+        t: time in [0, 1] but 0.
+        x: points at that time, (B, *event).
+        score: s, like x.
+        schedule: Linear if None.
+
+    Raises:
+        ValueError: a schedule that is none, t out of range, or shapes that differ.
+        UndefinedTimeError: t is the number 0.
+    """
     at = _coefficients("velocity_from_score", t, x, score, schedule, never=0)
     return (at.beta_rate * x + at.alpha * at.wronskian * score) / at.beta
 

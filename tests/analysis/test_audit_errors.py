@@ -234,3 +234,23 @@ def test_shares_come_from_any_device(monkeypatch: pytest.MonkeyPatch) -> None:
     shares = group_shares(data, groups)
     torch.testing.assert_close(shares.found, torch.full((2,), 0.5, dtype=f64))
     assert math.isclose(float(shares.found.sum()), 1)
+
+
+def test_a_source_that_is_not_that_of_the_reference_is_refused() -> None:
+    """A perfect field of normal noise had the fault of too small a variance against a reference of uniform noise."""
+    rows, uniform = normal(40, 2), pf.measures.Uniform(2, -0.3, 0.3)
+    reference = pf.semidiscrete.fit(rows, source=uniform, progress=False)
+    with pytest.raises(ValueError, match="leave source out"):
+        quick(lambda t, x: 0 * x, reference=reference, source=pf.measures.Gaussian(2))
+    with pytest.raises(ValueError, match="the source 3"):
+        quick(lambda t, x: 0 * x, reference=reference, source=pf.measures.Uniform(3, -0.3, 0.3))
+    for same in (uniform, pf.measures.Uniform(2, -0.3, 0.3)):
+        assert quick(lambda t, x: 0 * x, reference=reference, source=same).figures
+
+
+def test_independent_pairs_that_cannot_be_followed_are_said_to_be_left_out() -> None:
+    """Of uniform noise and atoms the field has no value off its reach, where a step of its own may lead."""
+    rows, uniform = normal(60, 4), pf.measures.Uniform(4, -1.7, 1.7)
+    found = quick(lambda t, x: 0 * x, data=rows, source=uniform, compare_independent=True, count=128)
+    assert any(told.startswith("Independent pairs were not compared: ") for told in found.warnings)
+    assert "Independent pairs were not compared" in found.verdict

@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 import torch
 from scipy.optimize import linear_sum_assignment
+from scipy.stats import t as student
 from torch import Tensor
 
 import proxflow as pf
 from proxflow.analysis import audit
+from proxflow.analysis.auditing.audit_record import figures_of
 from proxflow.analysis.auditing.generated_pairs import GeneratedPairs, generated_pairs
 from proxflow.analysis.auditing.generation import (
     Groups,
@@ -23,9 +25,10 @@ from proxflow.analysis.auditing.generation import (
     groups_of,
     paired_variances,
 )
-from proxflow.analysis.auditing.intervals import share
+from proxflow.analysis.auditing.intervals import mean_of, share
 from proxflow.analysis.auditing.optimality import misses_on_the_way, optimality_figures, pair_bound, velocity_errors
 from proxflow.analysis.auditing.proximality import jacobian_figures, measured_jacobians, pair_figures
+from proxflow.analysis.auditing.verdict import faults
 
 f64 = torch.float64
 LINEAR = pf.schedules.Linear()
@@ -119,7 +122,7 @@ def test_jacobians_of_a_linear_field(dim: int) -> None:
     for name in ("jacobian_asymmetry", "rotation"):
         assert jacobian_figures(found)[name].value == pytest.approx(wanted, rel=tolerance)
     values = torch.linalg.eigvalsh(symmetric)
-    for place, t in enumerate((0.2, 0.3, 0.5, 0.7, 0.9)):  # the nearest of ten steps, halves to even
+    for place, t in enumerate((0.15, 0.3, 0.5, 0.7, 0.9)):  # .15 is between two steps
         highest = t * ((1 - t) * float(values[-1]) + 1)
         lowest = t * ((1 - t) * float(values[0]) + 1)
         torch.testing.assert_close(found.highest[place], torch.full((3,), highest, dtype=f64), rtol=0.02, atol=1e-12)
@@ -276,10 +279,11 @@ def test_pairs_of_minibatches_cost_at_least_what_their_field_says(schedule: pf.s
 
 def test_the_interval_of_the_least_group_holds_where_chance_says_which_that_is() -> None:
     """It was that of a group chosen beforehand: of 16 equal ones it left out the truth in a quarter of runs."""
-    groups = Groups(tuple("abcdefghijklmnop"), torch.full((16,), 1 / 16, dtype=f64), normal(16, 2), torch.arange(16))
+    equal = torch.full((16,), 1 / 16, dtype=f64)
+    groups = Groups(tuple("abcdefghijklmnop"), equal, equal, normal(16, 2), torch.arange(16))
     drawn = torch.distributions.Multinomial(2000, groups.shares)
     torch.manual_seed(0)
-    found = [_group_least(drawn.sample(), groups) for _ in range(300)]
+    found = [_group_least(drawn.sample(), groups.shares) for _ in range(300)]
     assert all(each.low <= each.value <= each.high for each in found)
     assert np.mean([each.low <= 1 <= each.high for each in found]) >= 0.95
     dropped = torch.full((16,), 100.0, dtype=f64)
@@ -287,3 +291,73 @@ def test_the_interval_of_the_least_group_holds_where_chance_says_which_that_is()
     least = _group_least(dropped, groups)
     assert (least.value, least.low) == (0, 0)
     assert 0 < least.high < 0.1
+
+
+@pytest.mark.parametrize("copied", [False, True])
+def test_a_wide_class_around_a_compact_one_is_not_dropped(copied: bool) -> None:
+    """In 50 dimensions the nearest row to a point of the wide class is one of the compact class: 1% went to its own."""
+    labels = torch.arange(2000) % 2
+    scale = torch.tensor([0.3, 1.0], dtype=f64)[labels][:, None]
+    rows, made = normal(2000, 50) * scale, normal(2000, 50, seed=1) * scale
+    groups = groups_of(rows, labels, 0)
+    shares = group_shares(rows if copied else made, groups)
+    assert faults({}, None, shares, normal_source=True) == ()
+    found = generation_figures(rows if copied else made, rows, groups)
+    assert found["group_error"].low <= 0 <= found["group_error"].high
+    assert found["group_least"].low <= 1 <= found["group_least"].high
+
+
+def test_a_class_that_is_told_from_its_rows_is_missed_where_it_is_dropped() -> None:
+    rows = normal(1000, 5) + 6 * (torch.arange(1000) % 2)[:, None]
+    shares = group_shares(rows[::2], groups_of(rows, torch.arange(1000) % 2, 0))
+    (told,) = faults({}, None, shares, normal_source=True)
+    assert told.startswith("Modes are dropped: missing or less than half there is class 1 (0.0% of samples, 50.0%")
+
+
+@pytest.mark.parametrize("copied", [False, True])
+def test_directions_found_on_few_rows_are_no_fault(copied: bool) -> None:
+    """Of 300 rows of N(0, I) in 64 dimensions the largest variance is twice that of their law."""
+    for seed in range(5):
+        rows = normal(300, 64, seed=seed)
+        made = rows.repeat(4, 1)[:1024] if copied else normal(1024, 64, seed=100 + seed)
+        found = figures_of(generation_figures(made, rows, groups_of(rows, None, 0)), {}, {})
+        assert [name for name, one in found.items() if "variance" in name and one.excludes_exact(0.03, 1.7)] == []
+
+
+@pytest.mark.parametrize("steps", [8, 16, 32])
+def test_the_local_dimension_is_that_at_its_time(steps: int) -> None:
+    """Of x0 -> .1 x0 in four dimensions: 4 .9 .1 / (.1 + .9 .1) at t = .9, whatever the steps."""
+    flow = pf.ProximalFlow(pf.potentials.Quadratic(torch.zeros(4, dtype=f64), 0.01 * torch.eye(4, dtype=f64)))
+    pairs = generated_pairs(flow, normal(24, 4), (4,), LINEAR, steps)
+    found = jacobian_figures(measured_jacobians(flow, pairs, (4,), LINEAR, 24, 0))["local_dimension"]
+    assert found.value == pytest.approx(4 * 0.09 / 0.19, rel=1e-12)
+
+
+def test_a_repeated_row_has_the_neighbours_of_one() -> None:
+    """Precision was 0 where each row came four times: a third neighbour at distance 0."""
+    rows, made = normal(200, 3), normal(200, 3, seed=1)
+    once, often = (generation_figures(made, cloud, groups_of(cloud, None, 0)) for cloud in (rows, rows.repeat(4, 1)))
+    assert once["precision"].value > 0.9
+    assert often["precision"].value == once["precision"].value
+
+
+@pytest.mark.parametrize(("dim", "noise", "count"), [(4, 1.0, 300), (2, 1.0, 256), (4, 0.3, 300)])
+def test_the_interval_of_what_pairing_again_saves_has_the_width_of_its_scatter(
+    dim: int, noise: float, count: int
+) -> None:
+    """It was by cycles of the permutation: a half of the scatter, or three times as much."""
+    values, widths = [], []
+    for seed in range(40):
+        x0 = normal(count, dim, seed=seed)
+        x1 = x0 + noise * normal(count, dim, seed=100 + seed)
+        found = pair_figures(GeneratedPairs(torch.tensor([0.0, 1.0]), torch.stack([x0, x1]), x1[None]), count)
+        values.append(found["repairing_gain"].value)
+        widths.append((found["repairing_gain"].high - found["repairing_gain"].low) / (2 * student.ppf(0.975, 7)))
+    assert float(np.sqrt(np.mean(np.square(widths)))) == pytest.approx(float(np.std(values, ddof=1)), rel=0.35)
+
+
+def test_intervals_of_few_values_are_students() -> None:
+    """Four values, three degrees of freedom: scipy's own interval of their mean."""
+    values = normal(4)
+    low, high = student.interval(0.95, 3, loc=float(values.mean()), scale=float(values.std()) / 2)
+    assert (mean_of(values).low, mean_of(values).high) == pytest.approx((low, high), rel=1e-12)

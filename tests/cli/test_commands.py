@@ -426,6 +426,23 @@ def test_help_mentions_every_option_and_an_example(command: str, options: list[s
     assert f"proxflow {command} " in result.output
 
 
+@pytest.mark.parametrize("command", [[], ["fit"], ["audit"], ["compare"]])
+def test_help_shows_no_value_for_options_that_take_none(command: list[str]) -> None:
+    shown = CliRunner(env={"COLUMNS": "200", "TERM": "dumb"}).invoke(cli.app, [*command, "--help"]).output
+    assert "--help" in shown
+    assert "bool" not in shown.lower()
+
+
+@pytest.mark.parametrize("command", ["pairs", "sample", "audit"])
+def test_a_command_of_one_process_is_refused_under_torchrun(
+    command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each process did all of it, and wrote the same file."""
+    for name, value in {"TORCHELASTIC_RUN_ID": "a run", "RANK": "0", "WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    assert "runs in one process; start it without torchrun" in refusal(capsys, command, "moons")
+
+
 def test_no_arguments_show_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
     assert call() == 0
     output = capsys.readouterr().out

@@ -444,6 +444,20 @@ def test_fields_of_labels_that_are_not_there(network: MLP, label: int, guidance:
         field_of(network, label, guidance)
 
 
+def test_labels_that_the_network_cannot_be_told_are_refused() -> None:
+    class OfTimeAndPoint(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = torch.nn.Linear(3, 3)
+
+        def forward(self, t: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+            return self.layer(x)
+
+    with pytest.raises(ValueError, match=r"the coupling has labels, but OfTimeAndPoint.forward takes none"):
+        train(OfTimeAndPoint(), pf.couplings.Independent(runs.points(), runs.labels()), steps=1, progress=False)
+    assert train(OfTimeAndPoint(), pf.couplings.Independent(runs.points()), steps=1, progress=False).finished
+
+
 def test_labels_beyond_the_network_are_refused() -> None:
     with pytest.raises(ValueError, match="labels run from 0 to 3, the network has 2 classes"):
         runs.small_run(MLP((3,), width=8, classes=2))

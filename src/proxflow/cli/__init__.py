@@ -6,9 +6,10 @@ import contextlib
 import os
 import sys
 from contextlib import AbstractContextManager
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand, TyperGroup
 
 from proxflow.cli.audit_command import audit
 from proxflow.cli.batch_size_command import batch_size
@@ -23,9 +24,38 @@ from proxflow.version import __version__
 __all__ = ["app", "main"]
 
 _INTERRUPTED = 130
+_SHARED, _ALONE = ("fit", "train"), ("sample", "pairs", "batch-size", "terminal", "audit", "compare")
+
+
+class _Command(TyperCommand):
+    """A command whose help shows no kind of value for options that take none."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """Its own, and --help."""
+        return _valueless(super().get_params(ctx))
+
+
+class _Commands(TyperGroup):
+    """The same for what comes before a command."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """Its own, and --help."""
+        return _valueless(super().get_params(ctx))
+
+
+def _valueless(parameters: list[Any]) -> list[Any]:
+    for parameter in parameters:
+        if getattr(parameter, "is_flag", False):
+            parameter.metavar = ""
+    return parameters
+
 
 app = typer.Typer(
-    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="markdown"
+    cls=_Commands,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
 )
 
 
@@ -54,7 +84,7 @@ for _name, _run in (
     ("audit", audit),
     ("compare", compare),
 ):
-    app.command(_name)(_run)
+    app.command(_name, cls=_Command)(_run)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -79,8 +109,15 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _processes(command: list[str]) -> AbstractContextManager[None]:
-    """The processes that torchrun started, joined for a fit or for training; alone without torch."""
-    if command not in (["fit"], ["train"]) or not _several():
+    """The processes that torchrun started, joined for a fit or for training; alone without torch.
+
+    Raises:
+        ValueError: they were started for a command that they would only repeat.
+    """
+    name = next(iter(command), "")
+    if _several() and name in _ALONE:
+        raise ValueError(f"proxflow {name} runs in one process; start it without torchrun")
+    if name not in _SHARED or not _several():
         return contextlib.nullcontext()
     from proxflow.semidiscrete.ranks import joined_processes
 

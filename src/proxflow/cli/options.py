@@ -55,7 +55,7 @@ Data = Annotated[
 ]
 Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of all randomness.")]
 Device = Annotated[
-    str, typer.Option(metavar="NAME", help="Where to compute: cpu or cuda; under torchrun each process takes a GPU.")
+    str, typer.Option(metavar="NAME", help="Where to compute: cpu, cuda, or one of several GPUs, such as cuda:1.")
 ]
 ShortlistCount = Annotated[
     int | None,

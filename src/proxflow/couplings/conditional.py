@@ -234,7 +234,11 @@ class Conditional:
         return [*classes, *soft, *group, *(tensor for part in self._parts.values() for tensor in part.tensors)]
 
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> Pairs:
-        """n pairs: classes by their weight in the data, noise of the source in each, coupled within the class."""
+        """n pairs: classes by their weight in the data, noise of the source in each, coupled within the class.
+
+        Raises:
+            ValueError: n is no whole number of at least 1.
+        """
         check_count("Conditional", n)
         generator = own_generator(generator)
         wanted = self._groups.of_row[self.rows.draw_index(n, generator)]

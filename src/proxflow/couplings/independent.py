@@ -39,7 +39,11 @@ class Independent:
         return self.rows.tensors_with(self.source)
 
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> Pairs:
-        """n independent pairs; the generator must be on a device that the noise can be drawn on."""
+        """n independent pairs; the generator must be on a device that the noise can be drawn on.
+
+        Raises:
+            ValueError: n is no whole number of at least 1.
+        """
         check_count("Independent", n)
         generator = own_generator(generator)
         return self.rows.pairs(self.rows.draw_noise(self.source, n, generator), self.rows.draw_index(n, generator))

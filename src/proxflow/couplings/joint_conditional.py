@@ -122,7 +122,22 @@ class JointConditional:
         seed: int = 0,
         progress: bool | None = None,
     ) -> Self:
-        """Fit the potential; arguments as of ``semidiscrete.fit``."""
+        """Fit the potential to points and weighted conditions together.
+
+        Args:
+            points: (N, *event), see the class.
+            conditions: (N,) or (N, k), finite, of the dtype of pairs.
+            weight: w, positive, in units of the points per unit of the conditions.
+            weights: (N,), of the rows; equal if None.
+            source: law of the noise; standard normal if None.
+            epsilon: of the fit, in units of the scores; see ``semidiscrete.fit``.
+            tol: tolerance on chi2 of the fit.
+            seed: seed of the fit.
+            progress: show a status line; None shows one on a terminal.
+
+        Raises:
+            ValueError: bad points, conditions, weight or arguments of the fit.
+        """
         rows = Rows("JointConditional", points, conditions, weights)
         joined, noise = _joined(rows, weight), rows.source_or_normal(source)
         law = NoiseAndCondition(noise, Empirical(joined[:, noise.dim :], rows.weights))
@@ -143,7 +158,11 @@ class JointConditional:
         return [*self._joint.tensors, torch.tensor(self.weight)]
 
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> Pairs:
-        """n pairs of noise and a row, labelled by the condition that was drawn with the noise."""
+        """n pairs of noise and a row, labelled by the condition that was drawn with the noise.
+
+        Raises:
+            ValueError: n is no whole number of at least 1.
+        """
         check_count("JointConditional", n)
         drawn = self._joint.sample(n, generator=generator)
         pairs = self.rows.pairs(drawn.source[:, : self.rows.dim], drawn.index)

@@ -70,7 +70,11 @@ class Minibatch:
         return self.rows.tensors_with(self.source, self.batch_size, SOLVERS.index(self.solver), self.epsilon)
 
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> Pairs:
-        """n pairs: those that wait first, then those of fresh assignments."""
+        """n pairs: those that wait first, then those of fresh assignments.
+
+        Raises:
+            ValueError: n is no whole number of at least 1.
+        """
         check_count("Minibatch", n)
         with self._waiting.opened() as waiting:
             parts = [] if waiting.kept is None else [waiting.kept]

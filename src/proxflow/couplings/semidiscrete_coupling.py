@@ -101,7 +101,11 @@ class Semidiscrete:
         return tensors if self._shares.until is None else [*tensors, self._shares.until]
 
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> Pairs:
-        """n pairs: fresh noise, and the row that it is transported to, or the image of a row."""
+        """n pairs: fresh noise, and the row that it is transported to, or the image of a row.
+
+        Raises:
+            ValueError: n is no whole number of at least 1.
+        """
         check_count("Semidiscrete", n)
         generator = own_generator(generator)
         if isinstance(self.potential, SymmetricDiscrete):

@@ -247,7 +247,11 @@ class Subspace:
         return law
 
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> Pairs:
-        """n pairs: noise and row of the coupling in R^k, and fresh noise in the other directions."""
+        """n pairs: noise and row of the coupling in R^k, and fresh noise in the other directions.
+
+        Raises:
+            ValueError: n is no whole number of at least 1.
+        """
         check_count("Subspace", n)
         generator = own_generator(generator)
         return self._completed(self.coupling.sample(n, generator=generator), generator)

@@ -201,7 +201,7 @@ class UNet(nn.Module):
 
     Args:
         event_shape: (H, W) or (C, H, W).
-        channels: channels of each level, multiples of 32 (of 8 below 32).
+        channels: channels of each level, at least 8; multiples of 32 make the best use of group normalisation.
         classes: number of classes; 0 for a network without labels.
         state: parameters, as of ``state_dict``; random if None.
 

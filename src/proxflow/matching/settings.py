@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -139,6 +140,11 @@ def _check_fit(network: nn.Module, rows: Rows) -> None:
             f"train: the network's parameters are {dtype}, the coupling's pairs {rows.dtype}; convert one of them"
         )
     classes, labels = getattr(network, "classes", 0), rows.labels
+    if labels is not None and not _takes_label(network):
+        raise ValueError(
+            f"train: the coupling has labels, but {type(network).__name__}.forward takes none; let it be "
+            "forward(t, x, label), with label=None where it can do without, or give the coupling no labels"
+        )
     if classes and labels is None:
         raise ValueError(
             f"train: the network has {classes} classes, but the coupling has no labels; give it labels, or the "
@@ -148,3 +154,12 @@ def _check_fit(network: nn.Module, rows: Rows) -> None:
         raise ValueError(
             f"train: labels run from {int(labels.min())} to {int(labels.max())}, the network has {classes} classes"
         )
+
+
+def _takes_label(network: nn.Module) -> bool:
+    """Whether network(t, x, label) is a call that its ``forward`` can take, as far as Python tells."""
+    try:
+        inspect.signature(network.forward).bind(None, None, None)
+    except TypeError:
+        return False
+    return True

@@ -56,7 +56,7 @@ def train(
 
     Args:
         network: called network(t, x) or, where the pairs have labels, network(t, x, label); moved to the device and
-            trained in place. Dropped labels are -1.
+            trained in place. Dropped labels are -1. A network of proxflow with ``classes=0`` ignores labels.
         coupling: draws the pairs.
         steps: number of optimiser steps.
         batch_size: number of pairs in a step, of all processes together.
@@ -70,8 +70,8 @@ def train(
         gradient_clip: largest norm of the gradient.
         mixed_precision: "no", "bf16" or "fp16", as of accelerate.
         reference: draws held-out pairs for the field error, whose velocities are those of an exact flow; if None, the
-            coupling itself where its noise decides the point (``Semidiscrete`` without smoothing, and ``Conditional``
-            of these), else no field error is measured.
+            coupling itself where its noise decides the point (``Semidiscrete`` without smoothing, ``Subspace`` in all
+            directions, and ``Conditional`` of these), else no field error is measured.
         evaluate_every: number of steps between evaluations of loss and field error.
         checkpoint: file of the run's state. A call with the same arguments resumes it and ends with the same
             parameters, bit by bit on one machine, as an uninterrupted one. With more ``steps`` the call lengthens the
@@ -86,8 +86,9 @@ def train(
         ``TrainResult``. At Ctrl-C, the one so far.
 
     Raises:
-        ValueError: an argument is out of range, labels do not fit the network, the checkpoint's folder is not there, or
-            the checkpoint belongs to a run that depends on other things (other data among them).
+        ValueError: an argument is out of range, the network takes no labels or other ones than the pairs have, the
+            checkpoint's folder is not there, or the checkpoint belongs to a run that depends on other things (other
+            data among them).
         ConvergenceError: the loss or a parameter is not finite; the message names the step. The checkpoint stays at its
             last good one.
         MissingExtraError: accelerate is not installed.

@@ -140,7 +140,10 @@ GROUPS_OF_FIGURES: dict[str, dict[str, tuple[float | None, str]]] = {
         ),
     },
     "Does it make the data?": {
-        "energy_distance": (0.0, "Energy distance of samples and data, over the distance of two rows of the data."),
+        "energy_distance": (
+            0.0,
+            "Energy distance of samples and data, over the root mean square distance of two rows of the data.",
+        ),
         "wasserstein": (None, "W2 of equally many samples and rows, over the deviation of the data."),
         "variance_ratio": (1.0, "Total variance of the samples over the right one."),
         "variance_ratio_1": (1.0, "The same along the first principal direction of the data."),

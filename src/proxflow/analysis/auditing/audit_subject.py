@@ -16,6 +16,7 @@ from proxflow.analysis.auditing.generation import Groups, groups_of
 from proxflow.analysis.terminal.flat_field import Field
 from proxflow.checks import Numbers, as_tensor, flat_points, working_dtype
 from proxflow.errors import ConvergenceWarning
+from proxflow.fingerprint import source_probes
 from proxflow.flow import ProximalFlow, schedule_of
 from proxflow.measures import Gaussian, Source
 from proxflow.schedules import Schedule
@@ -106,6 +107,11 @@ def subject_of(field: Field | ProximalFlow, given: Given, say: Callable[[str], N
     event = _event_shape(field, given.reference, rows, source)
     dim = math.prod(event)
     source = Gaussian(dim) if source is None else source
+    if given.source is not None and flow is not None and not _alike(source, flow.potential.source):
+        raise ValueError(
+            f"audit: the source is {source!r}, that of the reference {flow.potential.source!r}; leave source out, or "
+            "give a reference with the noise that the field was trained on"
+        )
     if source.dim != dim or (flow is not None and flow.dim != dim):
         own = "" if flow is None else f" and the reference {flow.dim}"
         raise ValueError(f"audit: points have {dim} entries, the source {source.dim}{own}; give those of one space")
@@ -147,6 +153,11 @@ def _flow_of(given: Given, path: Schedule, say: Callable[[str], None]) -> tuple[
         found = fit(points, source=given.source, max_samples=_FIT_SAMPLES, seed=given.seed, progress=False)
     fitted = uninterrupted(found)
     return ProximalFlow(fitted.potential, path), fitted.chi2
+
+
+def _alike(one: Source, other: Source) -> bool:
+    """Whether two sources of one dimension give the same draws."""
+    return one.dim != other.dim or one == other or torch.equal(source_probes(one), source_probes(other))
 
 
 def _event_shape(

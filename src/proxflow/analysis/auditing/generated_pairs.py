@@ -50,6 +50,13 @@ class GeneratedPairs:
         """Those of some of the noise points."""
         return GeneratedPairs(self.times, self.points[:, rows], self.recovered[:, rows])
 
+    def at(self, t: Tensor, schedule: Schedule, rows: slice) -> Tensor:
+        """Where some of the points are at a time below 1, (n, d), by a proximal step from the last time before it."""
+        place = int(torch.searchsorted(self.times, t, right=True)) - 1
+        x, target, now = self.points[place, rows], self.recovered[place, rows], self.times[place]
+        fall = schedule.alpha(t) / schedule.alpha(now)
+        return float(fall) * x + float(schedule.beta(t) - fall * schedule.beta(now)) * target
+
     @property
     def source(self) -> Tensor:
         """x0, (n, d)."""

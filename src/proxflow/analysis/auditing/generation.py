@@ -14,13 +14,13 @@ from scipy.stats import beta
 from torch import Tensor
 
 from proxflow.analysis.auditing.generated_pairs import centred
-from proxflow.analysis.auditing.intervals import Estimate, median_ratio, normal_estimate, ratio, share
+from proxflow.analysis.auditing.intervals import Estimate, mean_of, median_ratio, normal_estimate, ratio, share
 from proxflow.kernels.assignment import least_cost_permutation
 from proxflow.kernels.geometry import principal_axes
 from proxflow.metrics.clouds import distances
 from proxflow.metrics.energy import energy_distance, energy_distance_error
 from proxflow.metrics.memorisation import nearest_rows
-from proxflow.metrics.variances import spread
+from proxflow.metrics.variances import Spread, spread, variance_ratio
 
 __all__ = [
     "Groups",
@@ -35,6 +35,7 @@ __all__ = [
 
 _GROUPS = 16  # that unlabelled data are split into
 _LEAST_GROUP = 8  # rows of the data in a group on average
+_NO_ROW = 0.5  # rows of a class that is no row's neighbour
 _BATCHES, _BATCH = 4, 256  # of the Wasserstein distance, whose bias depends on the size alone
 _NEIGHBOURS = 3  # whose distance is the radius of a point (Kynkaanniemi et al. 2019)
 _NEIGHBOURHOOD_ROWS = 1024  # of each cloud
@@ -45,14 +46,21 @@ _ROUNDING = 1e-5  # of the root of the variance, within which two points are one
 
 @dataclass(frozen=True)
 class Groups:
-    """Data in G groups, by labels or by clusters, and their shares of the data, (G,) of sum 1.
+    """Data in G groups, by labels or by clusters.
 
     ``prototypes`` (R, d) are points, each of the group ``group_of`` (R,): a sample belongs to that of the nearest. All
     are on the device of the data.
+
+    Attributes:
+        shares: (G,) of the data, of sum 1, which copies of the data have.
+        shares_of_new: (G,) likewise, which new draws of the law of the data have: where prototypes are the rows
+            themselves, each row by the nearest other one. In many dimensions that is one of a compact class for most
+            rows of a wide one.
     """
 
     names: tuple[str, ...]
     shares: Tensor
+    shares_of_new: Tensor
     prototypes: Tensor
     group_of: Tensor
 
@@ -60,14 +68,21 @@ class Groups:
         """How many samples (n, d) belong to each group, (G,) int64."""
         return torch.bincount(self.group_of[nearest_rows(samples, self.prototypes).index], minlength=len(self.names))
 
+    def right_shares(self, counts: Tensor) -> Tensor:
+        """Of copies or of new draws, whichever these counts (G,) are nearer to in chi2; (G,) float64 on the CPU."""
+        found = counts.double().cpu() / float(counts.sum())
+        either = [shares.double().cpu() for shares in (self.shares, self.shares_of_new)]
+        return min(either, key=lambda shares: float(((found - shares).square() / shares).sum()))
+
 
 @dataclass(frozen=True)
 class Shares:
-    """Shares of the samples in each group, (G,), and upper bounds on all at once, (G,), at 99.9%; on the CPU."""
+    """Shares of the samples in G groups, (G,), upper bounds on all at once, (G,), at 99.9%, and those of the data."""
 
-    groups: Groups
+    names: tuple[str, ...]
     found: Tensor
     upper: Tensor
+    right: Tensor
 
 
 def groups_of(data: Tensor, labels: Tensor | None, seed: int) -> Groups:
@@ -77,20 +92,24 @@ def groups_of(data: Tensor, labels: Tensor | None, seed: int) -> Groups:
     """
     if labels is not None:
         names, group = labels.unique(return_inverse=True)
+        classes = tuple(f"class {name}" for name in names.tolist())
         shares = torch.bincount(group).double() / len(group)
-        return Groups(tuple(f"class {name}" for name in names.tolist()), shares, data, group)
+        if len(data) == 1:
+            return Groups(classes, shares, shares, data, group)
+        nearest = nearest_rows(data, data, left_out=torch.arange(len(data), device=data.device)).index
+        of_new = torch.bincount(group[nearest], minlength=len(names)).double().clamp(min=_NO_ROW)
+        return Groups(classes, shares, of_new / of_new.sum(), data, group)
     count = min(_GROUPS, len(data) // _LEAST_GROUP)
     if count < 2:
         whole = torch.ones(1, dtype=torch.float64, device=data.device)
-        return Groups(("all",), whole, data[:1], torch.zeros(1, dtype=torch.int64, device=data.device))
+        return Groups(("all",), whole, whole, data[:1], torch.zeros(1, dtype=torch.int64, device=data.device))
     distinct = data.unique(dim=0)
     prototypes = distinct if len(distinct) <= count else _centres(data, count, seed)
     counts = torch.bincount(nearest_rows(data, prototypes).index, minlength=len(prototypes))
     kept = counts > 0
     names = tuple(f"cluster {k}" for k in range(int(kept.sum())))
-    return Groups(
-        names, counts[kept].double() / len(data), prototypes[kept], torch.arange(len(names), device=data.device)
-    )
+    shares = counts[kept].double() / len(data)
+    return Groups(names, shares, shares, prototypes[kept], torch.arange(len(names), device=data.device))
 
 
 def _centres(data: Tensor, count: int, seed: int) -> Tensor:
@@ -104,9 +123,9 @@ def _centres(data: Tensor, count: int, seed: int) -> Tensor:
 
 def group_shares(samples: Tensor, groups: Groups) -> Shares:
     """Shares of the samples and their upper bounds (Clopper and Pearson 1934, Bonferroni over the groups)."""
-    counts = groups.counts(samples).double().cpu().numpy()
-    upper = _upper_shares(counts, len(samples), 1e-3)
-    return Shares(groups, torch.from_numpy(counts / len(samples)), torch.from_numpy(upper))
+    counts = groups.counts(samples).double().cpu()
+    upper = _upper_shares(counts.numpy(), len(samples), 1e-3)
+    return Shares(groups.names, counts / len(samples), torch.from_numpy(upper), groups.right_shares(counts))
 
 
 def _upper_shares(counts: npt.NDArray[np.float64], n: float, tail: float) -> npt.NDArray[np.float64]:
@@ -117,19 +136,30 @@ def _upper_shares(counts: npt.NDArray[np.float64], n: float, tail: float) -> npt
 def generation_figures(samples: Tensor, data: Tensor, groups: Groups) -> dict[str, Estimate]:
     """Of samples (n, d) against the data (m, d)."""
     counts = groups.counts(samples).double().cpu()
+    shares = groups.right_shares(counts)
     found = {
         "energy_distance": energy_share(samples, data),
         "wasserstein": _wasserstein(samples, data),
-        "group_error": _group_error(counts, groups),
-        "group_least": _group_least(counts, groups),
+        "group_error": _group_error(counts, shares),
+        "group_least": _group_least(counts, shares),
         **_neighbours(samples, data),
     }
-    wide, known = spread(samples, data, directions=_AXES), _directions(data).shape[1]
+    wide = spread(samples, data, directions=_AXES)
     found["variance_ratio"] = normal_estimate(wide.total, wide.total_error)
-    for k, (value, error) in enumerate(zip(wide.direction.tolist(), wide.direction_error.tolist(), strict=True)):
-        if k < known:
-            found[f"variance_ratio_{k + 1}"] = normal_estimate(value, error)
-    return found
+    return found | _variances_along(samples, data, wide)
+
+
+def _variances_along(samples: Tensor, data: Tensor, wide: Spread) -> dict[str, Estimate]:
+    """Along each principal direction of the data: by ``spread``, which new draws have right, or by the variances of all
+    rows along their own directions, which copies of them have, whichever is nearer to 1."""
+    axes = _directions(data)
+    ours, theirs = (centred(cloud.double()) @ axes for cloud in (samples, data))
+    of_copies = torch.stack(variance_ratio(ours.square(), theirs.square())).mT.tolist()
+    of_new = torch.stack([wide.direction, wide.direction_error]).mT.tolist()
+    return {
+        f"variance_ratio_{k}": normal_estimate(*min(either, key=lambda one: abs(one[0] - 1)))
+        for k, either in enumerate(zip(of_copies, of_new, strict=False), 1)
+    }
 
 
 def paired_variances(samples: Tensor, exact: Tensor, data: Tensor) -> dict[str, Estimate]:
@@ -160,7 +190,7 @@ def copies(samples: Tensor, rows: Tensor, held_out: Tensor, seed: int) -> Estima
 
 
 def energy_share(samples: Tensor, data: Tensor) -> Estimate:
-    """Energy distance over the mean distance of two rows of the data, which scales with them."""
+    """Energy distance over the root mean square distance of two rows of the data, which scales with them."""
     size = math.sqrt(2.0) * float(centred(data.double()).square().sum(1).mean().sqrt())
     if not size > 0:
         return Estimate(math.nan, math.nan, math.nan)
@@ -176,7 +206,7 @@ def _wasserstein(samples: Tensor, data: Tensor) -> Estimate:
         return Estimate(math.nan, math.nan, math.nan)
     parts = [slice(k * batch, (k + 1) * batch) for k in range(_BATCHES)]
     values = torch.tensor([_assigned_distance(samples[part], data[part]) / size for part in parts])
-    return normal_estimate(float(values.mean()), float(values.std()) / math.sqrt(_BATCHES))
+    return mean_of(values)
 
 
 def _assigned_distance(x: Tensor, y: Tensor) -> float:
@@ -185,9 +215,9 @@ def _assigned_distance(x: Tensor, y: Tensor) -> float:
     return float((a - b[least_cost_permutation(a, b)]).square().sum(1).mean().sqrt())
 
 
-def _group_error(counts: Tensor, groups: Groups) -> Estimate:
+def _group_error(counts: Tensor, shares: Tensor) -> Estimate:
     """chi2 = sum_g (m_g - b_g)^2 / b_g of the shares, without bias (docs/theory.md 3), with its error to two orders."""
-    shares, n = groups.shares.cpu(), float(counts.sum())
+    n = float(counts.sum())
     value = float(((counts.square() - counts) / shares).sum()) / (n * (n - 1)) - 1
     linear = counts / n / shares  # of a sample in each group, half of its share in the value
     mean = float((counts / n * linear).sum())
@@ -196,14 +226,14 @@ def _group_error(counts: Tensor, groups: Groups) -> Estimate:
     return normal_estimate(value, math.sqrt(first + second))
 
 
-def _group_least(counts: Tensor, groups: Groups) -> Estimate:
+def _group_least(counts: Tensor, shares: Tensor) -> Estimate:
     """Share of the samples over the share of the data, in the group where this is least.
 
     Which group that is depends on chance: the interval holds for the least of all (Clopper and Pearson, Bonferroni).
     """
-    hits, shares, n = counts.numpy(), groups.shares.cpu().double().numpy(), float(counts.sum())
+    hits, n = counts.numpy(), float(counts.sum())
     low, high = 1 - _upper_shares(n - hits, n, _TAIL), _upper_shares(hits, n, _TAIL)
-    return Estimate(*(float((each / shares).min()) for each in (hits / n, low, high)))
+    return Estimate(*(float((each / shares.numpy()).min()) for each in (hits / n, low, high)))
 
 
 def _neighbours(samples: Tensor, data: Tensor) -> dict[str, Estimate]:
@@ -213,10 +243,15 @@ def _neighbours(samples: Tensor, data: Tensor) -> dict[str, Estimate]:
         return {}
     rounding = _ROUNDING * float(centred(y).square().sum(1).mean().sqrt())
     across = distances(x, y)
-    radius_x, radius_y = (
-        distances(cloud, cloud).kthvalue(_NEIGHBOURS + 1, dim=1).values + rounding for cloud in (x, y)
-    )
+    radius_x, radius_y = (_radii(cloud) + rounding for cloud in (x, y))
     return {
         "precision": share((across <= radius_y).any(1)),
         "recall": share((across <= radius_x[:, None]).any(0)),
     }
+
+
+def _radii(cloud: Tensor) -> Tensor:
+    """The distance of each point (n, d) to its third neighbour, of equal points as of one, (n,)."""
+    distinct, place = cloud.unique(dim=0, return_inverse=True)
+    neighbour = min(_NEIGHBOURS + 1, len(distinct))
+    return distances(distinct, distinct).kthvalue(neighbour, dim=1).values[place]

@@ -1,7 +1,7 @@
 """Values with 95% intervals, from independent rows: means, ratios of means, shares, medians.
 
-All are normal approximations by linearisation over rows, but shares, which are Wilson's, and medians, which are
-resampled. Rows are trajectories of independent noise, so that whatever is averaged along one counts once.
+All are by linearisation over rows, with Student's quantile of as many, but shares, which are Wilson's, and medians,
+which are resampled. Rows are trajectories of independent noise, so that whatever is averaged along one counts once.
 """
 
 from __future__ import annotations
@@ -10,9 +10,22 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+import torch
+from scipy.stats import t as student
 from torch import Tensor
 
-__all__ = ["QUANTILE", "Estimate", "median_ratio", "normal_estimate", "ratio", "root", "root_ratio", "share"]
+__all__ = [
+    "QUANTILE",
+    "Estimate",
+    "jackknifed",
+    "mean_of",
+    "median_ratio",
+    "normal_estimate",
+    "ratio",
+    "root",
+    "root_ratio",
+    "share",
+]
 
 QUANTILE = 1.959964
 """Of the normal law at 97.5%."""
@@ -42,7 +55,24 @@ def ratio(above: Tensor, below: Tensor) -> Estimate:
         return Estimate(math.nan, math.nan, math.nan)
     value = float(above.mean()) / under
     scatter = float((above - value * below).std()) if len(above) > 1 else math.nan
-    return normal_estimate(value, scatter / under / math.sqrt(len(above)))
+    return _of_rows(value, scatter / under / math.sqrt(len(above)), len(above))
+
+
+def mean_of(values: Tensor) -> Estimate:
+    """Mean of a few independent values (n,)."""
+    return ratio(values, torch.ones_like(values))
+
+
+def jackknifed(value: float, without: Tensor) -> Estimate:
+    """A value of all rows, with those (K,) that leave out each of K equal groups of them in turn."""
+    k = len(without)
+    return _of_rows(value, math.sqrt((k - 1) / k * float((without - without.mean()).square().sum())), k)
+
+
+def _of_rows(value: float, stderr: float, rows: int) -> Estimate:
+    """A value whose standard error is known from so few rows (Student 1908)."""
+    half = float(student.ppf(0.975, max(rows - 1, 1))) * stderr
+    return Estimate(value, value - half, value + half)
 
 
 def root(estimate: Estimate) -> Estimate:

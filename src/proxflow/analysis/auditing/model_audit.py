@@ -136,7 +136,8 @@ def audit(
     found = (measured.likelihood() if likelihood else {}) | measured.figures()
     leakage, missing = (None, ()) if conditional is None else measured.leakage(conditional)
     found |= {} if leakage is None else {"label_leakage": leakage}
-    independent = measured.of_independent(int(steps)) if compare_independent else {}
+    independent, not_compared = measured.of_independent(int(steps)) if compare_independent else ({}, ())
+    missing += not_compared
     figures = figures_of(found, measured.of_reference(likelihood), independent)
     shares = None if subject.groups is None else group_shares(pairs.target, subject.groups)
     warned = faults(figures, reading, shares, normal_source=isinstance(subject.source, Gaussian))
@@ -157,7 +158,7 @@ def _compared(shares: Shares | None) -> tuple[tuple[str, ...], Tensor]:
     """Names of groups, and their shares (G, 2) of samples and data."""
     if shares is None:
         return (), torch.empty(0, 2)
-    return shares.groups.names, torch.stack([shares.found.cpu(), shares.groups.shares.cpu()], 1)
+    return shares.names, torch.stack([shares.found, shares.right], 1)
 
 
 def _followed(
@@ -240,16 +241,17 @@ class _Measured:
         bits = density_bits_of_flow(self.subject) if likelihood else None
         return found if bits is None else found | {"density_bits": bits}
 
-    def of_independent(self, steps: int) -> dict[str, Estimate]:
-        """What the field of independent pairs with the data has."""
+    def of_independent(self, steps: int) -> tuple[dict[str, Estimate], tuple[str, ...]]:
+        """What the field of independent pairs with the data has; or nothing, and a sentence that says why."""
         subject = self.subject
         if subject.data is None:
-            return {}
+            return {}, ()
         self._say("the field of independent pairs")
         other = IndependentField(subject.data, schedule=subject.schedule, source=subject.source)
-        pairs = attempt(other, self.pairs.source, (other.dim,), subject.schedule, steps).pairs
-        if pairs is None:
-            return {}
+        tried = attempt(other, self.pairs.source, (other.dim,), subject.schedule, steps)
+        if tried.pairs is None:
+            return {}, (f"Independent pairs were not compared: {tried.failure.rstrip('.')}.",)
+        pairs = tried.pairs
         found = pair_figures(pairs, _MOST_ASSIGNED) | self._samples(pairs.target)
         found |= jacobian_figures(self._jacobians(other, pairs, (other.dim,)))
         if self._exact is not None and subject.flow is not None:
@@ -257,7 +259,7 @@ class _Measured:
             misses = misses_on_the_way(pairs, subject.flow, subject.schedule)
             found["pair_excess"] = pair_bound(misses, pairs, self._exact, subject.schedule).excess
             found |= self._batch(misses, subject.flow)
-        return found
+        return found, ()
 
     def _batch(self, misses: Misses, flow: ProximalFlow) -> dict[str, Estimate]:
         """The size of minibatches that would leave these misses; the curve that says so is drawn once."""

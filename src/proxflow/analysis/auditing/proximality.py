@@ -9,14 +9,11 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-import numpy as np
 import torch
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
 from proxflow.analysis.auditing.generated_pairs import FieldCall, GeneratedPairs
-from proxflow.analysis.auditing.intervals import Estimate, normal_estimate, ratio, root_ratio, share
+from proxflow.analysis.auditing.intervals import Estimate, jackknifed, mean_of, normal_estimate, root_ratio, share
 from proxflow.analysis.terminal.flat_field import (
     DENSE_LIMIT,
     FlatField,
@@ -44,6 +41,7 @@ _PROBES = 8  # random directions that stand for a large Jacobian
 _TOLERANCE = 0.02  # of extreme eigenvalues, times the largest
 _MOST_PRODUCTS = 60  # with a large Jacobian; what has not converged by then is a bound from inside the spectrum
 _MEMORY = 1 << 28  # bytes
+_GROUPS = 8  # of pairs that are left out in turn: eight more assignments, and an error known to a quarter
 _MOST_COMPARED = 2048  # pairs, each with each other: 32 MiB a matrix
 
 
@@ -76,8 +74,8 @@ def measured_jacobians(
     method = _dense if flat.dim <= DENSE_LIMIT else _by_products
     found: list[tuple[Tensor, ...]] = []
     for number, moment in enumerate(_MOMENTS):
-        place = round(moment * (len(pairs.times) - 1))
-        t, x = pairs.times[place].to(pairs.source), pairs.points[place, :rows]
+        at = torch.tensor(moment, dtype=torch.float64)
+        t, x = at.to(pairs.source), pairs.at(at, flat.schedule, slice(rows))
         alpha_rate, wronskian = flat.schedule.alpha_derivative(t), flat.schedule.wronskian(t)
         unit = float(-alpha_rate * flat.schedule.beta(t) / wronskian)  # P = unit (A + 1), A of docs/theory.md 6
         skew, turn, size, lowest, highest, trace = method(flat, t, x, generator_of(seed, number))
@@ -139,8 +137,8 @@ def jacobian_figures(found: Jacobians) -> dict[str, Estimate]:
         "rotation": root_ratio(projected, found.size.mean(0)),
         "spectrum_above": share((found.highest > 1 + _OUTSIDE).any(0)),
         "spectrum_below": share((found.lowest < -_OUTSIDE).any(0)),
-        "largest_eigenvalue": _mean(found.highest.amax(0)),
-        "local_dimension": _mean(last),
+        "largest_eigenvalue": mean_of(found.highest.amax(0)),
+        "local_dimension": mean_of(last),
     }
 
 
@@ -164,10 +162,6 @@ def _drifts(pairs: GeneratedPairs) -> Tensor:
     return torch.stack([(end.double() - pairs.target.double()).square().sum(1) for end in pairs.recovered])
 
 
-def _mean(values: Tensor) -> Estimate:
-    return ratio(values, torch.ones_like(values))
-
-
 def _cycle_violations(pairs: GeneratedPairs) -> Estimate:
     """Share of two pairs that would cost less if they exchanged their targets: <x0 - x0', x1 - x1'> < 0.
 
@@ -185,21 +179,15 @@ def _cycle_violations(pairs: GeneratedPairs) -> Estimate:
 def _repairing_gain(pairs: GeneratedPairs, most: int) -> Estimate:
     """(cost - least cost of the same points) / least cost, by assignment of the first ``most`` pairs.
 
-    What rows gain and lose cancels along each cycle of the permutation: the interval is over cycles, as if they were
-    drawn independently. The gain grows with the number of pairs: compare equal numbers.
+    The interval is that of a jackknife that leaves out each eighth of the pairs in turn (Tukey 1958): rows that share a
+    cycle of the permutation gain and lose together. The gain grows with the number of pairs: compare equal numbers.
     """
     x0, x1 = pairs.source[:most].double(), pairs.target[:most].double()
-    order = least_cost_permutation(x0, x1)
-    least = (x1[order] - x0).square().sum(1)
-    gain = (x1 - x0).square().sum(1) - least
-    value = float(gain.sum() / least.sum())
-    cycles = _cycles(order)
-    left = torch.zeros(int(cycles.max()) + 1, dtype=torch.float64).index_add(0, cycles, (gain - value * least).cpu())
-    return normal_estimate(value, float(left.square().sum().sqrt() / least.sum()))
+    group = torch.arange(len(x0)) % _GROUPS
+    without = [_gain(x0[group != k], x1[group != k]) for k in range(_GROUPS)]
+    return jackknifed(_gain(x0, x1), torch.tensor(without, dtype=torch.float64))
 
 
-def _cycles(order: Tensor) -> Tensor:
-    """The number of the cycle of each place of a permutation, (n,) int64."""
-    n, places = len(order), order.cpu().numpy()
-    graph = coo_array((np.ones(n), (np.arange(n), places)), shape=(n, n))
-    return torch.from_numpy(connected_components(graph)[1]).long()
+def _gain(x0: Tensor, x1: Tensor) -> float:
+    least = (x1[least_cost_permutation(x0, x1)] - x0).square().sum(1)
+    return float(((x1 - x0).square().sum(1) - least).sum() / least.sum())

@@ -17,7 +17,7 @@ _VARIANCE = 0.03  # of the ratio from 1, in all or along a direction: weights at
 _OF_SEVERAL = 1.7  # half-widths of 95% intervals, 3.3 standard errors: three directions are off by chance as seldom as
 # one figure is by three
 _DIRECTIONS = ("first", "second", "third")  # principal ones of the data
-FAR = 0.02  # energy distance over the distance of two rows
+FAR = 0.02  # energy distance over the root mean square distance of two rows
 _DROPPED = 0.5  # of a group's share in the data, that the samples stay below
 _COPIES = 0.5  # of the distance of new rows
 _EXACT = 1e-3  # of a relative figure, below which no sampling of a network gets
@@ -48,7 +48,7 @@ def faults(figures: Figures, reading: Reading | None, shares: Shares | None, *, 
     if not found and _is_off(figures, "energy_distance", FAR):
         found.append(
             "The samples are not the data: their energy distance is "
-            f"{figures['energy_distance'].value:.2g} of the mean distance of two rows, and no single fault explains it."
+            f"{figures['energy_distance'].value:.2g} of the distance of two rows, and no single fault explains it."
         )
     return tuple(found + (_rotation(figures, marginals=not found) if normal_source else []))
 
@@ -150,12 +150,12 @@ def _missing(figures: Figures, shares: Shares | None) -> list[str]:
     """Groups of the data that are not generated."""
     if shares is None:
         return []
-    wanted = shares.groups.shares.cpu()
+    wanted = shares.right
     lost = [k for k in range(len(wanted)) if float(shares.upper[k]) < _DROPPED * float(wanted[k])]
     if not lost:
         return []
     names = ", ".join(
-        f"{shares.groups.names[k]} ({float(shares.found[k]):.1%} of samples, {float(wanted[k]):.1%} of data)"
+        f"{shares.names[k]} ({float(shares.found[k]):.1%} of samples, {float(wanted[k]):.1%} of data)"
         for k in lost[:_MOST_NAMED]
     )
     more = "" if len(lost) <= _MOST_NAMED else f" and {len(lost) - _MOST_NAMED} more"
@@ -255,7 +255,7 @@ def _generation(figures: Figures) -> str:
     distance, ratio = figures.get("energy_distance"), figures.get("variance_ratio")
     if distance is None or ratio is None:
         return ""
-    apart = f"is {distance.value:.2g} of the mean distance of two rows" if distance.low > 0 else "is not told from 0"
+    apart = f"is {distance.value:.2g} of the distance of two rows" if distance.low > 0 else "is not told from 0"
     return (
         f"The energy distance of samples and data {apart}, and the variance of the samples is {ratio.value:.3f} times "
         f"the right one.{_leakage(figures)}"
