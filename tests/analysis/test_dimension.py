@@ -11,7 +11,7 @@ import torch
 
 import proxflow as pf
 from proxflow.analysis.intrinsic_dimension.estimate import data_dimension
-from proxflow.analysis.terminal.local_dimension import local_dimension
+from proxflow.analysis.terminal.local_dimension import largest_posterior_weight, local_dimension
 from proxflow.analysis.terminal.scale_law import scale_spectrum
 from proxflow.analysis.terminal.terminal_spectrum import terminal_spectrum
 from proxflow.potentials import Ball, Discrete, Entropic, Product, Quadratic
@@ -134,6 +134,37 @@ def test_a_bare_callable_is_judged_by_its_training_data() -> None:
         x = (1 - t) * x0 + t * points[:10]
         found = local_dimension(lambda t, x: -x, x, t, points=points)
         assert (found.below_spacing == memorised).double().mean() >= 0.9
+
+
+def flagged(points: torch.Tensor, x: torch.Tensor, t: float) -> torch.Tensor:
+    found = local_dimension(lambda t, x: -x, x, t, points=points).below_spacing
+    assert found is not None
+    return found
+
+
+def test_a_row_that_is_given_twice_is_one_atom() -> None:
+    points, t = circle(100), 0.99
+    x = (1 - t) * normal(100, 3, seed=3) + t * points
+    once = flagged(points, x, t)
+    assert 10 < int(once.sum()) < 90
+    assert torch.equal(flagged(points.repeat(2, 1), x, t), once)
+    # two atoms, of which one counts three times: posterior odds of 3 exp(2 w) at w from their middle
+    pair = torch.tensor([[0.0], [1.0], [1.0], [1.0]], dtype=f64)
+    middle, alpha = 0.25, torch.tensor(0.5, dtype=f64)
+    for offset, share in ((0.0, 0.75), (-math.log(3), 0.5)):
+        found = largest_posterior_weight(torch.tensor([[middle + offset / 2]], dtype=f64), pair, alpha, 1 - alpha)
+        assert float(found) == pytest.approx(share, rel=1e-9)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, f64], ids=str)
+def test_the_flag_does_not_move_with_the_origin(dtype: torch.dtype) -> None:
+    """At a shift the rounding of x itself is 1e-7 of it: far below alpha in both."""
+    base, t = 3 * normal(60, 2, seed=1), 0.98
+    shift = 1e4 if dtype == torch.float32 else 1e9
+    x = (1 - t) * normal(60, 2, seed=2) + t * base
+    found = flagged((base + shift).to(dtype), (x + t * shift).to(dtype), t)
+    assert torch.equal(found, flagged(base, x, t))
+    assert found.all()
 
 
 @pytest.mark.parametrize(

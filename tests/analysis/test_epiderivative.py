@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from proxflow.analysis.epiderivative import check_second_epi_derivative, directional_prox, second_epi_quotients
-from proxflow.analysis.hypotheses import Verdict, check_terminal_hypotheses
+from proxflow.analysis.hypotheses import TerminalHypotheses, Verdict, check_terminal_hypotheses
+from proxflow.measures import Uniform
 from proxflow.potentials import Ball, Discrete, GeneralizedQuadratic, Potential, Product, Quadratic, Quantile
 from tests.laws.cases import CASES, marked
 from tests.marks import slow_beyond
@@ -178,6 +179,40 @@ def test_all_hypotheses_are_verified_on_manifolds(name: str) -> None:
     for part in (verdict.affine_hull, verdict.relative_interior, verdict.quadratic_form, verdict.finite_on_tangent):
         assert (part == Verdict.verified).all()
     assert (verdict.affine_dimension == potential.dim - MANIFOLDS[name]).all()
+
+
+def measured(verdict: TerminalHypotheses) -> torch.Tensor:
+    """What does not rest on the potential's word alone, (4, B)."""
+    parts = (verdict.affine_hull, verdict.relative_interior, verdict.quadratic_form, verdict.finite_on_tangent)
+    return torch.stack(parts)
+
+
+@pytest.mark.parametrize("radius", [1e-12, 1e-8, 1e6, 1e12])
+def test_hypotheses_hold_on_a_sphere_of_any_radius(radius: float) -> None:
+    verdict = check_terminal_hypotheses(Ball(3, radius), normal(4, 3, seed=5), manifold_dimension=2)
+    assert (measured(verdict) == Verdict.verified).all()
+    assert verdict.holds.all()
+
+
+@pytest.mark.parametrize("shift", [1e4, 1e6, 1e10, 1e14])
+def test_far_from_the_origin_they_hold_or_are_assumed(shift: float) -> None:
+    """The sphere's curvature is known to a few roundings of the shift over a step squared: to 1e-4 at 1e6."""
+    away = Ball(3).rotate(torch.eye(3, dtype=f64), torch.full((3,), shift, dtype=f64))
+    verdict = check_terminal_hypotheses(away, normal(4, 3, seed=5), manifold_dimension=2)
+    assert (measured(verdict) == (Verdict.verified if shift <= 1e6 else Verdict.assumed)).all()
+
+
+@pytest.mark.parametrize(("low", "high"), [(-1e-8, 1e-8), (-1e8, 1e8), (1e6, 1e6 + 1)])
+@pytest.mark.parametrize("scale", [1e-6, 1e6])
+def test_hypotheses_hold_at_atoms_for_noise_of_any_scale_and_place(low: float, high: float, scale: float) -> None:
+    noise = low + (high - low) * torch.rand(4, 3, generator=torch.Generator().manual_seed(0), dtype=f64)
+    atoms, heights = normal(20, 3), 0.3 * (high - low) * normal(20, seed=1)
+    heights = heights + 0.5 * (low + high) * atoms.sum(1)  # cells about the middle of the box
+    potential = Discrete(scale * atoms, scale * heights, source=Uniform(3, low, high))
+    verdict = check_terminal_hypotheses(potential, noise, manifold_dimension=0)
+    assert (measured(verdict) == Verdict.verified).all()
+    wrong = check_terminal_hypotheses(potential, noise, manifold_dimension=1)
+    assert (wrong.affine_hull == Verdict.failed).all()
 
 
 def test_what_is_not_told_is_assumed() -> None:

@@ -10,7 +10,7 @@ import torch
 
 import proxflow as pf
 from proxflow.analysis import perturb
-from proxflow.schedules import Cosine, Linear
+from proxflow.schedules import Cosine, Linear, Polynomial
 
 f64 = torch.float64
 
@@ -45,6 +45,19 @@ def test_linear_flows_do_what_is_predicted_at_any_size(known: bool) -> None:
     expected = 1 / (t + (1 - t) / torch.tensor([0.1, 0.5, 2.0], dtype=f64))
     torch.testing.assert_close(found.predicted, expected.expand(4, 3), atol=1e-6, rtol=0)
     torch.testing.assert_close(found.survival, expected.expand(4, 3), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("schedule", [Polynomial(0.25), Polynomial(0.5), Polynomial(2.0), Cosine()], ids=repr)
+def test_a_callable_arrives_where_the_flow_does_under_any_schedule(schedule: pf.schedules.Schedule) -> None:
+    """Polynomial velocities of degree below 1 grow without bound at t = 1, where a straight pair still ends at y."""
+    mean, deviations = torch.tensor([1.0, 2.0], dtype=f64), torch.tensor([2.0, 0.5], dtype=f64)
+    flow = pf.ProximalFlow(pf.potentials.Quadratic(mean, torch.diag(deviations**2)), schedule)
+    x0 = noise(3, 2)
+    found = perturb(lambda t, x: flow(t, x), x0, 0.5, count=2, schedule=schedule)
+    torch.testing.assert_close(found.unperturbed, mean + deviations * x0, atol=2e-6, rtol=0)
+    time = torch.tensor(0.5, dtype=f64)
+    kept = deviations / (schedule.alpha(time) + schedule.beta(time) * deviations)
+    torch.testing.assert_close(found.survival, kept.sort().values.expand(3, 2), atol=1e-5, rtol=0)
 
 
 def test_images_keep_their_shape() -> None:

@@ -11,7 +11,9 @@ import torch
 from torch import Tensor
 
 import proxflow as pf
-from proxflow.couplings import Conditional, PairFile, Semidiscrete
+from proxflow.couplings import Conditional, PairFile, Semidiscrete, condition_groups
+from proxflow.couplings.condition_groups import Group, _saving
+from proxflow.couplings.pairs import Rows
 from proxflow.metrics import label_leakage
 from proxflow.semidiscrete import fit
 from tests.couplings.normality import ALPHA, REJECTED, frequency_p_value, normal_p_value, same_law_p_value
@@ -57,6 +59,90 @@ def test_between_two_rows_the_noise_is_as_the_strength_says(conditions: str, str
         # sd of x0 given its row is below 1; heights are fitted to sqrt(1e-5) = .003
         assert float(noise.mean()) == pytest.approx(sign * 2 * density, abs=4 / math.sqrt(10_000) + 0.005)
     assert torch.equal(pairs.label, CONDITIONS[conditions][pairs.index])
+
+
+def test_between_two_rows_the_noise_of_another_source_is_as_the_strength_says() -> None:
+    """As above with noise of deviation sqrt(3): x0 with the condition of -a goes to a where x0 > c = sqrt(3) s."""
+    points, source = torch.tensor([[-0.7], [0.7]], dtype=F64), pf.measures.Uniform(1, -3.0, 3.0)
+    coupling = Conditional.fit(points, CONDITIONS["classes"], strength=1.0, source=source, tol=1e-4)
+    pairs = coupling.sample(20_000, generator=seeded())
+    mean = float(pairs.source[pairs.index == 1].mean())
+    assert mean == pytest.approx((9 - 3) / 6, abs=4 * 1.5 / math.sqrt(10_000) + 0.02)  # (9 - c^2) / 6
+
+
+def saving_of(covariance: Tensor, other: Tensor) -> float:
+    """2 tr (C^(1/2) S C^(1/2))^(1/2): C S has the eigenvalues of C^(1/2) S C^(1/2)."""
+    return 2 * float(torch.linalg.eigvals(covariance @ other).real.clamp(min=0).sqrt().sum())
+
+
+def rows_of_unlike_halves(dim: int) -> Tensor:
+    """4,096 rows, wide and narrow ones by turns, along axes of unlike deviations."""
+    rows = torch.randn(4096, dim, generator=seeded(), dtype=F64) @ torch.randn(dim, dim, generator=seeded(1), dtype=F64)
+    rows[1::2] *= 0.01
+    return rows + 100
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.uint8, F64], ids=str)
+def test_the_unit_of_the_cost_does_not_depend_on_the_order_of_rows(dtype: torch.dtype) -> None:
+    rows = rows_of_unlike_halves(3).to(dtype)
+    truth = saving_of(torch.cov(rows.double().mT, correction=0), torch.eye(3, dtype=F64))
+    for order in (rows, torch.cat([rows[::2], rows[1::2]]), rows[torch.randperm(4096, generator=seeded())]):
+        assert _saving(Rows("rows", order, None)) == pytest.approx(truth, rel=1e-9)
+    weighted = _saving(Rows("rows", rows, None, torch.arange(4096) % 2 == 0))
+    assert weighted == pytest.approx(_saving(Rows("rows", rows[::2], None)), rel=1e-9)
+
+
+def test_in_many_coordinates_it_is_that_of_drawn_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(condition_groups, "_MOST_COLUMNS", 2)  # in place of 2,048, whose singular values take seconds
+    monkeypatch.setattr(condition_groups, "_MOST_ROWS", 1024)
+    rows = rows_of_unlike_halves(3)
+    truth = saving_of(torch.cov(rows.mT, correction=0), torch.eye(3, dtype=F64))
+    for order in (rows, torch.cat([rows[::2], rows[1::2]]), rows.repeat(2, 1)):
+        # a variance is known to sqrt(3 / 1,024), a deviation to half of it
+        assert _saving(Rows("rows", order, None)) == pytest.approx(truth, rel=0.1)
+    # a heavy row is not missed: of mass 1/2, it makes the variance 1/4 of the square of its distance
+    weights = torch.ones(4096)
+    weights[7], rows[7, 2] = 4095, 1e4
+    assert _saving(Rows("rows", rows, None, weights)) == pytest.approx(1e4, rel=0.05)
+
+
+class Bent:
+    """A user's own source, of covariance M M'."""
+
+    def __init__(self, matrix: Tensor) -> None:
+        self.matrix, self.dim = matrix, len(matrix)
+
+    def sample(self, n: int, *, generator: Any = None, dtype: Any = None, device: Any = None) -> Tensor:
+        return torch.randn(n, self.dim, generator=generator, dtype=dtype, device=device) @ self.matrix.mT.to(dtype)
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        raise NotImplementedError
+
+
+def test_the_unit_of_the_cost_is_that_of_the_source() -> None:
+    rows, matrix, eye = (
+        rows_of_unlike_halves(3),
+        torch.randn(3, 3, generator=seeded(2), dtype=F64),
+        torch.eye(3).to(F64),
+    )
+    cloud = (torch.randn(3000, 3, generator=seeded(3), dtype=F64) @ matrix.mT).float()
+    mass = torch.rand(3000, generator=seeded(4), dtype=F64)
+    spread = torch.cov(cloud.double().mT, correction=0, aweights=mass) + 0.04 * eye
+    sources: list[tuple[Any, Tensor, float]] = [
+        (pf.measures.Uniform(3, -5.0, 1.0), 3.0 * eye, 1e-9),
+        (pf.measures.Empirical(cloud[:50]), torch.cov(cloud[:50].double().mT, correction=0), 1e-9),
+        (pf.measures.Empirical(cloud, mass, bandwidth=0.2), spread, 1e-9),
+        (Bent(matrix), matrix @ matrix.mT, 0.03),
+    ]
+    for part in (rows, rows[:100]):
+        covariance, given = torch.cov(part.mT, correction=0), Rows("rows", part, None)
+        assert _saving(given, pf.measures.Gaussian(3)) == _saving(given)
+        for source, other, error in sources:
+            assert _saving(given, source) == pytest.approx(saving_of(covariance, other), rel=error)
+    group = Group.of(Rows("rows", rows, torch.arange(4096) % 2), torch.arange(4096), None, (1.0,), sources[0][0])
+    assert group.features is not None
+    apart = (group.features[0] - group.features[1]).square().sum()  # of half of all pairs
+    assert float(apart) == pytest.approx(2 * _saving(group.rows, sources[0][0]), rel=1e-9)
 
 
 @pytest.fixture(scope="module")

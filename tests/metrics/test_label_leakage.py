@@ -65,6 +65,27 @@ def test_of_numbers_it_is_the_share_of_their_variance(slope: float) -> None:
     assert label_leakage(noise, torch.zeros(6000)).excess == 0
 
 
+@pytest.mark.parametrize("scale", [1e-200, 1e-3, 30.0, 1e200])
+def test_noise_of_any_scale_and_place_tells_what_it_decides(scale: float) -> None:
+    """Labels are functions of the noise: R^2 is 1, and all classes can be right, in whatever units."""
+    noise = scale * (torch.rand(3000, 6, generator=seeded(), dtype=f64) + 4)
+    level = noise.sum(1) / scale - 27
+    assert label_leakage(noise, level).value > 0.98
+    classes = label_leakage(noise, (level > 0).long())
+    assert classes.value > 0.93
+    assert classes.chance == pytest.approx(0.5, abs=0.02)
+
+
+@pytest.mark.parametrize("unit", [1e-200, 1e-3, 1.0, 1e3, 1e200])
+def test_a_condition_that_leaks_is_seen_beside_one_that_does_not_in_any_units(unit: float) -> None:
+    """Of two columns the first is known and the second not: R^2 is 1/2, as a third that never varies does not count."""
+    noise = normal(3000, 3)
+    labels = torch.stack([noise[:, 0], unit * normal(3000, seed=1), torch.full((3000,), 0.1, dtype=f64)], 1)
+    leak = label_leakage(noise, labels)
+    assert leak.value == pytest.approx(0.5, abs=0.03)
+    assert leak.stderr < 0.02
+
+
 def test_it_takes_any_shape_and_repeats_by_its_seed() -> None:
     noise, labels = normal(200, 4), torch.arange(200) % 3
     leak = label_leakage(noise, labels)

@@ -18,15 +18,69 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from proxflow.kernels.geometry import finite_rows, row_norm
 from proxflow.potentials.base import GeneralizedQuadratic, Potential
 from proxflow.results import brief_repr
-from proxflow.seeding import seeded_generator
+from proxflow.seeding import generator_of, seeded_generator
 
-__all__ = ["EpiCheck", "EpiQuotients", "check_second_epi_derivative", "directional_prox", "second_epi_quotients"]
+__all__ = [
+    "EpiCheck",
+    "EpiQuotients",
+    "Units",
+    "check_second_epi_derivative",
+    "directional_prox",
+    "second_epi_quotients",
+]
 
 _FINER = 16.0  # how much smaller the second step of a differentiation is
 _GROWTH = 2.0  # of a prox derivative from the finer to the coarser step that shows an infinite curvature
 _PROBES = 4  # random directions in which linearity is tested
+_DRAWS = 64  # of the noise, which say how large it and the data are
+
+
+@dataclass(frozen=True)
+class Units:
+    """Where the noise and the data of a potential lie and how large they are, by some draws.
+
+    Attributes:
+        noise_centre, centre: their means, (d,).
+        noise, length: their mean deviations per coordinate, ().
+    """
+
+    noise_centre: Tensor
+    noise: Tensor
+    centre: Tensor
+    length: Tensor
+
+    @classmethod
+    def of(cls, potential: Potential, like: Tensor) -> Units:
+        """Those of a potential, in the dtype and on the device of points."""
+        noise = potential.source.sample(_DRAWS, generator=generator_of(0), dtype=like.dtype, device=like.device)
+        data = potential.brenier_map(noise).detach()
+        return cls(*_centre_and_size(noise), *_centre_and_size(data[finite_rows(data)]))
+
+    def noise_size(self, u: Tensor) -> Tensor:
+        """How far source points (B, d) are from the centre, and a unit more, (B,)."""
+        return self.noise + row_norm(u - self.noise_centre)
+
+    def data_size(self, y: Tensor) -> Tensor:
+        """The same of data (B, d)."""
+        return self.length + row_norm(y - self.centre)
+
+    def rounded_size(self, y: Tensor) -> Tensor:
+        """The size of the numbers that data are made of, (B,): their roundings are eps times that."""
+        return self.data_size(y) + row_norm(self.centre[None])
+
+
+def _centre_and_size(points: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and mean deviation per coordinate; of points that are one up to rounding its own size, of the origin 1."""
+    if len(points) == 0:
+        return points.new_zeros(points.shape[1]), points.new_ones(())
+    centre = points.mean(0)
+    own, largest = row_norm(centre[None])[0], points.abs().max()
+    size = row_norm(points - centre).mean()
+    size = torch.where(size > 4 * torch.finfo(points.dtype).eps * largest, size, own)
+    return centre, torch.where(size > 0, size / points.shape[1] ** 0.5, 1.0)
 
 
 @brief_repr
@@ -150,15 +204,17 @@ def directional_prox(
         u: (B, d), in dpsi(y).
         w: (B, d) directions.
         radius: r.
-        step: s; the cube root of the rounding unit times 1 + |y| + r |u| per row if None.
+        step: s; if None the cube root of the rounding unit times |y| + r |u| and the size of the data, per row, where
+            these are about the origin, and more where they are far from it.
 
     Raises:
         ValueError: shapes that do not match, or a radius or step that is not positive.
     """
     _check(potential, y, u, w)
     (r,) = _positive("radius", [radius], y)
-    s = _default_step(y, u, radius) if step is None else _positive("step", [step], y).expand(len(y))[:, None]
-    return _directional(potential, y, u, w, r, s)
+    if step is None:
+        return _directional(potential, y, u, w, r, _default_step(Units.of(potential, y), y, u, radius))
+    return _directional(potential, y, u, w, r, _positive("step", [step], y).expand(len(y))[:, None])
 
 
 def check_second_epi_derivative(
@@ -183,12 +239,13 @@ def check_second_epi_derivative(
     if y.dtype != torch.float64:
         raise ValueError(f"check_second_epi_derivative: y and u must be float64, got {y.dtype}")
     (r,) = _positive("radius", [radius], y)
-    step = _default_step(y, u, radius)
+    units = Units.of(potential, y)
+    step = _default_step(units, y, u, radius)
     coarse = _prox_derivative(potential, y, u, r, _FINER * step)
     fine = _prox_derivative(potential, y, u, r, step)
     form = potential.second_epi_derivative(y, u)
     analytic = form.resolvent(r.expand(len(y)), torch.ones_like(y[:, 0]))
-    used, vectors = _finite_directions(fine, coarse, y, step)
+    used, vectors = _finite_directions(fine, coarse, units.rounded_size(y)[:, None] / step)
     return EpiCheck(
         derivative=fine,
         analytic=analytic,
@@ -202,11 +259,14 @@ def check_second_epi_derivative(
     )
 
 
-def _finite_directions(fine: Tensor, coarse: Tensor, y: Tensor, step: Tensor) -> tuple[Tensor, Tensor]:
-    """Which eigenvectors of the finer derivative span the finite subspace, (B, d) bool, and those vectors."""
+def _finite_directions(fine: Tensor, coarse: Tensor, magnified: Tensor) -> tuple[Tensor, Tensor]:
+    """Which eigenvectors of the finer derivative span the finite subspace, (B, d) bool, and those vectors.
+
+    Rounding makes an error of eps times ``magnified`` (B, 1) in the finer derivative.
+    """
     values, vectors = torch.linalg.eigh(0.5 * (fine + fine.mT))
     before = torch.einsum("bij,bik,bkj->bj", vectors, coarse, vectors)
-    noise = 256 * torch.finfo(y.dtype).eps * (1 + torch.linalg.vector_norm(y, dim=1, keepdim=True)) / step
+    noise = 256 * torch.finfo(fine.dtype).eps * magnified
     return (values > noise) & (before < _GROWTH * values), vectors
 
 
@@ -243,11 +303,12 @@ def _directional(potential: Potential, y: Tensor, u: Tensor, w: Tensor, radius: 
     return difference
 
 
-def _default_step(y: Tensor, u: Tensor, radius: float) -> Tensor:
-    """(B, 1): where the errors of rounding and of a second-order formula meet."""
-    size = 1 + torch.linalg.vector_norm(y, dim=1) + radius * torch.linalg.vector_norm(u, dim=1)
-    step: Tensor = torch.finfo(y.dtype).eps ** (1 / 3) * size[:, None]
-    return step
+def _default_step(units: Units, y: Tensor, u: Tensor, radius: float) -> Tensor:
+    """(B, 1): where the errors of rounding, eps rounded / s, and of a second-order formula, (s / size)^2, meet."""
+    size = units.data_size(y) + radius * row_norm(u - units.noise_centre)
+    rounded = size + row_norm(units.centre[None]) + radius * row_norm(units.noise_centre[None])
+    step: Tensor = size * (torch.finfo(y.dtype).eps * rounded / size) ** (1 / 3)
+    return step[:, None]
 
 
 def _envelope(form: GeneralizedQuadratic, radius: Tensor, w: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from proxflow.analysis.epiderivative import EpiCheck, check_second_epi_derivative
+from proxflow.analysis.epiderivative import EpiCheck, Units, check_second_epi_derivative
 from proxflow.errors import counted
 from proxflow.potentials import Potential
 from proxflow.results import Verdict, brief_repr
@@ -19,8 +19,9 @@ from proxflow.seeding import seeded_generator
 
 __all__ = ["TerminalHypotheses", "Verdict", "check_terminal_hypotheses"]
 
-_REACH = 1e-4  # how far from u the subdifferential is explored, relative to 1 + |u|
-_PROX_STEP = 1e-9  # relative to (1 + |y|) / (1 + |u|)
+_REACH = 1e-4  # how far from u the subdifferential is explored, relative to the size of the noise and |u|
+_PROX_STEP = 1e-9  # relative to the sizes of y over that of u: an error of 2e-7 by rounding
+_COARSER = 4.0  # a second step, which must lead to the same projections
 _TOLERANCE = 0.05  # relative to that reach
 _DERIVATIVE_TOLERANCE = 1e-4  # on derivatives of the prox, which lie in [0, 1]
 
@@ -32,11 +33,13 @@ class TerminalHypotheses:
 
     Attributes:
         affine_hull: the affine hull of dpsi(y) has dimension d - m. Assumed, with m = d - ``affine_dimension``, if m
-            was not given.
-        relative_interior: u is in the relative interior of dpsi(y), at least by 1e-4 (1 + |u|).
+            was not given, and where projections on dpsi(y) have not converged (data too far from the origin, say).
+        relative_interior: u is in the relative interior of dpsi(y), at least by 1e-4 (1 + |u|) for standard normal
+            noise. Assumed where projections on dpsi(y) have not converged.
         quadratic_form: d2psi(y|u) is a quadratic form on a subspace, and the one that the potential claims. Assumed
             where difference quotients have not converged.
         finite_on_tangent: that subspace is the tangent space, or has its dimension m if no tangent space was given.
+            Assumed where difference quotients, or the projections that m is inferred from, have not converged.
         smooth_support: y is in the support, and the support is a C^2 manifold around y: what the potential says of its
             law there (``Potential.smooth_support``), not measured; assumed where it says nothing.
         affine_dimension: measured dimension of the affine hull of dpsi(y), (B,) int64.
@@ -82,7 +85,7 @@ def check_terminal_hypotheses(
 ) -> TerminalHypotheses:
     """Check, at source points u, what makes normal directions contract at rate -1 and tangent ones stay.
 
-    Costs about 8 d + 16 proxes per row.
+    Costs about 10 d + 16 proxes per row. Lengths are judged in units of the potential's data and noise, by draws.
 
     Args:
         potential: any.
@@ -102,24 +105,29 @@ def check_terminal_hypotheses(
     y = potential.brenier_map(u).detach() if y is None else y.detach()
     potential.check(y, "y")
     given = _given_dimension(u, manifold_dimension, tangent)
-    reach = _REACH * (1 + torch.linalg.vector_norm(u, dim=1, keepdim=True))
-    outside = _distance(_projected(potential, y, u), u) > _TOLERANCE * reach[:, 0]
+    at = _At(potential, y, Units.of(potential, u))
+    reach = _REACH * at.units.noise_size(u)
+    allowed = _TOLERANCE * reach
+    outside = _distance(at.projected(u[:, None])[:, 0], u) > allowed
     if bool(outside.any()):
         rows = torch.nonzero(outside)[:, 0]
         raise ValueError(
             f"check_terminal_hypotheses: u is not in dpsi(y) in {counted(len(rows), 'row')}, first {rows[:5].tolist()}"
         )
-    steps = _explored(potential, y, u, reach, seed)
-    sizes = torch.linalg.svdvals(steps)
-    affine_dimension = (sizes > _TOLERANCE * reach).sum(1)
-    epi = check_second_epi_derivative(potential, y, u, seed=seed)
+    around = _around(u, reach, seed)
+    steps = at.projected(around) - u[:, None, :]
+    drift = at.projected(around, _COARSER) - u[:, None, :] - steps
+    explored = at.resolved & (torch.linalg.vector_norm(drift, dim=2).amax(1) <= allowed)
+    affine_dimension = (torch.linalg.svdvals(steps) > allowed[:, None]).sum(1)
+    epi = check_second_epi_derivative(potential, y, u, radius=float(at.units.length / at.units.noise), seed=seed)
     m = u.shape[1] - affine_dimension if given is None else torch.full_like(affine_dimension, given)
-    fits = affine_dimension == u.shape[1] - m
+    agrees, settled = _is_claimed_form(epi)
+    settled = settled & at.resolved
     return TerminalHypotheses(
-        affine_hull=_verdict(fits, torch.full_like(fits, given is not None)),
-        relative_interior=_verdict(_reflects(potential, y, u, steps, reach)),
-        quadratic_form=_verdict(*_is_claimed_form(epi)),
-        finite_on_tangent=_verdict(_finite_on_tangent(epi, m, tangent)),
+        affine_hull=_verdict(affine_dimension == u.shape[1] - m, explored, assumed=given is None),
+        relative_interior=_verdict(_reflects(at, u, steps, allowed), explored),
+        quadratic_form=_verdict(agrees, settled),
+        finite_on_tangent=_verdict(_finite_on_tangent(epi, m, tangent), settled & (explored | (given is not None))),
         smooth_support=potential.smooth_support(y),
         affine_dimension=affine_dimension,
         subspace_dimension=epi.subspace_dimension,
@@ -144,41 +152,47 @@ def _given_dimension(u: Tensor, m: int | None, tangent: Tensor | None) -> int | 
     return m
 
 
-def _projected(potential: Potential, y: Tensor, v: Tensor) -> Tensor:
-    """Projection of v on dpsi(y), (B, d)."""
-    size_y, size_v = torch.linalg.vector_norm(y, dim=1), torch.linalg.vector_norm(v, dim=1)
-    step = _PROX_STEP * (1 + size_y) / (1 + size_v)
-    return potential.prox(y + step[:, None] * v, step).multiplier.detach()
+@dataclass(frozen=True)
+class _At:
+    """A potential at points y (B, d), and the units of its law."""
+
+    potential: Potential
+    y: Tensor
+    units: Units
+
+    @property
+    def resolved(self) -> Tensor:
+        """Whether a step of the prox far above the roundings is far below the size of the data, (B,) bool."""
+        return _PROX_STEP * self.units.rounded_size(self.y) <= _TOLERANCE * self.units.data_size(self.y)
+
+    def projected(self, v: Tensor, coarser: float = 1.0) -> Tensor:
+        """Projections on dpsi(y) of several points (B, n, d) per row, by a step of the prox, or one so much coarser."""
+        count, v_flat = v.shape[1], v.reshape(-1, v.shape[2])
+        y = self.y.repeat_interleave(count, 0)
+        step = coarser * _PROX_STEP * self.units.rounded_size(y) / self.units.noise_size(v_flat)
+        return self.potential.prox(y + step[:, None] * v_flat, step).multiplier.detach().reshape(v.shape)
 
 
-def _explored(potential: Potential, y: Tensor, u: Tensor, reach: Tensor, seed: int) -> Tensor:
-    """Steps (B, 2 d, d) from u to the projections on dpsi(y) of points around it, in all directions of a frame."""
+def _around(u: Tensor, reach: Tensor, seed: int) -> Tensor:
+    """Points (B, 2 d, d) around u, in all directions of a frame."""
     generator = seeded_generator("check_terminal_hypotheses", seed)
     dim = u.shape[1]
     frame = torch.linalg.qr(torch.randn(dim, dim, generator=generator, dtype=u.dtype))[0].to(u.device)
-    around = u[:, None, :] + reach[:, :, None] * torch.cat([frame, -frame])
-    return _projected_each(potential, y, around) - u[:, None, :]
+    return u[:, None, :] + reach[:, None, None] * torch.cat([frame, -frame])
 
 
-def _projected_each(potential: Potential, y: Tensor, v: Tensor) -> Tensor:
-    """Projections on dpsi(y) of several points (B, n, d) per row."""
-    count = v.shape[1]
-    return _projected(potential, y.repeat_interleave(count, 0), v.reshape(-1, v.shape[2])).reshape(v.shape)
-
-
-def _reflects(potential: Potential, y: Tensor, u: Tensor, steps: Tensor, reach: Tensor) -> Tensor:
+def _reflects(at: _At, u: Tensor, steps: Tensor, allowed: Tensor) -> Tensor:
     """Whether u - e stays in dpsi(y) for all explored u + e in it: u is in the relative interior (Rockafellar 6.4)."""
     opposite = u[:, None, :] - steps
-    off = torch.linalg.vector_norm(_projected_each(potential, y, opposite) - opposite, dim=2).amax(1)
-    inside: Tensor = off <= _TOLERANCE * reach[:, 0]
+    inside: Tensor = torch.linalg.vector_norm(at.projected(opposite) - opposite, dim=2).amax(1) <= allowed
     return inside
 
 
 def _is_claimed_form(epi: EpiCheck) -> tuple[Tensor, Tensor]:
-    """Whether quotients agree with the claimed form (or have not converged), and whether that is certain."""
+    """Whether quotients agree with the claimed form, and whether they have converged."""
     settled = epi.drift <= 16 * _DERIVATIVE_TOLERANCE
     agrees = (epi.nonlinearity <= _DERIVATIVE_TOLERANCE) & (epi.error <= _DERIVATIVE_TOLERANCE)
-    return agrees | ~settled, settled
+    return agrees, settled
 
 
 def _finite_on_tangent(epi: EpiCheck, m: Tensor, tangent: Tensor | None) -> Tensor:
@@ -191,11 +205,10 @@ def _finite_on_tangent(epi: EpiCheck, m: Tensor, tangent: Tensor | None) -> Tens
     return same & aligned
 
 
-def _verdict(holds: Tensor, certain: Tensor | None = None) -> Tensor:
-    """failed where it does not hold; else verified where certain, assumed elsewhere."""
-    certain = torch.ones_like(holds) if certain is None else certain
-    positive = torch.where(certain, int(Verdict.verified), int(Verdict.assumed))
-    return torch.where(holds, positive, int(Verdict.failed))
+def _verdict(holds: Tensor, settled: Tensor, *, assumed: bool = False) -> Tensor:
+    """Assumed where what was measured has not settled; else failed where it does not hold, and verified or assumed."""
+    positive = int(Verdict.assumed if assumed else Verdict.verified)
+    return torch.where(settled, torch.where(holds, positive, int(Verdict.failed)), int(Verdict.assumed))
 
 
 def _distance(a: Tensor, b: Tensor) -> Tensor:

@@ -10,15 +10,18 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from proxflow.checks import Numbers, real_number
+from proxflow.checks import Numbers, point_weights, real_number
 from proxflow.couplings.joint_conditional import NoiseAndCondition
 from proxflow.couplings.pairs import Rows
-from proxflow.kernels.geometry import coordinates
-from proxflow.measures import Empirical, Source
+from proxflow.kernels.geometry import ScaledRows, coordinates, covariance_about, largest_entry, weighted_sum
+from proxflow.measures import Empirical, Gaussian, Source, Uniform, draw_rows
+from proxflow.seeding import generator_of
 
 __all__ = ["Group", "Groups", "checked_strength", "groups_of", "places_of_groups", "weights_of"]
 
-_MOST_ROWS = 2048  # that say how far the points spread: two digits of a unit
+_MOST_ROWS = 2048  # that say how far points spread, if they have more coordinates
+_MOST_COLUMNS = 2048  # of a covariance of all rows, which takes as long as a few steps of a fit
+_DRAWS = 8192  # of a source whose covariance is not known: two digits
 
 
 @dataclass(frozen=True)
@@ -46,8 +49,15 @@ class Group:
     features: Tensor | None
 
     @classmethod
-    def of(cls, data: Rows, rows: Tensor, directions: Numbers | None, strength: tuple[float, ...]) -> Self:
-        """Those of some rows of the data."""
+    def of(
+        cls,
+        data: Rows,
+        rows: Tensor,
+        directions: Numbers | None,
+        strength: tuple[float, ...],
+        source: Source | None = None,
+    ) -> Self:
+        """Those of some rows of the data, for noise of the source, or standard normal noise."""
         flat = data.flat[rows]
         coupled = flat
         if directions is not None:
@@ -59,7 +69,8 @@ class Group:
         else:
             costs = [(each, [column]) for each, column in zip(strength, columns, strict=True)]
         soft = [cost for cost in costs if cost[0] < math.inf]
-        return cls(flat, directions, own, _condition_features(soft, own))
+        noise = source if directions is None else None
+        return cls(flat, directions, own, _condition_features(soft, own, noise))
 
     @property
     def joined(self) -> Tensor:
@@ -155,15 +166,18 @@ def weights_of(data: Rows, rows: Tensor) -> Tensor | None:
     return None if data.weights is None else data.weights[rows]
 
 
-def _condition_features(groups: Sequence[tuple[float, Sequence[Tensor]]], rows: Rows) -> Tensor | None:
+def _condition_features(
+    groups: Sequence[tuple[float, Sequence[Tensor]]], rows: Rows, source: Source | None
+) -> Tensor | None:
     """Features (N, m) such that |f(c) - f(c')|^2 costs, for unrelated conditions, strength x the saving on average.
 
-    The saving is 2 tr(cov(x1)^(1/2)): what optimal pairs of N(0, I) and a normal law of the data's covariance cost less
-    than independent ones (Gelbrich, 1990). Whole numbers are classes, of which all that differ are equally far apart.
+    The saving is what optimal pairs of normal laws, of the covariances of noise and data, cost less than independent
+    ones. Whole numbers are classes, of which all that differ are equally far apart.
 
     Args:
         groups: a strength, and the conditions (N,) whose squared distances it weighs together.
         rows: the points and their weights.
+        source: of the noise; standard normal if None.
 
     Returns:
         None where nothing is left that costs: strengths of 0, conditions that are all the same.
@@ -173,8 +187,12 @@ def _condition_features(groups: Sequence[tuple[float, Sequence[Tensor]]], rows: 
         features = torch.cat([_plain_features(column, rows) for column in columns], dim=1).double()
         unrelated = 2 * float(rows.mass @ (features - rows.mass @ features).square().sum(1))
         if strength > 0 and unrelated > 0:
-            found.append(features * (strength * _saving(rows) / unrelated) ** 0.5)
-    return torch.cat(found, dim=1).to(rows.dtype) if found else None
+            found.append((features, strength, unrelated))
+    if not found:
+        return None
+    saving = _saving(rows, source)
+    scaled = [features * (strength * saving / unrelated) ** 0.5 for features, strength, unrelated in found]
+    return torch.cat(scaled, dim=1).to(rows.dtype)
 
 
 def _plain_features(column: Tensor, rows: Rows) -> Tensor:
@@ -185,11 +203,43 @@ def _plain_features(column: Tensor, rows: Rows) -> Tensor:
     return torch.nn.functional.one_hot(place, len(classes)).to(rows.flat.device, rows.dtype) / 2**0.5
 
 
-def _saving(rows: Rows) -> float:
-    """2 tr(cov^(1/2)) of the rows, of evenly chosen ones where they are many."""
-    step = -(-len(rows) // _MOST_ROWS)
-    points, mass = rows.flat[::step].double(), rows.mass[::step]
-    if not float(mass.sum()) > 0:
-        points, mass = rows.flat.double(), rows.mass
-    mass = mass / mass.sum()
-    return 2 * float(torch.linalg.svdvals((points - mass @ points) * mass.sqrt()[:, None]).sum())
+def _saving(rows: Rows, source: Source | None = None) -> float:
+    """2 tr (C^(1/2) S C^(1/2))^(1/2) of the covariances S of the rows and C of the source (Gelbrich, 1990).
+
+    With S = A' A and C = F' F that is twice the sum of the singular values of A F'.
+    """
+    return 2 * float(torch.linalg.svdvals(_times_root(_covariance_root(rows.flat, rows.mass), source)).sum())
+
+
+def _times_root(rows: Tensor, source: Source | None) -> Tensor:
+    """A F' for rows A (m, d) and any F such that F' F is the covariance of the source, standard normal if None."""
+    if source is None or isinstance(source, Gaussian):
+        return rows
+    if isinstance(source, Uniform):
+        return rows * ((source.high - source.low) / 12**0.5)
+    if isinstance(source, Empirical):
+        root = _covariance_root(source.points.to(rows.device), source.weights.to(rows.device))
+        return torch.cat([rows @ root.mT, source.bandwidth * rows], 1)
+    count = _MOST_ROWS if source.dim > _MOST_COLUMNS else _DRAWS
+    draws = source.sample(count, generator=generator_of(0), dtype=rows.dtype, device=rows.device)
+    return rows @ _covariance_root(draws, point_weights("Conditional", None, draws)).mT
+
+
+def _covariance_root(points: Tensor, mass: Tensor) -> Tensor:
+    """A (m, d) float64, m at most 2,048, with A' A the covariance of points (N, d), whatever their order.
+
+    Above 2,048 points and as many coordinates it is that of 2,048 draws of them: as their rank is smaller, the sum of
+    singular values is too small by a quarter for data without structure, by less for others.
+    """
+    many = len(points) > _MOST_ROWS
+    if many and points.shape[1] <= _MOST_COLUMNS:
+        mean, unit = weighted_sum(mass, points), largest_entry(points).clamp(min=torch.finfo(torch.float64).tiny)
+        covariance = covariance_about(ScaledRows(points, mean, unit), mass, torch.zeros_like(mean))
+        values, axes = torch.linalg.eigh(covariance)
+        root: Tensor = unit * values.clamp(min=0).sqrt()[:, None] * axes.mT
+        return root
+    if many:
+        points = points[draw_rows(mass, _MOST_ROWS, generator_of(0))]
+        mass = point_weights("Conditional", None, points)
+    points, mass = points.double(), mass / mass.sum()
+    return (points - mass @ points) * mass.sqrt()[:, None]

@@ -20,7 +20,7 @@ from torch import Tensor
 from proxflow.checks import Numbers, whole_number
 from proxflow.couplings.condition_groups import Group, checked_strength, groups_of, places_of_groups, weights_of
 from proxflow.couplings.directions import choose_directions, directions_kept_by
-from proxflow.couplings.joint_conditional import ConditionCost
+from proxflow.couplings.joint_conditional import ConditionCost, NoiseAndCondition
 from proxflow.couplings.noise_pool import WAITING, NoiseLaw
 from proxflow.couplings.numbered_blocks import NumberedBlocks
 from proxflow.couplings.pairs import Pairs, Rows, check_count
@@ -113,7 +113,7 @@ class Conditional:
         self._parts: dict[int, Semidiscrete | ConditionCost | Subspace] = {}
         for group, rows in groups.members.items():
             frame = None if directions is None else directions[group]
-            own = Group.of(self.rows, rows, frame, self.strength)
+            own = Group.of(self.rows, rows, frame, self.strength, _noise_of(potentials[group]))
             share = (WAITING if max_memory is None else max_memory) * len(rows) // len(self.rows)
             least = _DRAWS_PER_ROW * own.joined.numel() * own.rows.dtype.itemsize if max_memory is None else 0
             self._parts[group] = _part(own, potentials[group], symmetry, max(share, least))
@@ -195,7 +195,7 @@ class Conditional:
                 if directions is not None:
                     own_weights = weights_of(data, rows)
                     frames[label] = _coupled_directions(data.flat[rows], own_weights, directions, seed, progress)
-                group = Group.of(data, rows, frames.get(label), strength)
+                group = Group.of(data, rows, frames.get(label), strength, source)
                 options["source"] = group.joint_source(source)
                 if shortlist is not None:
                     record = fit_shortlisted(group.joined, group.rows.weights, count=shortlist, **options)
@@ -351,6 +351,12 @@ def _part(
     if part.symmetry != symmetry:
         raise ValueError("Conditional: potentials must have the symmetry that is given, or none if none is")
     return part
+
+
+def _noise_of(potential: AtomicPotential | SymmetricDiscrete) -> Source:
+    """The noise that a potential was fitted to, without the conditions that go with it."""
+    source = potential.source
+    return source.noise if isinstance(source, NoiseAndCondition) else source
 
 
 def _made(folder: Path) -> Path:

@@ -2,10 +2,12 @@
 
 Method: ridge regression on a Gaussian kernel (a normal process with unit prior variance, unit error variance and the
 length sqrt(d), about which two vectors of N(0, I) are apart), fitted to one half of the pairs and judged on the other.
-Classes are predicted by the largest of their regressed indicators, each in units of its deviation, so that rare
-classes are predicted too. Numbers are predicted by the regression, shrunk by
-the slope that its leave-one-out predictions of its own half call for, so that R^2 is 0 and not negative where there is
-nothing to predict. A dependence that this smooth regression does not see is not excluded.
+Noise is taken about its mean and in units of its root mean square deviation, one unit for all coordinates, so that a
+rotation changes nothing. Classes are predicted by the largest of their regressed indicators, each in units of its
+deviation, so that rare classes are predicted too. Numbers are predicted by the regression, each column shrunk by the
+slope that the leave-one-out predictions of its own half call for, so that R^2 is 0 and not negative where there is
+nothing to predict. A dependence that this smooth regression does not see is not excluded: one on coordinates of the
+noise whose deviation is far below that of the others, say.
 """
 
 from __future__ import annotations
@@ -33,7 +35,8 @@ class LabelLeakage:
     """How well the label of a pair is predicted from its noise, on pairs that were not learned from.
 
     Attributes:
-        value: share of labels that are right; of numbers R^2, the share of their variance that is predicted.
+        value: share of labels that are right; of numbers R^2, the share of their variance that is predicted, the mean
+            of that of each column that varies.
         chance: what ``value`` would be for predictions as frequent as these and independent of the labels: of classes
             sum_c P(c predicted) P(c), of numbers 0.
         stderr: standard error of ``excess`` over the pairs judged on.
@@ -61,7 +64,7 @@ def label_leakage(noise: Numbers, labels: Numbers, *, seed: int = 0) -> LabelLea
     Args:
         noise: (n, *event), finite, float32 or float64, n at least 8.
         labels: (n,) or (n, k), finite: whole numbers are classes, those of several columns together; floats are
-            numbers, those of several columns predicted together.
+            numbers, of which each column counts alike, whatever its units.
         seed: seed of the choice of the halves.
 
     Raises:
@@ -89,7 +92,7 @@ def label_leakage(noise: Numbers, labels: Numbers, *, seed: int = 0) -> LabelLea
 def _of_classes(known: Tensor, new: Tensor, labels: Tensor, truth: Tensor) -> LabelLeakage:
     count = int(torch.cat([labels, truth]).max()) + 1
     indicators = torch.nn.functional.one_hot(labels, count).double()
-    guess = _Regression(known, indicators).standard_at(new).argmax(1)
+    guess = _Regression(known, indicators).at(new).argmax(1)
     shares, guessed = (torch.bincount(each, minlength=count) / len(truth) for each in (truth, guess))
     chance = float(shares.double() @ guessed.double())
     right = (guess == truth).double()
@@ -99,42 +102,55 @@ def _of_classes(known: Tensor, new: Tensor, labels: Tensor, truth: Tensor) -> La
 
 
 def _of_numbers(known: Tensor, new: Tensor, labels: Tensor, truth: Tensor) -> LabelLeakage:
-    regression, centre = _Regression(known, labels), labels.mean(0)
-    own = regression.left_out - centre
-    slope = ((own * (labels - centre)).sum() / own.square().sum().clamp(min=torch.finfo(own.dtype).tiny)).clamp(0, 1)
-    wrong = (truth - centre - slope * (regression.at(new) - centre)).square().sum(1)
-    spread = (truth - truth.mean(0)).square().sum(1)
-    if not float(spread.sum()) > 0:
+    varied = (truth != truth[0]).any(0)
+    if not bool(varied.any()):
         return LabelLeakage(0.0, 0.0, 0.0, len(truth))
-    ratio = float(wrong.mean() / spread.mean())
-    part = (wrong - ratio * spread) / spread.mean()
-    return LabelLeakage(1 - ratio, 0.0, float(part.std()) / math.sqrt(len(truth)), len(truth))
+    labels, truth = labels[:, varied], truth[:, varied]
+    regression = _Regression(known, labels)
+    own, wanted, truth = regression.left_out, regression.standard(labels), regression.standard(truth)
+    slope = ((own * wanted).sum(0) / own.square().sum(0).clamp(min=torch.finfo(own.dtype).tiny)).clamp(0, 1)
+    wrong, spread = (truth - slope * regression.at(new)).square(), (truth - truth.mean(0)).square()
+    ratio = wrong.mean(0) / spread.mean(0)
+    part = ((wrong - ratio * spread) / spread.mean(0)).mean(1)
+    return LabelLeakage(1 - float(ratio.mean()), 0.0, float(part.std()) / math.sqrt(len(truth)), len(truth))
 
 
 class _Regression:
-    """The mean of the labels (n, k), and of what is left a normal process over the noise (n, d)."""
+    """A normal process over the noise (n, d) for each column of the labels (n, k), in its deviations from its mean.
+
+    Attributes:
+        left_out: for each of its pairs the prediction without that pair, (n, k).
+    """
 
     def __init__(self, noise: Tensor, labels: Tensor) -> None:
-        self._noise, self._centre = noise, labels.mean(0)
-        scale = (labels - self._centre).square().mean(0).sqrt()
-        self._scale = torch.where(scale > 0, scale, 1.0)
-        standard = (labels - self._centre) / self._scale
-        inverse = torch.cholesky_inverse(torch.linalg.cholesky(self._kernel(noise) + torch.eye(len(noise)).to(noise)))
+        self._label_centre, self._label_unit = labels.mean(0), _deviation(labels, 0)
+        self._noise_centre, self._noise_unit = noise.mean(0), _deviation(noise, (0, 1))
+        self._noise = self._in_units(noise)
+        identity = torch.eye(len(noise)).to(noise)
+        inverse = torch.cholesky_inverse(torch.linalg.cholesky(self._kernel(self._noise) + identity))
+        standard = self.standard(labels)
         self._dual = inverse @ standard
-        self._left_out = standard - self._dual / inverse.diagonal()[:, None]
+        self.left_out = standard - self._dual / inverse.diagonal()[:, None]
 
-    @property
-    def left_out(self) -> Tensor:
-        """For each of its pairs the prediction without that pair, (n, k)."""
-        return self._centre + self._scale * self._left_out
+    def standard(self, labels: Tensor) -> Tensor:
+        """Labels (m, k) in deviations from the mean."""
+        return (labels - self._label_centre) / self._label_unit
 
     def at(self, noise: Tensor) -> Tensor:
-        """Predictions (m, k) at other noise."""
-        return self._centre + self._scale * self.standard_at(noise)
+        """Predictions (m, k) of these at other noise."""
+        return torch.cat([self._kernel(self._in_units(rows)) @ self._dual for rows in noise.split(_MOST_ROWS)])
 
-    def standard_at(self, noise: Tensor) -> Tensor:
-        """The same in deviations from the mean label."""
-        return torch.cat([self._kernel(rows) @ self._dual for rows in noise.split(_MOST_ROWS)])
+    def _in_units(self, noise: Tensor) -> Tensor:
+        return (noise - self._noise_centre) / self._noise_unit
 
     def _kernel(self, rows: Tensor) -> Tensor:
         return torch.exp(-torch.cdist(rows, self._noise).square() / (2 * rows.shape[1]))
+
+
+def _deviation(numbers: Tensor, dims: int | tuple[int, int]) -> Tensor:
+    """Root mean square deviation of numbers (n, k) from their columns' means over some dims; 1 where it is 0."""
+    deviations = numbers - numbers.mean(0)
+    largest = deviations.abs().amax(dims)
+    unit = torch.where(largest > 0, largest, 1.0)  # in which no square overflows, or is lost
+    size = unit * (deviations / unit).square().mean(dims).sqrt()
+    return torch.where(size > 0, size, 1.0)

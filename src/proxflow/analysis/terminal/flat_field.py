@@ -19,7 +19,7 @@ from proxflow.flow import ProximalFlow, schedule_of
 from proxflow.predictions import target_from_velocity
 from proxflow.sampling.divergence import another_way_may_help
 from proxflow.sampling.integration import integrate
-from proxflow.schedules import Linear, Schedule
+from proxflow.schedules import Schedule
 
 __all__ = [
     "DENSE_LIMIT",
@@ -134,7 +134,7 @@ class FlatField:
             return torch.stack([(alpha * x0 + beta * target).reshape(len(x0), self.dim) for alpha, beta in weights])
         points, start, x = [], torch.zeros_like(times[0]), x0
         for t in times:
-            x = _follow(self._field, start, t, x, self._tolerance(t, rtol))
+            x = _follow(self._field, self.schedule, start, t, x, self._tolerance(t, rtol))
             points.append(x.reshape(len(x0), self.dim))
             start = t
         return torch.stack(points)
@@ -145,7 +145,8 @@ class FlatField:
         if self.flow is not None:
             return self.flow.recover_target(start, points).detach().reshape(x.shape)
         tolerance = self._tolerance(torch.zeros_like(start), rtol)
-        return _follow(self._field, start, torch.ones_like(start), points, tolerance).reshape(x.shape)
+        end = torch.ones_like(start)
+        return _follow(self._field, self.schedule, start, end, points, tolerance).reshape(x.shape)
 
     def carried(self, start: Tensor, end: Tensor, x: Tensor, w: Tensor, rtol: float | None = None) -> Tensor:
         """Tangent vectors w (B, d, k) at flat points x, carried from the time ``start`` to ``end`` along the flow.
@@ -165,7 +166,7 @@ class FlatField:
             return torch.cat([velocity[:, None], along.reshape(state[:, 1:].shape)], 1)
 
         state = torch.cat([x[:, None], w.mT], 1)
-        return _follow(together, start, end, state, self._tolerance(end, rtol))[:, 1:].mT
+        return _follow(together, self.schedule, start, end, state, self._tolerance(end, rtol))[:, 1:].mT
 
     def jacobian(self, t: Tensor, x: Tensor) -> Tensor:
         """A(t) at flat points, (B, d, d): (alpha / -alpha') times the Jacobian of the velocity."""
@@ -298,15 +299,46 @@ def probed_products(products: Products, probes: Tensor, block: int) -> tuple[Ten
     return forward, transposed
 
 
-def _follow(field: Field, start: Tensor, end: Tensor, x: Tensor, rtol: float) -> Tensor:
+def _follow(field: Field, schedule: Schedule, start: Tensor, end: Tensor, x: Tensor, rtol: float) -> Tensor:
     """The trajectory from (start, x) to the time ``end``, by dopri5 on a stretch of time mapped to [0, 1]."""
-    length = end - start
+    stretch = _Stretch(schedule, start, end)
 
     def stretched(s: Tensor, points: Tensor) -> Tensor:
-        return length * field(start + s * length, points)
+        return stretch.length * field(stretch.time(s), points)
 
     with torch.no_grad():
-        return integrate(stretched, x, steps=1, method="dopri5", schedule=Linear(), rtol=rtol, atol=rtol).end
+        return integrate(stretched, x, steps=1, method="dopri5", schedule=stretch, rtol=rtol, atol=rtol).end
+
+
+class _Stretch(Schedule):
+    """A schedule from one time to another, mapped to [0, 1]: the last step of dopri5 recovers both ends by it."""
+
+    def __init__(self, schedule: Schedule, start: Tensor, end: Tensor) -> None:
+        self.schedule, self.start, self.end = schedule, start, end
+
+    @property
+    def length(self) -> Tensor:
+        """Of the stretch."""
+        return self.end - self.start
+
+    def time(self, s: Tensor) -> Tensor:
+        """That of the schedule, exact at both ends: past 1 it may have no value."""
+        return (1 - s) * self.start + s * self.end
+
+    def alpha(self, t: Tensor) -> Tensor:
+        return self.schedule.alpha(self.time(t))
+
+    def beta(self, t: Tensor) -> Tensor:
+        return self.schedule.beta(self.time(t))
+
+    def alpha_derivative(self, t: Tensor) -> Tensor:
+        return self.length * self.schedule.alpha_derivative(self.time(t))
+
+    def beta_derivative(self, t: Tensor) -> Tensor:
+        return self.length * self.schedule.beta_derivative(self.time(t))
+
+    def wronskian(self, t: Tensor) -> Tensor:
+        return self.length * self.schedule.wronskian(self.time(t))
 
 
 def _differentiable_attention() -> AbstractContextManager[None]:

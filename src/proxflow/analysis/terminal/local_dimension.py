@@ -12,6 +12,8 @@ from torch import Tensor
 
 from proxflow.analysis.terminal.flat_field import DENSE_LIMIT, Field, FlatField, as_times
 from proxflow.checks import flat_points, whole_number
+from proxflow.kernels.equal_rows import first_equal_rows
+from proxflow.kernels.geometry import ScaledRows, row_blocks, weighted_sum
 from proxflow.results import brief_repr
 from proxflow.schedules import Schedule
 from proxflow.seeding import seeded_generator
@@ -118,7 +120,7 @@ def _trace(flat: FlatField, t: Tensor, x: Tensor, probes: int, seed: int) -> tup
 
 def _below_spacing(flat: FlatField, t: Tensor, x: Tensor, points: Tensor | None) -> Tensor | None:
     if points is not None:
-        data = flat_points(flat.owner, points).to(x)
+        data = flat_points(flat.owner, points).to(x.device)
         if points.shape[1:] != flat.event:
             raise ValueError(f"{flat.owner}: points must be (N, *event) like x, got {tuple(points.shape)}")
         return largest_posterior_weight(x, data, flat.schedule.alpha(t), flat.schedule.beta(t)) > 0.5
@@ -129,13 +131,24 @@ def _below_spacing(flat: FlatField, t: Tensor, x: Tensor, points: Tensor | None)
 
 
 def largest_posterior_weight(x: Tensor, points: Tensor, alpha: Tensor, beta: Tensor) -> Tensor:
-    """max_j P(X1 = y_j | X_t = x) for independent normal noise and equal weights, (B,); x (B, d), points (N, d)."""
-    centres = beta * points
-    parts = [
-        torch.softmax(-0.5 * (torch.cdist(rows, centres) / alpha).square(), 1).amax(1)
-        for rows in x.split(_rows(len(points)))
-    ]
-    return torch.cat(parts)
+    """max_j P(X1 = y_j | X_t = x) for independent normal noise and equal weights, (B,); x (B, d), points (N, d).
+
+    Equal points are one atom, of their joint weight. All is taken about the centre of the points, in float64: far from
+    the origin squared distances would cancel.
+    """
+    kept, place = first_equal_rows(points)
+    log_counts = torch.bincount(place).double().log()
+    centre = weighted_sum(torch.full_like(place, 1 / len(points), dtype=torch.float64), points)
+    atoms = ScaledRows(points[kept], centre, (alpha / beta).double())
+    queries = (x.double() - beta * centre) / alpha
+    return torch.cat([_largest_weight(rows, atoms, log_counts) for rows in queries.split(_rows(len(kept)))])
+
+
+def _largest_weight(queries: Tensor, atoms: ScaledRows, log_counts: Tensor) -> Tensor:
+    """The largest weight of one of the atoms, whose log-weights are log_counts - |query - atom|^2 / 2, (B,)."""
+    parts = [log_counts[part] - 0.5 * torch.cdist(queries, atoms[part]).square() for part in row_blocks(atoms)]
+    weights = torch.cat(parts, 1)
+    return (weights.amax(1) - weights.logsumexp(1)).exp()
 
 
 def _rows(atoms: int) -> int:
