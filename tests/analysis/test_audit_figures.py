@@ -288,7 +288,7 @@ def test_the_interval_of_the_least_group_holds_where_chance_says_which_that_is()
     assert np.mean([each.low <= 1 <= each.high for each in found]) >= 0.95
     dropped = torch.full((16,), 100.0, dtype=f64)
     dropped[3] = 0
-    least = _group_least(dropped, groups)
+    least = _group_least(dropped, groups.shares)
     assert (least.value, least.low) == (0, 0)
     assert 0 < least.high < 0.1
 
