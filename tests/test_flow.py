@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable
 from typing import Any
@@ -265,3 +266,61 @@ def test_the_flow_that_a_field_is() -> None:
     assert flow_of(flow) is flow_of(flow.velocity) is flow_of(flow.forward) is flow
     for other in (Wrapper(flow.velocity), flow.transport, lambda t, x: flow.velocity(t, x), None):
         assert flow_of(other) is None
+
+
+@pytest.mark.parametrize("dim", [1, 3, 20])
+def test_a_row_without_an_answer_leaves_the_densities_of_its_neighbours(dim: int, generator: torch.Generator) -> None:
+    """From N(0, I) to N(0, 4 I): at t = 1/2 the law is N(0, 2.25 I)."""
+    flow = pf.ProximalFlow(pf.potentials.Quadratic(torch.zeros(dim), 4 * torch.eye(dim)))
+    x = torch.randn(4, dim, generator=generator)
+    x[1, 0], x[2, -1] = math.nan, math.inf
+    law = torch.distributions.Normal(0, 1.5)
+    density, score = flow.marginal_log_prob(0.5, x), flow.score(0.5, x)
+    assert density[1:3].isnan().all()
+    assert score[1:3].isnan().all()
+    torch.testing.assert_close(density[::3], law.log_prob(x[::3]).sum(1))
+    torch.testing.assert_close(score[::3], -x[::3] / 2.25)
+    late = flow.score(torch.tensor([0.5, 1.0, 7.0]), x[[0, 3, 3]])
+    torch.testing.assert_close(late[0], -x[0] / 2.25)
+    assert late[1:].isnan().all()
+
+
+@pytest.mark.parametrize(("dim", "deviation", "t"), [(100, 1e3, 0.9), (64, 1.0, 0.9999), (2, 1e6, 0.5)])
+def test_the_density_on_the_way_is_finite_in_float32(dim: int, deviation: float, t: float) -> None:
+    flow = pf.ProximalFlow(pf.potentials.Quadratic(torch.zeros(dim), deviation**2 * torch.eye(dim)))
+    size = 1 - t + t * deviation
+    x = size * torch.randn(1, dim, generator=torch.Generator().manual_seed(0))
+    law = torch.distributions.Normal(torch.tensor(0.0, dtype=f64), size)
+    torch.testing.assert_close(
+        flow.marginal_log_prob(t, x).double(), law.log_prob(x.double()).sum(1), rtol=1e-5, atol=0
+    )
+    torch.testing.assert_close(flow.score(t, x), -x / size**2, rtol=1e-5, atol=1e-6 / size)
+
+
+@pytest.mark.parametrize("smoothed", [False, True])
+@pytest.mark.parametrize("t", [0.5, 0.9999])
+def test_float32_atoms_have_the_densities_of_the_same_in_float64(smoothed: bool, t: float) -> None:
+    """Near t = 1 the images of cells are 1e-4 wide, some roundings of the atoms apart."""
+    generator = torch.Generator().manual_seed(0)
+    points, heights = torch.randn(8, 2, generator=generator), 0.1 * torch.randn(8, generator=generator)
+    made = pf.potentials.Entropic(30 * points, heights, 40.0) if smoothed else pf.potentials.Discrete(points, heights)
+    flow = pf.ProximalFlow(made)
+    exact = pf.ProximalFlow(copy.deepcopy(made).double())
+    x = torch.cat(
+        [flow.interpolate(t, torch.randn(50, 2, generator=generator)), torch.randn(9, 2, generator=generator)]
+    )
+    density, truth = flow.marginal_log_prob(t, x), exact.marginal_log_prob(t, x.double())
+    assert density[:50].isfinite().all()
+    torch.testing.assert_close(density.double(), truth, rtol=1e-5, atol=1e-5)
+    jacobian = exact.jacobian(t, x[:50].double())
+    rate = float(jacobian.abs().max())
+    torch.testing.assert_close(flow.jacobian(t, x[:50]).double(), jacobian, rtol=1e-3, atol=1e-3 * rate)
+
+
+def test_scores_are_taken_in_full_precision_under_autocast(generator: torch.Generator) -> None:
+    covariance = torch.tensor([[2.0, 0.5], [0.5, 1.0]])
+    flow = pf.ProximalFlow(pf.potentials.Quadratic(torch.tensor([1.0, 2.0]), covariance))
+    x = torch.randn(5, 2, generator=generator)
+    truth = flow.score(0.5, x)
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(flow.score(0.5, x), truth, rtol=1e-6, atol=1e-6)

@@ -19,11 +19,11 @@ from proxflow.potentials.base import Potential
 from proxflow.results import ProxResult, Status
 from proxflow.schedules import Linear, Schedule, check_schedule
 from proxflow.storage import storable
-from proxflow.torch_support import require_converged
+from proxflow.torch_support import in_full_precision, require_converged
 
 __all__ = ["IndependentField", "ProximalFlow", "flow_of", "schedule_of"]
 
-_SPECTRUM_ROUNDINGS = 16.0  # of I - beta D recover_target per dimension: eigenvalues below them are zero
+_SPECTRUM_ROUNDINGS = 16.0  # of I - beta D recover_target per dimension, in float64: eigenvalues below are zero
 _VELOCITY_ROUNDINGS = 4.0  # x - beta y, its quotient by alpha, the coefficients, and the sum of two products
 
 
@@ -163,7 +163,8 @@ class ProximalFlow(nn.Module):
         """
         own = next(self.potential.buffers(), None)
         if own is not None:
-            dtype, device = dtype or working_dtype(own), device or own.device
+            dtype = dtype or self.potential.query_dtype or working_dtype(own)
+            device = device or own.device
         return self.transport(self.potential.source.sample(n, generator=generator, dtype=dtype, device=device))
 
     def log_prob(self, y: Tensor) -> Tensor:
@@ -179,18 +180,21 @@ class ProximalFlow(nn.Module):
         """log p_t(x) = log p0(u) + logdet D recover_source(t, x), u = recover_source(t, x), (B,); refused at t = 1.
 
         x0 -> x_t has an inverse of Lipschitz constant 1 / alpha, so that x_t has a density before t = 1 whatever the
-        target is; -inf where no trajectory passes (between the cells of atoms). At t = 1 it is ``log_prob``.
+        target is; -inf where no trajectory passes (between the cells of atoms). At t = 1 it is ``log_prob``. Whatever
+        the dtype of x, a direction counts as one that none passes in where D u is below 4e-15 d / alpha.
         """
         t = self._before_end(t, x, "marginal_log_prob")
         times, flat = self._query(t, x)
         alpha, beta = self.schedule.alpha(times), self.schedule.beta(times)
         source = self.recover_source(t, x).reshape(flat.shape)
-        derivative = self.potential.decompose_jacobian(flat, alpha, beta)
-        identity = torch.eye(self.dim, dtype=x.dtype, device=x.device)
-        kept = torch.linalg.eigvalsh(identity - beta[:, None, None].to(x.dtype) * derivative)
-        least = _SPECTRUM_ROUNDINGS * self.dim * torch.finfo(x.dtype).eps
+        # I - beta D cancels where the target is wide or t near 1: float32 would leave nothing of it
+        taken = beta[:, None, None] * self.potential.decompose_jacobian(flat.double(), alpha, beta)
+        known = torch.isfinite(taken).all(2).all(1)
+        identity = torch.eye(self.dim, dtype=taken.dtype, device=x.device)
+        kept = torch.linalg.eigvalsh(identity - torch.where(known[:, None, None], taken, 0.0))
+        least = _SPECTRUM_ROUNDINGS * self.dim * torch.finfo(taken.dtype).eps
         log_det = torch.where(kept < least, -torch.inf, kept.clamp(min=least).log()).sum(1) - self.dim * alpha.log()
-        return self.potential.source.log_prob(source) + log_det.to(x.dtype)
+        return self.potential.source.log_prob(source) + torch.where(known, log_det, torch.nan).to(x.dtype)
 
     def score(self, t: Tensor | float, x: Tensor) -> Tensor:
         """grad log p_t(x), (B, *event), without derivatives of its own; refused at t = 1.
@@ -203,7 +207,7 @@ class ProximalFlow(nn.Module):
         with torch.enable_grad():
             at = x.detach().requires_grad_()
             density = self.marginal_log_prob(t, at)
-            (gradient,) = torch.autograd.grad(density.sum(), at)
+            gradient = _gradient(density.sum(), at)
         somewhere = torch.isfinite(density.detach()).reshape(-1, *[1] * (x.ndim - 1))
         return torch.where(somewhere, gradient, torch.nan)
 
@@ -266,6 +270,12 @@ class ProximalFlow(nn.Module):
         if self.potential.iterative:
             value = torch.where((pair.status != int(Status.converged))[:, None], torch.nan, value)
         return value.reshape(x.shape)
+
+
+@in_full_precision
+def _gradient(value: Tensor, x: Tensor) -> Tensor:
+    (gradient,) = torch.autograd.grad(value, x)
+    return gradient
 
 
 def _number(t: object) -> Tensor | float:

@@ -163,7 +163,7 @@ class Empirical:
     of normal laws, which has a density. Draws come back in the dtype asked for.
 
     Args:
-        points: (n, *event) rows, finite; float32 or float64.
+        points: (n, *event) rows, finite; float32 or float64. Not copied: do not change them afterwards.
         weights: (n,), not negative; equal if None.
         bandwidth: standard deviation of the blur per coordinate.
 

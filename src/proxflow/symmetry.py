@@ -18,6 +18,7 @@ from torch import Tensor
 
 from proxflow.checks import Numbers, as_tensor, in_fractions, whole_number
 from proxflow.storage import storable
+from proxflow.torch_support import in_full_precision
 
 __all__ = ["Group", "HorizontalFlip", "Shifts", "Symmetry"]
 
@@ -252,6 +253,7 @@ class Group(Symmetry):
         """The number of the inverse of an element."""
         return self._inverses[element]
 
+    @in_full_precision
     def apply(self, rows: Tensor, element: int | Tensor) -> Tensor:
         """The images (B, d) of rows (B, d) under one element, or under one for each row, (B,) int64."""
         if self._moves is not None:

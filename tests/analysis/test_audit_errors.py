@@ -144,7 +144,7 @@ def test_a_leakage_that_was_asked_for_and_not_measured_is_named() -> None:
     assert "label_leakage" not in found.figures
     (said,) = [line for line in found.warnings if "label_leakage" in line]
     assert "was not measured" in said
-    assert "the last step misses the data" in said  # why
+    assert "another step moves the noise" in said  # why
     assert said in found.verdict
     silent = quick(lambda t, x: apart(t, x, labels[:1]), conditional=lambda t, x, label: x * math.nan, **options)
     assert "not finite" in silent.warnings[-1]

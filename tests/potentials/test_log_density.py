@@ -169,6 +169,33 @@ def test_float32(potential: Potential) -> None:
     torch.testing.assert_close(low.double(), potential.log_density(y), rtol=1e-3, atol=1e-3)
 
 
+FAR = Quadratic(torch.tensor([1e4]), torch.tensor([[1.0]]))
+
+
+@pytest.mark.parametrize(
+    ("potential", "mean", "deviation", "y"),
+    [
+        (FAR.scale(3.0), 3e4, 3.0, 29995.0),
+        (FAR.rotate(torch.tensor([[-1.0]]), torch.tensor([0.1])), float(np.float32(0.1)) - 1e4, 1.0, -1e4),
+        (Product([FAR]).scale(3.0).rotate(torch.eye(1)), 3e4, 3.0, 29995.0),
+    ],
+)
+def test_float32_points_far_from_the_origin_keep_their_digits(
+    potential: Potential, mean: float, deviation: float, y: float
+) -> None:
+    low = potential.log_density(torch.tensor([[y]]))
+    assert low.dtype == torch.float32
+    assert float(low) == pytest.approx(stats.norm(mean, deviation).logpdf(y), rel=1e-6, abs=1e-6)
+
+
+def test_a_rotated_float32_density_is_that_of_the_same_point_in_float64() -> None:
+    turn = torch.tensor([[0.6, -0.8], [0.8, 0.6]], dtype=f64)
+    potential = Quadratic(torch.full((2,), 1e4), torch.eye(2)).rotate(turn)
+    y = torch.tensor([[-2000.0, 14001.0], [-2000.5, 14002.0]])
+    exact = stats.multivariate_normal([-2000, 14000]).logpdf(y.double().numpy())
+    np.testing.assert_allclose(potential.log_density(y).numpy(), exact, rtol=1e-6, atol=1e-6)
+
+
 def test_scores() -> None:
     """The gradient of the log-density: -(y - m) / s^2, -tanh(y / 2), and -y / |y| (1 + 2 / |y|) in R^3."""
     y = normal(30, 1).requires_grad_()

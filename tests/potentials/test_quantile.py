@@ -8,6 +8,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import mpmath
 import numpy as np
 import pytest
 import torch
@@ -209,6 +210,22 @@ def test_the_pair_of_a_table_is_the_root_that_scipy_finds(alpha: float, beta: fl
     torch.testing.assert_close(pair.multiplier[:, 0], torch.tensor(roots, dtype=f64), rtol=1e-12, atol=1e-13)
     rest = (x[:, 0] - alpha * torch.tensor(roots, dtype=f64)) / beta
     torch.testing.assert_close(pair.point[:, 0], rest, rtol=0, atol=1e-11 * (1 + alpha / beta))
+
+
+@pytest.mark.parametrize("t", [0.1, 0.5, 0.9, 0.99])
+def test_velocities_deep_in_a_tail_are_within_their_bounds(t: float) -> None:
+    """Of the uniform law on [0, 1], whose root mpmath finds: u is off by what the root misses, over alpha."""
+    flow = pf.ProximalFlow(Quantile(lambda level: level))
+    x = flow.interpolate(t, -2 - 6 * torch.linspace(0, 1, 60, dtype=f64)[:, None])
+    found, velocity = flow.solve(t, x), flow.velocity(t, x)
+    assert found.velocity_error_bound is not None
+    with mpmath.workdps(40):
+        alpha, beta = mpmath.mpf(1 - t), mpmath.mpf(t)
+        for row, start, v, bound in zip(x, found.multiplier, velocity, found.velocity_error_bound, strict=True):
+            u = mpmath.mpf(float(start))
+            for _ in range(4):
+                u -= (alpha * u + beta * mpmath.ncdf(u) - float(row)) / (alpha + beta * mpmath.npdf(u))
+            assert abs(float(v) - (mpmath.ncdf(u) - u)) <= float(bound)
 
 
 def test_phi_is_the_integral_of_the_map_and_psi_its_conjugate() -> None:

@@ -156,3 +156,11 @@ def test_bad_atoms_and_queries_are_refused() -> None:
         potential.nearest_atom(torch.zeros(4, 3, dtype=f64))
     with pytest.raises(ValueError, match=r"Shortlisted: u is torch\.float32"):
         potential.nearest_atom(torch.zeros(4, 2))
+
+
+def test_the_atom_is_found_in_full_precision_under_autocast() -> None:
+    points, u = normal(60, 3).float(), normal(200, 3, seed=5).float()
+    potential = Shortlisted(points, torch.zeros(60), shortlist_of(points))
+    atoms = potential.nearest_atom(u)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(potential.nearest_atom(u), atoms)

@@ -87,3 +87,14 @@ def test_what_does_not_go_together_is_refused() -> None:
         SymmetricDiscrete(points, heights, "flip")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="must be rotation-invariant"):
         SymmetricDiscrete(points, heights, flip, source=pf.measures.Uniform(6, -1.0, 1.0))
+
+
+def test_images_are_found_and_made_in_full_precision_under_autocast() -> None:
+    potential = SymmetricDiscrete(rows(30, 2).float(), torch.zeros(30), Group(turns(3, torch.float32)))
+    coupling = pf.couplings.Semidiscrete(potential, potential.points)
+    u = torch.randn(50, 2, generator=torch.Generator().manual_seed(0))
+    images, drawn = potential.brenier_map(u), coupling.sample(5, generator=torch.Generator().manual_seed(1))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(potential.brenier_map(u), images)
+        again = coupling.sample(5, generator=torch.Generator().manual_seed(1))
+    assert torch.equal(again.target, drawn.target)

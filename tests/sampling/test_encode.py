@@ -179,3 +179,39 @@ def test_data_that_the_field_cannot_reach_are_warned_of() -> None:
 def test_refuses(change: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=re.escape(message)):
         encode(lambda t, x: x, torch.zeros(3, 2), **change)
+
+
+@pytest.mark.parametrize("deviation", [1e-3, 1e-5, 1e-8])
+def test_the_noise_of_concentrated_data_is_exact_for_a_flow(deviation: float, generator: torch.Generator) -> None:
+    flow = pf.ProximalFlow(pf.potentials.Quadratic(torch.zeros(2), deviation**2 * torch.eye(2, dtype=f64)))
+    noise = torch.randn(4, 2, generator=generator, dtype=f64)
+    torch.testing.assert_close(encode(flow, deviation * noise).end, noise, rtol=0, atol=1e-9)
+
+
+def test_the_noise_of_a_softmax_law_of_few_atoms() -> None:
+    """Where the map from noise to data has a derivative of 4e-6; the data by the mean of the softmax law."""
+    generator = torch.Generator().manual_seed(0)
+    points = torch.randn(8, 2, generator=generator, dtype=f64)
+    heights = 0.1 * torch.randn(8, generator=generator, dtype=f64)
+    noise = torch.tensor([[0.4, 2.1]], dtype=f64)
+    data = torch.softmax((noise @ points.mT - heights) / 0.2, 1) @ points
+    path = encode(pf.ProximalFlow(pf.potentials.Entropic(points, heights, 0.2)), data, method="proximal")
+    torch.testing.assert_close(path.end, noise, rtol=0, atol=1e-4)
+
+
+def test_the_noise_of_a_flow_is_differentiable_in_the_data() -> None:
+    flow = pf.ProximalFlow(
+        pf.potentials.Quadratic(torch.tensor([1.0, 2.0]), torch.diag(torch.tensor([1e-4, 4.0], dtype=f64)))
+    )
+    x1 = torch.tensor([[1.01, 3.0]], dtype=f64, requires_grad=True)
+    noise = encode(flow, x1, method="proximal").end
+    (first,) = torch.autograd.grad(noise[0, 0], x1, retain_graph=True)
+    torch.testing.assert_close(first, torch.tensor([[100.0, 0.0]], dtype=f64), rtol=1e-6, atol=1e-9)
+
+
+def test_the_noise_of_data_thinner_than_the_last_step_is_warned_of(generator: torch.Generator) -> None:
+    """Of N(0, 1e-16 I) every point near 0 ends within the tolerance of every datum, and only one is its own."""
+    flow = pf.ProximalFlow(pf.potentials.Quadratic(torch.zeros(2), 1e-16 * torch.eye(2, dtype=f64)))
+    data = 1e-8 * torch.randn(4, 2, generator=generator, dtype=f64)
+    with pytest.warns(ConvergenceWarning, match="another step moves the noise"):
+        encode(lambda t, x: flow.velocity(t, x), data)

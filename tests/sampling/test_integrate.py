@@ -258,3 +258,12 @@ def test_refuses(change: dict[str, object], message: str) -> None:
     arguments: dict[str, Any] = {"field": lambda t, x: x, "x0": torch.zeros(3, 2), **change}
     with pytest.raises(ValueError, match=message):
         integrate(**arguments)
+
+
+def test_times_may_be_as_near_to_one_another_as_the_dtype_of_the_points_tells() -> None:
+    times, x = [0, 0.5, 1 - 1e-9, 1], torch.ones(2, 1, dtype=torch.float64)
+    path = integrate(lambda t, at: 0 * at + 1, x, times=times)
+    assert path.times.tolist() == times
+    torch.testing.assert_close(path.end, x + 1)
+    with pytest.raises(ValueError, match=r"rises from 0 to 1 in torch\.float32"):
+        integrate(lambda t, at: 0 * at + 1, x.float(), times=times)

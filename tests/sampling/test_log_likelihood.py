@@ -286,3 +286,13 @@ def test_bits_know_data_on_other_levels() -> None:
             bits_per_dimension(shrink, x, **change)
     with pytest.raises(ValueError, match="value_range must be two rising numbers"):
         bits_per_dimension(shrink, x, value_range=(1.0, 0.0))
+
+
+@pytest.mark.parametrize("deviation", [1e-5, 1e-8])
+def test_of_flows_to_concentrated_laws(deviation: float, generator: torch.Generator) -> None:
+    flow = pf.ProximalFlow(pf.potentials.Quadratic(torch.zeros(2), deviation**2 * torch.eye(2, dtype=f64)))
+    x = deviation * torch.randn(4, 2, generator=generator, dtype=f64)
+    law = torch.distributions.Normal(torch.tensor(0.0, dtype=f64), deviation)
+    found = log_likelihood(flow, x)
+    torch.testing.assert_close(found.value, law.log_prob(x).sum(1), rtol=0, atol=1e-4)
+    torch.testing.assert_close(found.noise, x / deviation, rtol=0, atol=1e-9)

@@ -7,7 +7,7 @@ from typing import Protocol, TypeGuard
 import torch
 from torch import Tensor, nn
 
-from proxflow.checks import STORED, working_dtype
+from proxflow.checks import STORED, normalised_weights, working_dtype
 from proxflow.errors import counted
 from proxflow.kernels.equal_rows import first_equal_rows
 from proxflow.kernels.geometry import distances_from
@@ -123,15 +123,22 @@ def atoms_in_words(points: Tensor, *more: str) -> str:
 def register_atoms(module: nn.Module, points: Tensor, heights: Tensor, weights: Tensor | None) -> None:
     """Make checked atoms the state of a potential: weights of sum 1, equal if None."""
     weights = torch.ones_like(heights) if weights is None else weights
+    shares = normalised_weights(type(module).__name__, weights, points).to(weights.dtype)
     module.register_buffer("points", points)
     module.register_buffer("heights", heights)
-    module.register_buffer("weights", weights / weights.sum())
+    module.register_buffer("weights", shares)
 
 
-def check_like_atoms(owner: str, x: Tensor, name: str, points: Tensor, numbers: Tensor) -> None:
-    """Refuse a query of another dtype or device than results have, and heights or weights in fewer bytes."""
+def check_like_atoms(
+    owner: str, x: Tensor, name: str, points: Tensor, numbers: Tensor, *, or_float64: bool = False
+) -> None:
+    """Refuse a query of another dtype or device than results have, and heights or weights in fewer bytes.
+
+    ``or_float64``: of queries whose answer would lose digits in float32.
+    """
     dtype = working_dtype(points)
-    if x.dtype != dtype or x.device != points.device:
+    fits = x.dtype == dtype or (or_float64 and x.dtype == torch.float64)
+    if not fits or x.device != points.device:
         stored = "" if dtype == points.dtype else f"stored in {points.dtype}, for queries of "
         remedy = "one of them, e.g. potential.to(dtype, device)" if points.is_floating_point() else f"{name}"
         raise ValueError(

@@ -11,12 +11,13 @@ from __future__ import annotations
 import dataclasses
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from proxflow.checks import whole_number
+from proxflow.checks import whole_number, working_dtype
 from proxflow.errors import NoDensityError
 from proxflow.kernels.geometry import finite_rows, row_norm
 from proxflow.measures import Gaussian, Source
@@ -26,6 +27,7 @@ from proxflow.torch_support import in_full_precision
 
 __all__ = [
     "DENSITY_ACCURACY",
+    "Float64Module",
     "GeneralizedQuadratic",
     "Potential",
     "Rotated",
@@ -36,6 +38,11 @@ __all__ = [
 
 DENSITY_ACCURACY = 1e-6  # relative to 1 + |log-density|: coarser rows are NaN. Ten roundings of float32
 
+_EPS = torch.finfo(torch.float64).eps
+_ORTHOGONAL_ROUNDINGS = 64.0  # of float32, per square root of the dimension: what Q Q' of a rotation may miss I by
+_POLAR_STEPS = 6  # of Newton's method, which squares the error; 4 suffice
+_MOTION_ROUNDINGS = 16.0  # of float64: x - beta shift, a product by Q, and its inverse
+
 _QUERIES = (
     "value",
     "conjugate",
@@ -44,6 +51,13 @@ _QUERIES = (
     "log_density",
     "decompose_jacobian",
     "smooth_support",
+    "brenier_map",
+    "sees_one_atom",
+    "atom_probabilities",
+    "nearest_atom",
+    "sample_atom",
+    "nearest_image",
+    "nearest_image_of",
 )
 
 
@@ -85,6 +99,7 @@ class GeneralizedQuadratic:
         """Dimension of L per row, (B,) int64."""
         return self._used().sum(1)
 
+    @in_full_precision
     def __call__(self, w: Tensor) -> Tensor:
         """q at directions ``w`` (B, d), (B,); +inf where ``w`` is not in L up to rounding."""
         coordinates = (self.basis.mT @ w[..., None])[..., 0]
@@ -93,6 +108,7 @@ class GeneralizedQuadratic:
         form = torch.einsum("bi,bij,bj->b", coordinates, self.hessian, coordinates)
         return torch.where(off <= tolerance, form, torch.inf)
 
+    @in_full_precision
     def resolvent(self, alpha: Tensor, beta: Tensor) -> Tensor:
         """P_L (beta I + alpha H)^-1 P_L, (B, d, d), for alpha, beta of shape (B,); NaN where there is no inverse."""
         identity = torch.eye(self.basis.shape[-1], dtype=self.basis.dtype, device=self.basis.device)
@@ -105,11 +121,27 @@ class GeneralizedQuadratic:
         return self.basis.square().sum(1) > 0.5
 
 
-class Potential(nn.Module, ABC):
+class Float64Module(nn.Module):
+    """A module whose derived tensors, its buffers outside of the state, follow it to another device but stay float64.
+
+    So that a cast of the rest does not round what was computed from it before.
+    """
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
+        derived = {name: self._buffers[name] for name in self._non_persistent_buffers_set}
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        for name, buffer in derived.items():
+            moved = self._buffers[name]
+            if buffer is not None and moved is not None:
+                self._buffers[name] = buffer.to(moved.device)
+        return self
+
+
+class Potential(Float64Module, ABC):
     """An extended Brenier potential psi with conjugate phi; the flow goes from ``source`` to (grad phi)#source.
 
-    A subclass supplies ``value``, ``conjugate``, ``decompose`` and ``second_epi_derivative``. Arguments are flat
-    (B, d) tensors of float32 or float64.
+    A subclass supplies ``value``, ``conjugate``, ``decompose``, ``second_epi_derivative`` and
+    ``constructor_arguments``. Arguments are flat (B, d) tensors of float32 or float64.
 
     Args:
         dim: dimension d of the space.
@@ -137,6 +169,12 @@ class Potential(nn.Module, ABC):
     def iterative(self) -> bool:
         """Whether ``decompose`` iterates, and so can fail to converge."""
         return False
+
+    @property
+    def query_dtype(self) -> torch.dtype | None:
+        """The dtype that atoms ask of queries; None where a query may have any, as of closed forms."""
+        points = getattr(self, "points", None)
+        return working_dtype(points) if isinstance(points, Tensor) else None
 
     @abstractmethod
     def value(self, y: Tensor) -> Tensor:
@@ -205,19 +243,27 @@ class Potential(nn.Module, ABC):
         Raises:
             ValueError: wrong shape or dtype, or a scalar step that is not positive.
         """
-        if not isinstance(step, Tensor) and not 0 < step < float("inf"):
-            raise ValueError(f"prox: step must be a positive finite number, got {step!r}")
-        steps = self.per_row(step, z, "step")
-        return self.decompose(z, torch.where(steps > 0, steps, torch.nan), 1.0)
+        return self.decompose(z, self._steps("prox", step, z), 1.0)
 
     def brenier_map(self, u: Tensor) -> Tensor:
         """grad phi(u): the optimal-transport map from the source to the target, (B, d)."""
         return self.decompose(u, 1.0, 0.0).point
 
     def prox_jacobian(self, z: Tensor, step: Tensor | float) -> Tensor:
-        """D prox_{step psi}(z) = P_L (I + step H)^-1 P_L, (B, d, d), symmetric with spectrum in [0, 1]."""
+        """D prox_{step psi}(z) = P_L (I + step H)^-1 P_L, (B, d, d), symmetric with spectrum in [0, 1].
+
+        Raises:
+            ValueError: as ``prox``.
+        """
+        return self.decompose_jacobian(z, self._steps("prox_jacobian", step, z), 1.0)
+
+    def _steps(self, caller: str, step: Tensor | float, z: Tensor) -> Tensor:
+        """Steps as (B,); a scalar that is not positive is refused, such entries of a tensor become NaN."""
         self.check(z, "z")
-        return self.decompose_jacobian(z, self.per_row(step, z, "step"), 1.0)
+        if not isinstance(step, Tensor) and not 0 < step < math.inf:
+            raise ValueError(f"{caller}: step must be a positive finite number, got {step!r}")
+        steps = self.per_row(step, z, "step")
+        return torch.where(steps > 0, steps, torch.nan)
 
     @in_full_precision
     def decompose_jacobian(self, x: Tensor, alpha: Tensor | float, beta: Tensor | float) -> Tensor:
@@ -281,24 +327,39 @@ class Potential(nn.Module, ABC):
 class Rotated(Potential):
     """The law of Q y + shift, y from a known law: phi(Q'u) + <shift, u>, psi(Q'(y - shift)).
 
-    State: ``rotation`` (d, d), ``shift`` (d,), ``potential.*``.
+    Q is the orthogonal matrix nearest to ``rotation``, which may be off by the rounding of float32. Points are moved in
+    float64, and reach a closed form so. State: ``rotation`` (d, d), ``shift`` (d,), ``potential.*``; a cast rounds
+    these, not the motion.
 
     Raises:
-        ValueError: a shape is wrong, Q is not orthogonal, or the source is not invariant under rotations.
+        ValueError: a shape is wrong, ``rotation`` is not orthogonal, or the source is not invariant under rotations.
     """
 
     rotation: Tensor
     shift: Tensor
+    _rotation: Tensor
+    _shift: Tensor
 
     def __init__(self, potential: Potential, rotation: Tensor, shift: Tensor | None = None) -> None:
         d = potential.dim
         rotation = as_parameter(rotation)
-        shift = torch.zeros(d, dtype=rotation.dtype, device=rotation.device) if shift is None else shift
+        shift = torch.zeros(d, dtype=rotation.dtype, device=rotation.device) if shift is None else as_parameter(shift)
         super().__init__(d, potential.source)
-        _check_motion(potential, rotation, shift)
+        if rotation.shape != (d, d) or shift.shape != (d,):
+            raise ValueError(
+                f"rotate: expected a rotation ({d}, {d}) and a shift ({d},), "
+                f"got {tuple(rotation.shape)} and {tuple(shift.shape)}"
+            )
         self.potential = potential
         self.register_buffer("rotation", rotation.detach().clone())
         self.register_buffer("shift", shift.detach().clone())
+        exact_rotation, exact_shift = _exact_motion(self.rotation, self.shift)
+        if not torch.equal(exact_rotation, torch.eye(d, dtype=torch.float64, device=rotation.device)):
+            check_rotation_invariant("rotate", potential.source, "only a shift is possible here")
+        self.register_buffer("_rotation", exact_rotation, persistent=False)
+        self.register_buffer("_shift", exact_shift, persistent=False)
+        # Made once and for all, not ``Derived``: compiled code would do it again in every call.
+        self.register_load_state_dict_post_hook(_refresh)  # type: ignore[no-untyped-call]
 
     def constructor_arguments(self) -> dict[str, object]:
         """The inner potential, the rotation and the shift."""
@@ -309,28 +370,47 @@ class Rotated(Potential):
         """As the inner potential."""
         return self.potential.iterative
 
+    @property
+    def query_dtype(self) -> torch.dtype | None:
+        """As of the inner potential."""
+        return self.potential.query_dtype
+
     def value(self, y: Tensor) -> Tensor:
         """psi(Q'(y - shift)), (B,)."""
         self.check(y, "y")
-        return self.potential.value(self._within_rounding(self._inner(y), self.domain_tolerance(y)))
+        inner = _exact_if_closed(self.potential, self._back(y), y)
+        return self.potential.value(self._within_rounding(inner, self.domain_tolerance(y))).to(y.dtype)
 
     def conjugate(self, u: Tensor) -> Tensor:
         """phi(Q'u) + <shift, u>, (B,)."""
         self.check(u, "u")
-        return self.potential.conjugate(u @ self.rotation.to(u)) + u @ self.shift.to(u)
+        inner = _exact_if_closed(self.potential, self._turned_back(u), u)
+        return (self.potential.conjugate(inner).double() + u.double() @ self._shift.to(u.device)).to(u.dtype)
 
     def decompose(self, x: Tensor, alpha: Tensor | float, beta: Tensor | float) -> ProxResult:
-        """The inner pair of Q'(x - beta shift), moved back."""
+        """The inner pair of Q'(x - beta shift), moved back.
+
+        Where atoms want that query in float32, it misses by some m, and the pair is the one of x + m. The map from x to
+        beta y is nonexpansive, as that from x to alpha u is: the point is off by at most |m| / beta, and the velocity
+        by at most |alpha'| |m| / alpha + beta' |m| / beta = W / alpha times that.
+        """
         self.check(x, "x")
-        rotation, shift = self.rotation.to(x), self.shift.to(x)
-        pair = self.potential.decompose(self._centred(x, beta) @ rotation, alpha, beta)
-        point = pair.point @ rotation.mT + shift
-        rounding = 16 * torch.finfo(x.dtype).eps * row_norm(point.detach())
+        alpha, beta = self.per_row(alpha, x, "alpha", torch.float64), self.per_row(beta, x, "beta", torch.float64)
+        exact = self._back(x, beta)
+        query = _exact_if_closed(self.potential, exact, x)
+        pair = self.potential.decompose(query, alpha, beta)
+        shift = self._shift.to(x.device)
+        point = self._turned(pair.point) + shift
+        missed = row_norm((query.double() - exact).detach())
+        moved = torch.where(missed > 0, missed / beta, 0.0)
+        terms = row_norm(pair.point.detach()).double() + row_norm(shift[None])
+        rounding = torch.finfo(x.dtype).eps * row_norm(point.detach()) + _MOTION_ROUNDINGS * _EPS * terms
         return dataclasses.replace(
             pair,
-            point=point,
-            multiplier=pair.multiplier @ rotation.mT,
-            error_bound=pair.error_bound + rounding,
+            point=point.to(x.dtype),
+            multiplier=self._turned(pair.multiplier).to(x.dtype),
+            gap=pair.gap.to(x.dtype),
+            error_bound=(pair.error_bound + moved + rounding).detach().to(x.dtype),
         )
 
     def _within_rounding(self, inner: Tensor, tolerance: Tensor) -> Tensor:
@@ -342,27 +422,27 @@ class Rotated(Potential):
 
     def second_epi_derivative(self, y: Tensor, u: Tensor) -> GeneralizedQuadratic:
         """The inner form in rotated directions."""
-        rotation = self.rotation.to(y)
-        inner = self.potential.second_epi_derivative(self._inner(y), u @ rotation)
-        return GeneralizedQuadratic(rotation @ inner.basis, inner.hessian)
+        # in the dtype of the pair, by which the inner potential knows how far the pair is rounded
+        inner = self.potential.second_epi_derivative(self._back(y).to(y.dtype), self._turned_back(u).to(u.dtype))
+        return GeneralizedQuadratic((self._rotation.to(y.device) @ inner.basis.double()).to(y.dtype), inner.hessian)
 
     def decompose_jacobian(self, x: Tensor, alpha: Tensor | float, beta: Tensor | float) -> Tensor:
         """Q D Q', D the inner derivative."""
         self.check(x, "x")
-        rotation = self.rotation.to(x)
-        return (
-            rotation @ self.potential.decompose_jacobian(self._centred(x, beta) @ rotation, alpha, beta) @ rotation.mT
-        )
+        query = _exact_if_closed(self.potential, self._back(x, self.per_row(beta, x, "beta", torch.float64)), x)
+        inner = self.potential.decompose_jacobian(query, alpha, beta).double()
+        rotation = self._rotation.to(x.device)
+        return (rotation @ inner @ rotation.mT).to(x.dtype)
 
     def smooth_support(self, y: Tensor) -> Tensor:
         """The inner verdict at Q'(y - shift), (B,)."""
         self.check(y, "y")
-        return self.potential.smooth_support(self._inner(y))
+        return self.potential.smooth_support(self._back(y).to(y.dtype))
 
     def sees_one_atom(self, y: Tensor, u: Tensor) -> Tensor:
         """Whether the inner potential does, at Q'(y - shift) and Q'u, (B,) bool."""
         self.check(y, "y")
-        return self.potential.sees_one_atom(self._inner(y), u @ self.rotation.to(u))
+        return self.potential.sees_one_atom(self._back(y).to(y.dtype), self._turned_back(u).to(u.dtype))
 
     def log_density(self, y: Tensor) -> Tensor:
         """The inner log-density at Q'(y - shift), (B,).
@@ -371,16 +451,20 @@ class Rotated(Potential):
             ValueError: the inner law has no density.
         """
         self.check(y, "y")
-        return self.potential.log_density(self._inner(y))
+        return self.potential.log_density(_exact_if_closed(self.potential, self._back(y), y)).to(y.dtype)
 
-    def _centred(self, x: Tensor, beta: Tensor | float) -> Tensor:
-        """x - beta shift, which may cancel: in float64, then in the dtype of x."""
-        shift = self.per_row(beta, x, "beta", torch.float64)[:, None] * self.shift.to(x.device).double()
-        return (x.double() - shift).to(x.dtype)
+    def _back(self, x: Tensor, beta: Tensor | None = None) -> Tensor:
+        """Q'(x - beta shift), beta (B,) or 1; in float64: a shift much larger than the law must not cost digits."""
+        shift = self._shift.to(x.device)
+        return self._turned_back(x.double() - (shift if beta is None else beta[:, None] * shift))
 
-    def _inner(self, y: Tensor) -> Tensor:
-        """Q'(y - shift), in float64: a shift much larger than the law must not cost digits; in the dtype of y."""
-        return ((y.double() - self.shift.to(y.device).double()) @ self.rotation.to(y.device).double()).to(y.dtype)
+    def _turned(self, y: Tensor) -> Tensor:
+        """Q y in float64."""
+        return y.double() @ self._rotation.to(y.device).mT
+
+    def _turned_back(self, u: Tensor) -> Tensor:
+        """Q'u in float64."""
+        return u.double() @ self._rotation.to(u.device)
 
 
 @storable
@@ -407,6 +491,11 @@ class Scaled(Potential):
         """As the inner potential."""
         return self.potential.iterative
 
+    @property
+    def query_dtype(self) -> torch.dtype | None:
+        """As of the inner potential."""
+        return self.potential.query_dtype
+
     def value(self, y: Tensor) -> Tensor:
         """Factor times psi(y / factor), (B,)."""
         self.check(y, "y")
@@ -420,11 +509,13 @@ class Scaled(Potential):
         """The inner pair at beta * factor, its point scaled back."""
         self.check(x, "x")
         pair = self.potential.decompose(x, alpha, self.factor * self.per_row(beta, x, "beta", torch.float64))
+        point = self.factor * pair.point
+        rounding = torch.finfo(x.dtype).eps * row_norm(point.detach())
         return dataclasses.replace(
             pair,
-            point=self.factor * pair.point,
+            point=point,
             gap=self.factor * pair.gap,
-            error_bound=self.factor * pair.error_bound,
+            error_bound=self.factor * pair.error_bound + rounding,
         )
 
     def second_epi_derivative(self, y: Tensor, u: Tensor) -> GeneralizedQuadratic:
@@ -456,21 +547,37 @@ class Scaled(Potential):
             ValueError: the inner law has no density.
         """
         self.check(y, "y")
-        return self.potential.log_density(y / self.factor) - self.dim * math.log(self.factor)
+        inner = self.potential.log_density(_exact_if_closed(self.potential, y.double() / self.factor, y))
+        return (inner.double() - self.dim * math.log(self.factor)).to(y.dtype)
 
 
-def _check_motion(potential: Potential, rotation: Tensor, shift: Tensor) -> None:
-    d = potential.dim
-    if rotation.shape != (d, d) or shift.shape != (d,):
-        raise ValueError(
-            f"rotate: expected a rotation ({d}, {d}) and a shift ({d},), "
-            f"got {tuple(rotation.shape)} and {tuple(shift.shape)}"
-        )
+def _exact_if_closed(potential: Potential, exact: Tensor, x: Tensor) -> Tensor:
+    """A query in float64 for a potential that takes it, as closed forms do; atoms want the dtype of their own, x's."""
+    return exact if potential.query_dtype is None else exact.to(x.dtype)
+
+
+def _exact_motion(rotation: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
+    """The polar factor of a nearly orthogonal matrix, by Newton's method, and a shift, both in float64."""
     if not (torch.isfinite(rotation).all() and torch.isfinite(shift).all()):
         raise ValueError("rotate: the rotation and the shift must be finite")
     matrix = rotation.double()
-    error = (matrix @ matrix.mT - torch.eye(d, dtype=matrix.dtype, device=matrix.device)).abs().max()
-    if error > 64 * d * torch.finfo(rotation.dtype).eps:
-        raise ValueError(f"rotate: the matrix is not orthogonal (|Q Q' - I| = {error:.3g})")
-    if not torch.equal(matrix, torch.eye(d, dtype=matrix.dtype, device=matrix.device)):
-        check_rotation_invariant("rotate", potential.source, "only a shift is possible here")
+    identity = torch.eye(len(matrix), dtype=matrix.dtype, device=matrix.device)
+    defect = matrix @ matrix.mT - identity
+    # of float32 whatever the dtype is now: a matrix may have been cast since it was made
+    tolerance = _ORTHOGONAL_ROUNDINGS * len(matrix) ** 0.5 * torch.finfo(torch.float32).eps
+    if defect.abs().max() > tolerance:
+        raise ValueError(f"rotate: the matrix is not orthogonal (|Q Q' - I| = {defect.abs().max():.3g})")
+    for _ in range(_POLAR_STEPS):
+        error = float(defect.abs().max())
+        if error <= _EPS:
+            break
+        matrix = matrix - 0.5 * defect @ matrix
+        if (len(matrix) * error) ** 2 <= _EPS:
+            break
+        defect = matrix @ matrix.mT - identity
+    return matrix, shift.double()
+
+
+def _refresh(module: nn.Module, _: object) -> None:
+    if isinstance(module, Rotated):
+        module._rotation, module._shift = _exact_motion(module.rotation, module.shift)

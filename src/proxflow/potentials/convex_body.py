@@ -49,8 +49,7 @@ class Ball(Potential):
     def value(self, y: Tensor) -> Tensor:
         """0 on the ball, +inf off it, (B,)."""
         self.check(y, "y")
-        outside = row_norm(y) - self.radius
-        return torch.where(outside <= self.domain_tolerance(y), outside * 0, torch.inf)
+        return _indicator(y, row_norm(y) - self.radius)
 
     def conjugate(self, u: Tensor) -> Tensor:
         """radius |u|, (B,)."""
@@ -66,7 +65,7 @@ class Ball(Potential):
         norm = row_norm(torch.where(inside, torch.ones_like(x), x))[:, None]
         point = torch.where(inside, x / torch.where(beta > 0, beta, 1.0)[:, None], self.radius * (x / norm))
         excess = torch.where(inside, torch.zeros_like(x), x * ((norm - reach) / norm))
-        multiplier = excess / alpha[:, None]
+        multiplier = excess / torch.where(alpha > 0, alpha, torch.nan)[:, None]
         return self.exact_result(x, alpha, beta, point, multiplier, row_norm(point.detach()))
 
     def second_epi_derivative(self, y: Tensor, u: Tensor) -> GeneralizedQuadratic:
@@ -116,7 +115,7 @@ class Ellipsoid(Potential):
             raise ValueError("Ellipsoid: semi_axes must be positive finite numbers")
         super().__init__(len(axes), source)
         check_rotation_invariant("Ellipsoid", self.source, _OTHERWISE)
-        self.register_buffer("semi_axes", axes)
+        self.register_buffer("semi_axes", axes.detach().clone())
 
     def constructor_arguments(self) -> dict[str, object]:
         """Semi-axes and source."""
@@ -126,8 +125,7 @@ class Ellipsoid(Potential):
         """0 on the ellipsoid, +inf off it, (B,)."""
         self.check(y, "y")
         one = torch.ones_like(y[:, 0])
-        distance = row_norm(y - self.decompose(y, 0 * one, one).point)
-        return torch.where(distance <= self.domain_tolerance(y), distance * 0, torch.inf)
+        return _indicator(y, row_norm(y - self.decompose(y, 0 * one, one).point))
 
     def conjugate(self, u: Tensor) -> Tensor:
         """|diag(a) u|, (B,)."""
@@ -156,7 +154,7 @@ class Ellipsoid(Potential):
         inside = centre[:, 0] | (row_norm(direction / offset) <= 1)
         root = torch.where(inside, 0.0, _secular_root(direction, offset))[:, None]
         ray = torch.where(centre, 0.0, direction / torch.where(centre, 1.0, offset + root))
-        multiplier = unit * ((size * root) * ray / axes) / alpha[:, None]
+        multiplier = unit * ((size * root) * ray / axes) / torch.where(alpha > 0, alpha, torch.nan)[:, None]
         safe = torch.where(beta > 0, beta, 1.0)[:, None]
         point = torch.where(inside[:, None] & (beta > 0)[:, None], x / safe, longest * (axes * ray))
         return self.exact_result(x, alpha, beta, point, multiplier, row_norm(point.detach()))
@@ -185,6 +183,12 @@ class Ellipsoid(Potential):
         off = (level - 1).abs() * level / row_norm(y / axes.square()).clamp(min=torch.finfo(y.dtype).tiny)
         off = torch.where(level > 0, off, axes.amin())
         return torch.where(off <= self.domain_tolerance(y), int(Verdict.verified), int(Verdict.failed))
+
+
+def _indicator(y: Tensor, outside: Tensor) -> Tensor:
+    """0 where y is no farther outside of the body, (B,), than rounding, else +inf; NaN where y is."""
+    value = torch.where(outside <= Potential.domain_tolerance(y), outside * 0, torch.inf)
+    return torch.where(torch.isnan(y).any(1), torch.nan, value)
 
 
 def _secular_root(direction: Tensor, offset: Tensor) -> Tensor:

@@ -25,7 +25,7 @@ from proxflow.potentials.atoms import atoms_in_words, centre_and_radius, check_a
 from proxflow.potentials.base import GeneralizedQuadratic, Potential
 from proxflow.results import ProxResult, Status, Verdict
 from proxflow.storage import storable
-from proxflow.torch_support import Derived
+from proxflow.torch_support import Derived, in_full_precision
 
 __all__ = ["Discrete"]
 
@@ -33,6 +33,7 @@ _SEARCH_BYTES = 1 << 28  # of scores held at once
 _SCORE_ROUNDINGS = 8.0  # of the largest term of a score: what a gap may be wrong by
 _CONTACT_ROUNDINGS = 256.0  # of the largest term of a score, within which scores count as equal
 _STIFFNESS = -2, 13  # powers of 10, in natural units
+_ORTHONORMAL_STEPS = 2  # squares an error each: from float32 to float64
 _PLACE_ROUNDINGS = 64.0  # of a point's size, within which a step leaves it in place
 
 
@@ -50,7 +51,8 @@ class Discrete(Potential):
     ``.to(torch.float32)`` and ``.float()`` round heights too: cells that needed float64 then have other masses.
 
     Args:
-        points: (N, d) distinct finite rows, float32, float64, or stored as float16, bfloat16, uint8 or int8.
+        points: (N, d) distinct finite rows, float32, float64, or stored as float16, bfloat16, uint8 or int8. Not
+            copied, as heights are not: what changes them changes the potential.
         heights: (N,) finite, in the dtype of queries or in float64.
         weights: (N,) positive, normalised to sum 1; equal if None. In the dtype of queries or in float64.
         source: law of the noise; standard normal if None.
@@ -117,7 +119,7 @@ class Discrete(Potential):
         u = torch.zeros_like(y)
         best = torch.full_like(y[:, 0], -torch.inf)
         hull = self.decompose(y, 0.0, 1.0).point
-        outside = row_norm(hull - y) > self.domain_tolerance(y)
+        inside = row_norm(hull - y) <= self.domain_tolerance(y)
         radius = self._atoms.radius
         slope = ((self.heights.max() - self.heights.min()) / radius).clamp(min=1.0).detach().to(y.dtype)
         radius = radius.to(y.dtype)
@@ -129,13 +131,14 @@ class Discrete(Potential):
             best = torch.fmax(best, (u * hull).sum(1) - self.conjugate(u))
             if not bool((row_norm((pair.point - hull).detach()) > rounding).any()):
                 break
-        return torch.where(outside, torch.inf, best)
+        return torch.where(torch.isnan(y).any(1), torch.nan, torch.where(inside, best, torch.inf))
 
     def conjugate(self, u: Tensor) -> Tensor:
         """phi(u), (B,)."""
         atom = self.nearest_atom(u)
         return ((u.double() * self.points[atom].double()).sum(1) - self.heights[atom].double()).to(u.dtype)
 
+    @in_full_precision
     def nearest_atom(self, u: Tensor) -> Tensor:
         """Index of the Laguerre cell of each source point, (B,) int64: the atom that u is transported to."""
         self._check_query(u, "u")
@@ -147,19 +150,23 @@ class Discrete(Potential):
         return self.nearest_atom(u)
 
     def decompose(self, x: Tensor, alpha: Tensor | float, beta: Tensor | float) -> ProxResult:
-        """The Moreau pair by the active-set method, with its certificate; differentiable in all its inputs."""
+        """The Moreau pair by the active-set method, with its certificate; differentiable in all its inputs.
+
+        Where alpha = 0 the point is the projection on the hull; multiplier and gap are NaN.
+        """
+        self._check_query(x, "x")
         return self._solved(x, alpha, beta)[0]
 
-    def _solved(self, x: Tensor, alpha: Tensor | float, beta: Tensor | float) -> tuple[ProxResult, Tensor]:
-        """The record, and its point before it is rounded to the dtype of the query."""
-        self._check_query(x, "x")
+    def _solved(self, x: Tensor, alpha: Tensor | float, beta: Tensor | float) -> tuple[ProxResult, Tensor, Tensor]:
+        """The record, its point before it is rounded to the dtype of the query, and whether that is one atom, (B,)."""
         alpha = self.per_row(alpha, x, "alpha", torch.float64)
         beta = self.per_row(beta, x, "beta", torch.float64)
         atoms, exact = self._atoms, x.double()
         query = atoms.query(exact.detach(), alpha.detach(), beta.detach())
         support, weights, gap_hat, iterations, status = polyhedral_face(*query, atoms.keys, self.max_iterations)
         point = self._point(exact, alpha, beta, support, weights.double(), atoms.radius)
-        multiplier = torch.addcmul(exact, beta[:, None], point, value=-1) / alpha[:, None]
+        positive = torch.where(alpha > 0, alpha, torch.nan)
+        multiplier = torch.addcmul(exact, beta[:, None], point, value=-1) / positive[:, None]
         rounding = _SCORE_ROUNDINGS * torch.finfo(atoms.keys.dtype).eps * score_size(*query, atoms.keys)
         slack = (gap_hat + rounding).double()
         bound = (torch.where(slack > 0, slack / beta, 0.0).sqrt() * atoms.radius.sqrt()).detach()
@@ -169,13 +176,13 @@ class Discrete(Potential):
         result = ProxResult(
             point=point.to(x.dtype),
             multiplier=multiplier.to(x.dtype),
-            gap=(atoms.radius * (gap_hat.double() / alpha)).detach().to(x.dtype),
+            gap=(atoms.radius * (gap_hat.double() / positive)).detach().to(x.dtype),
             error_bound=bound.to(x.dtype),
             iterations=iterations,
             status=status,
         )
         overflow = ~torch.isfinite(slack) | ~finite_rows(result.point)
-        return _without_failures(result, overflow), point
+        return _without_failures(result, overflow), point, at_vertex
 
     def second_epi_derivative(self, y: Tensor, u: Tensor) -> GeneralizedQuadratic:
         """Zero on the span of the differences of the contact set of u, +inf off it (docs/theory.md 3)."""
@@ -201,15 +208,20 @@ class Discrete(Potential):
         return torch.where(at_atom & (above <= rounding), int(Verdict.verified), int(Verdict.failed))
 
     def decompose_jacobian(self, x: Tensor, alpha: Tensor | float, beta: Tensor | float) -> Tensor:
-        """(1 / beta) times the projector on the contact span, with the contact set at the query's own rounding."""
-        self._check_query(x, "x")
+        """(1 / beta) times the projector on the contact span, with the contact set at the query's own rounding.
+
+        x may be float64 whatever the atoms are: what is left of I - beta D has no digits to spare.
+        """
+        self.check(x, "x")
+        check_like_atoms("Discrete", x, "x", self.points, self.heights, or_float64=True)
         alpha = self.per_row(alpha, x, "alpha", torch.float64)
         beta = self.per_row(beta, x, "beta", torch.float64)
         atoms = self._atoms
-        pair, point = self._solved(x, alpha, beta)
+        pair, point, at_vertex = self._solved(x, alpha, beta)
         query = atoms.query(x, alpha, beta)
         residual = (x.double() - beta[:, None] * point).to(query[0].dtype)
-        rounding = torch.finfo(query[0].dtype).eps * score_size(*query, atoms.keys)
+        mixed = torch.where(at_vertex, 0.0, query[2])  # an atom has no rounding, which near t = 1 would hide the gaps
+        rounding = torch.finfo(query[0].dtype).eps * score_size(residual, query[1], mixed, atoms.keys)
         form = self._form(residual, query[1], rounding, x.dtype)
         derivative = form.resolvent(alpha.to(x.dtype), beta.to(x.dtype))
         return torch.where((pair.status == int(Status.non_finite))[:, None, None], torch.nan, derivative)
@@ -236,7 +248,8 @@ class Discrete(Potential):
         tolerance = _CONTACT_ROUNDINGS * rounding
         rows_at_once = max(1, _SEARCH_BYTES // (residual.element_size() * len(self.points)))
         basis = contact_basis(residual.detach(), alpha.detach(), self._atoms.keys, tolerance.detach(), rows_at_once)
-        return GeneralizedQuadratic(basis.to(dtype), torch.zeros_like(basis, dtype=dtype))
+        basis = basis.to(dtype) if basis.dtype.itemsize >= dtype.itemsize else _orthonormal(basis.to(dtype))
+        return GeneralizedQuadratic(basis, torch.zeros_like(basis))
 
     def _point(
         self, x: Tensor, alpha: Tensor, beta: Tensor, support: Tensor, weights: Tensor, radius: Tensor
@@ -293,6 +306,13 @@ def _normalised_atoms(points: Tensor, heights: Tensor, centre: Tensor, radius: T
     unit_heights = (heights.double() - heights.median().double()) / radius
     keys = atom_keys(ScaledRows(points.detach(), centre, radius), unit_heights.to(heights.dtype))
     return _Atoms(keys, keys[:, -2].contiguous(), centre, radius)
+
+
+def _orthonormal(basis: Tensor) -> Tensor:
+    """Nearly orthonormal columns (B, d, k), or zeros, made so to rounding: Newton's method for the polar factor."""
+    for _ in range(_ORTHONORMAL_STEPS):
+        basis = 1.5 * basis - 0.5 * basis @ (basis.mT @ basis)
+    return basis
 
 
 def _without_failures(result: ProxResult, overflow: Tensor) -> ProxResult:

@@ -59,7 +59,8 @@ class Entropic(Potential):
     bytes are float32.
 
     Args:
-        points: (N, d) distinct finite rows, float32, float64, or stored as float16, bfloat16, uint8 or int8.
+        points: (N, d) distinct finite rows, float32, float64, or stored as float16, bfloat16, uint8 or int8. Not
+            copied, as heights are not: what changes them changes the potential.
         heights: (N,) finite, in the dtype of queries or in float64.
         epsilon: positive; in units of <u, y>. Sharp laws (1e-3 of the data's variance) cost more steps, not accuracy.
         weights: (N,) positive, normalised to sum 1; equal if None. In the dtype of queries or in float64.
@@ -184,8 +185,12 @@ class Entropic(Potential):
         return GeneralizedQuadratic((axes * used[:, None, :]).to(u.dtype), hessian.to(u.dtype))
 
     def decompose_jacobian(self, x: Tensor, alpha: Tensor | float, beta: Tensor | float) -> Tensor:
-        """Hess phi (alpha I + beta Hess phi)^-1 at the solution, (B, d, d)."""
-        self._check_query(x, "x")
+        """Hess phi (alpha I + beta Hess phi)^-1 at the solution, (B, d, d).
+
+        x may be float64 whatever the atoms are: what is left of I - beta D has no digits to spare.
+        """
+        self.check(x, "x")
+        check_like_atoms("Entropic", x, "x", self.points, self.heights, or_float64=True)
         alpha = self.per_row(alpha, x, "alpha", torch.float64)
         beta = self.per_row(beta, x, "beta", torch.float64)
         scaled = self._scaled()

@@ -48,6 +48,11 @@ class Product(Potential):
         """Whether any factor iterates."""
         return any(factor.iterative for factor in self.blocks)
 
+    @property
+    def query_dtype(self) -> torch.dtype | None:
+        """As of the first factor that asks for one."""
+        return next((factor.query_dtype for factor in self.blocks if factor.query_dtype is not None), None)
+
     def value(self, y: Tensor) -> Tensor:
         """Sum of the factors' values, (B,)."""
         return torch.stack([p.value(part) for p, part in self._split(y, "y")]).sum(0)

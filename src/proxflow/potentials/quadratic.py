@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
@@ -21,12 +19,13 @@ class Quadratic(Potential):
     """The potential of N(mean, covariance) from N(0, I): phi(u) = <mean, u> + u' S^(1/2) u / 2.
 
     psi(y) = (y - m)' S^(-1/2) (y - m) / 2 on m + range S and +inf elsewhere. State: ``mean`` (d,),
-    ``covariance`` (d, d). Queries are answered in their own dtype and on their own device.
+    ``covariance`` (d, d). Queries are answered in their own dtype and on their own device. Principal axes are those of
+    the arguments, in float64: a cast rounds the state, not the law.
 
     Args:
         mean: (d,), finite.
-        covariance: (d, d), symmetric positive semidefinite; eigenvalues below 8 d eps times its largest entry are
-            taken for zero.
+        covariance: (d, d), symmetric positive semidefinite; an eigenvalue that roundings of the entries can make, of
+            8 sqrt(d) eps times the variances of the coordinates that its axis mixes, is taken for zero.
 
     Raises:
         ValueError: a shape is wrong, an entry is not finite, or the covariance is not symmetric positive
@@ -35,6 +34,7 @@ class Quadratic(Potential):
 
     mean: Tensor
     covariance: Tensor
+    _mean: Tensor
     _axes: Tensor
     _deviations: Tensor
     _defect: Tensor
@@ -50,17 +50,12 @@ class Quadratic(Potential):
         self.register_buffer("mean", mean.detach().clone())
         self.register_buffer("covariance", covariance.detach().clone())
         axes, deviations, defect = _principal_axes(self.mean, self.covariance)
+        self.register_buffer("_mean", self.mean.double(), persistent=False)
         self.register_buffer("_axes", axes, persistent=False)
         self.register_buffer("_deviations", deviations, persistent=False)
         self.register_buffer("_defect", defect, persistent=False)
         # Factored once and for all, not ``Derived``: compiled code would do it again in every call.
         self.register_load_state_dict_post_hook(_refresh)  # type: ignore[no-untyped-call]
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> torch.nn.Module:
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        if self._axes.dtype != torch.float64:
-            _refresh(self, None)  # axes stay float64, whatever the rest is cast to
-        return self
 
     def constructor_arguments(self) -> dict[str, object]:
         """Mean and covariance."""
@@ -138,7 +133,7 @@ class Quadratic(Potential):
         return torch.where(known | ~torch.isfinite(density), density, torch.nan).to(y.dtype)
 
     def _like(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        return self.mean.to(x), self._axes.to(x), self._deviations.to(x)
+        return self._mean.to(x), self._axes.to(x), self._deviations.to(x)
 
 
 def _principal_axes(mean: Tensor, covariance: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -152,8 +147,10 @@ def _principal_axes(mean: Tensor, covariance: Tensor) -> tuple[Tensor, Tensor, T
     if asymmetry > 64 * eps * size:
         raise ValueError(f"Quadratic: the covariance is not symmetric (largest difference {asymmetry:.3g})")
     eigenvalues, axes = torch.linalg.eigh(0.5 * (matrix + matrix.mT))
-    zero = 8 * len(mean) * eps * size
-    if eigenvalues[0] < -zero:
+    # entries are rounded relative to the deviations of their two coordinates, and eigenvalues in float64 to the largest
+    mixed = matrix.diagonal().clamp(min=0) @ axes.square()
+    zero = 8 * len(mean) ** 0.5 * (eps * mixed + torch.finfo(matrix.dtype).eps * eigenvalues.abs().max())
+    if bool((eigenvalues < -zero).any()):
         raise ValueError(f"Quadratic: the covariance is not positive semidefinite (eigenvalue {eigenvalues[0]:.3g})")
     deviations = torch.where(eigenvalues > zero, eigenvalues.clamp(min=0).sqrt(), 0.0)
     defect = (axes.mT @ (matrix @ axes - axes * eigenvalues)).abs()
@@ -162,4 +159,5 @@ def _principal_axes(mean: Tensor, covariance: Tensor) -> tuple[Tensor, Tensor, T
 
 def _refresh(module: torch.nn.Module, _: object) -> None:
     if isinstance(module, Quadratic):
+        module._mean = module.mean.double()
         module._axes, module._deviations, module._defect = _principal_axes(module.mean, module.covariance)

@@ -21,7 +21,7 @@ from proxflow.measures import Gaussian, Source
 from proxflow.potentials.atoms import atoms_in_words, centre_and_radius, check_atoms, check_like_atoms, register_atoms
 from proxflow.potentials.discrete import Discrete
 from proxflow.storage import storable
-from proxflow.torch_support import Derived
+from proxflow.torch_support import Derived, in_full_precision
 
 __all__ = ["Shortlisted"]
 
@@ -37,7 +37,8 @@ class Shortlisted(nn.Module):
     are taken in the dtype of the heights, about a centre of the points, of which a copy is kept.
 
     Args:
-        points: (N, d) distinct finite rows, float32, float64, or stored as float16, bfloat16, uint8 or int8.
+        points: (N, d) distinct finite rows, float32, float64, or stored as float16, bfloat16, uint8 or int8. Not
+            copied, as heights are not: what changes them changes the potential.
         heights: (N,) finite, in the dtype of queries or in float64.
         shortlist: which atoms a query is searched among.
         weights: (N,) positive, normalised to sum 1; equal if None. In the dtype of queries or in float64.
@@ -107,6 +108,7 @@ class Shortlisted(nn.Module):
         """0: nothing is smoothed."""
         return 0.0
 
+    @in_full_precision
     def nearest_atom(self, u: Tensor) -> Tensor:
         """The atom that each source point (B, d) is transported to, (B,) int64.
 

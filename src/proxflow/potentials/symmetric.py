@@ -17,6 +17,7 @@ from torch import Tensor
 
 from proxflow.checks import count_of, working_dtype
 from proxflow.errors import counted
+from proxflow.kernels.geometry import finite_rows
 from proxflow.measures import Source
 from proxflow.potentials.atoms import atoms_in_words, check_atoms, check_like_atoms, register_atoms
 from proxflow.potentials.base import GeneralizedQuadratic, Potential, check_rotation_invariant
@@ -25,7 +26,7 @@ from proxflow.potentials.orbits import Nearest, nearest_images, orbit_frame, orb
 from proxflow.results import ProxResult
 from proxflow.storage import storable
 from proxflow.symmetry import Symmetry
-from proxflow.torch_support import Derived
+from proxflow.torch_support import Derived, in_full_precision
 
 __all__ = ["SymmetricDiscrete", "check_invariant", "check_symmetry"]
 
@@ -107,6 +108,7 @@ class SymmetricDiscrete(Potential):
         """The same potential with all distinct images as atoms, ``points`` first, an orbit's weight shared evenly."""
         return self._images(self.points, self.heights, self.weights)
 
+    @in_full_precision
     def nearest_image(self, u: Tensor) -> Nearest:
         """What each source point is transported to: the atom, and the element that moves it there, (B,) int64 each."""
         self._check_query(u, "u")
@@ -134,8 +136,8 @@ class SymmetricDiscrete(Potential):
         return self.symmetry.apply(self._rows(nearest.atom), nearest.element)
 
     def brenier_map(self, u: Tensor) -> Tensor:
-        """The image that each source point is transported to, (B, d)."""
-        return self.image(self.nearest_image(u))
+        """The image that each source point is transported to, (B, d); NaN where a source point is not finite."""
+        return torch.where(finite_rows(u)[:, None], self.image(self.nearest_image(u)), torch.nan)
 
     def conjugate(self, u: Tensor) -> Tensor:
         """phi(u), (B,)."""

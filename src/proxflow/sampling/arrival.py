@@ -7,10 +7,12 @@ Method: since x = alpha u(c, x) + beta y(c, x), the solution is a fixed point of
 derivative is I - beta D y. On the field of optimal pairs this is the gradient of a convex function with eigenvalues
 alpha / (alpha + beta s) in [0, 1], s the derivative of the map from noise to data: the iteration never expands, and
 where the data have a density a few steps are enough for alpha far below s. In a direction without spread, s = 0, every
-x is a fixed point: many noise points lead to x1, and the iteration keeps what it began with.
+x is a fixed point: many noise points lead to x1, and the iteration keeps what it began with. It begins with x1, and for
+a ``ProximalFlow`` with the solution itself, alpha u + beta x1 with u = grad psi(x1).
 
-Stopping rule: the root mean square of y(c, x) - x1 in each row is within its tolerance, or stops falling. Cost: one
-evaluation a step.
+Stopping rule: the root mean square of the change of u in each row is within its tolerance, or stops falling. It is
+beta / alpha times that of y(c, x) - x1, which says little by itself: of data much thinner than alpha every x near x1
+ends near x1. Cost: one evaluation a step.
 """
 
 from __future__ import annotations
@@ -22,6 +24,8 @@ import torch
 from torch import Tensor
 
 from proxflow.errors import ConvergenceWarning, NoDensityError
+from proxflow.flow import ProximalFlow
+from proxflow.kernels.geometry import finite_rows
 from proxflow.sampling.solvers import CountedField
 
 __all__ = ["depart", "refuse_without_density"]
@@ -34,23 +38,41 @@ def depart(field: CountedField, start: Tensor, x1: Tensor, rtol: float, atol: fl
     """The point at the time ``start`` whose last step ends at x1, (B, *event); rows go on while they improve.
 
     Warns:
-        ConvergenceWarning: the last step from the point returned misses x1 by more than rtol |x1| + atol, root mean
-            square over the entries of a row. Rows that are not finite come out as NaN.
+        ConvergenceWarning: the noise behind the point returned still changes by more than rtol |u| + atol and what
+            rounding of x1 leaves open, root mean square over the entries of a row. Rows that are not finite come out
+            as NaN.
     """
     alpha, beta = field.schedule.alpha(start), field.schedule.beta(start)
-    rtol = max(rtol, _ROUNDINGS * torch.finfo(x1.dtype).eps)
-    wanted = atol + rtol * _row_size(x1)
-    x, miss = x1, torch.full_like(wanted, torch.inf)
+    rounding = _ROUNDINGS * torch.finfo(x1.dtype).eps
+    x = x1 if field.flow is None else _on_trajectory(field.flow, start, x1)
+    miss = wanted = torch.full_like(_row_size(x1), torch.inf)
     for _ in range(_MOST_DEPARTING_STEPS):
-        following = beta * x1 + alpha * field.recover_source(start, x)
+        source = field.recover_source(start, x)
+        following = beta * x1 + alpha * source
         missed = _row_size(x - following) / beta
+        wanted = alpha / beta * (atol + max(rtol, rounding) * _row_size(source)) + rounding * _row_size(x1)
         better = ~(missed >= miss)  # a row that is not finite goes on, as NaN
         x = torch.where(better.reshape(-1, *[1] * (x.ndim - 1)), following, x)
         miss = torch.where(better, missed, miss)
         if not bool((better & (miss > wanted)).any()):
             break
-    _warn(field.owner, miss, wanted)
+    _warn(field.owner, miss / alpha, wanted / alpha)
     return x
+
+
+def _on_trajectory(flow: ProximalFlow, t: Tensor, x1: Tensor) -> Tensor:
+    """alpha u + beta x1 with u = grad psi(x1), with its derivative in x1; x1 itself where psi has no gradient."""
+    flat = x1.reshape(len(x1), flow.dim)
+    with torch.inference_mode(False), torch.enable_grad():
+        y = flat.detach().clone().requires_grad_()
+        value = flow.potential.value(y).sum()
+        source = torch.autograd.grad(value, y)[0] if value.requires_grad else torch.full_like(y, torch.nan)
+    alpha, beta = flow.schedule.alpha(t), flow.schedule.beta(t)
+    x = torch.where(finite_rows(source)[:, None], alpha * source + beta * y.detach(), y.detach())
+    if flat.requires_grad:  # psi need not have second derivatives in autograd: by those of its prox
+        derivative = flow.potential.decompose_jacobian(x, alpha, beta)
+        x = x + torch.linalg.solve_ex(derivative, (flat - y.detach())[:, :, None])[0][:, :, 0]
+    return x.reshape(x1.shape)
 
 
 def refuse_without_density(field: CountedField, x: Tensor) -> None:
@@ -77,13 +99,15 @@ def _row_size(x: Tensor) -> Tensor:
 
 
 def _warn(owner: str, miss: Tensor, wanted: Tensor) -> None:
+    """Of changes of the noise."""
     failed = miss > wanted
     if bool(failed.any()):
         row = int(torch.where(failed, miss / wanted, 0.0).argmax())
         warnings.warn(
-            f"{owner}: from the points found for {int(failed.sum())} of {len(miss)} rows the last step misses the "
-            f"data by more than {float(wanted[row]):.1g}: row {row} by {float(miss[row]):.1g}. They may lie where this "
-            "field generates nothing; loosen rtol and atol if that is near enough",
+            f"{owner}: from the points found for {int(failed.sum())} of {len(miss)} rows another step moves the noise "
+            f"by more than {float(wanted[row]):.1g}: row {row} by {float(miss[row]):.1g}. They may lie where this "
+            "field generates nothing, or so little spread that much noise leads to them; loosen rtol and atol if that "
+            "is near enough",
             ConvergenceWarning,
             stacklevel=5,
         )

@@ -8,36 +8,22 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Callable
 from typing import Any, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy import special
-from torch import Tensor, nn
+from torch import Tensor
 
 from proxflow.measures import Gaussian, Source
-from proxflow.potentials.base import check_rotation_invariant
+from proxflow.potentials.base import Float64Module, check_rotation_invariant
 
-__all__ = ["Float64Module", "Levels", "coordinate_levels", "radius_levels"]
+__all__ = ["Levels", "coordinate_levels", "radius_levels"]
 
 _PANEL_WIDTH = 0.25  # of the table of Gaussian radii, in standard deviations
 _DEGREE = 11  # of its Chebyshev polynomials: rounding in a panel of that width
 _SMALLEST_TAIL = 1e-304  # where the table ends
-
-
-class Float64Module(nn.Module):
-    """A module whose buffers follow it to another device but stay float64, whatever dtype the rest is cast to."""
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
-        kept = dict(self._buffers)
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        for name, buffer in kept.items():
-            moved = self._buffers[name]
-            if buffer is not None and moved is not None:
-                self._buffers[name] = buffer.to(moved.device)
-        return self
 
 
 class Levels(Float64Module):

@@ -102,8 +102,9 @@ class Quantile(ByQuantile):
         self.check(x, "x")
         alpha = self.per_row(alpha, x, "alpha", torch.float64)
         beta = self.per_row(beta, x, "beta", torch.float64)
-        gain = self.transport.pair(x[:, 0].double(), alpha, beta).target_gain
-        return torch.where(torch.isfinite(x), gain.to(x.dtype)[:, None], torch.nan)[:, :, None]
+        gain = self.transport.pair(x[:, 0].double(), alpha, beta).target_gain[:, None]
+        finite = torch.isfinite(x) & torch.isfinite(alpha + beta)[:, None]
+        return torch.where(finite, gain.to(x.dtype), torch.nan)[:, :, None]
 
     def log_density(self, y: Tensor) -> Tensor:
         """-log of the quantile function's derivative at the level of y, (B,); -inf off the support and in gaps.

@@ -17,7 +17,8 @@ from torch import Tensor
 
 from proxflow.kernels.monotone import last_true, monotone_root
 from proxflow.kernels.panels import Panels, partial_integral, tabulate
-from proxflow.potentials.quantile.levels import Float64Module, Levels
+from proxflow.potentials.base import Float64Module
+from proxflow.potentials.quantile.levels import Levels
 from proxflow.potentials.quantile.quantile_function import QuantileFunction
 from proxflow.potentials.quantile.transport_operator import monotone_integral, monotone_pair, monotone_value, register
 
@@ -124,7 +125,7 @@ class MonotoneMap(Float64Module):
             gain = torch.where(a == 0, torch.where(free, 1 / b, 0.0), gain).clamp(max=_HUGE)
             noise = a * spread * self._level_noise(s, slope)
             magnitude = y.abs() + gain * ((a * s).abs() + (b * y).abs()) + noise
-        change = z - z0 - s * (alpha - a) - y * (beta - b)
+        change = z - alpha * s - beta * y  # what the root misses, by roundings; the pair is that much moved to meet z
         source, target = s + spread * change, y + gain * change
         if torch.is_grad_enabled():
             bend = torch.where(torch.isinf(slope), 0.0, self._bend(s) * spread.pow(3)).nan_to_num(0.0, 0.0, 0.0)

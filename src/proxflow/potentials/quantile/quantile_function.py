@@ -11,8 +11,7 @@ import torch
 from torch import Tensor
 
 from proxflow.kernels.monotone import last_true
-from proxflow.potentials.base import DENSITY_ACCURACY, as_parameter
-from proxflow.potentials.quantile.levels import Float64Module
+from proxflow.potentials.base import DENSITY_ACCURACY, Float64Module, as_parameter
 from proxflow.potentials.quantile.transport_operator import formula_level, register
 from proxflow.results import Verdict
 

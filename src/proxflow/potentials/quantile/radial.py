@@ -119,7 +119,7 @@ class Radial(ByQuantile):
 
     def decompose_jacobian(self, x: Tensor, alpha: Tensor | float, beta: Tensor | float) -> Tensor:
         """T' / (alpha + beta T') along x and |y| / |x| across it, (B, d, d)."""
-        _, _, radius, pair = self._pair(x, alpha, beta)
+        alpha, beta, radius, pair = self._pair(x, alpha, beta)
         centre = radius == 0
         safe = torch.where(centre, 1.0, radius)
         across = torch.where(centre, pair.target_gain, pair.target / safe)[:, None, None]
@@ -127,7 +127,8 @@ class Radial(ByQuantile):
         direction = x.double() / safe[:, None]
         identity = torch.eye(self.dim, dtype=torch.float64, device=x.device)
         jacobian = across * identity + (along - across) * direction[:, :, None] * direction[:, None, :]
-        return jacobian.to(x.dtype)
+        finite = torch.isfinite(radius + alpha + beta)[:, None, None]
+        return torch.where(finite, jacobian, torch.nan).to(x.dtype)
 
     def log_density(self, y: Tensor) -> Tensor:
         """The log-density of |X1| over the area of the sphere through y, (B,); -inf off the support.
