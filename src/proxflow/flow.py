@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from proxflow.checks import working_dtype
 from proxflow.errors import UndefinedTimeError
 from proxflow.independent_field import IndependentField
 from proxflow.kernels.geometry import row_norm
@@ -161,10 +160,8 @@ class ProximalFlow(nn.Module):
 
         ``dtype`` and ``device`` default to those of the potential's queries, else to PyTorch's defaults.
         """
-        own = next(self.potential.buffers(), None)
-        if own is not None:
-            dtype = dtype or self.potential.query_dtype or working_dtype(own)
-            device = device or own.device
+        own_dtype, own_device = self.potential.query_kind or (None, None)
+        dtype, device = dtype or own_dtype, device or own_device
         return self.transport(self.potential.source.sample(n, generator=generator, dtype=dtype, device=device))
 
     def log_prob(self, y: Tensor) -> Tensor:

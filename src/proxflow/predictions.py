@@ -9,8 +9,10 @@ The score grad log p_t is another matter. For *independent* pairs and N(0, I) no
 formula). For other joint laws that is not the score, and the score does not follow from the velocity at the point
 alone: see ``ProximalFlow.score`` for the exact optimal flow (docs/theory.md 2).
 
-All functions take t as a number or a tensor, 0-dimensional or (B,), and points (B, *event); a number where the
-answer does not exist is refused, such entries of a tensor give rows that are not finite.
+All functions take t in [0, 1] as a number or a tensor, 0-dimensional or (B,), points x (B, *event) at that time, a
+prediction like x, and a schedule, ``Linear`` if None. They raise a ValueError for a schedule that is none, t out of
+range or shapes that differ, and an ``UndefinedTimeError`` for a number t where the answer does not exist; such entries
+of a tensor give rows that are not finite.
 """
 
 from __future__ import annotations
@@ -35,104 +37,41 @@ __all__ = [
 
 
 def source_from_velocity(t: Tensor | float, x: Tensor, velocity: Tensor, schedule: Schedule | None = None) -> Tensor:
-    """The noise prediction u = E[X0 | x_t] = (beta' x - beta v) / W, (B, *event).
-
-    Args:
-        t: time in [0, 1].
-        x: points at that time, (B, *event).
-        velocity: v_t(x), like x.
-        schedule: Linear if None.
-
-    Raises:
-        ValueError: a schedule that is none, t out of range, or shapes that differ.
-    """
+    """The noise prediction u = E[X0 | x_t] = (beta' x - beta v) / W, (B, *event)."""
     at = _coefficients("source_from_velocity", t, x, velocity, schedule)
     return (at.beta_rate * x - at.beta * velocity) / at.wronskian
 
 
 def target_from_velocity(t: Tensor | float, x: Tensor, velocity: Tensor, schedule: Schedule | None = None) -> Tensor:
-    """The data prediction y = E[X1 | x_t] = (alpha v - alpha' x) / W, (B, *event).
-
-    Args:
-        t: time in [0, 1].
-        x: points at that time, (B, *event).
-        velocity: v_t(x), like x.
-        schedule: Linear if None.
-
-    Raises:
-        ValueError: a schedule that is none, t out of range, or shapes that differ.
-    """
+    """The data prediction y = E[X1 | x_t] = (alpha v - alpha' x) / W, (B, *event)."""
     at = _coefficients("target_from_velocity", t, x, velocity, schedule)
     return (at.alpha * velocity - at.alpha_rate * x) / at.wronskian
 
 
 def velocity_from_source(t: Tensor | float, x: Tensor, source: Tensor, schedule: Schedule | None = None) -> Tensor:
-    """The velocity (beta' x - W u) / beta of a noise prediction u, (B, *event).
-
-    Args:
-        t: time in [0, 1] but 0, where x is the noise.
-        x: points at that time, (B, *event).
-        source: u, like x.
-        schedule: Linear if None.
-
-    Raises:
-        ValueError: a schedule that is none, t out of range, or shapes that differ.
-        UndefinedTimeError: t is the number 0.
-    """
+    """The velocity (beta' x - W u) / beta of a noise prediction u, (B, *event); not at t = 0, where x is the noise."""
     at = _coefficients("velocity_from_source", t, x, source, schedule, never=0)
     return (at.beta_rate * x - at.wronskian * source) / at.beta
 
 
 def velocity_from_target(t: Tensor | float, x: Tensor, target: Tensor, schedule: Schedule | None = None) -> Tensor:
-    """The velocity (alpha' x + W y) / alpha of a data prediction y, (B, *event).
-
-    Args:
-        t: time in [0, 1] but 1, where x is the data.
-        x: points at that time, (B, *event).
-        target: y, like x.
-        schedule: Linear if None.
-
-    Raises:
-        ValueError: a schedule that is none, t out of range, or shapes that differ.
-        UndefinedTimeError: t is the number 1.
-    """
+    """The velocity (alpha' x + W y) / alpha of a data prediction y, (B, *event); not at t = 1, where x is the data."""
     at = _coefficients("velocity_from_target", t, x, target, schedule, never=1)
     return (at.alpha_rate * x + at.wronskian * target) / at.alpha
 
 
 def score_from_velocity(t: Tensor | float, x: Tensor, velocity: Tensor, schedule: Schedule | None = None) -> Tensor:
-    """grad log p_t(x) = -u / alpha, (B, *event), by Tweedie's formula.
+    """grad log p_t(x) = -u / alpha, (B, *event), by Tweedie's formula; not at t = 1.
 
     True for the field of INDEPENDENT pairs with N(0, I) noise (``couplings.Independent``, and networks trained on it).
     Under another coupling -u / alpha is not the score; an exact flow has its own, ``ProximalFlow.score``.
-
-    Args:
-        t: time in [0, 1] but 1.
-        x: points at that time, (B, *event).
-        velocity: v_t(x), like x.
-        schedule: Linear if None.
-
-    Raises:
-        ValueError: a schedule that is none, t out of range, or shapes that differ.
-        UndefinedTimeError: t is the number 1.
     """
     at = _coefficients("score_from_velocity", t, x, velocity, schedule, never=1)
     return (at.beta * velocity - at.beta_rate * x) / (at.alpha * at.wronskian)
 
 
 def velocity_from_score(t: Tensor | float, x: Tensor, score: Tensor, schedule: Schedule | None = None) -> Tensor:
-    """The velocity (beta' x + alpha W s) / beta of a score s, (B, *event), of independent pairs only.
-
-    Args:
-        t: time in [0, 1] but 0.
-        x: points at that time, (B, *event).
-        score: s, like x.
-        schedule: Linear if None.
-
-    Raises:
-        ValueError: a schedule that is none, t out of range, or shapes that differ.
-        UndefinedTimeError: t is the number 0.
-    """
+    """The velocity (beta' x + alpha W s) / beta of a score s, (B, *event), independent pairs only; not at t = 0."""
     at = _coefficients("velocity_from_score", t, x, score, schedule, never=0)
     return (at.beta_rate * x + at.alpha * at.wronskian * score) / at.beta
 

@@ -254,3 +254,15 @@ def test_independent_pairs_that_cannot_be_followed_are_said_to_be_left_out() -> 
     found = quick(lambda t, x: 0 * x, data=rows, source=uniform, compare_independent=True, count=128)
     assert any(told.startswith("Independent pairs were not compared: ") for told in found.warnings)
     assert "Independent pairs were not compared" in found.verdict
+
+
+def test_a_reference_of_two_dtypes_is_asked_in_that_of_its_atoms() -> None:
+    """Atoms in float32 turned by a float64 matrix: the first buffer says float64, which atoms refuse."""
+    fit = pf.semidiscrete.fit(normal(40, 2).float(), progress=False)
+    turned = fit.potential.rotate(torch.tensor([[0.0, -1.0], [1.0, 0.0]], dtype=f64))
+    reference = pf.ProximalFlow(turned)
+    for given in ({"data": normal(60, 2)}, {"data": None}):
+        found = quick(lambda t, x: 0 * x, reference=reference, compare_independent=False, **given)
+        assert {"velocity_error", "pair_excess", "variance_ratio"} <= set(found.figures)
+    study = pf.analysis.minibatch_convergence(turned, [1, 2, 4], max_pairs=1 << 8, progress=False)
+    assert study.transport_cost > 0

@@ -24,6 +24,7 @@ from proxflow.analysis.auditing.generation import (
     group_shares,
     groups_of,
     paired_variances,
+    row_variances,
 )
 from proxflow.analysis.auditing.intervals import mean_of, share
 from proxflow.analysis.auditing.optimality import misses_on_the_way, optimality_figures, pair_bound, velocity_errors
@@ -102,7 +103,7 @@ def test_directions_without_variance_have_no_ratio() -> None:
     made = normal(64, 3, seed=4)
     for found in (
         paired_variances(made, rows[:64], (rows + 1e-7 * normal(100, 3)).float()),
-        generation_figures(made, rows, groups_of(rows, None, 0)),
+        row_variances(made, rows),
     ):
         assert [name for name in found if "variance" in name] == [
             "variance_ratio", "variance_ratio_1", "variance_ratio_2",
@@ -320,7 +321,7 @@ def test_directions_found_on_few_rows_are_no_fault(copied: bool) -> None:
     for seed in range(5):
         rows = normal(300, 64, seed=seed)
         made = rows.repeat(4, 1)[:1024] if copied else normal(1024, 64, seed=100 + seed)
-        found = figures_of(generation_figures(made, rows, groups_of(rows, None, 0)), {}, {})
+        found = figures_of(row_variances(made, rows), {}, {})
         assert [name for name, one in found.items() if "variance" in name and one.excludes_exact(0.03, 1.7)] == []
 
 

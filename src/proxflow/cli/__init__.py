@@ -24,7 +24,17 @@ from proxflow.version import __version__
 __all__ = ["app", "main"]
 
 _INTERRUPTED = 130
-_SHARED, _ALONE = ("fit", "train"), ("sample", "pairs", "batch-size", "terminal", "audit", "compare")
+_COMMANDS = {
+    "fit": fit,
+    "train": train,
+    "sample": sample,
+    "pairs": pairs,
+    "batch-size": batch_size,
+    "terminal": terminal,
+    "audit": audit,
+    "compare": compare,
+}
+_SHARED = ("fit", "train")  # by the processes that torchrun started
 
 
 class _Command(TyperCommand):
@@ -74,16 +84,7 @@ def _root(
     """Exact optimal-transport flow matching: fit, sample, measure."""
 
 
-for _name, _run in (
-    ("fit", fit),
-    ("train", train),
-    ("sample", sample),
-    ("pairs", pairs),
-    ("batch-size", batch_size),
-    ("terminal", terminal),
-    ("audit", audit),
-    ("compare", compare),
-):
+for _name, _run in _COMMANDS.items():
     app.command(_name, cls=_Command)(_run)
 
 
@@ -115,10 +116,10 @@ def _processes(command: list[str]) -> AbstractContextManager[None]:
         ValueError: they were started for a command that they would only repeat.
     """
     name = next(iter(command), "")
-    if _several() and name in _ALONE:
-        raise ValueError(f"proxflow {name} runs in one process; start it without torchrun")
-    if name not in _SHARED or not _several():
+    if name not in _COMMANDS or not _several():
         return contextlib.nullcontext()
+    if name not in _SHARED:
+        raise ValueError(f"proxflow {name} runs in one process; start it without torchrun")
     from proxflow.semidiscrete.ranks import joined_processes
 
     return joined_processes()

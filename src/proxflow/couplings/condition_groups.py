@@ -41,12 +41,14 @@ class Group:
         directions: (d, k), or None.
         rows: the points (n, k) that are coupled, with their weights.
         features: (n, m) of the conditions that cost, or None.
+        noise: its law, standard normal if None, as it is wherever directions are given.
     """
 
     flat: Tensor
     directions: Numbers | None
     rows: Rows
     features: Tensor | None
+    noise: Source | None
 
     @classmethod
     def of(
@@ -70,20 +72,19 @@ class Group:
             costs = [(each, [column]) for each, column in zip(strength, columns, strict=True)]
         soft = [cost for cost in costs if cost[0] < math.inf]
         noise = source if directions is None else None
-        return cls(flat, directions, own, _condition_features(soft, own, noise))
+        return cls(flat, directions, own, _condition_features(soft, own, noise), noise)
 
     @property
     def joined(self) -> Tensor:
         """What is fitted: the points, and the conditions that cost."""
         return self.rows.flat if self.features is None else torch.cat([self.rows.flat, self.features], dim=1)
 
-    def joint_source(self, noise: Source | None) -> Source | None:
+    @property
+    def joint_source(self) -> Source | None:
         """Its noise, and a condition drawn apart; None for normal noise alone."""
-        if self.directions is not None:
-            noise = None
         if self.features is None:
-            return noise
-        return NoiseAndCondition(self.rows.source_or_normal(noise), Empirical(self.features, self.rows.weights))
+            return self.noise
+        return NoiseAndCondition(self.rows.source_or_normal(self.noise), Empirical(self.features, self.rows.weights))
 
 
 def groups_of(data: Rows, strength: tuple[float, ...]) -> Groups:

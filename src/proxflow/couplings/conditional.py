@@ -196,7 +196,7 @@ class Conditional:
                     own_weights = weights_of(data, rows)
                     frames[label] = _coupled_directions(data.flat[rows], own_weights, directions, seed, progress)
                 group = Group.of(data, rows, frames.get(label), strength, source)
-                options["source"] = group.joint_source(source)
+                options["source"] = group.joint_source
                 if shortlist is not None:
                     record = fit_shortlisted(group.joined, group.rows.weights, count=shortlist, **options)
                 else:

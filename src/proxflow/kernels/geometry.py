@@ -22,6 +22,7 @@ __all__ = [
     "finite_rows",
     "frame_around",
     "largest_entry",
+    "polar_step",
     "principal_axes",
     "principal_axes_about",
     "projected",
@@ -164,6 +165,11 @@ def covariance_about(points: ManyRows, weights: Tensor, mean: Tensor, scales: Te
         centred = (points[rows] if scales is None else scales[rows, None] * points[rows]) - mean
         total += (weights[rows, None] * centred).mT @ centred
     return total
+
+
+def polar_step(columns: Tensor) -> Tensor:
+    """Nearly orthonormal columns (..., d, k) with the square of their error: Newton's method for the polar factor."""
+    return 1.5 * columns - 0.5 * columns @ (columns.mT @ columns)
 
 
 def row_norm(x: Tensor) -> Tensor:

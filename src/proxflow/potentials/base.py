@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from proxflow.checks import whole_number, working_dtype
 from proxflow.errors import NoDensityError
-from proxflow.kernels.geometry import finite_rows, row_norm
+from proxflow.kernels.geometry import finite_rows, polar_step, row_norm
 from proxflow.measures import Gaussian, Source
 from proxflow.results import ProxResult, Status, Verdict, brief_repr
 from proxflow.storage import storable
@@ -40,7 +40,7 @@ DENSITY_ACCURACY = 1e-6  # relative to 1 + |log-density|: coarser rows are NaN. 
 
 _EPS = torch.finfo(torch.float64).eps
 _ORTHOGONAL_ROUNDINGS = 64.0  # of float32, per square root of the dimension: what Q Q' of a rotation may miss I by
-_POLAR_STEPS = 6  # of Newton's method, which squares the error; 4 suffice
+_POLAR_STEPS = 6  # each squares the error; 4 suffice
 _MOTION_ROUNDINGS = 16.0  # of float64: x - beta shift, a product by Q, and its inverse
 
 _QUERIES = (
@@ -175,6 +175,12 @@ class Potential(Float64Module, ABC):
         """The dtype that atoms ask of queries; None where a query may have any, as of closed forms."""
         points = getattr(self, "points", None)
         return working_dtype(points) if isinstance(points, Tensor) else None
+
+    @property
+    def query_kind(self) -> tuple[torch.dtype, torch.device] | None:
+        """Dtype and device of draws for this potential: as atoms ask, else as its first buffer; None without any."""
+        own = next(self.buffers(), None)
+        return None if own is None else (self.query_dtype or working_dtype(own), own.device)
 
     @abstractmethod
     def value(self, y: Tensor) -> Tensor:
@@ -561,21 +567,24 @@ def _exact_motion(rotation: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
     if not (torch.isfinite(rotation).all() and torch.isfinite(shift).all()):
         raise ValueError("rotate: the rotation and the shift must be finite")
     matrix = rotation.double()
-    identity = torch.eye(len(matrix), dtype=matrix.dtype, device=matrix.device)
-    defect = matrix @ matrix.mT - identity
+    error = _defect(matrix)
     # of float32 whatever the dtype is now: a matrix may have been cast since it was made
     tolerance = _ORTHOGONAL_ROUNDINGS * len(matrix) ** 0.5 * torch.finfo(torch.float32).eps
-    if defect.abs().max() > tolerance:
-        raise ValueError(f"rotate: the matrix is not orthogonal (|Q Q' - I| = {defect.abs().max():.3g})")
+    if error > tolerance:
+        raise ValueError(f"rotate: the matrix is not orthogonal (|Q Q' - I| = {error:.3g})")
     for _ in range(_POLAR_STEPS):
-        error = float(defect.abs().max())
         if error <= _EPS:
             break
-        matrix = matrix - 0.5 * defect @ matrix
+        matrix = polar_step(matrix)
         if (len(matrix) * error) ** 2 <= _EPS:
             break
-        defect = matrix @ matrix.mT - identity
+        error = _defect(matrix)
     return matrix, shift.double()
+
+
+def _defect(matrix: Tensor) -> float:
+    """The largest entry of Q Q' - I."""
+    return float((matrix @ matrix.mT - torch.eye(len(matrix)).to(matrix)).abs().max())
 
 
 def _refresh(module: nn.Module, _: object) -> None:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from proxflow.checks import count_of, working_dtype
 from proxflow.kernels.active_set import affine_step, atom_keys, contact_basis, polyhedral_face, score_size
-from proxflow.kernels.geometry import ScaledRows, finite_rows, row_norm
+from proxflow.kernels.geometry import ScaledRows, finite_rows, polar_step, row_norm
 from proxflow.kernels.search import Kept, argmax_affine, kept_for_searches
 from proxflow.measures import Source
 from proxflow.potentials.atoms import atoms_in_words, centre_and_radius, check_atoms, check_like_atoms, register_atoms
@@ -309,9 +309,9 @@ def _normalised_atoms(points: Tensor, heights: Tensor, centre: Tensor, radius: T
 
 
 def _orthonormal(basis: Tensor) -> Tensor:
-    """Nearly orthonormal columns (B, d, k), or zeros, made so to rounding: Newton's method for the polar factor."""
+    """Nearly orthonormal columns (B, d, k), or zeros, made so to rounding."""
     for _ in range(_ORTHONORMAL_STEPS):
-        basis = 1.5 * basis - 0.5 * basis @ (basis.mT @ basis)
+        basis = polar_step(basis)
     return basis
 
 

@@ -88,8 +88,8 @@ class Subject:
         """Where the exact flow carries flat noise, (n, d); None without a reference."""
         if self.flow is None:
             return None
-        own = next(self.flow.potential.buffers(), noise)
-        return self.flow.transport(noise.to(own.device, working_dtype(own))).detach().to(noise)
+        dtype, device = self.flow.potential.query_kind or (noise.dtype, noise.device)
+        return self.flow.transport(noise.to(device, dtype)).detach().to(noise)
 
 
 def subject_of(field: Field | ProximalFlow, given: Given, say: Callable[[str], None]) -> Subject:
@@ -107,14 +107,14 @@ def subject_of(field: Field | ProximalFlow, given: Given, say: Callable[[str], N
     event = _event_shape(field, given.reference, rows, source)
     dim = math.prod(event)
     source = Gaussian(dim) if source is None else source
-    if given.source is not None and flow is not None and not _alike(source, flow.potential.source):
+    if source.dim != dim or (flow is not None and flow.dim != dim):
+        own = "" if flow is None else f" and the reference {flow.dim}"
+        raise ValueError(f"audit: points have {dim} entries, the source {source.dim}{own}; give those of one space")
+    if flow is not None and not _alike(source, flow.potential.source):
         raise ValueError(
             f"audit: the source is {source!r}, that of the reference {flow.potential.source!r}; leave source out, or "
             "give a reference with the noise that the field was trained on"
         )
-    if source.dim != dim or (flow is not None and flow.dim != dim):
-        own = "" if flow is None else f" and the reference {flow.dim}"
-        raise ValueError(f"audit: points have {dim} entries, the source {source.dim}{own}; give those of one space")
     dtype, device = _kind_of(field, rows, flow)
     flat = None if rows is None else flat_points("audit", rows, "data").to(device, dtype)
     held_out = _rows_like(given.held_out, dim, device, dtype)
@@ -157,7 +157,7 @@ def _flow_of(given: Given, path: Schedule, say: Callable[[str], None]) -> tuple[
 
 def _alike(one: Source, other: Source) -> bool:
     """Whether two sources of one dimension give the same draws."""
-    return one.dim != other.dim or one == other or torch.equal(source_probes(one), source_probes(other))
+    return one == other or torch.equal(source_probes(one), source_probes(other))
 
 
 def _event_shape(
@@ -185,9 +185,9 @@ def _kind_of(
             return own.dtype, own.device
     if own is None:
         own = rows
-    if own is None and flow is not None:
-        own = next(flow.potential.buffers(), None)
-    return (torch.get_default_dtype(), torch.device("cpu")) if own is None else (working_dtype(own), own.device)
+    if own is not None:
+        return working_dtype(own), own.device
+    return (None if flow is None else flow.potential.query_kind) or (torch.get_default_dtype(), torch.device("cpu"))
 
 
 def _rows_like(given: Numbers | None, dim: int, device: torch.device, dtype: torch.dtype) -> Tensor | None:

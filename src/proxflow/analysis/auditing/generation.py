@@ -20,7 +20,7 @@ from proxflow.kernels.geometry import principal_axes
 from proxflow.metrics.clouds import distances
 from proxflow.metrics.energy import energy_distance, energy_distance_error
 from proxflow.metrics.memorisation import nearest_rows
-from proxflow.metrics.variances import Spread, spread, variance_ratio
+from proxflow.metrics.variances import spread, variance_ratio
 
 __all__ = [
     "Groups",
@@ -31,6 +31,7 @@ __all__ = [
     "group_shares",
     "groups_of",
     "paired_variances",
+    "row_variances",
 ]
 
 _GROUPS = 16  # that unlabelled data are split into
@@ -137,29 +138,29 @@ def generation_figures(samples: Tensor, data: Tensor, groups: Groups) -> dict[st
     """Of samples (n, d) against the data (m, d)."""
     counts = groups.counts(samples).double().cpu()
     shares = groups.right_shares(counts)
-    found = {
+    return {
         "energy_distance": energy_share(samples, data),
         "wasserstein": _wasserstein(samples, data),
         "group_error": _group_error(counts, shares),
         "group_least": _group_least(counts, shares),
         **_neighbours(samples, data),
     }
-    wide = spread(samples, data, directions=_AXES)
-    found["variance_ratio"] = normal_estimate(wide.total, wide.total_error)
-    return found | _variances_along(samples, data, wide)
 
 
-def _variances_along(samples: Tensor, data: Tensor, wide: Spread) -> dict[str, Estimate]:
-    """Along each principal direction of the data: by ``spread``, which new draws have right, or by the variances of all
-    rows along their own directions, which copies of them have, whichever is nearer to 1."""
-    axes = _directions(data)
+def row_variances(samples: Tensor, data: Tensor) -> dict[str, Estimate]:
+    """Variances over those of the data, (m, d), in all and along each principal direction of the data.
+
+    Along a direction it is by ``spread``, which new draws have right, or by the variances of all rows along their own
+    directions, which copies of them have, whichever is nearer to 1.
+    """
+    wide, axes = spread(samples, data, directions=_AXES), _directions(data)
     ours, theirs = (centred(cloud.double()) @ axes for cloud in (samples, data))
     of_copies = torch.stack(variance_ratio(ours.square(), theirs.square())).mT.tolist()
     of_new = torch.stack([wide.direction, wide.direction_error]).mT.tolist()
-    return {
-        f"variance_ratio_{k}": normal_estimate(*min(either, key=lambda one: abs(one[0] - 1)))
-        for k, either in enumerate(zip(of_copies, of_new, strict=False), 1)
-    }
+    found = {"variance_ratio": normal_estimate(wide.total, wide.total_error)}
+    for k, either in enumerate(zip(of_copies, of_new, strict=False), 1):
+        found[f"variance_ratio_{k}"] = normal_estimate(*min(either, key=lambda one: abs(one[0] - 1)))
+    return found
 
 
 def paired_variances(samples: Tensor, exact: Tensor, data: Tensor) -> dict[str, Estimate]:

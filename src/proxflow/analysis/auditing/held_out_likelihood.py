@@ -11,7 +11,6 @@ from torch import Tensor
 from proxflow.analysis.auditing.audit_subject import Subject
 from proxflow.analysis.auditing.intervals import Estimate, normal_estimate
 from proxflow.analysis.terminal.flat_field import Field
-from proxflow.checks import working_dtype
 from proxflow.errors import ConvergenceError, ConvergenceWarning, NoDensityError
 from proxflow.flow import ProximalFlow, flow_of
 from proxflow.sampling.likelihood import log_likelihood
@@ -61,8 +60,8 @@ def density_bits_of_flow(subject: Subject) -> Estimate | None:
     if subject.flow is None:
         return None
     rows = _rows(subject)
-    own = next(subject.flow.potential.buffers(), rows)
-    rows = rows.to(own.device, working_dtype(own))
+    dtype, device = subject.flow.potential.query_kind or (rows.dtype, rows.device)
+    rows = rows.to(device, dtype)
     try:
         subject.flow.log_prob(rows[:0])
     except NoDensityError:

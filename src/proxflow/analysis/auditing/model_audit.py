@@ -21,6 +21,7 @@ from proxflow.analysis.auditing.generation import (
     generation_figures,
     group_shares,
     paired_variances,
+    row_variances,
 )
 from proxflow.analysis.auditing.held_out_likelihood import density_bits, density_bits_of_flow
 from proxflow.analysis.auditing.intervals import Estimate, root_ratio
@@ -290,7 +291,9 @@ class _Measured:
         if subject.data is None or subject.groups is None:
             return {}
         found = generation_figures(samples, subject.data, subject.groups)
-        if self._exact is not None:
+        if self._exact is None:
+            found |= row_variances(samples, subject.data)
+        else:
             found |= paired_variances(samples, self._exact, subject.data)
         if subject.held_out is not None and subject.rows is not None:
             found["nearest_row_ratio"] = copies(samples, subject.rows, subject.held_out, subject.seed)

@@ -18,7 +18,6 @@ from torch import Tensor
 
 from proxflow.analysis.auditing.generated_pairs import FieldCall, GeneratedPairs, velocity
 from proxflow.analysis.auditing.intervals import Estimate, ratio, root_ratio
-from proxflow.checks import working_dtype
 from proxflow.flow import ProximalFlow
 from proxflow.schedules import Schedule
 
@@ -96,11 +95,11 @@ def misses_on_the_way(pairs: GeneratedPairs, flow: ProximalFlow, schedule: Sched
     """
     steps = len(pairs.recovered)
     kept = sorted({max(1, round(k * steps / (_INNER + 1))) for k in range(1, _INNER + 1)})
-    own = next(flow.potential.buffers(), pairs.source)
+    dtype, device = flow.potential.query_kind or (pairs.source.dtype, pairs.source.device)
     there, points = ProximalFlow(flow.potential, schedule), pairs.points[kept, :_ROWS]
     right = torch.stack(
         [
-            there.recover_target(t, x.to(own.device, working_dtype(own))).to(pairs.source)
+            there.recover_target(t, x.to(device, dtype)).to(pairs.source)
             for t, x in zip(pairs.times[kept].tolist(), points, strict=True)
         ]
     )

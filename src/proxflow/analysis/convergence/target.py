@@ -219,10 +219,8 @@ class TransportedTarget(Target):
         self.potential = potential
         self.height_error = None
         self.rows = None
-        own = next(potential.buffers(), None)
-        floating = own is not None and own.is_floating_point()
-        self._dtype = working_dtype(own) if own is not None and floating else torch.float64
-        self._device = own.device if own is not None else torch.device("cpu")
+        dtype, self._device = potential.query_kind or (torch.float64, torch.device("cpu"))
+        self._dtype = dtype if dtype.is_floating_point else torch.float64
         closed = _bures(potential) if known_cost is None else known_cost
         self.draws = _FEW_DRAWS if closed is not None else _MOST_DRAWS
         found, values = Regression(potential.source), Regression(potential.source)
