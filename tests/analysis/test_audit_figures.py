@@ -334,6 +334,19 @@ def test_the_local_dimension_is_that_at_its_time(steps: int) -> None:
     assert found.value == pytest.approx(4 * 0.09 / 0.19, rel=1e-12)
 
 
+@pytest.mark.parametrize("schedule", [LINEAR, pf.schedules.Cosine(), pf.schedules.Polynomial(2)], ids=repr)
+def test_between_two_steps_points_are_on_the_straight_pair(schedule: pf.schedules.Schedule) -> None:
+    """Of an exact flow: alpha x0 + beta x1 at any time, also where the steps are coarse."""
+    flow = pf.ProximalFlow(pf.potentials.Quadratic(torch.ones(3, dtype=f64), torch.diag(WIDE**2)), schedule)
+    pairs = generated_pairs(flow, normal(20, 3), (3,), schedule, 4)
+    for t in (0.0, 0.15, 0.5, 0.9, 0.99):
+        here = pairs.at(torch.tensor(t, dtype=f64), schedule, slice(5, 12))
+        straight = float(schedule.alpha(t)) * pairs.source[5:12] + float(schedule.beta(t)) * flow.transport(
+            pairs.source[5:12]
+        )
+        torch.testing.assert_close(here, straight, rtol=1e-12, atol=1e-12)
+
+
 def test_a_repeated_row_has_the_neighbours_of_one() -> None:
     """Precision was 0 where each row came four times: a third neighbour at distance 0."""
     rows, made = normal(200, 3), normal(200, 3, seed=1)
