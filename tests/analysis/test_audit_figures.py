@@ -339,11 +339,10 @@ def test_between_two_steps_points_are_on_the_straight_pair(schedule: pf.schedule
     """Of an exact flow: alpha x0 + beta x1 at any time, also where the steps are coarse."""
     flow = pf.ProximalFlow(pf.potentials.Quadratic(torch.ones(3, dtype=f64), torch.diag(WIDE**2)), schedule)
     pairs = generated_pairs(flow, normal(20, 3), (3,), schedule, 4)
-    for t in (0.0, 0.15, 0.5, 0.9, 0.99):
-        here = pairs.at(torch.tensor(t, dtype=f64), schedule, slice(5, 12))
-        straight = float(schedule.alpha(t)) * pairs.source[5:12] + float(schedule.beta(t)) * flow.transport(
-            pairs.source[5:12]
-        )
+    x0 = pairs.source[5:12]
+    for t in torch.tensor([0.0, 0.15, 0.5, 0.9, 0.99], dtype=f64):
+        here = pairs.at(t, schedule, slice(5, 12))
+        straight = schedule.alpha(t) * x0 + schedule.beta(t) * flow.transport(x0)
         torch.testing.assert_close(here, straight, rtol=1e-12, atol=1e-12)
 
 
