@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import mpmath
 import pytest
 import torch
 from scipy.linalg import hadamard
@@ -196,3 +197,34 @@ def test_rotated_verdicts_are_given_under_autocast() -> None:
     expected = potential.sees_one_atom(y, u)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert torch.equal(potential.sees_one_atom(y, u), expected)
+
+
+def test_a_rotated_bound_holds_far_off_trajectories() -> None:
+    """Beside the flat side of an ellipsoid a query's own rounding moves the point: the bound was 26 times too small."""
+    turn = torch.linalg.qr(normal(2, 2, dtype=f64))[0]
+    potential = Ellipsoid(torch.tensor([1.0, 100.0], dtype=f64)).rotate(turn)
+    assert isinstance(potential, pf.potentials.Rotated)
+    x = 1e4 * normal(60, 1, seed=1, dtype=f64) * potential._rotation[:, 0] + 1e-3 * normal(60, 2, seed=2, dtype=f64)
+    found = potential.decompose(x, 1.0, 1.0)
+    exact = [projected(row, potential._rotation) for row in x]
+    error = torch.tensor(
+        [
+            float(mpmath.hypot(mpmath.mpf(float(p[0])) - q[0], mpmath.mpf(float(p[1])) - q[1]))
+            for p, q in zip(found.point, exact, strict=True)
+        ]
+    )
+    assert (error <= found.error_bound).all()
+
+
+def projected(x: torch.Tensor, turn: torch.Tensor) -> list[Any]:
+    """The nearest point of the turned ellipse of semi-axes 1 and 100, x outside of it, in 40 digits."""
+    with mpmath.workdps(40):
+        q = mpmath.matrix(turn.tolist())
+        inner, axes = q.T * mpmath.matrix(x.tolist()), (mpmath.mpf(1), mpmath.mpf(100))
+
+        def missing(multiplier: Any) -> Any:
+            return 1 / mpmath.norm([a * z / (a * a + multiplier) for a, z in zip(axes, inner, strict=True)]) - 1
+
+        root = mpmath.findroot(missing, (0, 100 * mpmath.norm(inner)))
+        nearest = mpmath.matrix([a * a * z / (a * a + root) for a, z in zip(axes, inner, strict=True)])
+        return list(q * nearest)

@@ -427,6 +427,18 @@ def test_score_of_the_density_agrees_with_differences() -> None:
     torch.testing.assert_close((score * direction).sum(1), (ahead - behind) / (2 * h), rtol=1e-5, atol=1e-5)
 
 
+def test_score_of_a_sharp_flow_agrees_with_differences() -> None:
+    """It was NaN in rows where the probability of an atom is 0 in float64."""
+    potential = Entropic(normal(20, 3), 0.1 * normal(20, seed=1), 1e-3)
+    flow = pf.ProximalFlow(potential)
+    x = flow.interpolate(0.5, normal(100, 3, seed=4))
+    steps = 1e-6 * torch.eye(3, dtype=f64)
+    ahead, behind = ([flow.marginal_log_prob(0.5, x + sign * step) for step in steps] for sign in (1, -1))
+    differences = (torch.stack(ahead, 1) - torch.stack(behind, 1)) / 2e-6
+    assert int((potential.atom_probabilities(flow.recover_source(0.5, x)) == 0).any(1).sum()) > 20
+    torch.testing.assert_close(flow.score(0.5, x), differences, rtol=1e-5, atol=1e-5)
+
+
 def test_forward_mode_agrees_with_the_jacobian() -> None:
     potential = cloud(0.1)
     z, direction = normal(30, 3, seed=2), normal(30, 3, seed=3)

@@ -396,9 +396,9 @@ class Rotated(Potential):
     def decompose(self, x: Tensor, alpha: Tensor | float, beta: Tensor | float) -> ProxResult:
         """The inner pair of Q'(x - beta shift), moved back.
 
-        Where atoms want that query in float32, it misses by some m, and the pair is the one of x + m. The map from x to
-        beta y is nonexpansive, as that from x to alpha u is: the point is off by at most |m| / beta, and the velocity
-        by at most |alpha'| |m| / alpha + beta' |m| / beta = W / alpha times that.
+        The query misses by some m, its rounding in float64 or, where atoms want it so, in float32, and the pair is
+        the one of x + m. The map from x to beta y is nonexpansive, as that from x to alpha u is: the point is off by at
+        most |m| / beta, and the velocity by at most |alpha'| |m| / alpha + beta' |m| / beta = W / alpha times that.
         """
         self.check(x, "x")
         alpha, beta = self.per_row(alpha, x, "alpha", torch.float64), self.per_row(beta, x, "beta", torch.float64)
@@ -407,7 +407,8 @@ class Rotated(Potential):
         pair = self.potential.decompose(query, alpha, beta)
         shift = self._shift.to(x.device)
         point = self._turned(pair.point) + shift
-        missed = row_norm((query.double() - exact).detach())
+        turned = row_norm(x.detach()).double() + beta * row_norm(shift[None])
+        missed = row_norm((query.double() - exact).detach()) + _MOTION_ROUNDINGS * _EPS * turned
         moved = torch.where(missed > 0, missed / beta, 0.0)
         terms = row_norm(pair.point.detach()).double() + row_norm(shift[None])
         rounding = torch.finfo(x.dtype).eps * row_norm(point.detach()) + _MOTION_ROUNDINGS * _EPS * terms
@@ -435,15 +436,16 @@ class Rotated(Potential):
     def decompose_jacobian(self, x: Tensor, alpha: Tensor | float, beta: Tensor | float) -> Tensor:
         """Q D Q', D the inner derivative."""
         self.check(x, "x")
-        query = _exact_if_closed(self.potential, self._back(x, self.per_row(beta, x, "beta", torch.float64)), x)
-        inner = self.potential.decompose_jacobian(query, alpha, beta).double()
+        exact = self._back(x, self.per_row(beta, x, "beta", torch.float64))
+        inner = self.potential.decompose_jacobian(exact, alpha, beta)
         rotation = self._rotation.to(x.device)
         return (rotation @ inner @ rotation.mT).to(x.dtype)
 
     def smooth_support(self, y: Tensor) -> Tensor:
         """The inner verdict at Q'(y - shift), (B,)."""
         self.check(y, "y")
-        return self.potential.smooth_support(self._back(y).to(y.dtype))
+        inner = _exact_if_closed(self.potential, self._back(y), y)
+        return self.potential.smooth_support(self._within_rounding(inner, self.domain_tolerance(y)))
 
     def sees_one_atom(self, y: Tensor, u: Tensor) -> Tensor:
         """Whether the inner potential does, at Q'(y - shift) and Q'u, (B,) bool."""
@@ -457,7 +459,7 @@ class Rotated(Potential):
             ValueError: the inner law has no density.
         """
         self.check(y, "y")
-        return self.potential.log_density(_exact_if_closed(self.potential, self._back(y), y)).to(y.dtype)
+        return self.potential.log_density(self._back(y)).to(y.dtype)
 
     def _back(self, x: Tensor, beta: Tensor | None = None) -> Tensor:
         """Q'(x - beta shift), beta (B,) or 1; in float64: a shift much larger than the law must not cost digits."""
@@ -553,8 +555,8 @@ class Scaled(Potential):
             ValueError: the inner law has no density.
         """
         self.check(y, "y")
-        inner = self.potential.log_density(_exact_if_closed(self.potential, y.double() / self.factor, y))
-        return (inner.double() - self.dim * math.log(self.factor)).to(y.dtype)
+        inner = self.potential.log_density(y.double() / self.factor)
+        return (inner - self.dim * math.log(self.factor)).to(y.dtype)
 
 
 def _exact_if_closed(potential: Potential, exact: Tensor, x: Tensor) -> Tensor:

@@ -211,12 +211,13 @@ class Entropic(Potential):
 
         A row is right to 1e-6 (1 + |value|), or NaN where float64 leaves more open: within some 1e-9 of the atoms'
         radius of the hull's boundary, where u runs away, and where epsilon is so small that the softmax law is flatter
-        than 1e-9 of its width in some direction.
+        than 1e-9 of its width in some direction. y may be float64 whatever the atoms are, as is the answer then.
 
         Raises:
             ValueError: the atoms span less than the space, so that the target has no density.
         """
-        self._check_query(y, "y")
+        self.check(y, "y")
+        check_like_atoms("Entropic", y, "y", self.points, self.heights, or_float64=True)
         scaled = self._scaled()
         rank = int(torch.linalg.matrix_rank(scaled.atoms.detach()))
         if rank < self.dim:

@@ -66,13 +66,18 @@ def _block_covariance(law: Tensor, centre: Tensor, atoms: Tensor, support: int) 
     if 2 * support >= len(atoms):
         return torch.stack([_row_covariance(p, m, atoms) for p, m in zip(law, centre, strict=True)])
     weights, index = law.topk(support, dim=1)
-    spread = (atoms[index] - centre[:, None, :]) * weights.sqrt()[:, :, None]
+    spread = (atoms[index] - centre[:, None, :]) * _root(weights)[:, :, None]
     return spread.mT @ spread
 
 
 def _row_covariance(law: Tensor, centre: Tensor, atoms: Tensor) -> Tensor:
-    spread = (atoms - centre) * law.sqrt()[:, None]
+    spread = (atoms - centre) * _root(law)[:, None]
     return spread.mT @ spread
+
+
+def _root(law: Tensor) -> Tensor:
+    """Square roots; at 0, where a probability underflowed, with derivative 0 and not infinite."""
+    return law.clamp(min=torch.finfo(law.dtype).tiny).sqrt()
 
 
 def solve_shifted(spread: Tensor, shift: Tensor, factor: Tensor, right: Tensor) -> Tensor:
