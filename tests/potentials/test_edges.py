@@ -56,3 +56,14 @@ def test_semi_axes_are_the_ellipsoids_own() -> None:
     potential = Ellipsoid(axes)
     axes.zero_()
     assert potential.semi_axes.tolist() == [1.0, 2.0]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(("size", "beta"), [(1.0, 0.0), (1.0, 1e-12), (1e12, 0.5), (1e25, 0.5)])
+def test_the_bound_of_a_mean_of_atoms_is_within_their_extent(size: float, beta: float, dtype: torch.dtype) -> None:
+    """It was infinite at the start of a flow, and 1e12 far out."""
+    generator = torch.Generator().manual_seed(0)
+    points, heights = 3 + torch.randn(20, 3, generator=generator), 0.1 * torch.randn(20, generator=generator)
+    x = size * torch.randn(50, 3, generator=generator, dtype=dtype)
+    pair = Discrete(points.to(dtype), heights.to(dtype)).decompose(x, 1 - beta, beta)
+    assert float(pair.error_bound.max()) <= 2.1 * float(torch.cdist(points, points).max())

@@ -170,6 +170,7 @@ class Discrete(Potential):
         rounding = _SCORE_ROUNDINGS * torch.finfo(atoms.keys.dtype).eps * score_size(*query, atoms.keys)
         slack = (gap_hat + rounding).double()
         bound = (torch.where(slack > 0, slack / beta, 0.0).sqrt() * atoms.radius.sqrt()).detach()
+        bound = bound.clamp(max=2 * atoms.radius)  # both points are in the hull
         at_vertex = (weights > 0).sum(1) == 1
         delivered = torch.finfo(x.dtype).eps * row_norm(point.detach())
         bound = bound + torch.where(at_vertex, 0.0, delivered)
