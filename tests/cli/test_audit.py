@@ -75,6 +75,22 @@ def test_a_network_that_was_told_classes(tmp_path: Path, capsys: pytest.CaptureF
     assert "label_leakage" not in json.loads(capsys.readouterr().out)["result"]["figures"]
 
 
+@pytest.mark.parametrize("labels", [np.array(["0", "2", "10"]), np.array([0, 2, 10])], ids=["text", "numbers"])
+def test_classes_are_the_same_by_name(
+    labels: np.ndarray[Any, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A network that was told the classes "0", "10" and "2" as 0, 1 and 2 is asked for them so."""
+    rows, which = np.random.default_rng(0).normal(size=(60, 2)), np.arange(60) % 3
+    np.savez(tmp_path / "x.npz", points=rows, labels=np.array(["0", "2", "10"])[which])
+    np.savez(tmp_path / "again.npz", points=rows, labels=labels[which])
+    run, asked = tmp_path / "run", dict[str, Any]()
+    assert call("train", tmp_path / "x.npz", "--out", run, "--conditional", "--steps", 5, "--width", 8) == 0
+    monkeypatch.setattr(pf.analysis, "audit", lambda *_args, **options: asked.update(options) or 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        call("audit", run, *QUICK, "--data", tmp_path / "again.npz")
+    assert asked["labels"].tolist() == np.array([0, 2, 1])[which].tolist()
+
+
 def test_bad_input(data: Path, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "is the run that is audited" in refusal(capsys, "audit", run, "--out", run, "--overwrite")
     assert "holds no run" in refusal(capsys, "audit", tmp_path)

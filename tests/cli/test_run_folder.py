@@ -60,6 +60,7 @@ def test_the_record_holds_what_repeats_the_run(finished: Path) -> None:
         "event_shape": [2],
         "sha256": dataset.content_hash,
         "labels": None,
+        "label_numbers": None,
         "range": list(dataset.value_range),
         "standardise": "global",
         "columns": None,

@@ -108,6 +108,24 @@ def test_classes_are_sampled_by_name(labelled: Path, tmp_path: Path, capsys: pyt
     assert "needs a label" in refusal(capsys, "sample", folder, "--guidance", "2")
 
 
+def test_names_of_classes_that_are_numbers_are_names_still(tmp_path: Path) -> None:
+    """Clusters "0", "2" and "10", as scanpy names them, are the classes 0, 2 and 1 of a network."""
+    clusters = np.repeat(["0", "2", "10"], 20)
+    rows = clusters.astype(float)[:, None] + np.linspace(-0.1, 0.1, 60)[:, None]
+    np.savez(tmp_path / "x.npz", points=rows, labels=clusters)
+    folder = tmp_path / "run"
+    assert call("train", tmp_path / "x.npz", "--conditional", "--out", folder, *QUICK) == 0
+    assert call("sample", folder, "--label", "all", "--count", "3") == 0
+    assert np.load(folder / "samples-labels.npy").tolist() == ["0"] * 3 + ["10"] * 3 + ["2"] * 3
+    network, standardisation = (pf.load(folder / f"{name}.safetensors") for name in ("network", "standardisation"))
+    for name, number in {"0": 0, "10": 1, "2": 2}.items():
+        assert call("sample", folder, "--label", name, "--count", "3") == 0
+        noise = torch.randn((3, 1), generator=generator_of(0))
+        with torch.no_grad():
+            end = pf.sampling.integrate(pf.matching.field_of(network, number), noise, steps=8, method="proximal").end
+        assert np.allclose(np.load(folder / "samples.npy"), standardisation.undo(end), atol=1e-6), name
+
+
 def test_all_classes_are_sampled_with_their_labels(
     labelled: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -169,15 +169,16 @@ def _labels_told(folder: RunFolder, classes: int, dataset: Dataset) -> Tensor | 
     """The labels of data as the numbers that a network was told; None where it was told none, or not all of these."""
     import torch
 
-    counts = dataset.class_counts
-    if classes == 0 or dataset.labels is None or counts is None:
+    of_data = dataset.class_numbers
+    if classes == 0 or dataset.labels is None or of_data is None:
         return None
-    numbers = folder.class_numbers(classes)
-    if not set(counts) <= set(numbers):
+    of_network = folder.class_numbers(classes)
+    if not set(of_data) <= set(of_network):
         return None
-    if dataset.label_names is None:
-        return dataset.labels.long()
-    return torch.tensor([numbers[name] for name in dataset.label_names])[dataset.labels]
+    told = torch.empty_like(dataset.labels)
+    for name, number in of_data.items():
+        told[dataset.labels == number] = of_network[name]
+    return told
 
 
 def _held_out_rows(

@@ -291,9 +291,7 @@ class RunFolder:
         """
         if classes == 0:
             raise ValueError(f"{self.path}: the network was trained without labels; train with --conditional")
-        names = self.facts.classes
-        numbered = all(name.isdecimal() for name in names)
-        return {name: int(name) if numbered else place for place, name in enumerate(names)}
+        return self.facts.classes
 
     def class_number(self, label: str, classes: int) -> int:
         """The number of a class that is given by its name or number.

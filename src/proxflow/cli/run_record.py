@@ -32,7 +32,7 @@ class RunRecord:
     command: str
     event_shape: tuple[int, ...]
     schedule: str
-    classes: tuple[str, ...]
+    classes: dict[str, int]
     columns: tuple[str, ...] | None
     value_range: tuple[float, float] | None
     data: dict[str, Any]
@@ -46,11 +46,20 @@ class RunRecord:
             command=str(record["command"]),
             event_shape=tuple(int(size) for size in data["event_shape"]),
             schedule=str(record["arguments"]["schedule"]),
-            classes=tuple(data.get("labels") or ()),
+            classes=_class_numbers(data),
             columns=None if columns is None else tuple(map(str, columns)),
             value_range=None if span is None else (float(span[0]), float(span[1])),
             data=data,
         )
+
+
+def _class_numbers(data: dict[str, Any]) -> dict[str, int]:
+    """The label of each class by its name; runs of earlier versions tell the names alone."""
+    if "label_numbers" in data:
+        return {str(name): int(number) for name, number in (data["label_numbers"] or {}).items()}
+    names = tuple(data.get("labels") or ())
+    are_numbers = all(name.isdecimal() for name in names)
+    return {name: int(name) if are_numbers else place for place, name in enumerate(names)}
 
 
 def command_record(command: str, arguments: dict[str, Any]) -> dict[str, Any]:
@@ -73,6 +82,7 @@ def data_record(dataset: Dataset) -> dict[str, Any]:
             "event_shape": list(dataset.event_shape),
             "sha256": dataset.content_hash,
             "labels": dataset.class_counts,
+            "label_numbers": dataset.class_numbers,
             "range": list(dataset.value_range),
             "standardise": dataset.standardisation.kind,
             "columns": None if dataset.columns is None else list(dataset.columns),

@@ -71,6 +71,15 @@ class Dataset:
         named = (str(number).removesuffix(".0") for number in numbers.tolist())
         return dict(zip(named, counts.tolist(), strict=True))
 
+    @property
+    def class_numbers(self) -> dict[str, int] | None:
+        """The label of each class by its name, as in ``class_counts``; None without labels or if some are not whole."""
+        if self.labels is None or self.labels.is_floating_point():
+            return None
+        if self.label_names is not None:
+            return {name: number for number, name in enumerate(self.label_names)}
+        return {str(number): number for number in torch.unique(self.labels).tolist()}
+
     def undo(self, x: Tensor) -> Tensor:
         """Samples (B, *event) in the units of the data.
 
