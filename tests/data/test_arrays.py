@@ -131,6 +131,19 @@ def test_labels_may_be_a_column(path: Path) -> None:
     assert raw(archive(path, points=POINTS, labels=LABELS[:, None])).labels.tolist() == LABELS.tolist()
 
 
+def test_labels_of_bytes_are_text(tmp_path: Path) -> None:
+    path = tmp_path / "a.npz"
+    np.savez(path, X=POINTS, y=np.array([*"abcabc"], dtype="S"))
+    assert raw(path).label_names == ("a", "b", "c")
+
+
+def test_dates_are_no_labels_and_said(tmp_path: Path) -> None:
+    path = tmp_path / "a.npz"
+    np.savez(path, X=POINTS, y=np.array(["2024-01-01"] * 6, dtype="M8[D]"))
+    with pytest.warns(pf.DataWarning, match=r"it holds datetime64\[D\]; save it as numbers"):
+        assert raw(path).labels is None
+
+
 def test_rows_with_two_ones_are_no_labels(path: Path) -> None:
     rows = np.eye(3)[LABELS]
     rows[1] = 1

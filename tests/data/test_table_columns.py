@@ -183,7 +183,7 @@ def test_what_is_no_source_says_which_function_takes_it() -> None:
         pf.data.from_frame(POINTS)
     with pytest.raises(ValueError, match="a column mixes types"):
         pf.data.from_frame(pd.DataFrame({"a": [1, "x", 2.5], "b": [1, 2, 3]}))
-    with pytest.raises(ValueError, match=r"x must hold numbers, got list of <U1"):
+    with pytest.raises(ValueError, match=r"x must be .* got an array of <U1; convert it to numbers"):
         pf.data.from_array(["a", "b"])
     with pytest.raises(ValueError, match="standardise must be one of 'global', 'columns', 'whiten', 'none', got 'all'"):
         pf.data.from_array(POINTS, standardise="all")  # type: ignore[arg-type]

@@ -15,7 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from proxflow.data.reading import Array, Raw, Request, fits_in_memory, listed
+from proxflow.data.labels import as_text
+from proxflow.data.reading import Array, Raw, Request, array_of_tensor, fits_in_memory, listed
 
 __all__ = ["read_npy", "read_npz", "read_pt"]
 
@@ -151,9 +152,11 @@ def _why_no_labels(entry: Any, label: str, points: str, count: int) -> str:
     said = f"the entry {label!r} is left out, though by its name it holds the labels of {points!r}: it "
     if isinstance(entry, _Objects):
         return f"{said}holds Python objects, which are not read, since that would run code; {_SAVED_PLAINLY}"
-    shape = _flat_labels(_array(entry)).shape
-    if shape != (count,):
-        return f"{said}has the shape {shape}, and there are {count:,} points; save a label for each of them"
+    labels = _flat_labels(_array(entry))
+    if labels.shape != (count,):
+        return f"{said}has the shape {labels.shape}, and there are {count:,} points; save a label for each of them"
+    if labels.dtype.kind != "f":
+        return f"{said}holds {labels.dtype}; {_SAVED_PLAINLY}"
     return f"{said}holds numbers that are not whole; label={label!r} (--label {label}) takes them as they are"
 
 
@@ -201,6 +204,7 @@ def _are_labels(entry: Any, count: int) -> bool:
 
 def _flat_labels(labels: Array) -> Array:
     """(N, 1) as (N,), and the places of the ones of rows with a single 1 among zeros."""
+    labels = as_text(labels)
     if labels.ndim != 2 or labels.dtype.kind not in "fiubU":
         return labels
     if labels.shape[1] == 1:
@@ -241,6 +245,6 @@ def _array(value: Any) -> Array:
     if isinstance(value, _Objects):
         raise ValueError(f"it holds an array of Python objects, which would run code; {_SAVED_PLAINLY}")
     if isinstance(value, Tensor):
-        value = value.detach().to_dense()
-        value = value.double() if value.is_floating_point() else value
+        array = array_of_tensor("torch.load", "an entry", value)
+        return array.astype(np.float64) if array.dtype.kind == "f" else array
     return np.asarray(value)

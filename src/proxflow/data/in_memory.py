@@ -9,10 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from proxflow.checks import as_tensor
 from proxflow.data.assembly import assembled
 from proxflow.data.columns import columns_given
 from proxflow.data.dataset import Dataset
-from proxflow.data.reading import Array, Raw, Request
+from proxflow.data.labels import as_text
+from proxflow.data.reading import Array, Raw, Request, array_of_tensor
 from proxflow.data.standardisation import Kind, checked_kind
 from proxflow.data.tables import read_frame
 
@@ -44,11 +46,11 @@ def from_array(
         ValueError: no numbers, another shape, rows that are not finite, or bad labels.
     """
     kind = checked_kind("data.from_array", standardise) or "global"
-    points = _in_memory(x)
-    if points.dtype.kind not in "fiub":
-        raise ValueError(f"data.from_array: x must hold numbers, got {type(x).__name__} of {points.dtype}")
+    points = array_of_tensor(
+        "data.from_array", "x", x if isinstance(x, Tensor) else as_tensor("data.from_array", "x", x)
+    )
     try:
-        raw = Raw.of(points, None if labels is None else _in_memory(labels))
+        raw = Raw.of(points, None if labels is None else _labels(labels))
     except ValueError as error:
         raise ValueError(f"data.from_array: {error}") from error
     return assembled(raw, Request(n, seed), name, "data.from_array", kind, dtype)
@@ -97,8 +99,10 @@ def from_frame(
     return assembled(raw, request, name, "data.from_frame", kind, dtype)
 
 
-def _in_memory(x: Any) -> Array:
-    if isinstance(x, Tensor):
-        x = x.detach().cpu().to_dense()
-        x = x.float() if x.dtype == torch.bfloat16 else x  # which numpy does not have
-    return np.asarray(x)
+def _labels(labels: Any) -> Array:
+    """Labels as an array; masked ones are none."""
+    if isinstance(labels, Tensor):
+        return array_of_tensor("data.from_array", "labels", labels)
+    if isinstance(labels, np.ma.MaskedArray):
+        return np.asarray(labels.astype(object).filled(None))
+    return as_text(np.asarray(labels))

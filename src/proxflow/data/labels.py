@@ -10,12 +10,20 @@ from torch import Tensor
 
 from proxflow.data.reading import Array
 
-__all__ = ["missing", "numbered", "says_missing"]
+__all__ = ["as_text", "missing", "numbered", "says_missing"]
 
 # also what arrow takes for missing in text files, such as the errors of Excel
 _MISSING = {"", "nan", "na", "n/a", "<na>", "nat", "null", "?", "#n/a", "#na", "#n/a n/a"}
 _MISSING |= {"-nan", "1.#ind", "-1.#ind", "1.#qnan", "-1.#qnan"}
+_TOO_LARGE = 2.0**63  # for int64
 _DROPPED = "every point needs a label: drop_missing=True (--drop-missing) leaves such rows of a table out"
+
+
+def as_text(labels: Array) -> Array:
+    """Labels as they are, those of bytes (in UTF-8) or of numpy's StringDType as text."""
+    if labels.dtype.kind == "S":
+        return np.char.decode(labels, "utf-8")
+    return labels.astype(object) if labels.dtype.kind == "T" else labels
 
 
 def missing(labels: Array) -> Array:
@@ -50,18 +58,31 @@ def numbered(labels: Array, count: int, origin: str) -> tuple[Tensor, tuple[str,
     bad = np.flatnonzero(~np.isfinite(numbers))
     if len(bad):
         raise ValueError(f"{origin}: labels must be numbers or text; row {bad[0]} holds {numbers[bad[0]]}; {_DROPPED}")
+    large = np.flatnonzero(np.abs(numbers) >= _TOO_LARGE)
+    if len(large):
+        raise ValueError(
+            f"{origin}: row {large[0]} has the label {labels[large[0]]}, and labels must be below 2^63; save them as "
+            "text, or as numbers of classes"
+        )
     whole = bool((numbers == np.rint(numbers)).all())
     return torch.from_numpy(labels.astype(np.int64) if whole else numbers), None
 
 
 def _numbered_text(labels: Array, origin: str) -> tuple[Tensor, tuple[str, ...]]:
+    without = np.flatnonzero(missing(labels))
+    if len(without):
+        raise ValueError(f"{origin}: {_said_missing(int(without[0]), labels[without[0]])}")
     for row, label in enumerate(labels):
         if not isinstance(label, str):
-            advice = f"; {_DROPPED}" if label is None else ""
-            raise ValueError(f"{origin}: labels must be numbers or text; row {row} holds {label!r}{advice}")
-        if says_missing(label):
-            what = f"the label {label!r}, which is read as missing" if label.strip() else "an empty label"
-            named = "; a class of this name needs another one" if label.strip() else ""
-            raise ValueError(f"{origin}: row {row} has {what}; {_DROPPED}{named}")
+            raise ValueError(f"{origin}: labels must be numbers or text; row {row} holds {label!r}")
     names, numbers = np.unique(labels.astype(str), return_inverse=True)
     return torch.from_numpy(numbers.astype(np.int64)), tuple(names.tolist())
+
+
+def _said_missing(row: int, label: object) -> str:
+    if not isinstance(label, str):
+        return f"labels must be numbers or text; row {row} holds {label!r}; {_DROPPED}"
+    if not label.strip():
+        return f"row {row} has an empty label; {_DROPPED}"
+    named = "a class of this name needs another one"
+    return f"row {row} has the label {label!r}, which is read as missing; {_DROPPED}; {named}"

@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import torch
+from torch import Tensor
 
-from proxflow.checks import whole_number
+from proxflow.checks import as_tensor, whole_number
 from proxflow.data.standardisation import Kind
 from proxflow.errors import MissingExtraError, counted
 
-__all__ = ["Array", "Raw", "Request", "fits_in_memory", "listed", "reading"]
+__all__ = ["Array", "Raw", "Request", "array_of_tensor", "fits_in_memory", "listed", "reading"]
 
 Array = np.ndarray[Any, Any]
 
@@ -135,6 +137,18 @@ class Request:
                     f"{origin}: {name}= (--{name.replace('_', '-')}) is for {purpose} and changes nothing here; "
                     "leave it out"
                 )
+
+
+def array_of_tensor(caller: str, name: str, tensor: Tensor) -> Array:
+    """The numbers of a tensor of any layout, in float32 where numpy does not have their dtype.
+
+    Raises:
+        ValueError: a nested, quantised or complex tensor.
+    """
+    dense = as_tensor(caller, name, tensor if tensor.is_nested else tensor.detach().cpu().to_dense()).resolve_neg()
+    known = not dense.is_floating_point() or dense.dtype in (torch.float16, torch.float32, torch.float64)
+    array: Array = (dense if known else dense.float()).numpy()
+    return array
 
 
 def listed(names: Sequence[str], most: int = 12) -> str:

@@ -1,0 +1,66 @@
+"""Data sets of arrays and tensors in memory: what their numbers and labels may be."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import numpy as np
+import pytest
+import scipy.sparse
+import torch
+
+import proxflow as pf
+from tests.data.sources import POINTS
+
+
+def _quantised() -> torch.Tensor:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return torch.quantize_per_tensor(torch.eye(3), 0.1, 0, torch.quint8)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (np.ma.masked_array(POINTS, np.eye(6, 2)), "masked"),
+        (_quantised(), "dequantize"),
+        (torch.eye(2).cfloat(), "real and imaginary"),
+        ([[1.0, 2.0], [3.0]], "x must be"),
+        (scipy.sparse.csr_matrix(POINTS), "toarray"),
+    ],
+    ids=["masked", "quantised", "complex", "ragged", "sparse"],
+)
+def test_what_holds_no_plain_numbers_is_refused(given: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=f"data.from_array: .*{message}"):
+        pf.data.from_array(given)
+
+
+def test_masked_labels_are_missing() -> None:
+    labels = np.ma.masked_array([0, 1, 0, 1, 0, 1], [False, False, True, False, False, False])
+    with pytest.raises(ValueError, match="row 2 holds None"):
+        pf.data.from_array(POINTS, labels)
+    assert pf.data.from_array(np.ma.masked_array(POINTS), np.ma.masked_array(labels.data)).labels is not None
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float8_e4m3fn])
+def test_dtypes_that_numpy_lacks_become_float32(dtype: torch.dtype) -> None:
+    rows = pf.data.from_array(torch.eye(3).to(dtype)).rows
+    assert rows is not None
+    assert rows.tolist() == torch.eye(3).tolist()
+
+
+@pytest.mark.parametrize(
+    "labels", [np.array([*"abcabc"], dtype="S"), np.array([*"abcabc"], dtype=np.dtypes.StringDType())], ids=["S", "T"]
+)
+def test_labels_of_bytes_and_of_any_text(labels: Any) -> None:
+    dataset = pf.data.from_array(POINTS, labels)
+    assert dataset.label_names == ("a", "b", "c")
+    assert dataset.class_numbers == {"a": 0, "b": 1, "c": 2}
+
+
+@pytest.mark.parametrize("label", [2**63, 1e30, -1e19])
+def test_labels_too_large_for_a_number_of_a_class_are_refused(label: float) -> None:
+    """int64 would wrap them round."""
+    with pytest.raises(ValueError, match=r"row 2 has the label .*save them as text"):
+        pf.data.from_array(POINTS, np.array([0, 1, label, 1, 2, 3]))
