@@ -195,9 +195,12 @@ def test_decimal_commas_in_quotes_are_read_where_they_are_asked_for(tmp_path: Pa
         ("1 234", "9"),
         ("1\u00a0234", "9\u202f876"),
         ("1'234", "1'000'000"),
+        ("1\u2019234", "1\u2019000\u2019000"),
         ("(3)", "(5)"),
         ("\u22121", "\u22122"),
         ("12,5", "3,75"),
+        ("1.0D+05", "2.5d-3"),
+        ("1_000", "2_500_000"),
     ],
 )
 def test_text_that_looks_like_numbers_is_left_out_with_a_warning(cells: tuple[str, str], tmp_path: Path) -> None:

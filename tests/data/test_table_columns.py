@@ -246,6 +246,27 @@ def test_other_numbers_are_no_dates(name: str, values: list[float], tmp_path: Pa
     assert raw(tmp_path / "x.csv").columns == (name, "b")
 
 
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_whole_numbers_that_float64_would_round_are_doubted(suffix: str, tmp_path: Path) -> None:
+    path, frame = tmp_path / f"a{suffix}", pd.DataFrame({"key": [2**53 + 1, 2**53, 7], "x": [0.5, 1.5, 4.0]})
+    frame.to_csv(path, index=False) if suffix == ".csv" else frame.to_parquet(path)
+    with pytest.warns(pf.DataWarning, match="'key' is a coordinate but .* above 2\\^53.* such as 9007199254740993"):
+        raw(path)
+
+
+@pytest.mark.parametrize("code", [-999, -9999.0, -99])
+def test_codes_of_missing_values_are_doubted(code: float, tmp_path: Path) -> None:
+    path = csv_file(tmp_path, f"temperature,x\n3.5,1.5\n-2.5,2\n{code},3.5\n4,8\n")
+    with pytest.warns(
+        pf.DataWarning, match=rf"'temperature' .* 1 cell of {code:g}, as missing values are often written"
+    ):
+        raw(path)
+
+
+def test_numbers_that_reach_down_to_such_a_code_are_numbers(tmp_path: Path) -> None:
+    assert raw(csv_file(tmp_path, "a,b\n-999,-99\n-800,-60\n-3.5,7\n2,-1\n")).n == 4
+
+
 def test_an_empty_last_column_is_no_row_index(tmp_path: Path) -> None:
     assert raw(csv_file(tmp_path, "a,b,\n1,2,\n3,4,\n")).left_out == {"": "empty"}
     assert raw(csv_file(tmp_path, "a,b,,\n1,2,,\n3,4,,\n")).left_out == {"": "empty", ".1": "empty"}

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from typing import Any
 
 import numpy as np
 
 from proxflow.data.reading import Array
+from proxflow.errors import counted
 
-__all__ = ["IDENTITY", "doubt", "doubt_of_index", "doubt_of_numbers"]
+__all__ = ["IDENTITY", "doubt", "doubt_of_index", "doubt_of_numbers", "doubt_of_rounding"]
 
 IDENTITY = re.compile(
     r"(?i:(.*[ _.-])?(id|idx|index|no|nr|number|obs|row)|row[ _.-]?(id|names?|numbers?)|case|observation)|.*[a-z]I[dD]"
@@ -23,6 +25,8 @@ _DATES = (1900_01_01, 2100_12_31)  # of eight digits: year, month, day
 # Units in a second, from seconds to nanoseconds; 1e9 to 2e9 seconds since 1970 are the years 2001 to 2033.
 _UNITS = {"seconds": 1.0, "milliseconds": 1e3, "microseconds": 1e6, "nanoseconds": 1e9}
 _SECONDS = (1e9, 2e9)
+_WHOLE = 2.0**53  # from which float64 does not hold all whole numbers
+_CODES = (-99, -999, -9999, -99999)  # in place of missing values
 
 
 def doubt(name: str, what: str, more: str = "") -> str:
@@ -31,9 +35,9 @@ def doubt(name: str, what: str, more: str = "") -> str:
     return f"the column {name!r} is a coordinate but {what}; {advice}"
 
 
-def doubt_of_numbers(values: Array, name: str, others: Sequence[str], label: str | None) -> str | None:
+def doubt_of_numbers(values: Array, name: str, others: Collection[str], label: str | None) -> str | None:
     """A doubt about a column of a table with columns ``others``, of which ``label`` was asked for as labels."""
-    return _identity(values, name) or _target(name, others, label) or _time(values, name)
+    return _identity(values, name) or _target(name, others, label) or _time(values, name) or _code(values, name)
 
 
 def _identity(values: Array, name: str) -> str | None:
@@ -43,7 +47,7 @@ def _identity(values: Array, name: str) -> str | None:
     return doubt(name, "looks like a number that only tells rows apart") if (values == np.rint(values)).all() else None
 
 
-def _target(name: str, others: Sequence[str], label: str | None) -> str | None:
+def _target(name: str, others: Collection[str], label: str | None) -> str | None:
     """A doubt about a column that is called like what the others are to tell; y is none where there is an x."""
     if name.lower() not in _TARGETS or (name.lower() == "y" and "x" in map(str.lower, others)):
         return None
@@ -65,6 +69,25 @@ def _time(values: Array, name: str) -> str | None:
         if _all_within(known / count, _SECONDS) and (ordered or _TIME.fullmatch(name)):
             return doubt(name, f"looks like a time in {unit} since 1970, such as {known[0]:.0f}")
     return None
+
+
+def _code(values: Array, name: str) -> str | None:
+    """A doubt about a least value such as -999 that is farther from all others than these are from one another."""
+    known = values[np.isfinite(values)] if values.ndim == 1 else values[:0]
+    code = known.min() if len(known) else 0
+    others = known[known != code]
+    if code not in _CODES or len(others) == 0 or others.min() - code <= np.ptp(others):
+        return None
+    found = f"holds {counted(len(known) - len(others), 'cell')} of {code:g}, as missing values are often written"
+    return doubt(name, found, "; empty such cells, and drop_missing=True (--drop-missing) leaves out their rows")
+
+
+def doubt_of_rounding(values: Array, column: Any, name: str) -> str | None:
+    """A doubt about whole numbers of a column of arrow that are too large for float64, as random identities are."""
+    row = int(np.abs(np.nan_to_num(values)).argmax())
+    if abs(values[row]) < _WHOLE:
+        return None
+    return doubt(name, f"has whole numbers above 2^53, which float64 rounds, such as {column[row].as_py()}")
 
 
 def _all_within(values: Array, ends: tuple[float, float]) -> bool:

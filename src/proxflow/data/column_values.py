@@ -11,7 +11,7 @@ from proxflow.data.number_text import Marks, numbers_in_text
 from proxflow.data.reading import Array
 from proxflow.errors import optional_package
 
-__all__ = ["decoded", "holds_images", "is_number_type", "is_text", "numbers_of", "plain_values"]
+__all__ = ["decoded", "holds_images", "is_integer_type", "is_number_type", "is_text", "numbers_of", "plain_values"]
 
 
 def numbers_of(column: Any, name: str, marks: Marks, *, mistakes_are_missing: bool) -> Array | str:
@@ -40,6 +40,11 @@ def is_number_type(column: Any) -> bool:
     """Whether the cells of a column are numbers by their type, or true and false."""
     types, kind = optional_package("pyarrow", "data").types, decoded(column).type
     return any(is_kind(kind) for is_kind in (types.is_integer, types.is_floating, types.is_boolean, types.is_decimal))
+
+
+def is_integer_type(column: Any) -> bool:
+    """Whether the cells of a column are whole numbers by their type."""
+    return bool(optional_package("pyarrow", "data").types.is_integer(decoded(column).type))
 
 
 def is_text(column: Any) -> bool:

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from proxflow.data.column_doubts import IDENTITY, doubt, doubt_of_index, doubt_of_numbers
-from proxflow.data.column_values import decoded, is_number_type, is_text, numbers_of, plain_values
+from proxflow.data.column_doubts import IDENTITY, doubt, doubt_of_index, doubt_of_numbers, doubt_of_rounding
+from proxflow.data.column_values import decoded, is_integer_type, is_number_type, is_text, numbers_of, plain_values
 from proxflow.data.number_text import (
     AS_WRITTEN,
     Marks,
@@ -96,7 +96,7 @@ def _chosen(table: Any, request: Request, names: list[str], index: set[str], mar
     """The columns asked for, or else those of ``names`` that are meant; ``index`` is what pandas wrote as index."""
     if request.columns:
         return _asked(table, request, names, marks)
-    chosen, counters = _Chosen(), dict[str, Array]()
+    chosen, counters, every = _Chosen(), dict[str, Array](), frozenset(table.column_names)
     for name in names:
         column = decoded(table.column(name))
         if name in (request.drop or ()):
@@ -110,7 +110,7 @@ def _chosen(table: Any, request: Request, names: list[str], index: set[str], mar
                 counters[name], values = values, counts
             _take(chosen, name, values, column, marks)
             if not isinstance(values, str):
-                found = doubt_of_numbers(values, name, table.column_names, request.label)
+                found = doubt_of_numbers(values, name, every, request.label)
                 chosen.doubts += [found] if found else []
     if not chosen.names:
         for name, values in counters.items():  # which are all there is
@@ -149,6 +149,9 @@ def _take(chosen: _Chosen, name: str, values: Array | str, column: Any, marks: M
             )
         return
     chosen.add(name, values)
+    if is_integer_type(column) and len(values):
+        rounded = doubt_of_rounding(values, column, name)
+        chosen.doubts += [rounded] if rounded else []
     if is_text(column):
         note, code = note_on_text(column, name, marks), doubt_of_codes(column)
         chosen.notes += [note] if note else []
@@ -201,11 +204,11 @@ def check_names(columns: Sequence[str], request: Request) -> None:
 
 def unique_names(names: Sequence[str]) -> list[str]:
     """Names in which the second x is x.1, as pandas reads them."""
-    unique: list[str] = []
+    unique: dict[str, None] = {}
     for name in names:
         repeats = (f"{name}.{k}" for k in range(1, len(names) + 1))
-        unique.append(name if name not in unique else next(new for new in repeats if new not in unique))
-    return unique
+        unique[name if name not in unique else next(new for new in repeats if new not in unique)] = None
+    return list(unique)
 
 
 def _some(names: Sequence[str]) -> str:

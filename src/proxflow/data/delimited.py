@@ -29,6 +29,8 @@ _BYTE_ORDER_MARKS = (  # the longer ones first, since that of UTF-32 begins with
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
+_COMMENTS = "lines that begin with # are comments: put the first cell of a row that does so in double quotes"
+_LARGEST_BLOCK = 2**31 - 1  # bytes that arrow reads at once
 _HEAD = 100  # lines that the form is found from
 
 
@@ -61,7 +63,10 @@ def read_delimited(path: Path, request: Request) -> TextTable:
     form = form_of(head, request)
     names = names_of(head, form, commented_names(lines[: kept[0]], form), begun, request)
     if names.in_first_line and len(head) == 1 and not any(lines[number].strip() for number in kept[1:]):
-        raise ValueError(f"it has no rows, only the line {head[0][:SHOWN]!r}, which is taken for the names of columns")
+        hashes = f"; {_COMMENTS}" if any(line.startswith("#") for line in lines[kept[0] :]) else ""
+        raise ValueError(
+            f"it has no rows, only the line {head[0][:SHOWN]!r}, which is taken for the names of columns{hashes}"
+        )
     written = (lines[number] for number in kept)
     body = _Body("\n".join(map(tabbed, written) if form.separator == SPACES else written), names, form)
     table = body.table()
@@ -72,6 +77,7 @@ def read_delimited(path: Path, request: Request) -> TextTable:
         )
     doubts = [names.doubt] if names.doubt else []
     doubts += _doubt_of_threes(head[names.in_first_line :], form, request)
+    doubts += [] if quoted else _doubt_of_comments(lines[kept[0] :], form)
     table = _with_text(table.rename_columns(unique_names(names.names)), body, request.label)
     return TextTable(table, Marks(form.decimal, request.decimal is not None, form.separator), tuple(doubts))
 
@@ -94,8 +100,25 @@ def _doubt_of_threes(head: list[str], form: Form, request: Request) -> list[str]
     return [f"its points are read as decimal marks, but semicolons separate its cells; {settled}"]
 
 
+def _doubt_of_comments(lines: list[str], form: Form) -> list[str]:
+    """A doubt about comments among the rows that have as many cells as these, numbers after the first."""
+    hashes = ((line, form.cells(line)) for line in lines if line.startswith("#"))
+    rows = [
+        line for line, cells in hashes if len(cells) == form.width and any(form.all_numbers([c]) for c in cells[1:])
+    ]
+    if not rows:
+        return []
+    return [
+        f"{counted(len(rows), 'line')} left out as comments, but of {counted(form.width, 'cell')} as a row has, such "
+        f"as {rows[0][:SHOWN]!r}; {_COMMENTS}"
+    ]
+
+
 def _with_text(table: Any, body: _Body, label: str | None) -> Any:
-    """The table with the words for missing labels, and with text in place of whole numbers with leading zeros."""
+    """The table with the words for missing labels, and with text in place of whole numbers with leading zeros.
+
+    Spaces around labels go, as they do around numbers and names.
+    """
     types = optional_package("pyarrow", "data").types
     compute = optional_package("pyarrow.compute", "data")
     labels = label_column(table.column_names, label) if label is None or label in table.column_names else None
@@ -103,9 +126,7 @@ def _with_text(table: Any, body: _Body, label: str | None) -> Any:
     named = [
         i for i, name in enumerate(table.column_names) if name == labels and _has_words_for_missing(table.column(i))
     ]
-    if not named and not whole:
-        return table
-    written = body.text([*named, *whole])
+    written = body.text([*named, *whole]) if named or whole else table
     for place in named:
         table = table.set_column(place, table.column_names[place], written.column(str(place)))
     for place in whole:
@@ -113,6 +134,9 @@ def _with_text(table: Any, body: _Body, label: str | None) -> Any:
         if compute.any(compute.match_substring_regex(text, r"^\s*[+-]?0\d")).as_py():
             known = compute.if_else(table.column(place).is_valid(), text, None)
             table = table.set_column(place, table.column_names[place], known)
+    if labels is not None and types.is_string(table.column(labels).type):
+        place = table.column_names.index(labels)
+        table = table.set_column(place, labels, compute.utf8_trim_whitespace(table.column(place)))
     return table
 
 
@@ -188,9 +212,11 @@ class _Body:
             broken.append(row)
             return "skip"
 
+        content = self.text_of_lines.encode()
         return reader.read_csv(
-            io.BytesIO(self.text_of_lines.encode()),
+            io.BytesIO(content),
             read_options=reader.ReadOptions(
+                block_size=min(len(content) + 1, _LARGEST_BLOCK),  # a line must lie in one block
                 column_names=list(map(str, range(len(self.names.names)))),
                 skip_rows=int(self.names.in_first_line),
                 use_threads=False,

@@ -57,6 +57,8 @@ def names_of(head: list[str], form: Form, commented: list[str] | None, numbers: 
     """
     first = form.cells(head[0])
     if form.width == len(first) and form.all_numbers(first):
+        if _alone_in_quotes(head):
+            return Names(first, in_first_line=True)
         return _without_names(head, form, commented, request)
     _refuse_names_below(head, form, numbers, request)
     if len(first) == form.width:
@@ -76,9 +78,10 @@ def names_of(head: list[str], form: Form, commented: list[str] | None, numbers: 
 
 def _without_names(head: list[str], form: Form, commented: list[str] | None, request: Request) -> Names:
     first = form.cells(head[0])
-    if commented is None and first == [str(i) for i in range(len(first))]:
+    if commented is None and _counts(first) and (first[0] == "0" or not any(map(_counts, map(form.cells, head[1:])))):
         raise ValueError(
-            f"its first line {','.join(first)!r} may be column names or numbers; name the columns x0, x1, ..."
+            f"its first line {','.join(first)[:SHOWN]!r} may be column names or numbers; put names in double quotes, "
+            "or write a line of names, such as x0, x1, ..., before numbers"
         )
     doubt = None
     if form.width == 2 and request.sep is None and request.decimal is None and all(map(_DECIMALS.fullmatch, head)):
@@ -87,6 +90,19 @@ def _without_names(head: list[str], form: Form, commented: list[str] | None, req
             "(--sep ,) says that this is right, decimal=',' (--decimal ,) that they are one number with a decimal comma"
         )
     return Names(commented or [f"x{i}" for i in range(len(first))], in_first_line=False, doubt=doubt)
+
+
+def _alone_in_quotes(head: list[str]) -> bool:
+    """Whether the first line is in double quotes and no other one has any, as programs write names but not numbers."""
+    first = head[0].strip()
+    return len(head) > 1 and first[0] == first[-1] == '"' and not any('"' in line for line in head[1:])
+
+
+def _counts(cells: list[str]) -> bool:
+    """Whether they are 0, 1, 2, ... or at least three numbers that count up from another one, such as years."""
+    if not all(map(str.isdecimal, cells)) or (len(cells) < 3 and cells[0] != "0"):
+        return False
+    return cells == [str(int(cells[0]) + i) for i in range(len(cells))]
 
 
 def _refuse_names_below(head: list[str], form: Form, numbers: list[int], request: Request) -> None:

@@ -32,7 +32,7 @@ _SPACE = r"[ \x{00A0}\x{2009}\x{202F}]"
 _SIGN = r"[+\-\x{2212}\x{2013}]"
 _NUMBER_LIKE = (  # an amount with its currency or percent, in parentheses if negative, of any marks and minus
     rf"^\(?{_SIGN}?{_SPACE}?[$€£¥₹]?{_SPACE}?{_SIGN}?"
-    rf"(\d{{1,3}}((\.|,|'|\x{2019}|{_SPACE})\d{{3}})+([.,]\d+)?|\d+([.,]\d*)?|[.,]\d+)([eE][+-]?\d+)?"
+    rf"(\d{{1,3}}((\.|,|'|_|\x{{2019}}|{_SPACE})\d{{3}})+([.,]\d+)?|\d+([.,]\d*)?|[.,]\d+)([eEdD][+-]?\d+)?"
     rf"{_SPACE}?[%‰$€£¥₹]?\)?$"
 )
 

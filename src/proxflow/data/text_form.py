@@ -78,7 +78,12 @@ def _score(rows: list[list[str]], first: list[str], decimal: str, given: bool) -
 def _cells(line: str, separator: str) -> list[str]:
     if separator == SPACES:
         line, separator = tabbed(line), "\t"
-    return [cell.strip() for cell in next(csv.reader([line], delimiter=separator))]
+    usual = csv.field_size_limit()
+    csv.field_size_limit(max(usual, len(line)))  # of another separator a long line may be one cell
+    try:
+        return [cell.strip() for cell in next(csv.reader([line], delimiter=separator))]
+    finally:
+        csv.field_size_limit(usual)
 
 
 def tabbed(line: str) -> str:
@@ -89,7 +94,7 @@ def tabbed(line: str) -> str:
 def is_number(cell: str, decimal: str = ".") -> bool:
     """Whether a cell is a number with this decimal mark."""
     if decimal == ",":
-        if "." in cell:
+        if "." in cell or cell.endswith(","):  # which separates cells, as in "1, 2"
             return False
         cell = cell.replace(",", ".")
     try:

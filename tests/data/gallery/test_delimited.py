@@ -166,3 +166,53 @@ def test_another_kind_of_file_takes_no_separator(tmp_path: Path) -> None:
     FRAME.to_parquet(tmp_path / "x.parquet")
     assert "sep= (--sep) is for .csv and .tsv files" in refusal(tmp_path / "x.parquet", sep=";")
     assert isinstance(pf.data.load(Path(tmp_path / "x.parquet")), pf.data.Dataset)
+
+
+def test_rows_that_begin_with_a_hash_are_left_out_with_a_warning(tmp_path: Path) -> None:
+    """They may be comments, or rows whose first cell is a tag or a rank."""
+    (tmp_path / "a.csv").write_text("tag,a,b\n#happy,1,2.5\nsad,3,4\n#glad,5,7\n# a remark\n")
+    with pytest.warns(pf.DataWarning, match=r"2 lines .* 3 cells as a row has, such as '#happy,1,2.5'.* quotes"):
+        assert raw(tmp_path / "a.csv").points.tolist() == [[3, 4]]
+    (tmp_path / "a.csv").write_text('tag,a,b\n"#happy",1,2.5\nsad,3,4\n"#glad",5,7\n')
+    assert raw(tmp_path / "a.csv").points.tolist() == [[1, 2.5], [3, 4], [5, 7]]
+
+
+def test_names_that_are_numbers_are_told_by_their_quotes(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text('"1990","1992"\n5.5,6.25\n3,7\n')
+    dataset = raw(tmp_path / "a.csv")
+    assert dataset.columns == ("1990", "1992")
+    assert dataset.points.tolist() == [[5.5, 6.25], [3, 7]]
+    (tmp_path / "a.csv").write_text('"1990","1992"\n"5.5","6.25"\n"3","7"\n')
+    assert raw(tmp_path / "a.csv").points.tolist() == [[1990, 1992], [5.5, 6.25], [3, 7]]
+
+
+@pytest.mark.parametrize("first", ["1990,1991,1992", "1,2,3"])
+def test_a_first_line_that_counts_may_be_names(first: str, tmp_path: Path) -> None:
+    row = ",".join(["0.25"] * len(first.split(",")))
+    (tmp_path / "a.csv").write_text(f"{first}\n{row}\n{row}\n")
+    assert "may be column names or numbers" in refusal(tmp_path / "a.csv")
+    (tmp_path / "a.csv").write_text(f"{first}\n{first}\n{row}\n")
+    assert raw(tmp_path / "a.csv").n == 3
+
+
+@pytest.mark.parametrize("separator", [",", " "])
+def test_long_cells_and_long_lines_are_read(separator: str, tmp_path: Path) -> None:
+    """Longer than the 131,072 characters of Python's csv and the million bytes that arrow reads at once."""
+    numbers = np.random.default_rng(0).normal(size=(3, 15_000))
+    names = [f"gene{i}" for i in range(numbers.shape[1])]
+    pd.DataFrame(numbers, columns=names).to_csv(tmp_path / "wide.csv", index=False, sep=separator)
+    dataset = raw(tmp_path / "wide.csv")
+    assert np.array_equal(dataset.points.numpy(), numbers)
+    assert dataset.columns == tuple(names)
+    (tmp_path / "long.csv").write_text(f"x,y,text\n1,2.5,{'a' * 1_500_000}\n3,4,b\n")
+    assert raw(tmp_path / "long.csv").points.tolist() == [[1, 2.5], [3, 4]]
+
+
+def test_spaces_around_labels_are_no_part_of_them(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("x, label\n1.5, cat\n2.5,cat\n3.5,dog \n")
+    assert raw(tmp_path / "a.csv").label_names == ("cat", "dog")
+
+
+def test_a_space_before_a_quoted_cell_does_not_make_spaces_separate(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text('a, b, name\n1, 2, "x, y"\n3, 4, "z"\n4, 5, "w"\n')
+    assert "do not have 3 cells" in refusal(tmp_path / "a.csv")
