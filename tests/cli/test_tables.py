@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
 
+import anndata
 import numpy as np
 import pandas as pd
 import pyarrow.csv
 import pyarrow.parquet
 import pytest
+import torch
 
 import proxflow as pf
 from tests.cli.commands import call, refusal
@@ -125,3 +128,17 @@ def test_fractions_are_labels_but_no_classes_to_train_on(
 def refusal_after_notes(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
     assert call(*arguments) == 2
     return capsys.readouterr().err.splitlines()[-1]
+
+
+def test_columns_of_one_name_are_all_sampled(tmp_path: Path) -> None:
+    """Names of genes need not be unique, and a column that is lost would be missed by nobody."""
+    rows = np.random.default_rng(0).normal(size=(12, 3))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of anndata, about the names
+        anndata.AnnData(rows, var=pd.DataFrame(index=["actin", "actin", "myosin"])).write_h5ad(tmp_path / "cells.h5ad")
+    assert call("fit", tmp_path / "cells.h5ad", "--out", tmp_path / "run") == 0
+    for name in ("drawn.csv", "drawn.parquet"):
+        assert call("sample", tmp_path / "run", "--count", 5, "--out", tmp_path / name) == 0
+        drawn = pf.data.load(tmp_path / name, standardise="none", dtype=torch.float64)
+        assert drawn.columns == ("actin", "actin.1", "myosin")
+        assert set(map(tuple, drawn.points.tolist())) <= set(map(tuple, rows.tolist()))

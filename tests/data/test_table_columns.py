@@ -132,6 +132,39 @@ def test_a_folder_of_parquet_files_is_one_table_with_its_partitions(tmp_path: Pa
 # -------------------------------------------------------------------- missing values
 
 
+def test_the_files_of_a_folder_may_have_unlike_columns(tmp_path: Path) -> None:
+    """Numbers of two types are numbers; a column that one file lacks has no values there, whichever comes first."""
+    first, second = pa.table({"a": [1, 2], "b": [3.5, 4.5]}), pa.table({"b": [5, 6], "a": [1.5, 2.5]})
+    pyarrow.parquet.write_table(first, tmp_path / "0.parquet")
+    pyarrow.parquet.write_table(second, tmp_path / "1.parquet")
+    (tmp_path / "README.md").write_text("about")
+    dataset = raw(tmp_path)
+    assert dataset.points.tolist() == [[1, 3.5], [2, 4.5], [1.5, 5], [2.5, 6]]
+    assert dataset.notes == ("columns a, b", "left out 1 other file: .md")
+    pyarrow.parquet.write_table(second.append_column("c", [[7, 8]]), tmp_path / "1.parquet")
+    assert "no value in the column 'c'" in refusal(tmp_path)
+    assert raw(tmp_path, drop="c").n == 4
+    (tmp_path / "photo.PNG").write_bytes(b"")
+    assert "holds .parquet files and images" in refusal(tmp_path, drop="c")
+
+
+@pytest.mark.parametrize("form", ["{}-00000-of-00001.parquet", "{}/0000.parquet", "plain/{}.parquet"])
+def test_the_splits_of_a_folder_are_not_mixed(form: str, tmp_path: Path) -> None:
+    for split, value in (("train", 1.5), ("test", 7.5)):
+        (tmp_path / form.format(split)).parent.mkdir(parents=True, exist_ok=True)
+        pyarrow.parquet.write_table(pa.table({"a": [value, value + 1]}), tmp_path / form.format(split))
+    assert "test, train are splits of the data; choose one with split='test' (--split test)" in refusal(tmp_path)
+    assert raw(tmp_path, split="train").points.tolist() == [[1.5], [2.5]]
+    assert "has no split 'dev'; it has test, train" in refusal(tmp_path, split="dev")
+
+
+def test_columns_of_one_name_in_parquet_are_told_apart(tmp_path: Path) -> None:
+    table = pa.table([pa.array([1.5, 2.5]), pa.array([3, 5])], names=["a", "a"])
+    pyarrow.parquet.write_table(table, tmp_path / "a.parquet")
+    assert raw(tmp_path / "a.parquet").columns == ("a", "a.1")
+    assert raw(tmp_path / "a.parquet").points.tolist() == [[1.5, 3], [2.5, 5]]
+
+
 def test_rows_without_all_values_are_left_out_with_their_labels(tmp_path: Path) -> None:
     path = csv_file(tmp_path, "a,b,label\n1,2,u\n3,?,v\n,4,u\n5,6,\n7,8,v\n9,1,NA\n2,2,u\n4,4,u\n1,1,v\n")
     message = refusal(path)

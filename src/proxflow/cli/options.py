@@ -98,7 +98,7 @@ class Reading:
         str | None, typer.Option(metavar="ENTRY", help="Entry of points of .npz and .pt, such as x_train.")
     ] = None
     split: Annotated[
-        str | None, typer.Option(metavar="FOLDER", help="Which of train, test, ... in a folder of images.")
+        str | None, typer.Option(metavar="FOLDER", help="Which of train, test, ... in a folder of images or .parquet.")
     ] = None
     size: Annotated[
         int | None, typer.Option(min=1, help="Pixels a side: images are cut to the central square and resized.")

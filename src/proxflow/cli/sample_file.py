@@ -74,10 +74,10 @@ class SampleFile:
         if self._is_array:
             return npy(samples)
         arrow = optional_package("pyarrow", "data")
-        named = dict(zip(columns or tuple(f"x{i}" for i in range(samples.shape[1])), samples.numpy().T, strict=True))
+        names, values = [*(columns or (f"x{i}" for i in range(samples.shape[1])))], [*samples.numpy().T]
         if labels is not None:
-            named["label" if "label" not in named else "class"] = labels
-        table = arrow.table({name: arrow.array(column) for name, column in named.items()})
+            names.append("label" if "label" not in names else "class")
+        table = arrow.table([arrow.array(column) for column in (*values, *([] if labels is None else [labels]))], names)
         buffer = io.BytesIO()
         if self.path.suffix.lower() == ".csv":
             optional_package("pyarrow.csv", "data").write_csv(table, buffer)

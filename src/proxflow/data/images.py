@@ -14,9 +14,9 @@ from proxflow.data.pixels import ON_WHITE, SUFFIXES, frames_of, read_pixels
 from proxflow.data.reading import Array, Raw, Request, fits_in_memory, listed, reading
 from proxflow.errors import counted
 
-__all__ = ["notes_on_changes", "read_images", "stack_images"]
+__all__ = ["SPLITS", "notes_on_changes", "read_images", "stack_images"]
 
-_SPLITS = frozenset({"train", "training", "test", "testing", "val", "valid", "validation", "dev", "eval"})
+SPLITS = frozenset({"train", "training", "test", "testing", "val", "valid", "validation", "dev", "eval"})
 _SYSTEM_FILES = frozenset({"__macosx", "@eadir", "thumbs.db", "desktop.ini"})  # beside those that begin with a dot
 _GREY = "grey"  # an image that is grey among coloured ones, as it is counted
 _Frame = tuple[Path, int | None]  # a file, and which of its images; None for the only one
@@ -68,7 +68,7 @@ def _split(folder: Path, split: str | None) -> Path:
 
 def _refuse_splits(folder: Path, classes: list[str]) -> None:
     """One name of a split among many may be a class, such as ``train`` among vehicles; two are splits."""
-    splits = [name for name in classes if name.lower() in _SPLITS]
+    splits = [name for name in classes if name.lower() in SPLITS]
     if len(splits) >= min(2, max(1, len(classes))):
         raise ValueError(
             f"{folder}: {listed(splits)} are splits of the data rather than classes; choose one with "

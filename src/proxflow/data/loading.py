@@ -19,7 +19,7 @@ from proxflow.data.images import read_images
 from proxflow.data.reading import Raw, Request, reading
 from proxflow.data.single_cell import read_h5ad
 from proxflow.data.standardisation import Kind, checked_kind
-from proxflow.data.tables import OF_TABLES, holds_parquet, read_parquet, read_text
+from proxflow.data.tables import OF_TABLES, parquet_files, read_parquet, read_text
 
 __all__ = ["READERS", "load", "read_file"]
 
@@ -102,7 +102,7 @@ def load(
         data_dir: folder of fashion-mnist's train-images-idx3-ubyte and train-labels-idx1-ubyte, gzipped or not; if
             not given, where Debian's package dataset-fashion-mnist installs them.
         array: the entry of points of .npz and .pt, such as "x_train"; if not given, ``points`` or the only one.
-        split: the sub-folder to read of a folder of images that has ``train``, ``test`` and the like.
+        split: which of ``train``, ``test`` and the like to read of a folder of images or of .parquet files.
         size: of a folder of images: cut out the central square and resize it to this many pixels a side.
         frames: of files with several images (TIFF stacks, animations) in a folder: "first" or "all"; if not given,
             they are refused.
@@ -166,8 +166,8 @@ def _read(origin: str, path: Path, request: Request) -> tuple[str, Raw]:
     if origin in BUILT_IN:
         request.refuse_unused(origin, frozenset({"data_dir"} if origin == "fashion-mnist" else ()))
         return origin, BUILT_IN[origin](request)
-    if path.is_dir() and holds_parquet(path):
-        request.refuse_unused(origin, _OF_PARQUET)
+    if path.is_dir() and parquet_files(path):
+        request.refuse_unused(origin, _OF_PARQUET | {"split"})
         with reading(path):
             return path.resolve().name, read_parquet(path, request)
     if path.is_dir():

@@ -73,7 +73,7 @@ _MEANT_FOR = {
     "encoding": ".csv and .tsv files",
     "skip_lines": ".csv and .tsv files",
     "array": ".npz and .pt files",
-    "split": "folders of images",
+    "split": "folders of images and of .parquet files",
     "size": "images in folders and in .parquet",
     "frames": "images in folders and in .parquet",
 }

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from proxflow.data.columns import label_column
+from proxflow.data.columns import label_column, unique_names
 from proxflow.data.reading import Array, Raw, Request
 from proxflow.errors import optional_package
 
@@ -38,13 +39,15 @@ def read_h5ad(path: Path, request: Request) -> Raw:
     """``X``, or the layer or entry of ``obsm`` asked for, dense or sparse, and a column of ``obs`` as labels."""
     _require_sound(path)
     _require_anndata(path)
-    cells = optional_package("anndata", "data").read_h5ad(path)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "(Variable|Observation) names are not unique")  # they are made so below
+        cells = optional_package("anndata", "data").read_h5ad(path)
     matrix = _matrix(cells, request)
     if 0 in matrix.shape:
         raise ValueError(f"its matrix of {matrix.shape[0]} cells and {matrix.shape[1]} variables is empty")
     name = label_column(list(cells.obs.columns), request.label)
     labels = None if name is None else cells.obs[name].to_numpy()
-    columns = None if request.representation is not None else tuple(map(str, cells.var_names))
+    columns = None if request.representation is not None else tuple(unique_names([*map(str, cells.var_names)]))
     # genes and components have unlike variances by nature: one scale keeps the distances that single-cell methods use
     return Raw(len(cells), lambda rows: _dense(matrix[rows]), labels, columns=columns, own_units=False)
 

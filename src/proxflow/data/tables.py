@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from proxflow.data.columns import points_of_table
 from proxflow.data.delimited import read_delimited
 from proxflow.data.image_columns import image_column, images_of_table
-from proxflow.data.reading import Raw, Request
-from proxflow.errors import optional_package
+from proxflow.data.images import SPLITS
+from proxflow.data.pixels import SUFFIXES
+from proxflow.data.reading import Raw, Request, listed
+from proxflow.errors import counted, optional_package
 
-__all__ = ["OF_TABLES", "holds_parquet", "read_frame", "read_parquet", "read_text"]
+__all__ = ["OF_TABLES", "parquet_files", "read_frame", "read_parquet", "read_text"]
 
 OF_TABLES = frozenset({"label", "columns", "drop", "drop_missing"})  # the arguments of a request that tables use
+_SPLIT = re.compile(rf"({'|'.join(sorted(SPLITS))})(?![a-z])", re.IGNORECASE)  # at the start of a name
 
 
 def read_text(path: Path, request: Request) -> Raw:
@@ -24,17 +29,74 @@ def read_text(path: Path, request: Request) -> Raw:
 
 def read_parquet(path: Path, request: Request) -> Raw:
     """Columns of numbers of a parquet file, or of all those in a folder, or one of images; and one of labels."""
-    table = optional_package("pyarrow.parquet", "data").read_table(path)
+    if path.is_dir():
+        left_out = _other_files(path)
+        files = _of_split(path, parquet_files(path), request.split)
+        raw = _points_or_images(_table_of_files(path, files), request, path)
+        return replace(raw, notes=(*raw.notes, *left_out))
+    with optional_package("pyarrow.parquet", "data").ParquetFile(path) as file:
+        return _points_or_images(file.read(), request, path)
+
+
+def _points_or_images(table: Any, request: Request, path: Path) -> Raw:
     images = image_column(table, request)
     if images is not None:
         return images_of_table(table, images, request, path)
-    request.refuse_unused("its columns of numbers", OF_TABLES)
+    request.refuse_unused("its columns of numbers", OF_TABLES | {"split"})
     return points_of_table(table, request)
 
 
-def holds_parquet(folder: Path) -> bool:
-    """Whether a folder is a data set of parquet files."""
-    return any(folder.rglob("*.parquet"))
+def parquet_files(folder: Path) -> list[Path]:
+    """The parquet files in a folder and below, relative to it; none that begin with a dot or underscore, as logs do."""
+    return [file for file in _visible(folder) if file.suffix.lower() == ".parquet"]
+
+
+def _visible(folder: Path) -> list[Path]:
+    found = (file.relative_to(folder) for file in sorted(folder.rglob("*")) if file.is_file())
+    return [file for file in found if not any(part.startswith((".", "_")) for part in file.parts)]
+
+
+def _other_files(folder: Path) -> list[str]:
+    """A note on the files that are not read.
+
+    Raises:
+        ValueError: some of them are images, which may be the data that a table only describes.
+    """
+    others = [file.suffix.lower() or "no suffix" for file in _visible(folder) if file.suffix.lower() != ".parquet"]
+    if not SUFFIXES.isdisjoint(others):
+        raise ValueError("it holds .parquet files and images; name the file of the table, or move it from the images")
+    return [f"left out {counted(len(others), 'other file')}: {listed(sorted(set(others)))}"] if others else []
+
+
+def _of_split(folder: Path, files: list[Path], split: str | None) -> list[Path]:
+    """The files of the split asked for; all if there is one at most.
+
+    Raises:
+        ValueError: there are several and none is chosen, or there is no such one.
+    """
+    belongs = {file: found[1].lower() for file in files for part in file.parts if (found := _SPLIT.match(part))}
+    splits = sorted(set(belongs.values()))
+    if split is None and len(splits) < 2:
+        return files
+    if split is None:
+        raise ValueError(
+            f"{listed(splits)} are splits of the data; choose one with split={splits[0]!r} (--split {splits[0]})"
+        )
+    if split not in splits:
+        raise ValueError(f"it has no split {split!r}; it has {listed(splits) or 'none'}")
+    return [file for file in files if belongs.get(file) == split]
+
+
+def _table_of_files(folder: Path, files: list[Path]) -> Any:
+    """The rows of all files, with every column that one of them has, and those that the names of folders tell."""
+    data, systems = optional_package("pyarrow.dataset", "data"), optional_package("pyarrow.fs", "data")
+    factory = data.FileSystemDatasetFactory(
+        systems.SubTreeFileSystem(str(folder), systems.LocalFileSystem()),
+        [file.as_posix() for file in files],
+        data.ParquetFileFormat(),
+        data.FileSystemFactoryOptions(partitioning=data.HivePartitioning.discover(infer_dictionary=True)),
+    )
+    return factory.finish(factory.inspect(promote_options="permissive", fragments=None)).to_table()
 
 
 def read_frame(frame: Any, request: Request) -> Raw:
