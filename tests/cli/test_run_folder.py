@@ -442,6 +442,37 @@ def test_a_damaged_record_is_one_line(content: str, run: Path, capsys: pytest.Ca
     assert "is damaged" in refusal(capsys, "sample", run)
 
 
+@pytest.mark.parametrize(
+    ("part", "change"),
+    [
+        ("arguments", {"schedule": "sigmoid"}),
+        ("data", {"columns": ["one"]}),
+        ("data", {"event_shape": [-1, -2]}),
+        ("data", {"label_numbers": [0]}),
+    ],
+)
+def test_a_record_that_says_what_cannot_be_is_damaged(
+    part: str, change: dict[str, Any], run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An unknown schedule is not taken for the linear one, nor are the columns of other points for those of these."""
+    record = json.loads((run / "run.json").read_text())
+    record[part] |= change
+    (run / "run.json").write_text(json.dumps(record))
+    assert "is damaged" in refusal(capsys, "sample", run, "--out", tmp_path / "x.csv")
+
+
+@pytest.mark.parametrize(("name", "wide"), [("rows", 2), ("rows", 3), ("standardisation", 3)])
+def test_rows_and_units_of_another_run_are_refused(
+    name: str, wide: int, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = np.random.default_rng(0).normal(size=(9, wide))
+    np.save(tmp_path / "other.npy", other)
+    assert call("fit", tmp_path / "other.npy", "--out", tmp_path / "other", "--standardise", "columns") == 0
+    (run / f"{name}.safetensors").write_bytes((tmp_path / "other" / f"{name}.safetensors").read_bytes())
+    capsys.readouterr()
+    assert f"{name}.safetensors does not belong to" in refusal(capsys, "sample", run)
+
+
 @pytest.mark.parametrize("name", ["fit.safetensors", "standardisation.safetensors"])
 def test_a_missing_or_truncated_part_is_one_line(name: str, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (run / name).write_bytes((run / name).read_bytes()[:50])

@@ -23,9 +23,9 @@ def _quantised() -> torch.Tensor:
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        (np.ma.masked_array(POINTS, np.eye(6, 2)), "masked"),
+        (np.ma.masked_greater(POINTS, 10), "masked"),
         (_quantised(), "dequantize"),
-        (torch.eye(2).cfloat(), "real and imaginary"),
+        (torch.eye(2).to(torch.complex64), "real and imaginary"),
         ([[1.0, 2.0], [3.0]], "x must be"),
         (scipy.sparse.csr_matrix(POINTS), "toarray"),
     ],

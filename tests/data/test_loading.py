@@ -140,3 +140,13 @@ def test_an_argument_that_would_change_nothing_is_refused(source: str, option: s
     message = refusal(given, **{option: "x"})
     assert f"{option}= (--{option.replace('_', '-')}) is for " in message
     assert "leave it out" in message
+
+
+@pytest.mark.parametrize("source", ["", "  "])
+def test_no_name_is_not_the_current_folder(source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As of a variable of a shell that is not set."""
+    write_parquet(tmp_path / "x.parquet")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match="data.load: the name is empty"):
+        pf.data.load(source)
+    assert pf.data.load(".").n == len(POINTS)

@@ -260,14 +260,9 @@ class RunFolder:
         from proxflow.matching import MLP, AffineResidual, ResidualMLP, UNet  # here, since a fit needs no networks
 
         record = self.facts
-        network, standardisation = storage.load(self.path / _NETWORK), storage.load(self.path / _STANDARDISATION)
-        if (
-            not isinstance(network, MLP | ResidualMLP | AffineResidual | UNet)
-            or network.event_shape != record.event_shape
-        ):
-            raise ValueError(
-                f"{self.path / _NETWORK} does not belong to {self.path / _RECORD}; train again with --overwrite"
-            )
+        network, standardisation = storage.load(self.path / _NETWORK), self._standardisation(record.event_shape)
+        known = isinstance(network, MLP | ResidualMLP | AffineResidual | UNet)
+        self._require(_NETWORK, known and network.event_shape == record.event_shape)
         return network.eval(), standardisation, record.event_shape, record.schedule
 
     def read_atoms(self) -> Tensor | None:
@@ -333,17 +328,38 @@ class RunFolder:
             ValueError: there is no run, or it is damaged.
         """
         record = self.facts
-        fit, standardisation = storage.load(self.path / _FIT), storage.load(self.path / _STANDARDISATION)
-        if not isinstance(fit, Fit) or math.prod(record.event_shape) != fit.potential.dim:
-            raise ValueError(f"{self.path / _FIT} does not belong to {self.path / _RECORD}; fit again with --overwrite")
+        fit, standardisation = storage.load(self.path / _FIT), self._standardisation(record.event_shape)
+        self._require(_FIT, isinstance(fit, Fit) and math.prod(record.event_shape) == fit.potential.dim)
         return fit, standardisation, record.event_shape, record.schedule
 
-    def read_rows(self) -> Tensor | None:
-        """The data as they were read, one row for each atom of the fit, where the run keeps them."""
-        if not (self.path / _ROWS).is_file():
+    def read_rows(self, atoms: int) -> Tensor | None:
+        """The data as they were read, one row for each atom of the fit, where the run keeps them.
+
+        Raises:
+            ValueError: they are others.
+        """
+        if not (self.path / _ROWS).exists():
             return None
-        rows: Tensor = storage.load(self.path / _ROWS)["rows"]
+        kept = storage.load(self.path / _ROWS)
+        rows = kept.get("rows") if isinstance(kept, dict) else None
+        self._require(_ROWS, isinstance(rows, Tensor) and tuple(rows.shape) == (atoms, *self.facts.event_shape))
         return rows
+
+    def _standardisation(self, event_shape: tuple[int, ...]) -> Standardisation:
+        found = storage.load(self.path / _STANDARDISATION)
+        self._require(_STANDARDISATION, isinstance(found, Standardisation) and tuple(found.mean.shape) == event_shape)
+        return found  # type: ignore[no-any-return]
+
+    def _require(self, part: str, fits: bool) -> None:
+        """Refuse a part that comes from another run.
+
+        Raises:
+            ValueError: it does not fit the record.
+        """
+        if not fits:
+            raise ValueError(
+                f"{self.path / part} does not belong to {self.path / _RECORD}; repeat the run with --overwrite"
+            )
 
     def write_samples(
         self, samples: bytes, labels: bytes | None, picture: bytes | None, arguments: dict[str, Any]

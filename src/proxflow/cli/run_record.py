@@ -24,6 +24,8 @@ __all__ = ["DAMAGE", "RunRecord", "command_record", "data_record", "finite", "fi
 
 DAMAGE = (ValueError, KeyError, TypeError, AttributeError, IndexError)  # of reading a record that is not as written
 
+_SCHEDULES = ("linear", "cosine")
+
 
 @dataclass(frozen=True)
 class RunRecord:
@@ -42,10 +44,15 @@ class RunRecord:
         """From a record as it is written; any of ``DAMAGE`` is raised where something is missing or another thing."""
         data = record["data"]
         span, columns = data.get("range"), data.get("columns")
+        shape, schedule = tuple(int(size) for size in data["event_shape"]), str(record["arguments"]["schedule"])
+        if min(shape, default=1) < 1 or (columns is not None and (len(columns),) != shape):
+            raise ValueError(f"points {shape} with the columns {columns}")
+        if schedule not in _SCHEDULES:
+            raise ValueError(f"the schedule {schedule!r}")
         return cls(
             command=str(record["command"]),
-            event_shape=tuple(int(size) for size in data["event_shape"]),
-            schedule=str(record["arguments"]["schedule"]),
+            event_shape=shape,
+            schedule=schedule,
             classes=_class_numbers(data),
             columns=None if columns is None else tuple(map(str, columns)),
             value_range=None if span is None else (float(span[0]), float(span[1])),

@@ -159,5 +159,5 @@ def _sampled_flow(folder: RunFolder, count: int, steps: int | None, method: str,
     flow = pf.ProximalFlow(fitted.potential, schedule_named(schedule))
     noise = flow.potential.source.sample(count, generator=generator, dtype=fitted.potential.points.dtype)
     end = pf.sampling.integrate(flow, noise, steps=steps, method=method).end.reshape((count, *shape))
-    rows = folder.read_rows()  # missing in runs of earlier versions
+    rows = folder.read_rows(len(fitted.potential.points))  # missing in runs of earlier versions
     return standardisation.undo(end) if rows is None else in_units(end, fitted.potential.points, rows, standardisation)

@@ -68,6 +68,8 @@ def train(
     def claimed() -> tuple[RunFolder, Dataset]:
         folder, dataset = destination.claimed(data, reading, seed, "-network")
         pairs.check(dataset, conditional)
+        architecture.check(dataset)
+        optimiser.check()
         return folder, dataset
 
     processes = Ranks.of_default_group()

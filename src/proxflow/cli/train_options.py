@@ -204,20 +204,37 @@ class NetworkOptions:
         """The width asked for, or else that of the kind of network."""
         return self.width or _WIDTHS[self.network]
 
+    def check(self, dataset: Dataset) -> None:
+        """Refuse a U-Net that cannot take the data, before a coupling is fitted for it.
+
+        Raises:
+            ValueError: they are no images, or too small for it.
+        """
+        import torch
+
+        if self.network == "unet":
+            with torch.device("meta"):  # without memory
+                self._unet(dataset, 0)
+
+    def _unet(self, dataset: Dataset, classes: int) -> UNet:
+        from proxflow.matching import UNet
+
+        channels = [self.size * min(2**level, 4) for level in range(self.depth)]
+        return UNet(dataset.event_shape, channels=channels, classes=classes)
+
     def build(
         self, dataset: Dataset, conditional: bool, coupling: Coupling, schedule: Schedule, seed: int
     ) -> AffineResidual | UNet:
         """A perceptron for what the affine part of the velocity leaves, or a U-Net for all of it."""
         import torch
 
-        from proxflow.matching import MLP, AffineResidual, ResidualMLP, UNet
+        from proxflow.matching import MLP, AffineResidual, ResidualMLP
 
         classes = int(dataset.labels.max()) + 1 if conditional and dataset.labels is not None else 0
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             if self.network == "unet":
-                channels = [self.size * min(2**level, 4) for level in range(self.depth)]
-                return UNet(dataset.event_shape, channels=channels, classes=classes)
+                return self._unet(dataset, classes)
             kind = MLP if self.network == "mlp" else ResidualMLP
             perceptron = kind(dataset.event_shape, width=self.size, depth=self.depth, classes=classes)
             return AffineResidual.fit(perceptron, coupling, schedule=schedule, seed=seed)
@@ -230,3 +247,12 @@ class OptimiserOptions:
     steps: Annotated[int, typer.Option(min=1, help="Optimiser steps.")] = 6000
     batch_size: Annotated[int, typer.Option(min=1, help="Pairs a step.")] = 256
     learning_rate: Annotated[float, typer.Option(help="Of AdamW, at its largest.")] = 1e-3
+
+    def check(self) -> None:
+        """Refuse a rate that training would refuse once a coupling is fitted.
+
+        Raises:
+            ValueError: it is no positive number.
+        """
+        if not 0 < self.learning_rate < math.inf:
+            raise ValueError(f"--learning-rate must be a positive number, got {self.learning_rate:g}")

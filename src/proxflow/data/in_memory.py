@@ -104,5 +104,7 @@ def _labels(labels: Any) -> Array:
     if isinstance(labels, Tensor):
         return array_of_tensor("data.from_array", "labels", labels)
     if isinstance(labels, np.ma.MaskedArray):
-        return np.where(np.ma.getmaskarray(labels), None, np.ma.getdata(labels).astype(object))
+        known = np.ma.getdata(labels).astype(object)
+        known[np.ma.getmaskarray(labels)] = None
+        return known
     return as_text(np.asarray(labels))

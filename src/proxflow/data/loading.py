@@ -136,6 +136,8 @@ def load(
     if not isinstance(given, str | Path):
         taker = "from_frame takes data frames" if hasattr(given, "columns") else "from_array takes arrays and tensors"
         raise ValueError(f"data.load reads names and files, got {type(given).__name__}; data.{taker}")
+    if not str(source).strip():
+        raise ValueError("data.load: the name is empty; give a data set, a file or a folder")
     kind = checked_kind("data.load", standardise)
     origin, path = str(source), Path(source).expanduser()
     request = Request(
