@@ -147,6 +147,6 @@ def test_no_name_is_not_the_current_folder(source: str, tmp_path: Path, monkeypa
     """As of a variable of a shell that is not set."""
     write_parquet(tmp_path / "x.parquet")
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ValueError, match="data.load: the name is empty"):
+    with pytest.raises(ValueError, match=r"data.load: the name is empty"):
         pf.data.load(source)
     assert pf.data.load(".").n == len(POINTS)
