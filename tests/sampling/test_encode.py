@@ -44,6 +44,26 @@ def test_fixed_steps_return_at_their_order(schedule: Schedule, method: str, gene
     assert float(fine) < (1e-2 if ORDER[method] == 2 else 1.0)
 
 
+@pytest.mark.parametrize(("method", "bound"), [("euler", 0.3), ("midpoint", 0.03), ("heun", 0.03), ("proximal", 0.3)])
+def test_fixed_steps_of_a_schedule_whose_rates_have_no_bound(
+    method: str, bound: float, generator: torch.Generator
+) -> None:
+    """alpha = (1 - t)^(1/2); steps in t from 1 - 1e-4 to the grid missed by 3.2, .2 and 1.8."""
+    law = Mixture(Polynomial(0.5))
+    x1 = law.sample(50, generator)
+    exact = encode(law.velocity, x1, schedule=law.schedule, rtol=1e-9, atol=1e-9).end
+    noise = encode(law.velocity, x1, 100, method, law.schedule).end
+    assert float((noise - exact).abs().max()) < bound
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_units_whose_squares_float32_does_not_hold(method: str, generator: torch.Generator) -> None:
+    """Optimal pairs y = s u of normal laws, noise and data in units of 1e25."""
+    noise, scale = 1e25 * torch.randn(20, 2, generator=generator), torch.tensor([0.05, 2.0])
+    found = encode(lambda t, x: (scale - 1) / (1 - t + t * scale) * x, scale * noise, method=method).end
+    torch.testing.assert_close(found, noise, rtol=1e-4, atol=0)
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_the_noise_is_the_one_that_forward_steps_began_with(method: str, generator: torch.Generator) -> None:
     """The field of optimal pairs of normal laws, by hand: y = m + s u, straight under Linear."""

@@ -12,7 +12,7 @@ from proxflow.checks import Numbers, as_tensor, real_number, whole_number
 from proxflow.flow import ProximalFlow, schedule_of
 from proxflow.results import brief_repr
 from proxflow.sampling.arrival import depart, refuse_without_density
-from proxflow.sampling.solvers import METHODS, CountedField, Field, adaptive, fixed, proximal, worst_row
+from proxflow.sampling.solvers import METHODS, CountedField, Field, adaptive, fixed, onto_grid, proximal, worst_row
 from proxflow.schedules import Schedule
 
 __all__ = ["METHODS", "Trajectory", "check_points", "checked_tolerance", "encode", "integrate"]
@@ -57,7 +57,8 @@ def integrate(
     t = 1, is such a step; the last step of a ``ProximalFlow`` is its prox, whatever the method.
 
     In reverse x0 are data. The last step, from at most 1e-3 before t = 1, is inverted to ``rtol`` and ``atol``
-    (``sampling.arrival`` says how), and the method follows the field from there to t = 0. There and back is the
+    (``sampling.arrival`` says how), and the method follows the field from there to t = 0; where it has a grid, a step
+    in alpha and beta leads onto it, since near t = 1 their rates may have no bound. There and back is the
     identity up to the errors of the method both ways. Where many noise points lead to one data point, a bare callable
     gives one of them, and a ``ProximalFlow`` is refused.
 
@@ -141,9 +142,13 @@ def _backward(field: CountedField, grid: Tensor, x1: Tensor, method: str, rtol: 
     before = grid[:-1].flip(0)
     last = _last_time(grid, x1, method, rtol, atol)
     start = depart(field, last[0], x1, rtol, atol)
-    falling = torch.cat([last, before]).unique().flip(0)
-    points = _follow(field, falling, start, method, rtol, atol)
-    return torch.cat([x1[None], points[-len(before) :]])
+    if method == "dopri5":
+        falling = torch.cat([last, before]).unique().flip(0)
+        points = _follow(field, falling, start, method, rtol, atol)
+        return torch.cat([x1[None], points[-len(before) :]])
+    if last > before[0]:
+        start = onto_grid(field, last[0], before[0], start, method)
+    return torch.cat([x1[None], _follow(field, before, start, method, rtol, atol)])
 
 
 def _follow(field: CountedField, times: Tensor, x: Tensor, method: str, rtol: float, atol: float) -> Tensor:

@@ -15,13 +15,14 @@ from proxflow.flow import ProximalFlow, flow_of
 from proxflow.predictions import source_from_velocity, target_from_velocity
 from proxflow.schedules import Schedule
 
-__all__ = ["METHODS", "CountedField", "Field", "adaptive", "fixed", "proximal", "worst_row"]
+__all__ = ["METHODS", "CountedField", "Field", "adaptive", "fixed", "onto_grid", "proximal", "worst_row"]
 
 Field = Callable[[Tensor, Tensor], Tensor]
 
 METHODS = ("euler", "midpoint", "heun", "dopri5", "proximal")
 
 _SOLVERS = {"euler": "euler", "midpoint": "midpoint", "heun": "heun2"}
+_SECOND_ORDER = ("midpoint", "heun")
 _MOST_ADAPTIVE_STEPS = 10_000  # between two reported times; more mean a field that dopri5 cannot follow
 
 
@@ -71,16 +72,38 @@ class CountedField:
         self.evaluations += 1
         return self.flow.recover_source(t, x)
 
+    def ends(self, t: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Noise and data of the trajectory through x at t, both from its velocity."""
+        velocity = self(t, x)
+        source = source_from_velocity(t, x, velocity, self.schedule)
+        return source, target_from_velocity(t, x, velocity, self.schedule)
+
 
 def proximal(field: CountedField, times: Tensor, x: Tensor) -> Tensor:
     """Both ends (y, u) from the velocity, then alpha u + beta y at the next time, over the grid."""
-    points = [x]
+    points, schedule = [x], field.schedule
     for now, following in itertools.pairwise(times):
-        velocity, schedule = field(now, points[-1]), field.schedule
-        target = target_from_velocity(now, points[-1], velocity, schedule)
-        source = source_from_velocity(now, points[-1], velocity, schedule)
+        source, target = field.ends(now, points[-1])
         points.append(schedule.alpha(following) * source + schedule.beta(following) * target)
     return torch.stack(points)
+
+
+def onto_grid(field: CountedField, now: Tensor, following: Tensor, x: Tensor, method: str) -> Tensor:
+    """A step from t near 1, of the order of the method, of dx = u dalpha + y dbeta: rates in t may have no bound there.
+
+    With the ends u, y as at x it is a proximal step; with the means of those here and there, Heun's rule.
+    """
+    alpha_change = field.schedule.alpha(following) - field.schedule.alpha(now)
+    beta_change = field.schedule.beta(following) - field.schedule.beta(now)
+
+    def moved(source: Tensor, target: Tensor) -> Tensor:
+        return x + alpha_change * source + beta_change * target
+
+    source, target = field.ends(now, x)
+    if method not in _SECOND_ORDER:
+        return moved(source, target)
+    source_there, target_there = field.ends(following, moved(source, target))
+    return moved(0.5 * (source + source_there), 0.5 * (target + target_there))
 
 
 def fixed(field: CountedField, times: Tensor, x: Tensor, method: str) -> Tensor:
