@@ -18,7 +18,7 @@ from proxflow.potentials.base import Potential
 from proxflow.results import ProxResult, Status
 from proxflow.schedules import Linear, Schedule, check_schedule
 from proxflow.storage import storable
-from proxflow.torch_support import in_full_precision, require_converged
+from proxflow.torch_support import gradient, require_converged
 
 __all__ = ["IndependentField", "ProximalFlow", "flow_of", "schedule_of"]
 
@@ -204,9 +204,9 @@ class ProximalFlow(nn.Module):
         with torch.enable_grad():
             at = x.detach().requires_grad_()
             density = self.marginal_log_prob(t, at)
-            gradient = _gradient(density.sum(), at)
+            score = gradient(density.sum(), at)
         somewhere = torch.isfinite(density.detach()).reshape(-1, *[1] * (x.ndim - 1))
-        return torch.where(somewhere, gradient, torch.nan)
+        return torch.where(somewhere, score, torch.nan)
 
     # ---------------------------------------------------------------- inside
 
@@ -267,12 +267,6 @@ class ProximalFlow(nn.Module):
         if self.potential.iterative:
             value = torch.where((pair.status != int(Status.converged))[:, None], torch.nan, value)
         return value.reshape(x.shape)
-
-
-@in_full_precision
-def _gradient(value: Tensor, x: Tensor) -> Tensor:
-    (gradient,) = torch.autograd.grad(value, x)
-    return gradient
 
 
 def _number(t: object) -> Tensor | float:

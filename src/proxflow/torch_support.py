@@ -16,7 +16,7 @@ from torch import Tensor
 from proxflow.errors import ConvergenceError
 from proxflow.results import Status
 
-__all__ = ["Derived", "failed_rows", "in_full_precision", "require_converged"]
+__all__ = ["Derived", "failed_rows", "gradient", "in_full_precision", "require_converged"]
 
 
 def failed_rows(status: Tensor) -> Tensor:
@@ -66,6 +66,13 @@ def in_full_precision(query: Callable[P, R]) -> Callable[P, R]:
             return query(*args, **kwargs)
 
     return guarded
+
+
+@in_full_precision
+def gradient(value: Tensor, x: Tensor) -> Tensor:
+    """Derivative of a 0-dimensional value in x: autocast would round what the way back multiplies."""
+    (derivative,) = torch.autograd.grad(value, x)
+    return derivative
 
 
 T = TypeVar("T")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -15,7 +16,7 @@ from torch import Tensor
 
 import proxflow as pf
 from proxflow.sampling import bits_per_dimension, log_likelihood
-from proxflow.schedules import Cosine, Linear, Schedule
+from proxflow.schedules import Cosine, Linear, Polynomial, Schedule
 from tests.laws.cases import STORED
 from tests.sampling.closed_forms import SCHEDULES, Mixture
 
@@ -40,6 +41,57 @@ def test_of_a_mixture(schedule: Schedule, generator: torch.Generator) -> None:
     torch.testing.assert_close(
         pf.sampling.integrate(law.velocity, result.noise, method="dopri5").end, x, rtol=0, atol=1
     )
+
+
+def _optimal_pairs(schedule: Schedule, scale: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
+    """The field of y = scale u, by hand."""
+
+    def field(t: Tensor, x: Tensor) -> Tensor:
+        rate = schedule.alpha_derivative(t) + schedule.beta_derivative(t) * scale
+        return rate / (schedule.alpha(t) + schedule.beta(t) * scale) * x
+
+    return field
+
+
+@pytest.mark.parametrize("divergence", ["exact", "hutchinson"])
+@pytest.mark.parametrize(("schedule", "thin"), [(Linear(), 2e-5), (Cosine(), 2e-5), (Polynomial(0.5), 0.01)], ids=str)
+def test_of_a_law_as_thin_as_the_last_step_it_warns(
+    schedule: Schedule, thin: float, divergence: str, generator: torch.Generator
+) -> None:
+    noise, last = torch.randn(5, 3, generator=generator, dtype=f64), float(schedule.alpha(1 - 1e-5))
+    for deviation, warned in ((thin, True), (20 * last, False)):
+        scale = torch.tensor([1.0, deviation, 2.0], dtype=f64)
+        found = stats.norm.logpdf(noise.numpy()).sum(1) - math.log(2 * deviation)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            value = log_likelihood(
+                _optimal_pairs(schedule, scale), scale * noise, schedule=schedule, divergence=divergence
+            ).value
+        assert [w.category for w in caught] == [pf.ConvergenceWarning] * warned
+        assert all("at 5 of 5 rows the field's law is about as thin as its last step" in str(w.message) for w in caught)
+        error = np.abs(value.numpy() - found).max()
+        assert error > 0.02 if warned else error < 0.01
+
+
+def test_points_of_the_line_without_an_event_axis(generator: torch.Generator) -> None:
+    law = torch.distributions.Normal(torch.tensor(0.0, dtype=f64), 2.0)
+    x = 2 * torch.randn(6, generator=generator, dtype=f64)
+    for divergence in ("exact", "hutchinson"):
+        result = log_likelihood(_optimal_pairs(Linear(), torch.tensor(2.0, dtype=f64)), x, divergence=divergence)
+        torch.testing.assert_close(result.value, law.log_prob(x), rtol=0, atol=1e-4)
+        assert result.noise.shape == (6,)
+
+
+@pytest.mark.parametrize("divergence", ["exact", "hutchinson"])
+def test_autocast_rounds_no_divergence(divergence: str, generator: torch.Generator) -> None:
+    """The field takes no part in autocast, so neither may its derivative: the error was 5e-3."""
+    root = torch.randn(6, 6, generator=generator)
+    flow = pf.ProximalFlow(pf.potentials.Quadratic(torch.zeros(6), root @ root.mT + 0.1 * torch.eye(6)))
+    x = flow.sample(5, generator=generator)
+    plain = log_likelihood(lambda t, x: flow.velocity(t, x), x, divergence=divergence).value
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = log_likelihood(lambda t, x: flow.velocity(t, x), x, divergence=divergence).value
+    assert torch.equal(plain, rounded)
 
 
 def test_in_single_precision(generator: torch.Generator) -> None:

@@ -27,6 +27,7 @@ from proxflow.errors import ConvergenceWarning, NoDensityError
 from proxflow.flow import ProximalFlow
 from proxflow.kernels.geometry import finite_rows
 from proxflow.sampling.solvers import CountedField
+from proxflow.torch_support import gradient
 
 __all__ = ["depart", "refuse_without_density"]
 
@@ -66,7 +67,7 @@ def _on_trajectory(flow: ProximalFlow, t: Tensor, x1: Tensor) -> Tensor:
     with torch.inference_mode(False), torch.enable_grad():
         y = flat.detach().clone().requires_grad_()
         value = flow.potential.value(y).sum()
-        source = torch.autograd.grad(value, y)[0] if value.requires_grad else torch.full_like(y, torch.nan)
+        source = gradient(value, y) if value.requires_grad else torch.full_like(y, torch.nan)
     alpha, beta = flow.schedule.alpha(t), flow.schedule.beta(t)
     x = torch.where(finite_rows(source)[:, None], alpha * source + beta * y.detach(), y.detach())
     if flat.requires_grad:  # psi need not have second derivatives in autograd: by those of its prox

@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from proxflow.sampling.solvers import CountedField
+from proxflow.torch_support import in_full_precision
 
 __all__ = ["Divergence", "ExactDivergence", "HutchinsonDivergence", "another_way_may_help"]
 
@@ -37,17 +39,26 @@ class Divergence(ABC):
     def along(self, field: CountedField, t: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
         """The velocity (B, *event) and the divergences (B, columns) at (t, x); differentiable in grad mode."""
 
-    def _quadratic_forms(self, field: CountedField, t: Tensor, x: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
-        """The velocity and z' (D v) z for each direction z, (K, B, *event): (B, K)."""
+    @abstractmethod
+    def squared_jacobian(self, field: CountedField, t: Tensor, x: Tensor) -> Tensor:
+        """The sum of the squares of all entries of D v at (t, x), or an estimate without bias, (B,)."""
+
+    def _sums(
+        self, field: CountedField, t: Tensor, x: Tensor, directions: Tensor, of: Callable[[Tensor, Tensor], Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """The velocity, and for each direction z, (K, B, *event), the sum of what is made of z and (D v)' z: (B, K)."""
         kept = torch.is_grad_enabled()
         with torch.inference_mode(False), torch.enable_grad():
             at = x if kept and x.requires_grad else x.clone().detach().requires_grad_()
             velocity = field(t.clone(), at)
             parts = directions.split(max(1, _AT_ONCE // max(1, x.numel())))
-            forms = [(z * self._pulled_back(field.owner, velocity, at, z, kept)).flatten(2).sum(2) for z in parts]
-        columns = torch.cat(forms).T if len(directions) else x.new_zeros(len(x), 1)
+            size = math.prod(x.shape[1:])
+            pulled = ((z, self._pulled_back(field.owner, velocity, at, z, kept)) for z in parts)
+            sums = [of(z, back).reshape(len(z), len(x), size).sum(2) for z, back in pulled]
+        columns = torch.cat(sums).T if len(directions) else x.new_zeros(len(x), 1)
         return (velocity, columns) if kept else (velocity.detach(), columns.detach())
 
+    @in_full_precision
     def _pulled_back(self, owner: str, velocity: Tensor, at: Tensor, directions: Tensor, kept: bool) -> Tensor:
         """(D v)' z of each direction, (K, B, *event)."""
         if not velocity.requires_grad:
@@ -74,10 +85,12 @@ class ExactDivergence(Divergence):
         """Velocity and divergence."""
         if field.flow is not None:
             return field(t, x), field.flow.divergence(t, x)[:, None]
-        size = math.prod(x.shape[1:])
-        units = torch.eye(size, dtype=x.dtype, device=x.device).reshape(size, *x.shape[1:])
-        velocity, products = self._quadratic_forms(field, t, x, units[:, None].expand(size, *x.shape))
+        velocity, products = self._sums(field, t, x, _units(x), torch.mul)
         return velocity, products.sum(1, keepdim=True)
+
+    def squared_jacobian(self, field: CountedField, t: Tensor, x: Tensor) -> Tensor:
+        """The sum itself."""
+        return self._sums(field, t, x, _units(x), _squares)[1].sum(1)
 
 
 class HutchinsonDivergence(Divergence):
@@ -92,7 +105,22 @@ class HutchinsonDivergence(Divergence):
 
     def along(self, field: CountedField, t: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
         """Velocity and estimates."""
-        return self._quadratic_forms(field, t, x, self._signs)
+        return self._sums(field, t, x, self._signs, torch.mul)
+
+    def squared_jacobian(self, field: CountedField, t: Tensor, x: Tensor) -> Tensor:
+        """The mean over the probes."""
+        return self._sums(field, t, x, self._signs, _squares)[1].mean(1)
+
+
+def _units(x: Tensor) -> Tensor:
+    """The unit vectors as directions at each point, (d, B, *event)."""
+    size = math.prod(x.shape[1:])
+    units = torch.eye(size, dtype=x.dtype, device=x.device).reshape(size, *x.shape[1:])
+    return units[:, None].expand(size, *x.shape)
+
+
+def _squares(_: Tensor, pulled_back: Tensor) -> Tensor:
+    return pulled_back.square()
 
 
 def another_way_may_help(error: RuntimeError) -> bool:
