@@ -70,6 +70,8 @@ def test_what_it_predicts_is_found_and_what_is_stated_is_checked(name: str) -> N
 def test_names_of_conventions_are_read_as_they_are_written() -> None:
     for name in ("velocity", "negative-velocity-reversed:1000", "score-reversed", "data:0.5", "noise"):
         assert convention_named(name).name == name
+    for unit in (1 / 3, 123456.789, 1e20, 999):
+        assert convention_named(Convention("noise", unit=unit).name).unit == unit
     for name in ("", "flow", "velocity-backwards", "velocity:", "velocity:0.5.1", "noise:-1", "noise: 1000"):
         with pytest.raises(ValueError, match="convention must be one of"):
             convention_named(name)

@@ -27,22 +27,33 @@ def batches(*shape: int, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Te
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("shape", [(12, 2), (6, 3, 4, 4)], ids=str)
 @pytest.mark.parametrize("return_noise", [False, True])
+@pytest.mark.parametrize("sigma", [0.0, 0.1])
 def test_on_paired_batches_the_numbers_are_torchcfms(
-    shape: tuple[int, ...], dtype: torch.dtype, return_noise: bool
+    shape: tuple[int, ...], dtype: torch.dtype, return_noise: bool, sigma: float
 ) -> None:
-    """Same seed, same draws: only the permutation is ours."""
+    """Same seed, same draws, of later batches too: only the permutation is ours."""
     x0, x1 = batches(*shape, dtype=dtype)
     pairs = pf.couplings.pair(x0, x1)
     torch.manual_seed(11)
-    theirs = torchcfm.ConditionalFlowMatcher(sigma=0.1).sample_location_and_conditional_flow(
-        pairs.source, pairs.target, return_noise=return_noise
-    )
+    matcher = torchcfm.ConditionalFlowMatcher(sigma=sigma)
+    drawn = [
+        matcher.sample_location_and_conditional_flow(pairs.source, pairs.target, return_noise=return_noise)
+        for _ in range(2)
+    ]
     torch.manual_seed(11)
-    ours = ConditionalFlowMatcher(sigma=0.1).sample_location_and_conditional_flow(x0, x1, None, return_noise)
-    assert len(ours) == len(theirs) == (4 if return_noise else 3)
-    for mine, other in zip(ours, theirs, strict=True):
-        assert (mine.dtype, mine.shape) == (other.dtype, other.shape)
-        assert torch.equal(mine, other)
+    matcher = ConditionalFlowMatcher(sigma=sigma)
+    for theirs in drawn:
+        ours = matcher.sample_location_and_conditional_flow(x0, x1, None, return_noise)
+        assert len(ours) == len(theirs) == (4 if return_noise else 3)
+        for mine, other in zip(ours, theirs, strict=True):
+            assert (mine.dtype, mine.shape) == (other.dtype, other.shape)
+            assert torch.equal(mine, other)
+
+
+@pytest.mark.parametrize("t", [0.5, torch.tensor(0.5), torch.zeros(5), torch.zeros(6, 2)])
+def test_times_that_are_not_one_for_each_point_are_refused(t: Any) -> None:
+    with pytest.raises(ValueError, match="t must be one time for each of 6 points, got"):
+        ConditionalFlowMatcher().sample_location_and_conditional_flow(*batches(6, 2), t)
 
 
 def test_the_guided_form_returns_what_torchcfm_returns_and_permutes_labels_with_their_points() -> None:
@@ -105,7 +116,7 @@ def test_what_the_matcher_cannot_use_is_refused() -> None:
     x0, x1 = batches(5, 2)
     with pytest.raises(ValueError, match="sigma must be a number of at least 0"):
         ConditionalFlowMatcher(sigma=-0.1)
-    with pytest.raises(ValueError, match="t must be one time for each of 5 points, got 3"):
+    with pytest.raises(ValueError, match="t must be one time for each of 5 points, got .3,"):
         ConditionalFlowMatcher().sample_location_and_conditional_flow(x0, x1, torch.rand(3))
     with pytest.raises(ValueError, match="without a coupling x0 must be given"):
         ConditionalFlowMatcher().sample_location_and_conditional_flow(None, x1)

@@ -60,7 +60,7 @@ class Convention:
     def name(self) -> str:
         """As ``convention_named`` reads it: "velocity", "noise-reversed", "negative-velocity-reversed:1000"."""
         direction = "-reversed" if self.time == "reversed" else ""
-        unit = "" if self.unit == 1 else f":{self.unit:g}"
+        unit = "" if self.unit == 1 else f":{float(self.unit)!r}".removesuffix(".0")
         return f"{self.prediction.replace(' ', '-')}{direction}{unit}"
 
     def model_time(self, t: Tensor) -> Tensor:

@@ -158,15 +158,13 @@ class ConditionalFlowMatcher:
         if t is None:
             drawn_on = None if generator is None else generator.device
             t = torch.rand(len(x0), generator=generator, device=drawn_on).type_as(x0)
-        if len(t) != len(x0):
-            raise ValueError(f"ConditionalFlowMatcher: t must be one time for each of {len(x0)} points, got {len(t)}")
+        if not isinstance(t, Tensor) or t.ndim == 0 or t.numel() != len(x0):
+            got = tuple(t.shape) if isinstance(t, Tensor) else repr(t)
+            raise ValueError(f"ConditionalFlowMatcher: t must be one time for each of {len(x0)} points, got {got}")
         times = t.reshape(-1, *[1] * (x0.ndim - 1))
-        x = times * x1 + (1 - times) * x0
-        if self.sigma == 0 and not return_noise:
-            return t, x, x1 - x0
-        drawn_on = x0.device if generator is None else generator.device
+        drawn_on = x0.device if generator is None else generator.device  # eps whatever sigma is, as torchcfm does
         eps = torch.randn(x0.shape, generator=generator, dtype=x0.dtype, device=drawn_on).to(x0.device)
-        x = x + self.sigma * eps
+        x = times * x1 + (1 - times) * x0 + self.sigma * eps
         return (t, x, x1 - x0, eps) if return_noise else (t, x, x1 - x0)
 
 
