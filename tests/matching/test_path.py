@@ -44,6 +44,21 @@ def test_loss_is_the_mean_squared_error() -> None:
     assert float(loss) == pytest.approx(float((path.velocity**2).mean()))
 
 
+@pytest.mark.parametrize("shape", [(7,), (7, 1), (1, 2, 3)])
+def test_velocities_of_another_shape_are_not_spread_over_the_points(shape: tuple[int, ...]) -> None:
+    path = sample_path(_pairs(), torch.full((7,), 0.5))
+    with pytest.raises(ValueError, match=r"the network gave \(.*\) for points of \(7, 2, 3\)"):
+        flow_matching_loss(lambda t, x, label=None: torch.zeros(shape, dtype=x.dtype), path)
+
+
+@pytest.mark.parametrize("shape", [(3, 1), (2,), (1, 3)])
+def test_times_of_another_shape_are_named(shape: tuple[int, ...]) -> None:
+    network = pf.matching.MLP((2,), width=8)
+    for call in (network, pf.matching.field_of(network), pf.adapters.to_field(network)):
+        with pytest.raises(ValueError, match=r"t must be one time or \(B,\), one for each of 3 points, got"):
+            call(torch.full(shape, 0.5), torch.zeros(3, 2))
+
+
 def test_one_time_for_each_pair() -> None:
     with pytest.raises(ValueError, match="one time for each of the 7 pairs"):
         sample_path(_pairs(), torch.zeros(6))
@@ -69,7 +84,7 @@ def test_uniform_times_are_stratified() -> None:
     assert sorted((t * 64).long().tolist()) == list(range(64))
 
 
-@pytest.mark.parametrize(("mean", "std"), [(math.nan, 1.0), (0.0, 0.0), (0.0, math.inf)])
-def test_bad_times(mean: float, std: float) -> None:
+@pytest.mark.parametrize(("mean", "std"), [(math.nan, 1.0), (0.0, 0.0), (0.0, math.inf), ("0", 1.0), (0.0, True)])
+def test_bad_times(mean: Any, std: Any) -> None:
     with pytest.raises(ValueError, match="LogitNormal"):
         LogitNormal(mean, std)

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -444,6 +445,43 @@ def test_fields_of_labels_that_are_not_there(network: MLP, label: int, guidance:
         field_of(network, label, guidance)
 
 
+@pytest.mark.parametrize("label", [1.7, torch.tensor([0.2, 0.9, 1.0]), torch.zeros(3, 1, dtype=torch.int64), "1", True])
+def test_labels_that_are_no_whole_numbers_are_not_rounded_to_one(label: Any) -> None:
+    with pytest.raises(ValueError, match=r"label must be"):
+        field_of(MLP((3,), width=8, classes=2), label)(0.5, torch.zeros(3, 3))
+
+
+def test_labels_of_any_whole_number_type_name_a_class() -> None:
+    network, x = MLP((3,), width=8, classes=2), torch.randn(2, 3)
+    expected = network(torch.full((2,), 0.5), x, torch.tensor([1, 0]))
+    for labels in (
+        [1, 0],
+        np.array([1, 0], np.uint16),
+        torch.tensor([True, False]),
+        torch.tensor([1, 0]).to(torch.uint8),
+    ):
+        assert torch.equal(field_of(network, labels)(0.5, x), expected)  # type: ignore[arg-type]
+    for one in (1, np.int64(1), np.array(1), torch.tensor(1)):
+        assert torch.equal(field_of(network, one)(0.5, x)[0], expected[0])  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("labels", [torch.rand(runs.points().shape[0]), torch.zeros(runs.points().shape[0], 1).long()])
+def test_classes_are_trained_on_whole_numbers_only(labels: torch.Tensor) -> None:
+    """Others were rounded to a class, and never dropped."""
+    with pytest.raises(ValueError, match=r"takes labels \(N,\) in whole numbers, got"):
+        train(MLP((3,), width=8, classes=2), pf.couplings.Independent(runs.points(), labels), steps=1)
+
+
+@pytest.mark.parametrize("least", [-0.1, 0.9, math.nan])
+def test_times_out_of_range_are_refused(least: float) -> None:
+    class Times:
+        def sample(self, n: int, *, generator: torch.Generator | None = None) -> torch.Tensor:
+            return least + 0.5 * torch.rand(n, generator=generator)
+
+    with pytest.raises(ValueError, match=r"times.sample must give times in \[0, 1\), got"):
+        train(MLP((3,), width=8), pf.couplings.Independent(runs.points()), steps=1, times=Times(), progress=False)
+
+
 def test_labels_that_the_network_cannot_be_told_are_refused() -> None:
     class OfTimeAndPoint(torch.nn.Module):
         def __init__(self) -> None:
@@ -593,6 +631,31 @@ def test_the_spread_of_a_result_is_that_of_its_samples_under_the_labels_of_the_r
     assert found.total == pytest.approx(expected, abs=4 * found.total_error)
     assert 0 < found.total_error < 0.05
     assert result.spread is found
+
+
+class _Optimal(torch.nn.Module):
+    """The field of optimal pairs with N(0, .04 I)."""
+
+    classes = 0
+
+    def __init__(self, schedule: pf.schedules.Schedule) -> None:
+        super().__init__()
+        self.scale, self.schedule = torch.nn.Parameter(torch.tensor(0.2)), schedule
+
+    def forward(self, t: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        rate = self.schedule.alpha_derivative(t) + self.schedule.beta_derivative(t) * self.scale
+        return (rate / (self.schedule.alpha(t) + self.schedule.beta(t) * self.scale))[:, None] * x
+
+
+@pytest.mark.parametrize("schedule", [pf.schedules.Linear(), pf.schedules.Polynomial(0.5)], ids=str)
+def test_the_spread_is_that_along_the_path_that_was_trained_on_and_without_labels_that_it_ignores(
+    schedule: pf.schedules.Schedule,
+) -> None:
+    """By a last step of another path than (1 - t)^(1/2) it was 1.56."""
+    points = 0.2 * torch.randn(20000, 3, generator=torch.Generator().manual_seed(1))
+    network, coupling = _Optimal(schedule), pf.couplings.Independent(points, torch.arange(20000) % 3)
+    found = pf.matching.TrainResult(network, network, (), 1, True, 0.0, 0, coupling, schedule).spread
+    assert found.total == pytest.approx(1, abs=4 * found.total_error)
 
 
 def test_what_is_told_of_a_result_does_not_depend_on_what_was_drawn_before() -> None:

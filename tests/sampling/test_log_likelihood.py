@@ -58,7 +58,10 @@ def _optimal_pairs(schedule: Schedule, scale: Tensor) -> Callable[[Tensor, Tenso
 def test_of_a_law_as_thin_as_the_last_step_it_warns(
     schedule: Schedule, thin: float, divergence: str, generator: torch.Generator
 ) -> None:
-    noise, last = torch.randn(5, 3, generator=generator, dtype=f64), float(schedule.alpha(1 - 1e-5))
+    noise, last = (
+        torch.randn(5, 3, generator=generator, dtype=f64),
+        float(schedule.alpha(torch.tensor(1 - 1e-5, dtype=f64))),
+    )
     for deviation, warned in ((thin, True), (20 * last, False)):
         scale = torch.tensor([1.0, deviation, 2.0], dtype=f64)
         found = stats.norm.logpdf(noise.numpy()).sum(1) - math.log(2 * deviation)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from proxflow.checks import real_number
+from proxflow.checks import as_tensor, real_number, whole_number
 from proxflow.matching.path import Network, for_each
 
 __all__ = ["field_of"]
@@ -28,7 +28,8 @@ def field_of(
         guidance: weight of the condition.
 
     Raises:
-        ValueError: guidance without a label, or not finite; a network without labels, or a label that it has not.
+        ValueError: guidance without a label, or not finite; a network without labels, or a label that it has not, or
+            that is no number.
     """
     if not math.isfinite(real_number(guidance)):
         raise ValueError(f"field_of: guidance must be a finite number, got {guidance!r}")
@@ -36,7 +37,7 @@ def field_of(
         if guidance != 1:
             raise ValueError(f"field_of: guidance {guidance} needs a label")
         return lambda t, x: network(for_each(t, x), x)
-    guidance, labels = float(guidance), torch.as_tensor(label)
+    guidance, labels = float(guidance), _as_labels(label)
     classes = getattr(network, "classes", None)
     if classes is not None and labels.numel() and not -1 <= int(labels.min()) <= int(labels.max()) < classes:
         known = f"labels 0 to {classes - 1}" if classes else "no labels"
@@ -52,3 +53,12 @@ def field_of(
         return conditional + (guidance - 1) * (conditional - network(times, x))
 
     return field
+
+
+def _as_labels(label: object) -> Tensor:
+    """One label as a tensor without axes, several as one with."""
+    number = whole_number(label)
+    if number is None and math.isnan(real_number(label)):
+        labels = as_tensor("field_of", "label", label)
+        return labels if labels.is_floating_point() else labels.long()
+    return torch.tensor(real_number(label) if number is None else number)

@@ -299,7 +299,16 @@ def _restore(network: nn.Module, state: Mapping[str, Tensor]) -> None:
 
 
 def _class_numbers(label: Tensor | None, classes: int, x: Tensor) -> Tensor:
-    """(B,) entries of an embedding table, whose first is "no class"."""
+    """(B,) entries of an embedding table, whose first is "no class".
+
+    Raises:
+        ValueError: labels that are no whole numbers, or not one for all points or for each.
+    """
     if label is None:
         return torch.zeros(len(x), dtype=torch.int64, device=x.device)
+    if label.is_floating_point() or label.ndim > 1 or label.numel() not in (1, len(x)):
+        raise ValueError(
+            f"label must be whole numbers from -1 to {classes - 1}, one for each of {len(x)} points, got "
+            f"{tuple(label.shape)} of {label.dtype}"
+        )
     return label.to(x.device, torch.int64).expand(len(x)) + 1

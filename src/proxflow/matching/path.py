@@ -9,6 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from proxflow.checks import real_number
 from proxflow.couplings import Pairs
 from proxflow.results import brief_repr
 from proxflow.schedules import Linear, Schedule
@@ -49,7 +50,7 @@ class LogitNormal:
     """
 
     def __init__(self, mean: float = 0.0, std: float = 1.0) -> None:
-        if not (math.isfinite(mean) and math.isfinite(std) and std > 0):
+        if not (math.isfinite(real_number(mean)) and 0 < real_number(std) < math.inf):
             raise ValueError(f"LogitNormal: needs a finite mean and a positive std, got {mean!r} and {std!r}")
         self.mean, self.std = float(mean), float(std)
 
@@ -59,8 +60,15 @@ class LogitNormal:
 
 
 def for_each(t: Tensor | float, x: Tensor) -> Tensor:
-    """A time for each point of x, (B,), from one for all of them or from (B,)."""
-    return torch.as_tensor(t, dtype=x.dtype, device=x.device).expand(len(x))
+    """A time for each point of x, (B,), from one for all of them or from (B,).
+
+    Raises:
+        ValueError: any other shape.
+    """
+    times = torch.as_tensor(t, dtype=x.dtype, device=x.device)
+    if times.ndim > 1 or times.numel() not in (1, len(x)):
+        raise ValueError(f"t must be one time or (B,), one for each of {len(x)} points, got {tuple(times.shape)}")
+    return times.expand(len(x))
 
 
 class Network(Protocol):
@@ -98,6 +106,15 @@ def sample_path(pairs: Pairs, t: Tensor, schedule: Schedule | None = None) -> Pa
 
 
 def flow_matching_loss(network: Network, path: PathSample) -> Tensor:
-    """Mean squared error of the network's velocity over pairs and coordinates, a 0-dimensional tensor."""
+    """Mean squared error of the network's velocity over pairs and coordinates, a 0-dimensional tensor.
+
+    Raises:
+        ValueError: the network gives velocities of another shape than the points.
+    """
     velocity = network(path.t, path.x) if path.label is None else network(path.t, path.x, path.label)
+    if velocity.shape != path.velocity.shape:
+        raise ValueError(
+            f"flow_matching_loss: the network gave {tuple(velocity.shape)} for points of {tuple(path.x.shape)}; its "
+            "velocities must have their shape"
+        )
     return torch.nn.functional.mse_loss(velocity.to(path.velocity.dtype), path.velocity)

@@ -150,6 +150,11 @@ def _check_fit(network: nn.Module, rows: Rows) -> None:
             f"train: the network has {classes} classes, but the coupling has no labels; give it labels, or the "
             "network classes=0"
         )
+    if classes and labels is not None and (labels.is_floating_point() or labels.ndim > 1):
+        raise ValueError(
+            f"train: a network with classes takes labels (N,) in whole numbers, got {tuple(labels.shape)} of "
+            f"{labels.dtype}; convert them, or numpy.unique(labels, return_inverse=True) numbers them"
+        )
     if classes and labels is not None and not (int(labels.min()) >= 0 and int(labels.max()) < classes):
         raise ValueError(
             f"train: labels run from {int(labels.min())} to {int(labels.max())}, the network has {classes} classes"

@@ -83,14 +83,15 @@ class TrainResult:
     def spread(self) -> Spread:
         """Variance of 1,000 samples at 100 Euler steps over that of as many rows of the coupling, with errors.
 
-        Measured when first asked for, under the labels of those rows where there are labels. It is of the rows that
-        were trained on; for held-out rows see ``few_steps`` and ``metrics.spread``.
+        Measured when first asked for, under the labels of those rows where there are labels and the network takes them.
+        It is of the rows that were trained on; for held-out rows see ``few_steps`` and ``metrics.spread``.
         """
         noise = batch_of(self.coupling, 0, _SAMPLES, derived_seed(self.seed, _SPREAD_NOISE)).source
         rows = batch_of(self.coupling, 0, _SAMPLES, derived_seed(self.seed, _SPREAD_DATA))
         device = next(self.network.parameters()).device
         with torch.no_grad():
-            end = integrate(field_of(self.network, rows.label), noise.to(device), _SPREAD_STEPS).end
+            field = field_of(self.network, None if getattr(self.network, "classes", None) == 0 else rows.label)
+            end = integrate(field, noise.to(device), _SPREAD_STEPS, schedule=self.schedule).end
         return spread(end, rows.target.to(device))
 
     def few_steps(

@@ -24,6 +24,8 @@ def training_path(pairs: Pairs, settings: Settings, step: int, process: int, dev
     """Points on the paths of one process's share of the batch of a step, some of their labels left out."""
     generator = generator_of(settings.seed, _TIMES, step)
     t = settings.times.sample(settings.batch_size, generator=generator)
+    if not bool(((t >= 0) & (t <= 1)).all()):
+        raise ValueError(f"train: times.sample must give times in [0, 1), got {float(t.min()):g} to {float(t.max()):g}")
     dropped = torch.rand(settings.batch_size, generator=generator) < settings.label_dropout
     share = slice(process, None, settings.processes)
     own = rows_of(_without(pairs, dropped), share)

@@ -97,7 +97,8 @@ def refuse_without_density(field: CountedField, x: Tensor) -> None:
 def _row_size(x: Tensor) -> Tensor:
     """Root mean square of the entries of each row, (B,)."""
     flat = x.detach().reshape(len(x), math.prod(x.shape[1:]))
-    size = torch.linalg.vector_norm(flat, dim=1, dtype=torch.float64)  # squares above 3e38 overflow in float32
+    # in float64: squares above 3e38 overflow in float32
+    size: Tensor = torch.linalg.vector_norm(flat, dim=1, dtype=torch.float64)
     return (size / math.sqrt(max(1, flat.shape[1]))).to(x.dtype)
 
 

@@ -53,8 +53,8 @@ def integrate(
 
     ``proximal`` recovers both ends (y, u) of the trajectory through x_t from its velocity and moves to
     alpha u + beta y: for the Linear schedule this is Euler, for the others the exact step of a straight pair, so that
-    an exact flow needs one step under every schedule. The last step of heun and dopri5, which would need the field at
-    t = 1, is such a step; the last step of a ``ProximalFlow`` is its prox, whatever the method.
+    an exact flow needs one step under every schedule. The last step of euler, heun and dopri5 is such a step too: heun
+    would need the field at t = 1. The last step of a ``ProximalFlow`` is its prox, whatever the method.
 
     In reverse x0 are data. The last step, from at most 1e-3 before t = 1, is inverted to ``rtol`` and ``atol``
     (``sampling.arrival`` says how), and the method follows the field from there to t = 0; where it has a grid, a step
