@@ -32,7 +32,7 @@ class ConvergenceError(RuntimeError):
 
 class ConvergenceWarning(UserWarning):
     """An iteration stopped before its tolerance: a fit, whose result is valid for the weights that it reports; or the
-    inverse of the last step of a field, where the message says what it misses."""
+    last step of a field is too long for its inverse or its density, where the message says what it misses."""
 
 
 class DataWarning(UserWarning):

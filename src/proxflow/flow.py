@@ -31,7 +31,8 @@ class ProximalFlow(nn.Module):
     """The population OT-CFM flow of a potential: x_t = alpha(t) x0 + beta(t) grad phi(x0).
 
     Points may have any event shape with ``potential.dim`` entries; results keep it. Times are floats or tensors,
-    0-dimensional or (B,), in [0, 1]; scalars are checked, tensor entries out of range give NaN rows.
+    0-dimensional or (B,), in [0, 1]. Numbers are checked; tensors, 0-dimensional ones too, are not looked at: entries
+    out of range give NaN rows, and so does 1 where a query is refused at t = 1.
     State: ``potential.*``.
 
     Args:
@@ -111,8 +112,8 @@ class ProximalFlow(nn.Module):
         """v_t(x) = alpha' u + beta' y, (B, *event); refused at t = 1, where it is not a function of x.
 
         Raises:
-            ValueError: t = 1; finish with ``recover_target``, as ``sampling.integrate`` does. Among the times of a
-                (B,) tensor, which are not looked at, 1 gives a row of NaN.
+            ValueError: the number t = 1; finish with ``recover_target``, as ``sampling.integrate`` does. In a tensor 1
+                gives rows of NaN.
             ConvergenceError: a row did not converge and ``on_failure`` is "raise".
         """
         t = self._before_end(t, x, "velocity")
@@ -227,7 +228,7 @@ class ProximalFlow(nn.Module):
 
     @staticmethod
     def _before_end(t: Tensor | float, x: Tensor, name: str) -> Tensor | float:
-        """The same times; a scalar that is 1 in the dtype of x is refused, such entries of a tensor become NaN."""
+        """The same times; a number that is 1 in the dtype of x is refused, such entries of a tensor become NaN."""
         _check_tensor(x)
         t = _number(t)
         if isinstance(t, Tensor):

@@ -32,7 +32,7 @@ class IndependentField(nn.Module):
     1 / alpha^2.
 
     Points may have any event shape with d entries; results keep that of x. Queries must have the points' dtype and
-    device. Times are floats or tensors, 0-dimensional or (B,), in [0, 1); scalars are checked, tensor entries out of
+    device. Times are floats or tensors, 0-dimensional or (B,), in [0, 1); numbers are checked, tensor entries out of
     range give NaN rows. State: ``points`` (N, d), ``weights`` (N,).
 
     Args:

@@ -116,7 +116,7 @@ def test_what_the_matcher_cannot_use_is_refused() -> None:
     x0, x1 = batches(5, 2)
     with pytest.raises(ValueError, match="sigma must be a number of at least 0"):
         ConditionalFlowMatcher(sigma=-0.1)
-    with pytest.raises(ValueError, match="t must be one time for each of 5 points, got .3,"):
+    with pytest.raises(ValueError, match=r"t must be one time for each of 5 points, got \(3,\)"):
         ConditionalFlowMatcher().sample_location_and_conditional_flow(x0, x1, torch.rand(3))
     with pytest.raises(ValueError, match="without a coupling x0 must be given"):
         ConditionalFlowMatcher().sample_location_and_conditional_flow(None, x1)

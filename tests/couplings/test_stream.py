@@ -315,14 +315,42 @@ def test_the_position_counts_the_batches_taken() -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [{"rank": -1}, {"rank": 2, "processes": 2}, {"processes": 0}, {"processes": 5}, {"position": -1}, {"ahead": -1}],
+    [
+        {"rank": -1},
+        {"rank": 2, "processes": 2},
+        {"processes": 0},
+        {"processes": 5},
+        {"position": -1},
+        {"ahead": -1},
+        {"position": 0.5},
+        {"rank": 0.0},
+        {"ahead": 1.5},
+        {"processes": "1"},
+    ],
     ids=str,
 )
 def test_numbers_out_of_range_are_refused(options: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="PairStream: needs 0 <= rank < processes <= batch_size"):
+    with pytest.raises(ValueError, match="PairStream: needs whole numbers, 0 <= rank < processes <= batch_size"):
         PairStream(Watched(), 4, **options)
 
 
 def test_a_batch_of_nothing_is_refused() -> None:
     with pytest.raises(ValueError, match="batch_size 0"):
         PairStream(Watched(), 0)
+
+
+@pytest.mark.parametrize("batch_size", [4.0, "4", None, True])
+def test_a_batch_size_that_is_no_whole_number_is_refused(batch_size: Any) -> None:
+    with pytest.raises(ValueError, match=f"batch_size {batch_size!r}"):
+        PairStream(Watched(), batch_size)
+
+
+@pytest.mark.parametrize("seed", [1.5, "1", None])
+def test_a_seed_that_is_no_whole_number_is_not_cut_off(seed: Any) -> None:
+    with pytest.raises(ValueError, match="PairStream: seed must be a whole number, got"):
+        PairStream(Watched(), 4, seed=seed)
+
+
+def test_points_are_no_coupling() -> None:
+    with pytest.raises(ValueError, match=r"a coupling must have sample.* got Tensor; for plain points couplings.Indep"):
+        PairStream(points(), 4)  # type: ignore[arg-type]

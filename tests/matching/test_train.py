@@ -482,6 +482,18 @@ def test_times_out_of_range_are_refused(least: float) -> None:
         train(MLP((3,), width=8), pf.couplings.Independent(runs.points()), steps=1, times=Times(), progress=False)
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"times": "uniform"}, "train: times must have sample"),
+        ({"reference": runs.points()}, "a coupling must have sample.* got Tensor"),
+    ],
+)
+def test_what_cannot_be_drawn_from_is_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        train(MLP((3,), width=8), pf.couplings.Independent(runs.points()), steps=1, progress=False, **options)
+
+
 def test_labels_that_the_network_cannot_be_told_are_refused() -> None:
     class OfTimeAndPoint(torch.nn.Module):
         def __init__(self) -> None:

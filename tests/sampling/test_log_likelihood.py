@@ -339,8 +339,9 @@ def test_bits_know_data_on_other_levels() -> None:
     for change, message in (({"levels": 1}, "levels must"), ({"draws": 0}, "draws must"), ({"scale": 0}, "scale must")):
         with pytest.raises(ValueError, match=message):
             bits_per_dimension(shrink, x, **change)
-    with pytest.raises(ValueError, match="value_range must be two rising numbers"):
-        bits_per_dimension(shrink, x, value_range=(1.0, 0.0))
+    for values in ((1.0, 0.0), (0.0,), (0.0, 1.0, 2.0), None, 255):
+        with pytest.raises(ValueError, match="value_range must be two rising numbers"):
+            bits_per_dimension(shrink, x, value_range=values)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("deviation", [1e-5, 1e-8])

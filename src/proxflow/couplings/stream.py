@@ -66,11 +66,16 @@ class PairStream:
         processes: int = 1,
         ahead: int = 2,
     ) -> None:
-        if not 0 <= rank < processes <= batch_size or position < 0 or ahead < 0:
+        whole = all(whole_number(number) is not None for number in (rank, processes, batch_size, position, ahead))
+        if not (whole and 0 <= rank < processes <= batch_size and position >= 0 and ahead >= 0):
             raise ValueError(
-                "PairStream: needs 0 <= rank < processes <= batch_size, position >= 0 and ahead >= 0, "
-                f"got rank {rank}, processes {processes}, batch_size {batch_size}, position {position}, ahead {ahead}"
+                "PairStream: needs whole numbers, 0 <= rank < processes <= batch_size, position >= 0 and ahead >= 0, "
+                f"got rank {rank!r}, processes {processes!r}, batch_size {batch_size!r}, position {position!r}, ahead "
+                f"{ahead!r}"
             )
+        if whole_number(seed) is None:
+            raise ValueError(f"PairStream: seed must be a whole number, got {seed!r}")
+        _check_coupling(coupling)
         self._position = position
         self._coupling, self._batch_size, self._seed = coupling, batch_size, seed
         self._share = slice(rank, None, processes)
@@ -158,14 +163,23 @@ def batch_of(coupling: Coupling, number: int, n: int, seed: int) -> Pairs:
     """Batch ``number`` of n pairs of a coupling, the same whenever and wherever it is drawn.
 
     Raises:
-        ValueError: the coupling, somebody's own, gave something else.
+        ValueError: no coupling, or one, somebody's own, that gave something else.
     """
+    _check_coupling(coupling)
     numbered = getattr(coupling, "batch", None)
     pairs = (
         numbered(number, n, seed) if numbered is not None else coupling.sample(n, generator=generator_of(seed, number))
     )
     _check_pairs(pairs, n)
     return pairs
+
+
+def _check_coupling(coupling: object) -> None:
+    if not hasattr(coupling, "sample"):
+        raise ValueError(
+            f"a coupling must have sample(n, generator=...), got {type(coupling).__name__}; for plain points "
+            "couplings.Independent(points)"
+        )
 
 
 def _check_pairs(pairs: object, count: int) -> None:

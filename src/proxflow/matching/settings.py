@@ -107,6 +107,8 @@ class Settings:
             raise ValueError(
                 f"train: batch_size {self.batch_size} must be a multiple of the {self.processes} processes"
             )
+        if not hasattr(self.times, "sample"):
+            raise ValueError(f"train: times must have sample(n, generator=...) as Uniform() has, got {self.times!r}")
         check_schedule("train", self.schedule)
         if not isinstance(network, nn.Module):
             raise ValueError(f"train: the network must be a torch.nn.Module, got {type(network).__name__}")

@@ -12,6 +12,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -105,14 +106,15 @@ def bits_per_dimension(
 
 def _bin_width(owner: str, x: Tensor, levels: int, value_range: tuple[float, float], scale: float) -> float:
     """The distance of two levels as the field sees it."""
-    count, low, high = whole_number(levels), real_number(value_range[0]), real_number(value_range[1])
+    ends = [real_number(end) for end in value_range] if np.iterable(value_range) else []
+    count = whole_number(levels)
     if count is None or count < 2:
         raise ValueError(f"{owner}: levels must be an integer of at least 2, got {levels!r}")
-    if not -math.inf < low < high < math.inf:
+    if len(ends) != 2 or not -math.inf < ends[0] < ends[1] < math.inf:
         raise ValueError(f"{owner}: value_range must be two rising numbers, got {value_range!r}")
     if not 0 < real_number(scale) < math.inf:
         raise ValueError(f"{owner}: scale must be a positive number, got {scale!r}")
-    width = (high - low) / ((count - 1) * float(scale))
+    width = (ends[1] - ends[0]) / ((count - 1) * float(scale))
     steps = (x.detach() - x.detach()[:1]).double() / width
     off = float((steps - steps.round()).abs().nan_to_num().max()) if x.numel() else 0.0
     if off > _OFF_THE_LEVELS:
