@@ -113,6 +113,8 @@ def test_there_and_back_is_the_field_itself() -> None:
             torch.testing.assert_close(to_field(model, scheduler)(t, x), digit_field()(t, x), rtol=1e-5, atol=1e-5)
     labelled = FieldModel(lambda t, x, y: x * y[:, None, None, None], scheduler, (1, 8, 8), unit=1.0)
     assert torch.equal(labelled(x, 1.0, torch.full((4,), 2)).sample, -2 * x)
+    with pytest.raises(ValueError, match=r"t must be one time or \(B,\), one for each of 4 points, got \(4, 1\)"):
+        model(x, torch.full((4, 1), 500))
 
 
 @pytest.mark.parametrize("invert", [False, True])

@@ -120,6 +120,9 @@ def test_what_the_matcher_cannot_use_is_refused() -> None:
         ConditionalFlowMatcher().sample_location_and_conditional_flow(x0, x1, torch.rand(3))
     with pytest.raises(ValueError, match="without a coupling x0 must be given"):
         ConditionalFlowMatcher().sample_location_and_conditional_flow(None, x1)
+    for drawing in (None, pf.couplings.Independent(x1)):
+        with pytest.raises(ValueError, match="index names rows of a coupling that makes noise for them"):
+            ConditionalFlowMatcher(drawing).sample_location_and_conditional_flow(x0, x1, index=torch.arange(5))
     with pytest.raises(ValueError, match="have no labels y0"):
         ConditionalFlowMatcher(moons_coupling()).guided_sample_location_and_conditional_flow(x0, x1, x0[:, 0])
 

@@ -39,6 +39,16 @@ def built() -> dict[str, Any]:
     return {name: make() for name, make in COUPLINGS.items()}
 
 
+@pytest.mark.parametrize("name", COUPLINGS)
+def test_noise_that_is_not_finite_has_no_row_and_no_noise_has_none(name: str, built: dict[str, Any]) -> None:
+    """NaN went to row 0."""
+    noise = torch.zeros(4, 3, dtype=torch.float64)
+    noise[1, 2], noise[3, 0] = torch.nan, torch.inf
+    with pytest.raises(ValueError, match=r"2 rows of noise hold NaN or inf, the first: \[1, 3\]"):
+        built[name].rows_for(noise)
+    assert built[name].rows_for(noise[:0]).shape == (0,)
+
+
 def sample(coupling: Any, _: Path) -> Tensor:
     return coupling.sample(PAIRS, generator=torch.Generator().manual_seed(1)).source
 

@@ -20,6 +20,7 @@ from proxflow.adapters.convention import Convention, Field
 from proxflow.adapters.convention import to_field as field_of_convention
 from proxflow.checks import real_number
 from proxflow.errors import optional_package
+from proxflow.matching.path import for_each
 
 __all__ = ["FieldModel", "SchedulerTimes", "convention_of", "to_field"]
 
@@ -125,7 +126,7 @@ class FieldModel(nn.Module):
         """Prediction (B, C, H, W), as ``.sample`` or the only entry of a tuple."""
         share = torch.as_tensor(timestep, dtype=torch.float64, device=sample.device) / self.convention.unit
         reversed_time = self.convention.time == "reversed"
-        t = (1 - share if reversed_time else share).expand(len(sample)).to(sample.dtype)
+        t = for_each(1 - share if reversed_time else share, sample)
         velocity = self.field(t, sample) if class_labels is None else self.field(t, sample, class_labels)
         output = -velocity if reversed_time else velocity
         if not return_dict:

@@ -88,8 +88,8 @@ class ConditionalFlowMatcher:
             x_t = t x1 + (1 - t) x0 + sigma eps.
 
         Raises:
-            ValueError: shapes that do not fit, x1 that is no row of the coupling or in bytes, or an x0 of another
-                source.
+            ValueError: shapes that do not fit, x1 that is no row of the coupling or in bytes, an x0 of another source,
+                or an index for a coupling that makes no noise for rows.
         """
         source, target, _, _ = self._pairs(x0, x1, None, None, index)
         return self._on_path(source, target, t, return_noise)
@@ -132,6 +132,11 @@ class ConditionalFlowMatcher:
         self, x0: Tensor | None, x1: Tensor, y0: Tensor | None, y1: Tensor | None, index: Numbers | None
     ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
         """Source, target and the labels of both."""
+        if index is not None and self._noise is None:
+            raise ValueError(
+                "ConditionalFlowMatcher: index names rows of a coupling that makes noise for them, as Semidiscrete; "
+                "without one it says nothing"
+            )
         _check_units(x1, None if self._noise is not None else self.coupling)
         if self.coupling is None:
             if x0 is None:

@@ -152,7 +152,8 @@ class Rows:
         """Source points that a caller gives, (n, *event), as (n, d).
 
         Raises:
-            ValueError: another shape or device than that of the points, or another dtype than that of pairs.
+            ValueError: another shape or device than that of the points, another dtype than that of pairs, or rows that
+                are not finite.
         """
         given = as_tensor("rows_for", "noise", noise).detach()
         if given.shape[1:] != self.event_shape or given.ndim != 1 + len(self.event_shape):
@@ -165,7 +166,12 @@ class Rows:
                 f"rows_for: noise is {given.dtype} on {given.device}, that of the points is {self.dtype} on "
                 f"{self.flat.device}; convert it"
             )
-        return given.reshape(len(given), -1)
+        flat = given.reshape(len(given), self.dim)
+        bad = torch.nonzero(~torch.isfinite(flat).all(1))[:, 0]
+        if len(bad):
+            found = counted(len(bad), "row of noise holds", "rows of noise hold")
+            raise ValueError(f"rows_for: {found} NaN or inf, the first: {bad[:5].tolist()}")
+        return flat
 
     def labels_of(self, index: Tensor) -> Tensor:
         """Labels of given rows.

@@ -150,7 +150,7 @@ class Semidiscrete:
             generator: of what the noise does not decide: which of equal rows, and the atom of a smoothed potential.
 
         Raises:
-            ValueError: noise of another shape, dtype or device, or a potential with a symmetry.
+            ValueError: noise of another shape, dtype or device, or that is not finite; or a potential with a symmetry.
         """
         generator = own_generator(generator)
         if isinstance(self.potential, SymmetricDiscrete):
