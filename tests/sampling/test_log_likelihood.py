@@ -54,15 +54,12 @@ def _optimal_pairs(schedule: Schedule, scale: Tensor) -> Callable[[Tensor, Tenso
 
 
 @pytest.mark.parametrize("divergence", ["exact", "hutchinson"])
-@pytest.mark.parametrize(("schedule", "thin"), [(Linear(), 2e-5), (Cosine(), 2e-5), (Polynomial(0.5), 0.01)], ids=str)
+@pytest.mark.parametrize("schedule", [Linear(), Cosine(), Polynomial(0.5)], ids=str)
 def test_of_a_law_as_thin_as_the_last_step_it_warns(
-    schedule: Schedule, thin: float, divergence: str, generator: torch.Generator
+    schedule: Schedule, divergence: str, generator: torch.Generator
 ) -> None:
-    noise, last = (
-        torch.randn(5, 3, generator=generator, dtype=f64),
-        float(schedule.alpha(torch.tensor(1 - 1e-5, dtype=f64))),
-    )
-    for deviation, warned in ((thin, True), (20 * last, False)):
+    noise = torch.randn(5, 3, generator=generator, dtype=f64)
+    for deviation, warned in ((2e-5, True), (2e-4, False)):
         scale = torch.tensor([1.0, deviation, 2.0], dtype=f64)
         found = stats.norm.logpdf(noise.numpy()).sum(1) - math.log(2 * deviation)
         with warnings.catch_warnings(record=True) as caught:

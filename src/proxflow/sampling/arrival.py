@@ -27,12 +27,24 @@ from proxflow.errors import ConvergenceWarning, NoDensityError
 from proxflow.flow import ProximalFlow
 from proxflow.kernels.geometry import finite_rows
 from proxflow.sampling.solvers import CountedField
+from proxflow.schedules import Schedule
 from proxflow.torch_support import gradient
 
-__all__ = ["depart", "refuse_without_density"]
+__all__ = ["depart", "last_departure", "refuse_without_density"]
 
 _MOST_DEPARTING_STEPS = 30  # alpha / s below .6 comes to 1e-6 in these
 _ROUNDINGS = 32.0  # of a point: no residual is asked to be smaller
+
+
+def last_departure(schedule: Schedule, length: float, dtype: torch.dtype) -> float:
+    """A time, at most ``length`` before 1, at which alpha too is at most that: its square is the last step's error.
+
+    Where alpha falls so steeply that no time of this dtype has that, one of the last times before 1.
+    """
+    ahead, least, most = length, 2 * torch.finfo(dtype).eps, 1.01 * length  # of alpha, whose last digits are rounded
+    while ahead > least and float(schedule.alpha(torch.tensor(1 - ahead, dtype=torch.float64))) > most:
+        ahead *= 0.5
+    return 1 - ahead
 
 
 def depart(field: CountedField, start: Tensor, x1: Tensor, rtol: float, atol: float) -> Tensor:

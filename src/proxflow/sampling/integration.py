@@ -11,13 +11,15 @@ from torch import Tensor
 from proxflow.checks import Numbers, as_tensor, real_number, whole_number
 from proxflow.flow import ProximalFlow, schedule_of
 from proxflow.results import brief_repr
-from proxflow.sampling.arrival import depart, refuse_without_density
+from proxflow.sampling.arrival import depart, last_departure, refuse_without_density
 from proxflow.sampling.solvers import METHODS, CountedField, Field, adaptive, fixed, onto_grid, proximal, worst_row
 from proxflow.schedules import Schedule
 
 __all__ = ["METHODS", "Trajectory", "check_points", "checked_tolerance", "encode", "integrate"]
 
-_LONGEST_LAST_STEP = 1e-3  # in t, of dopri5, which leaves a proximal last step: near t = 1 a field may be singular
+_LONGEST_LAST_STEP = (
+    1e-3  # in t and alpha, of dopri5, which leaves a proximal last step: near t = 1 a field may be singular
+)
 _LAST_STEP_OF_A_GRID = 1e-4  # that fixed steps invert: its error, the square, is below theirs up to 1,000 steps
 _DEFAULT_STEPS = {"euler": 100, "midpoint": 100, "heun": 100, "dopri5": 1, "proximal": 1}
 
@@ -125,7 +127,7 @@ def _forward(field: CountedField, grid: Tensor, x0: Tensor, method: str, rtol: f
     if method == "midpoint" and field.flow is None:
         return fixed(field, grid, x0, method)
     if method == "dopri5":
-        last = _last_time(grid, x0, method, rtol, atol)
+        last = _last_time(field.schedule, grid, x0, method, rtol, atol)
         path = _follow(field, torch.cat([before, last]).unique(), x0, method, rtol, atol)
         points, now = path[: len(before)], last[0]
     else:
@@ -140,7 +142,7 @@ def _forward(field: CountedField, grid: Tensor, x0: Tensor, method: str, rtol: f
 
 def _backward(field: CountedField, grid: Tensor, x1: Tensor, method: str, rtol: float, atol: float) -> Tensor:
     before = grid[:-1].flip(0)
-    last = _last_time(grid, x1, method, rtol, atol)
+    last = _last_time(field.schedule, grid, x1, method, rtol, atol)
     start = depart(field, last[0], x1, rtol, atol)
     if method == "dopri5":
         falling = torch.cat([last, before]).unique().flip(0)
@@ -160,13 +162,13 @@ def _follow(field: CountedField, times: Tensor, x: Tensor, method: str, rtol: fl
     return fixed(field, times, x, method)
 
 
-def _last_time(grid: Tensor, x: Tensor, method: str, rtol: float, atol: float) -> Tensor:
+def _last_time(schedule: Schedule, grid: Tensor, x: Tensor, method: str, rtol: float, atol: float) -> Tensor:
     """The time (1,) that the last step starts from: on the grid, or as near to 1 as the error of that step asks."""
     length = _LAST_STEP_OF_A_GRID
     if method == "dopri5":
         error = max(rtol, atol, torch.finfo(x.dtype).eps)  # of the step: length^2
         length = min(_LONGEST_LAST_STEP, math.sqrt(error))
-    return grid.new_tensor([1 - length]).maximum(grid[-2])
+    return grid.new_tensor([last_departure(schedule, length, grid.dtype)]).maximum(grid[-2])
 
 
 def check_points(owner: str, x: Tensor, name: str = "x") -> None:

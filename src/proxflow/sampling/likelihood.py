@@ -5,11 +5,12 @@ followed from the data to the noise by dopri5, dl/dt = div v, so that
 
     log p1(x1) = log p0(x(0)) - integral of div v from 0 to 1
 
-(Chen et al. 2018, Grathwohl et al. 2019). The field is never called at t = 1. At c = 1 - 1e-5 the point is that whose
-last step ends at x1 (``sampling.arrival``). The integral from there on is logdet D y(c, x) for a ``ProximalFlow``, for
-a callable (alpha / -alpha') div v at c, as if v / alpha' did not change. On the field of optimal pairs this leaves out
-about sum_i (alpha (1 - s_i) / s_i)^2 / 2 nats, s_i the derivatives of the map from noise to data: 5e-7 for each
-direction with s = 1e-2, and without meaning for data without a density, whose likelihood has no limit.
+(Chen et al. 2018, Grathwohl et al. 2019). The field is never called at t = 1. At a time c, where 1 - c and alpha are at
+most 1e-5, the point is that whose last step ends at x1 (``sampling.arrival``). The integral from there on is
+logdet D y(c, x) for a ``ProximalFlow``, for a callable (alpha / -alpha') div v at c, as if v / alpha' stayed. On
+the field of optimal pairs this leaves out about sum_i (alpha (1 - s_i) / s_i)^2 / 2 nats, s_i derivatives of the map
+from noise to data: 5e-7 for each direction with s = 1e-2, and without meaning for data without a density, whose
+likelihood has no limit.
 
 Stopping rule: every row keeps ``rtol`` and ``atol`` in x and in l, each by itself, at every step; the error of the
 value is then some ten times these. Cost: an evaluation and d, or as many as there are probes, backward passes a stage.
@@ -29,7 +30,7 @@ from proxflow.errors import ConvergenceWarning
 from proxflow.flow import ProximalFlow, flow_of, schedule_of
 from proxflow.measures import Gaussian, Source
 from proxflow.results import brief_repr
-from proxflow.sampling.arrival import depart, refuse_without_density
+from proxflow.sampling.arrival import depart, last_departure, refuse_without_density
 from proxflow.sampling.divergence import Divergence, ExactDivergence, HutchinsonDivergence
 from proxflow.sampling.integration import check_points, checked_tolerance
 from proxflow.sampling.solvers import CountedField, Field, adaptive
@@ -40,7 +41,7 @@ __all__ = ["LogLikelihood", "log_likelihood"]
 
 _EXACT_DIMENSION = 64  # backward passes for a divergence, up to which the exact one is the default
 _PROBES = 16  # of Hutchinson's estimate: its standard error is a quarter of the scatter of one
-_LAST_STEP = 1e-5  # in t
+_LAST_STEP = 1e-5  # in t and alpha
 _LEFT_OUT = 0.01  # nats, from which a warning says so: 1,000 times the error of the solver
 
 
@@ -84,15 +85,16 @@ def log_likelihood(
     For a network, put dropout and batch normalisation in eval mode. Labels come in with the field, as
     ``matching.field_of(network, label)`` makes it; with guidance it is the density of what the guided field generates.
     A ``ProximalFlow`` has its density in closed form, ``flow.log_prob``. Of a callable the law must be wide against
-    a = alpha(1 - 1e-5), the last step: a direction in which it has the standard deviation s costs about (a / s)^2 / 2
-    nats, and below s = a the value means nothing. For Linear a is 1e-5, for Polynomial(1/2) 3e-3.
+    1e-5, the last step in t and alpha: a direction in which it has the standard deviation s costs about
+    (1e-5 / s)^2 / 2 nats, .005 at 1e-4, and below 1e-5 the value means nothing. In float32, whose last times before 1
+    are 1e-7 away, Polynomial(1/2) comes to 5e-4 in place of 1e-5.
 
     Args:
         field: callable (t, x) with t a 0-dimensional tensor, whose rows do not depend on each other; or a
             ``ProximalFlow``.
         x: (B, *event), data.
         source: law of the noise, with ``log_prob`` of (B, d); a flow's own, else N(0, I), if None.
-        schedule: schedule of a bare callable, Linear if None; it counts in the last 1e-5 of time only.
+        schedule: schedule of a bare callable, Linear if None; it counts in the last step only.
         divergence: "exact", d backward passes an evaluation, or "hutchinson", ``probes`` of them; exact for flows and
             up to 64 dimensions if None.
         probes: random signs of "hutchinson", at least 2; 16 if None.
@@ -135,7 +137,8 @@ def log_likelihood(
 
 def _to_noise(field: CountedField, x1: Tensor, along: Divergence, rtol: float, atol: float) -> tuple[Tensor, Tensor]:
     """The noise of x1, and the integrals of the divergence on the way, (B, columns)."""
-    times = torch.tensor([1 - _LAST_STEP, 0], dtype=x1.dtype, device=x1.device)
+    last_time = last_departure(field.schedule, _LAST_STEP, x1.dtype)
+    times = torch.tensor([last_time, 0], dtype=x1.dtype, device=x1.device)
     size = math.prod(x1.shape[1:])
 
     def joint(t: Tensor, state: Tensor) -> Tensor:
@@ -176,8 +179,8 @@ def _warn_of_thin_laws(field: CountedField, t: Tensor, x: Tensor, along: Diverge
         row = int(torch.where(thin, left_out, 0.0).argmax())
         warnings.warn(
             f"{field.owner}: at {int(thin.sum())} of {len(x)} rows the field's law is about as thin as its last step, "
-            f"{_LAST_STEP:g} in time, which leaves out about {float(left_out[row]):.1g} nats or more at row {row}; "
-            "train it on data with noise added, or take flow.log_prob where it is a ProximalFlow's",
+            f"{float(field.schedule.alpha(t)):.1g} in alpha, which leaves out about {float(left_out[row]):.1g} nats or "
+            f"more at row {row}; train it on data with noise added, or take flow.log_prob where it is a ProximalFlow's",
             ConvergenceWarning,
             stacklevel=5,
         )
