@@ -17,9 +17,7 @@ from proxflow.schedules import Schedule
 
 __all__ = ["METHODS", "Trajectory", "check_points", "checked_tolerance", "encode", "integrate"]
 
-_LONGEST_LAST_STEP = (
-    1e-3  # in t and alpha, of dopri5, which leaves a proximal last step: near t = 1 a field may be singular
-)
+_LONGEST_LAST_STEP = 1e-3  # in t and alpha, of dopri5: it is a proximal step, as near t = 1 a field may be singular
 _LAST_STEP_OF_A_GRID = 1e-4  # that fixed steps invert: its error, the square, is below theirs up to 1,000 steps
 _DEFAULT_STEPS = {"euler": 100, "midpoint": 100, "heun": 100, "dopri5": 1, "proximal": 1}
 
