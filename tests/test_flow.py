@@ -219,6 +219,8 @@ def test_arguments_of_another_kind_are_named() -> None:
             query(0.5, x.numpy())  # type: ignore[arg-type]
         with pytest.raises(ValueError, match=r"t, which comes before x, must be a number or a tensor, got '0\.5'"):
             query("0.5", x)  # type: ignore[arg-type]
+        with pytest.raises(ValueError, match=r"x must be a torch tensor, got float; .* t first: \(t, x\)"):
+            query(x, 0.5)  # type: ignore[arg-type]
     for schedule in ("cosine", pf.schedules.Cosine):
         with pytest.raises(ValueError, match=r"schedule must be a proxflow Schedule such as Cosine\(\)"):
             pf.ProximalFlow(pf.potentials.Ball(2), schedule)  # type: ignore[arg-type]

@@ -281,7 +281,9 @@ def _number(t: object) -> Tensor | float:
 
 def _check_tensor(x: Tensor) -> None:
     if not isinstance(x, Tensor):
-        raise ValueError(f"ProximalFlow: x must be a torch tensor, got {type(x).__name__}; convert it")
+        raise ValueError(
+            f"ProximalFlow: x must be a torch tensor, got {type(x).__name__}; convert it, and give t first: (t, x)"
+        )
     if not x.is_floating_point():
         raise ValueError(f"ProximalFlow: x must be float32 or float64, got {x.dtype}; convert it")
 
@@ -290,8 +292,12 @@ def schedule_of(owner: str, field: object, schedule: Schedule | None) -> Schedul
     """The schedule of a field: a flow's own, else the one given, else Linear.
 
     Raises:
-        ValueError: not a schedule, or one that contradicts the flow's.
+        ValueError: no field, not a schedule, or one that contradicts the flow's.
     """
+    if isinstance(field, Potential):
+        raise ValueError(f"{owner}: {type(field).__name__} is a potential; give its flow, ProximalFlow(potential)")
+    if not callable(field):
+        raise ValueError(f"{owner}: the field must be callable as field(t, x), got {type(field).__name__}")
     check_schedule(owner, schedule)
     flow = flow_of(field)
     if flow is None:

@@ -289,8 +289,12 @@ def test_a_sampler_takes_epoch_after_epoch_and_shares_them_out(folder: Path) -> 
     assert sorted(place for share in shares for place in share) == list(range(2 * ROWS, 3 * ROWS))
     assert {len(share) for share in shares} == {7, 8}
     assert len(PairSampler(PairFile(folder / "drawn", points()))) == 1000
-    with pytest.raises(ValueError, match="0 <= rank < processes, got rank 2 of 2"):
+    with pytest.raises(ValueError, match="whole numbers, 0 <= rank < processes, got rank 2 of 2"):
         PairSampler(file, rank=2, processes=2)
+    with pytest.raises(ValueError, match=r"whole numbers, .* got rank 0\.5 of 2"):
+        PairSampler(file, rank=0.5, processes=2)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="epoch must be an integer of at least 0, got -1"):
+        sampler.set_epoch(-1)
 
 
 # ------------------------------------------------------------------ what is refused

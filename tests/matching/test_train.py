@@ -707,3 +707,7 @@ def test_samples_of_few_steps_come_from_the_noise_and_the_path_that_were_trained
     with pytest.raises(ValueError, match="few_steps: the data have 3 coordinates, the noise that was trained on 2"):
         result.few_steps(torch.zeros(10, 3))
     assert 0 <= float(noise.min()) < 0.1 < 0.9 < float(noise.max()) <= 1
+    again = result.few_steps(points.double().numpy(), count=200, steps=(1,))
+    assert again.samples.dtype == torch.float32
+    with pytest.raises(ValueError, match="steps must name at least one number"):
+        result.few_steps(points, steps=())

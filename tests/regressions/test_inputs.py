@@ -270,6 +270,17 @@ def test_start_points_that_are_no_tensor_are_refused_by_their_type() -> None:
         pf.sampling.integrate(FLOW, ROWS)  # type: ignore[arg-type]
 
 
+def test_what_is_no_field_is_refused_by_its_type() -> None:
+    points = torch.zeros(3, 2)
+    for query in (pf.sampling.integrate, pf.sampling.log_likelihood):
+        with pytest.raises(ValueError, match=r"Ball is a potential; give its flow, ProximalFlow\(potential\)"):
+            query(pf.potentials.Ball(2), points)
+        with pytest.raises(ValueError, match=r"the field must be callable as field\(t, x\), got Tensor"):
+            query(points, points)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"the source must be a law as measures.Gaussian\(d\), got 'normal'"):
+        pf.sampling.log_likelihood(lambda t, x: x, points, source="normal")  # type: ignore[arg-type]
+
+
 NO_COUNTS: dict[str, Callable[[Any], object]] = {
     "integrate": lambda n: pf.sampling.integrate(FLOW, POINTS, n),
     "train": lambda n: pf.matching.train(

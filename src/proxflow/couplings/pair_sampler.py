@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from torch.utils.data import Sampler
 
+from proxflow.checks import count_of, whole_number
 from proxflow.couplings.pair_file import PairFile
 
 __all__ = ["PairSampler"]
@@ -24,19 +25,26 @@ class PairSampler(Sampler[int]):
         processes: that share an epoch.
 
     Raises:
-        ValueError: not 0 <= rank < processes.
+        ValueError: rank and processes are not whole numbers with 0 <= rank < processes.
     """
 
     def __init__(self, pairs: PairFile, *, rank: int = 0, processes: int = 1) -> None:
-        if not 0 <= rank < processes:
-            raise ValueError(f"PairSampler: needs 0 <= rank < processes, got rank {rank} of {processes}")
+        whole = whole_number(rank) is not None and whole_number(processes) is not None
+        if not (whole and 0 <= rank < processes):
+            raise ValueError(
+                f"PairSampler: needs whole numbers, 0 <= rank < processes, got rank {rank!r} of {processes!r}"
+            )
         self._epochs, self._rank, self._processes = pairs.record.epochs or 1, rank, processes
         self._size = len(pairs) // self._epochs
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch, from 0."""
-        self.epoch = epoch
+        """Choose the epoch, from 0.
+
+        Raises:
+            ValueError: it is no whole number.
+        """
+        self.epoch = count_of("PairSampler", "epoch", epoch, 0)
 
     def __len__(self) -> int:
         return len(self._share)

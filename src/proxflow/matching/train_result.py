@@ -9,8 +9,9 @@ from functools import cached_property
 from typing import Any, cast
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from proxflow.checks import Numbers, as_tensor
 from proxflow.couplings import Coupling
 from proxflow.couplings.stream import batch_of
 from proxflow.matching.guidance import field_of
@@ -96,7 +97,7 @@ class TrainResult:
 
     def few_steps(
         self,
-        data: Tensor,
+        data: Numbers,
         *,
         count: int | None = None,
         compared: int = 2000,
@@ -109,7 +110,7 @@ class TrainResult:
         Ctrl-C keeps the numbers of steps that are done, with a warning.
 
         Args:
-            data: (m, *event) points to compare with; best ones that were not trained on.
+            data: (m, *event) points to compare with, in any dtype; best ones that were not trained on.
             count: number of samples, of noise of the law that was trained on; 1,000 if None, and 200 of a ``UNet``.
             compared: largest number of points that are compared with, drawn at random if there are more.
             steps: numbers of Euler steps.
@@ -120,16 +121,16 @@ class TrainResult:
             ValueError: as of ``metrics.few_steps``, data of another dimension than the noise that was trained on, or a
                 seed that is no integer of at most 64 bits.
         """
-        generator = seeded_generator("few_steps", seed)
+        generator, own = seeded_generator("few_steps", seed), next(self.network.parameters())
+        points = as_tensor("few_steps", "data", data).to(own.dtype)
         count = sample_count(self.network) if count is None else count
-        law = self._noise_law(math.prod(data.shape[1:]))
-        noise = law.sample(count, generator=generator, dtype=data.dtype).reshape(count, *data.shape[1:])
-        if len(data) > compared:
-            data = data[torch.randperm(len(data), generator=generator)[:compared].to(data.device)]
-        device = next(self.network.parameters()).device
+        law = self._noise_law(math.prod(points.shape[1:]))
+        noise = law.sample(count, generator=generator, dtype=points.dtype).reshape(count, *points.shape[1:])
+        if len(points) > compared:
+            points = points[torch.randperm(len(points), generator=generator)[:compared].to(points.device)]
         path = self.schedule if schedule is None else schedule
         network = field_of(self.network)
-        return few_steps(network, noise.to(device), data, steps=steps, schedule=path, partial=True)
+        return few_steps(network, noise.to(own.device), points, steps=steps, schedule=path, partial=True)
 
     def _noise_law(self, dim: int) -> Source:
         """Of the coupling, if it says so; standard normal else."""

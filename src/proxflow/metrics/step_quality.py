@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from proxflow.checks import Numbers, as_tensor
+from proxflow.checks import Numbers, as_tensor, count_of
 from proxflow.errors import ConvergenceWarning
 from proxflow.metrics.clouds import check_alike, flat_rows
 from proxflow.metrics.energy import energy_distance, energy_distance_error
@@ -107,12 +107,15 @@ def few_steps(
             through, as loops that measure on the way need it.
 
     Raises:
-        ValueError: steps are not whole numbers of at least 1, or clouds that ``spread`` refuses.
+        ValueError: steps are none, or not whole numbers of at least 1, or clouds that ``spread`` refuses.
 
     Warns:
         ConvergenceWarning: ``partial``, and it was interrupted; the message says which numbers are missing.
     """
     _check_clouds(noise, data)
+    steps = [count_of("few_steps", "each of steps", count) for count in steps]
+    if not steps:
+        raise ValueError("few_steps: steps must name at least one number of steps")
     ends: list[Tensor] = []
     try:
         for count in steps:

@@ -191,6 +191,8 @@ def _source(field: Field | ProximalFlow, x: Tensor, source: Source | None) -> So
     flow = flow_of(field)
     own = Gaussian(size) if flow is None else flow.potential.source
     law = own if source is None else source
+    if not hasattr(law, "log_prob"):
+        raise ValueError(f"log_likelihood: the source must be a law as measures.Gaussian(d), got {law!r}")
     if law.dim != size:
         raise ValueError(f"log_likelihood: the source has dimension {law.dim}, the points {size}")
     return law
