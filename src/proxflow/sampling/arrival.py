@@ -96,8 +96,10 @@ def refuse_without_density(field: CountedField, x: Tensor) -> None:
     """
     if field.flow is None:
         return
+    potential, none = field.flow.potential, x.detach().reshape(len(x), field.flow.dim)[:0]
+    potential.brenier_map(none)  # of another dtype than the atoms', that is to be said first
     try:
-        field.flow.potential.log_density(x.detach().reshape(len(x), field.flow.dim)[:0])
+        potential.log_density(none)
     except NoDensityError as error:
         raise ValueError(
             f"{field.owner}: the flow has no inverse at t = 1, where many noise points end at one data point "
