@@ -44,7 +44,7 @@ def estimates(size: int, repetitions: int) -> list[Estimate | None]:
     return found
 
 
-@pytest.mark.parametrize("size", slow_beyond(1, SIZES))
+@pytest.mark.parametrize("size", slow_beyond(0, SIZES))
 def test_the_size_of_a_minibatch_field_on_the_line(size: int) -> None:
     """Without a bias that matters: the median of nine is within a half of it, and seven intervals hold it."""
     found = [one for one in estimates(size, 9) if one is not None]

@@ -337,6 +337,7 @@ def test_what_rounding_loses_stays_within_its_bounds(place: int) -> None:
         assert ratios["row"] == 0
 
 
+@pytest.mark.slow
 def test_each_kernel_keeps_what_may_be_the_best_to_the_last_bit() -> None:
     """One margin too small is hidden by the others in the answer of all kernels together."""
     found = interpreted(EACH)
