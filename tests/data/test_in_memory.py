@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import datetime
 import warnings
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import scipy.sparse
 import torch
@@ -51,12 +53,45 @@ def test_dtypes_that_numpy_lacks_become_float32(dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize(
-    "labels", [np.array([*"abcabc"], dtype="S"), np.array([*"abcabc"], dtype=np.dtypes.StringDType())], ids=["S", "T"]
+    "labels",
+    [
+        np.array([*"abcabc"], dtype="S"),
+        np.array([*"abcabc"], dtype=np.dtypes.StringDType()),
+        np.array([b"a", b"b", b"c"] * 2, dtype=object),  # as h5py gives text
+    ],
+    ids=["S", "T", "objects"],
 )
 def test_labels_of_bytes_and_of_any_text(labels: Any) -> None:
     dataset = pf.data.from_array(POINTS, labels)
     assert dataset.label_names == ("a", "b", "c")
     assert dataset.class_numbers == {"a": 0, "b": 1, "c": 2}
+
+
+@pytest.mark.parametrize("labels", [np.array([[2], [0], [1]] * 2), torch.eye(3)[[2, 0, 1] * 2]], ids=["N x 1", "ones"])
+def test_labels_are_flattened_as_those_of_files_are(labels: Any) -> None:
+    found = pf.data.from_array(POINTS, labels).labels
+    assert found is not None
+    assert found.tolist() == [2, 0, 1] * 2
+
+
+def test_bytes_that_are_no_text_are_no_labels() -> None:
+    with pytest.raises(ValueError, match="data.from_array: labels of bytes must be text in UTF-8"):
+        pf.data.from_array(POINTS, np.array([b"\xe9", b"b"] * 3))
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        np.array(["2024-05-01", "2024-05-02"] * 3, dtype="M8[D]"),
+        np.array([1, 2] * 3, dtype="m8[h]"),
+        [datetime.date(2024, 5, 1)] * 6,
+        pd.Series(pd.date_range("2024-05-01", periods=6, tz="UTC")),
+    ],
+    ids=["dates", "durations", "objects", "time zone"],
+)
+def test_labels_of_dates_are_refused_with_what_to_do(labels: Any) -> None:
+    with pytest.raises(ValueError, match=r"labels must be numbers or text.*astype\(str\) for classes.*days since"):
+        pf.data.from_array(POINTS, labels)
 
 
 @pytest.mark.parametrize("label", [2**63, 1e30, -1e19])

@@ -99,6 +99,7 @@ COLUMNS: dict[str, tuple[Any, list[int], tuple[str, ...] | None]] = {
     "numbers as categories": (pd.Categorical([30, 10, 30, 10, 20, 20]), [30, 10, 30, 10, 20, 20], None),
     "numbers as text": (["10", "9", "9", "10", "1", "1"], [1, 2, 2, 1, 0, 0], ("1", "10", "9")),
     "nullable numbers": (pd.array([1, 2, 3, 1, 2, 3], dtype="Int64"), [1, 2, 3, 1, 2, 3], None),
+    "bytes": ([b"c", b"a", b"b"] * 2, [2, 0, 1] * 2, ("a", "b", "c")),
     "yes or no": ([True, False, True, True, False, False], [1, 0, 1, 1, 0, 0], None),
 }
 

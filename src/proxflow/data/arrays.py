@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from proxflow.data.labels import as_text
+from proxflow.data.labels import flat
 from proxflow.data.reading import Array, Raw, Request, array_of_tensor, fits_in_memory, listed
 
 __all__ = ["read_npy", "read_npz", "read_pt"]
@@ -152,7 +152,7 @@ def _why_no_labels(entry: Any, label: str, points: str, count: int) -> str:
     said = f"the entry {label!r} is left out, though by its name it holds the labels of {points!r}: it "
     if isinstance(entry, _Objects):
         return f"{said}holds Python objects, which are not read, since that would run code; {_SAVED_PLAINLY}"
-    labels = _flat_labels(_array(entry))
+    labels = flat(_array(entry))
     if labels.shape != (count,):
         return f"{said}has the shape {labels.shape}, and there are {count:,} points; save a label for each of them"
     if labels.dtype.kind != "f":
@@ -196,27 +196,15 @@ def _are_labels(entry: Any, count: int) -> bool:
     """Whether an entry can be the labels of so many points: whole numbers, text, or rows with a single 1."""
     if isinstance(entry, _Objects):
         return False
-    labels = _flat_labels(_array(entry))
+    labels = flat(_array(entry))
     if labels.shape != (count,):
         return False
     return labels.dtype.kind in "iubU" or (labels.dtype.kind == "f" and bool((labels == np.rint(labels)).all()))
 
 
-def _flat_labels(labels: Array) -> Array:
-    """(N, 1) as (N,), and the places of the ones of rows with a single 1 among zeros."""
-    labels = as_text(labels)
-    if labels.ndim != 2 or labels.dtype.kind not in "fiubU":
-        return labels
-    if labels.shape[1] == 1:
-        return labels[:, 0]
-    if labels.dtype.kind == "U" or not (((labels == 0) | (labels == 1)).all() and (labels.sum(1) == 1).all()):
-        return labels
-    return np.asarray(labels.argmax(1))
-
-
 def _raw(points: Array, labels: Array | None = None, notes: tuple[str, ...] = ()) -> Raw:
     points, said = _channels_first(points)
-    return Raw.of(points, None if labels is None else _flat_labels(labels), (*notes, *said))
+    return Raw.of(points, None if labels is None else flat(labels), (*notes, *said))
 
 
 def _channels_first(points: Array) -> tuple[Array, tuple[str, ...]]:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from proxflow.data.labels import as_text
 from proxflow.data.number_text import Marks, numbers_in_text
 from proxflow.data.reading import Array
 from proxflow.errors import optional_package
@@ -69,9 +70,9 @@ def decoded(column: Any) -> Any:
 
 
 def plain_values(column: Any) -> Array:
-    """The values of a column as numpy has them."""
+    """The values of a column as numpy has them; those of bytes as text."""
     types, column = optional_package("pyarrow", "data").types, decoded(column)
-    values: Array = _floats(column) if types.is_decimal(column.type) else column.to_numpy()
+    values: Array = _floats(column) if types.is_decimal(column.type) else as_text(column.to_numpy())
     return values
 
 

@@ -13,7 +13,7 @@ from proxflow.checks import as_tensor
 from proxflow.data.assembly import assembled
 from proxflow.data.columns import columns_given
 from proxflow.data.dataset import Dataset
-from proxflow.data.labels import as_text
+from proxflow.data.labels import flat
 from proxflow.data.reading import Array, Raw, Request, array_of_tensor
 from proxflow.data.standardisation import Kind, checked_kind
 from proxflow.data.tables import read_frame
@@ -35,7 +35,7 @@ def from_array(
 
     Args:
         x: (N, *event), numpy array, torch tensor or what numpy can make one of; images with channels first.
-        labels: (N,), numbers or text, or None.
+        labels: (N,), numbers or text; (N, 1), or rows with a single 1; or None.
         standardise: as for ``load``; one scale, which keeps distances, unless told otherwise.
         n: how many points, drawn without replacement as ``load`` draws them; all if None.
         seed: seed of the subset.
@@ -102,9 +102,9 @@ def from_frame(
 def _labels(labels: Any) -> Array:
     """Labels as an array; masked ones are none."""
     if isinstance(labels, Tensor):
-        return array_of_tensor("data.from_array", "labels", labels)
+        return flat(array_of_tensor("data.from_array", "labels", labels))
     if isinstance(labels, np.ma.MaskedArray):
         known = np.ma.getdata(labels).astype(object)
         known[np.ma.getmaskarray(labels)] = None
         return known
-    return as_text(np.asarray(labels))
+    return flat(np.asarray(labels))
