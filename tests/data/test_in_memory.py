@@ -38,6 +38,15 @@ def test_what_holds_no_plain_numbers_is_refused(given: Any, message: str) -> Non
         pf.data.from_array(given)
 
 
+@pytest.mark.parametrize("dtype", [torch.int64, torch.complex64, "float32"])
+def test_points_are_of_floating_point(dtype: Any) -> None:
+    """Whole numbers would cut standardised points to a few values."""
+    with pytest.raises(
+        ValueError, match=rf"data.from_array: dtype must be .*torch.float32 or torch.float64, got .*{dtype}"
+    ):
+        pf.data.from_array(POINTS, dtype=dtype)
+
+
 def test_masked_labels_are_missing() -> None:
     labels = np.ma.masked_array([0, 1, 0, 1, 0, 1], [False, False, True, False, False, False])
     with pytest.raises(ValueError, match="row 2 holds None"):
@@ -75,7 +84,7 @@ def test_labels_are_flattened_as_those_of_files_are(labels: Any) -> None:
 
 
 def test_bytes_that_are_no_text_are_no_labels() -> None:
-    with pytest.raises(ValueError, match="data.from_array: labels of bytes must be text in UTF-8"):
+    with pytest.raises(ValueError, match=r"data.from_array: labels of bytes must be text in UTF-8"):
         pf.data.from_array(POINTS, np.array([b"\xe9", b"b"] * 3))
 
 

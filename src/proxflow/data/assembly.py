@@ -25,6 +25,10 @@ _UNLIKE = 10.0  # ratio of the columns' standard deviations from which one scale
 
 def assembled(raw: Raw, request: Request, name: str, origin: str, kind: Kind | None, dtype: torch.dtype) -> Dataset:
     """The data set of what a reader gave."""
+    if not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+        raise ValueError(
+            f"{origin}: dtype must be one of floating point, torch.float32 or torch.float64, got {dtype!r}"
+        )
     if request.drop_missing:
         raw = _complete(raw, origin)
     rows = request.rows(raw.count, origin)

@@ -65,8 +65,11 @@ def holds_images(kind: Any) -> bool:
 
 def decoded(column: Any) -> Any:
     """The column without dictionary; the conversion of one makes the last category of a missing value."""
-    types = optional_package("pyarrow", "data").types
-    return column.cast(column.type.value_type) if types.is_dictionary(column.type) else column
+    arrow = optional_package("pyarrow", "data")
+    if not arrow.types.is_dictionary(column.type):
+        return column
+    chunks = column.chunks if isinstance(column, arrow.ChunkedArray) else [column]
+    return arrow.chunked_array([chunk.dictionary_decode() for chunk in chunks], column.type.value_type)
 
 
 def plain_values(column: Any) -> Array:

@@ -18,8 +18,8 @@ _MISSING = {"", "nan", "na", "n/a", "<na>", "nat", "null", "?", "#n/a", "#na", "
 _MISSING |= {"-nan", "1.#ind", "-1.#ind", "1.#qnan", "-1.#qnan"}
 _TOO_LARGE = 2.0**63  # for int64
 _OF_TIMES = (
-    "; make text of dates and times, such as with astype(str) for classes, or numbers, such as days since the first one "
-    "for conditions"
+    "; make text of dates and times, such as with astype(str) for classes, or numbers, such as days since the first "
+    "one for conditions"
 )
 _DROPPED = "every point needs a label: drop_missing=True (--drop-missing) leaves such rows of a table out"
 
@@ -34,7 +34,7 @@ def as_text(labels: Array) -> Array:
         if labels.dtype.kind == "S":
             return np.char.decode(labels, "utf-8")
         if labels.dtype.kind == "O" and any(isinstance(label, bytes) for label in labels.flat):
-            return np.vectorize(_decoded, otypes=[object])(labels)
+            return np.asarray(np.vectorize(_decoded, otypes=[object])(labels))
     except UnicodeDecodeError as error:
         raise ValueError(f"labels of bytes must be text in UTF-8 ({error}); decode them") from error
     return labels.astype(object) if labels.dtype.kind == "T" else labels

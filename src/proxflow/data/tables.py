@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from proxflow.data.columns import points_of_table
+from proxflow.data.columns import points_of_table, unique_names
 from proxflow.data.delimited import read_delimited
 from proxflow.data.image_columns import image_column, images_of_table
 from proxflow.data.images import SPLITS
@@ -107,12 +107,29 @@ def read_frame(frame: Any, request: Request) -> Raw:
     """
     arrow = optional_package("pyarrow", "data")
     if type(frame).__module__.partition(".")[0] == "pandas" and hasattr(frame, "columns"):
-        named = frame.rename(columns=str)
-        try:
-            table = arrow.Table.from_pandas(named, preserve_index=False)
-        except arrow.ArrowException as error:
-            raise ValueError(f"a column mixes types ({str(error).splitlines()[0]}); convert it or drop it") from error
-        return points_of_table(table, request)
+        return points_of_table(_of_pandas(frame, request), request)
     if not hasattr(frame, "__arrow_c_stream__"):
         raise ValueError(f"it is no data frame but {type(frame).__name__}; from_array takes arrays and tensors")
     return points_of_table(arrow.table(frame), request)
+
+
+def _of_pandas(frame: Any, request: Request) -> Any:
+    """The frame as arrow has it, without its index; columns that are not used may hold anything, and are empty."""
+    arrow = optional_package("pyarrow", "data")
+    columns = {}
+    for number, name in enumerate(unique_names([*map(str, frame.columns)])):
+        asked = request.columns is None or name in (*request.columns, request.label or "label")
+        used = asked and name not in (request.drop or ())
+        columns[name] = _column(frame.iloc[:, number], name) if used else arrow.nulls(len(frame))
+    return arrow.table(columns)
+
+
+def _column(column: Any, name: str) -> Any:
+    arrow = optional_package("pyarrow", "data")
+    try:
+        return arrow.array(column.sparse.to_dense() if hasattr(column, "sparse") else column, from_pandas=True)
+    except (arrow.ArrowException, TypeError) as error:
+        raise ValueError(
+            f"the column {name!r} cannot be read ({str(error).splitlines()[0]}); convert it, or leave it out with "
+            f"drop={name!r}"
+        ) from error
