@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import io
+import warnings
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
+from matplotlib.font_manager import fontManager
 from PIL import Image
 
+import proxflow as pf
 from proxflow.report import figures, projections
+from proxflow.report.canvas import literal
+from proxflow.report.column_comparison import marginals
 from proxflow.report.fit_figures import _aligned_bins
 
 
@@ -81,3 +87,34 @@ def test_bins_hold_all_values_and_equally_many_levels(values: Any) -> None:
     assert len(counts) <= 42
     if len(values) > 2:
         assert len(set(counts[:-1].tolist())) <= 1
+
+
+def test_a_long_name_keeps_both_its_ends() -> None:
+    """Names of many columns often differ in their last letters alone."""
+    names = [f"a rather long name of the gene number {number}" for number in (10, 11)]
+    shown = [literal(name, 28) for name in names]
+    assert shown == ["a rather long …ene number 10", "a rather long …ene number 11"]
+    assert literal("price $", 28) == r"price \$"
+
+
+def test_long_names_fit_below_their_histograms() -> None:
+    points = np.random.default_rng(0).normal(size=(20, 2))
+    name = "a rather long name of the gene number 1234567890"
+    dataset = pf.data.from_frame(pd.DataFrame(points, columns=[name, "b"]))
+    panel = marginals(dataset, dataset.points, "").panels[0]
+    assert isinstance(panel, str)
+    assert name[:30] not in panel
+    assert "a rather long" in panel
+
+
+def test_letters_that_the_own_font_lacks_are_drawn_in_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    """U+20D2 is in fonts that come with matplotlib, though not in its own."""
+    image = torch.zeros(2, 4, 4)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        figures.image_grid(image, columns=1, row_names=["a\u20d2", "b"])
+    own = [font for font in fontManager.ttflist if font.name == "DejaVu Sans"]
+    monkeypatch.setattr(fontManager, "ttflist", own)
+    with pytest.warns(pf.DataWarning, match="no font that is installed has 猫: .* boxes") as said:
+        figures.image_grid(image, columns=1, row_names=["猫", "b"])
+    assert len(said) == 1

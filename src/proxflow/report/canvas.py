@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from proxflow.errors import optional_package
+from proxflow.errors import DataWarning, optional_package
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -32,6 +32,8 @@ _CLASSES = (  # of middle lightness: they are read on white and on black
     "#4e79a7", "#e15759", "#59a14f", "#b07aa1", "#f28e2b", "#2a9d94", "#9c755f", "#d3629a", "#8a9a2b", "#7b7fd1",
 )  # fmt: skip
 _LONGEST = 40  # characters of a name on an axis
+_OWN_FONT = "DejaVu Sans"  # comes with matplotlib
+_BOXES = "Last Resort"  # a font that has a box for every letter
 _DOTS_PER_INCH = 130  # of a PNG
 _POINTS_PER_INCH = 72  # of an SVG: its unit is the typographical point
 
@@ -44,9 +46,10 @@ def class_colours(count: int) -> list[str]:
     return ["#" + "".join(f"{round(255 * part):02x}" for part in shade) for shade in shades]
 
 
-def literal(name: str) -> str:
-    """A name of the user's as an axis should show it: shortened, and with dollars that begin no formula."""
-    short = name if len(name) <= _LONGEST else f"{name[: _LONGEST - 1]}…"
+def literal(name: str, longest: int = _LONGEST) -> str:
+    """A name of the user's as an axis should show it: its middle left out, and with dollars that begin no formula."""
+    half = longest // 2
+    short = name if len(name) <= longest else f"{name[:half]}…{name[half + 1 - longest :]}"
     return short.replace("$", r"\$")
 
 
@@ -83,10 +86,44 @@ def new_figure(width: float, height: float) -> Figure:
 
 
 def png(figure: Figure) -> bytes:
-    """The bytes of its PNG on white, the same for the same figure."""
+    """The bytes of its PNG on white, the same for the same figure and fonts.
+
+    Warns:
+        DataWarning: no font that is installed has some of its letters.
+    """
+    matplotlib, texts = optional_package("matplotlib", "report"), optional_package("matplotlib.text", "report")
+    letters = {letter for text in figure.findobj(texts.Text) for letter in text.get_text() if letter.isprintable()}
+    families, without = _fonts(letters)
+    if without:
+        warnings.warn(
+            f"no font that is installed has {' '.join(sorted(without))}: the picture shows boxes instead; install one, "
+            "such as of Noto",
+            DataWarning,
+            stacklevel=2,
+        )
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=_DOTS_PER_INCH, metadata={"Software": None})
+    with matplotlib.rc_context({"font.sans-serif": families}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")  # which was said
+        figure.savefig(buffer, format="png", dpi=_DOTS_PER_INCH, metadata={"Software": None})
     return buffer.getvalue()
+
+
+def _fonts(letters: set[str]) -> tuple[list[str], set[str]]:
+    """matplotlib's own font, and others where it lacks some of these letters; and the letters that none has."""
+    fonts = optional_package("matplotlib.font_manager", "report")
+    upright = [
+        (font.name, font.fname)
+        for font in fonts.fontManager.ttflist
+        if (font.style, font.weight, font.stretch) == ("normal", 400, "normal") and not font.name.startswith(_BOXES)
+    ]
+    families: list[str] = []
+    for family, file in [(_OWN_FONT, fonts.findfont(_OWN_FONT)), *sorted(upright)]:
+        known = fonts.get_font(file).get_charmap() if letters else {}
+        found = {letter for letter in letters if ord(letter) in known}
+        if found:
+            families.append(family)
+            letters = letters - found
+    return families or [_OWN_FONT], letters
 
 
 def svg(figure: Figure, name: str) -> str:

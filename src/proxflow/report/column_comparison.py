@@ -22,6 +22,7 @@ _QUANTILES = (0.05, 0.5, 0.95)
 _OFF = 0.1  # of the data's standard deviation, for means; of 1, for ratios of deviations
 _STANDARD_ERRORS = 3.0  # within which nothing is called off
 _BINS = 30
+_LONGEST = 28  # characters of a name below a histogram, which are as wide as it
 _OUTER = 0.001  # quantile of the data beyond which a histogram need not reach
 
 
@@ -117,7 +118,7 @@ def _histogram(panel: str, name: str, rows: Tensor, samples: Tensor) -> str:
     axes.hist(
         samples.clamp(edges[0], edges[-1]).numpy(), bins=bins, density=True, color=ACCENT, histtype="step", lw=1.4
     )
-    axes.set(xlabel=literal(name), yticks=[])
+    axes.set(xlabel=literal(name, _LONGEST), yticks=[])
     axes.tick_params(labelsize=8)
     axes.locator_params(axis="x", nbins=4)
     for side in ("left", "right", "top"):
