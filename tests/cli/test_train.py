@@ -48,6 +48,19 @@ def _files(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir() if "tfevents" not in path.name)
 
 
+def test_data_that_do_not_vary_are_trained_on_and_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """No variance is a multiple of theirs."""
+    (tmp_path / "equal.csv").write_text("x,y\n" + "1.5,3\n" * 20)
+    for run in ("one", "two"):
+        assert call("train", tmp_path / "equal.csv", "--out", tmp_path / run, *QUICK) == 0
+    said = capsys.readouterr().out
+    assert "total variance over the data's not defined, the data do not vary" in said
+    quality = json.loads((tmp_path / "one" / "run.json").read_text())["result"]["quality"]
+    assert set(quality["total_variance_over_data"]) == {None}
+    assert call("compare", tmp_path / "one", tmp_path / "two", "--out", tmp_path / "both") == 0
+    assert "nan" not in said + capsys.readouterr().out
+
+
 @pytest.mark.parametrize("coupling", ["subspace", "semidiscrete", "minibatch", "independent"])
 def test_a_run_of_each_coupling_can_be_sampled(
     data: Path, tmp_path: Path, coupling: str, capsys: pytest.CaptureFixture[str]

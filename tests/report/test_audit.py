@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -45,6 +46,16 @@ def test_scales_are_drawn_where_all_marks_agree_and_where_a_value_is_not_finite(
     drawn = scales_of_figures([same, none], "scales")
     assert ElementTree.fromstring(drawn).tag.endswith("svg")
     assert "nan" not in drawn.lower()
+
+
+def test_a_figure_that_is_no_number_is_not_shown_as_one() -> None:
+    """Two rows are too few for W2, and equal rows have no deviation to measure anything by."""
+    rows = torch.tensor([[-1.0, 1.0], [1.0, -1.0]])
+    found = pf.analysis.audit(lambda t, x: -x, data=rows, count=64, steps=8)
+    assert math.isnan(found.figures["wasserstein"].value)
+    shown = {row[0]: row[1:] for row in audit_table(found).rows}
+    assert shown["wasserstein"] == ("not measured", "", "")
+    assert "nan" not in str(shown)
 
 
 def test_an_audit_is_saved_and_loaded(found: pf.analysis.Audit, tmp_path: Path) -> None:

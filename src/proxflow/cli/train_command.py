@@ -152,7 +152,7 @@ def _trained(
 
 
 def _print_training(output: Output, result: TrainResult, comparison: FewSteps, dataset: Dataset) -> None:
-    from proxflow.report.training_page import complaint
+    from proxflow.report.training_page import complaint, ratio_in_words
 
     last = result.history[-1]
     output.say(f"{dataset.name}: {counted(result.steps, 'step')} in {result.seconds:.1f} s, loss {last.loss:.4g}")
@@ -162,7 +162,7 @@ def _print_training(output: Output, result: TrainResult, comparison: FewSteps, d
     for steps, distance, error, spread in zip(*columns, strict=True):
         output.say(
             f"  {counted(steps, 'Euler step'):20s} energy distance {distance:.4g} +- {error:.1g}, "
-            f"total variance over the data's {spread.total:.3f} +- {spread.total_error:.3f}"
+            f"total variance over the data's {ratio_in_words(spread.total, spread.total_error)}"
         )
     output.say(f"  {'noise itself':20s} energy distance {comparison.of_noise:.4g}")
     output.say(f"  {'normal law':20s} energy distance {comparison.of_normal:.4g}, of the data's mean and covariance")

@@ -51,7 +51,9 @@ def render_audit_page(audit: Audit, name: str, subject: str, command: str | None
 
 
 def figure_in_words(figure: Figure) -> str:
-    """Value and 95% interval, rounding left out; of an interval without an upper end its lower one."""
+    """Value and 95% interval, rounding left out; of an interval without an upper end its lower one; or why neither."""
+    if math.isnan(figure.value):
+        return "not measured"
     if figure.high == math.inf:
         return f"at least {_number(figure.low)}"
     return f"{_number(figure.value)} [{_number(figure.low)}, {_number(figure.high)}]"
@@ -213,4 +215,4 @@ def _number(value: float) -> str:
 
 
 def _mark(value: float | None) -> str:
-    return "" if value is None else _number(value)
+    return "" if value is None or math.isnan(value) else _number(value)

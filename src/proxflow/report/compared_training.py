@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -74,7 +75,8 @@ def quality_of(record: Mapping[str, Any]) -> FewSteps:
     kept, nothing = record["result"]["quality"], torch.empty(0)
     steps = tuple(int(count) for count in kept["steps"])
     columns = (
-        tuple(map(float, kept[name])) for name in ("energy_distance", "energy_distance_error",
+        tuple(float("nan" if value is None else value) for value in kept[name])
+        for name in ("energy_distance", "energy_distance_error",
                                                    "total_variance_over_data", "total_variance_error")
     )  # fmt: skip
     distance, error, total, total_error = columns
@@ -111,7 +113,9 @@ def _spreads(qualities: Sequence[FewSteps]) -> list[ComparedFigure]:
     for count in _all_steps(qualities):
         spreads = [quality.spread[quality.steps.index(count)] if count in quality.steps else None
                    for quality in qualities]  # fmt: skip
-        measured = tuple(None if one is None else symmetric(one.total, one.total_error) for one in spreads)
+        measured = tuple(
+            None if one is None or math.isnan(one.total) else symmetric(one.total, one.total_error) for one in spreads
+        )
         found.append(ComparedFigure(f"variance ratio, {counted(count, 'step')}", measured, target=1.0))
     return found
 

@@ -221,18 +221,22 @@ def _quality(comparison: FewSteps) -> str:
     """Of the nearest samples."""
     k = comparison.best
     distance, off, found = comparison.energy_distance[k], comparison.energy_distance_error[k], comparison.spread[k]
+    variance = (
+        "The data do not vary, so that no variance is over theirs."
+        if math.isnan(found.total)
+        else f"Their total variance is {found.total:.3f} ± {found.total_error:.3f} times the data's."
+    )
     return (
         f"Samples at {counted(comparison.steps[k], 'step')} are at energy distance {distance:.3g} ± {off:.1g} from "
         f"the data, the noise itself at {comparison.of_noise:.3g}, a normal law with the data's mean and covariance at "
-        f"{comparison.of_normal:.3g}. Their total variance is {found.total:.3f} ± {found.total_error:.3f} times the "
-        "data's."
+        f"{comparison.of_normal:.3g}. {variance}"
     )
 
 
 def _step_table(comparison: FewSteps) -> Table:
     columns = comparison.steps, comparison.energy_distance, comparison.energy_distance_error, comparison.spread
     rows = [
-        (counted(steps, "step"), f"{distance:.3g} ± {off:.1g}", f"{found.total:.3f} ± {found.total_error:.3f}")
+        (counted(steps, "step"), f"{distance:.3g} ± {off:.1g}", ratio_in_words(found.total, found.total_error))
         for steps, distance, off, found in zip(*columns, strict=True)
     ]
     rows += [("noise itself", f"{comparison.of_noise:.3g}", ""), ("normal law", f"{comparison.of_normal:.3g}", "")]
@@ -252,7 +256,7 @@ def _spread_rows(comparison: FewSteps, dataset: Dataset) -> list[Row]:
         Row(
             "spread, in all",
             f"total variance of samples at {at} over the data's; 1 is right",
-            f"{found.total:.3f} +- {found.total_error:.3f}",
+            ratio_in_words(found.total, found.total_error),
         ),
         Row(
             "spread by direction",
@@ -266,10 +270,14 @@ def _spread_rows(comparison: FewSteps, dataset: Dataset) -> list[Row]:
 
 
 def _ratios(ratio: Tensor, error: Tensor) -> str:
-    return ", ".join(
-        "not defined, the data do not vary" if math.isnan(value) else f"{value:.2f} +- {off:.2f}"
-        for value, off in zip(ratio.tolist(), error.tolist(), strict=True)
-    )
+    return ", ".join(ratio_in_words(value, off, 2) for value, off in zip(ratio.tolist(), error.tolist(), strict=True))
+
+
+def ratio_in_words(ratio: float, error: float, digits: int = 3) -> str:
+    """A variance over the data's, with its standard error."""
+    if math.isnan(ratio):
+        return "not defined, the data do not vary"
+    return f"{ratio:.{digits}f} +- {error:.{digits}f}"
 
 
 def _rows(
