@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from matplotlib.font_manager import fontManager
 from PIL import Image
 
 import proxflow as pf
@@ -201,6 +202,19 @@ def test_images_of_all_classes_are_drawn_a_row_each(tmp_path: Path, capsys: pyte
     assert [said[name] for name in ("samples", "labels", "picture")] == [
         str(folder / name) for name in ("samples.npy", "samples-labels.npy", "samples.png")
     ]
+
+
+def test_a_class_whose_letters_no_font_has_is_a_warning_of_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = [font for font in fontManager.ttflist if font.name == "DejaVu Sans"]
+    monkeypatch.setattr(fontManager, "ttflist", own)
+    images = np.random.default_rng(0).random((20, 6, 6))
+    np.savez(tmp_path / "x.npz", points=images, labels=np.array(["猫", "b"] * 10))
+    assert call("train", tmp_path / "x.npz", "--conditional", "--out", tmp_path / "run", *QUICK) == 0
+    capsys.readouterr()
+    assert call("sample", tmp_path / "run", "--label", "all", "--count", "2") == 0
+    assert "\nwarning: no font that is installed has 猫: " in "\n" + capsys.readouterr().err
 
 
 def test_the_command_on_the_page_repeats_the_run(

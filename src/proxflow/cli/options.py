@@ -40,6 +40,7 @@ __all__ = [
     "Tolerance",
     "command_line",
     "device_named",
+    "doubts_in_a_line",
     "free_file",
     "hint",
     "record_of",
@@ -131,14 +132,23 @@ class Reading:
 
         arguments = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         arguments |= {name: _listed(arguments[name]) for name in ("columns", "drop")}
-        with warnings.catch_warnings(record=True) as doubts:
-            warnings.simplefilter("always", pf.DataWarning)
+        with doubts_in_a_line():
             dataset = pf.data.load(data, n=arguments.pop("points"), seed=seed, **arguments)
-        for note in dataset.notes:
-            typer.echo(f"{dataset.name}: {note}", err=True)
-        for doubt in doubts:
-            typer.echo(f"warning: {doubt.message}", err=True)
+            for note in dataset.notes:
+                typer.echo(f"{dataset.name}: {note}", err=True)
         return dataset
+
+
+@contextlib.contextmanager
+def doubts_in_a_line() -> Iterator[None]:
+    """Warnings of the body are said after it, in a line each, without the place in the source."""
+    from proxflow.errors import DataWarning
+
+    with warnings.catch_warnings(record=True) as doubts:
+        warnings.simplefilter("always", DataWarning)
+        yield
+    for doubt in doubts:
+        typer.echo(f"warning: {doubt.message}", err=True)
 
 
 def _listed(names: str | None) -> list[str] | None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from proxflow.cli.options import Output, Seed, schedule_named, with_groups
+from proxflow.cli.options import Output, Seed, doubts_in_a_line, schedule_named, with_groups
 from proxflow.cli.sample_file import SampleFile, npy
 from proxflow.errors import counted
 
@@ -89,7 +89,8 @@ def sample(
         "guidance": guidance,
         "seed": seed,
     }
-    picture = _picture(samples, labels, folder.facts.value_range)
+    with doubts_in_a_line():
+        picture = _picture(samples, labels, folder.facts.value_range)
     written = folder.write_samples(npy(samples), None if labels is None else npy(labels), picture, arguments)
     output.end(run, samples=str(written[0]), **_told(output, said, written), arguments=arguments)
 
