@@ -266,3 +266,10 @@ def test_a_reference_of_two_dtypes_is_asked_in_that_of_its_atoms() -> None:
         assert {"velocity_error", "pair_excess", "variance_ratio"} <= set(found.figures)
     study = pf.analysis.minibatch_convergence(turned, [1, 2, 4], max_pairs=1 << 8, progress=False)
     assert study.transport_cost > 0
+
+
+@pytest.mark.parametrize("count", [1, 40])
+def test_data_that_do_not_vary_are_refused(count: int) -> None:
+    """Figures were nan of the samples' deviation."""
+    with pytest.raises(ValueError, match="audit: all rows of data are equal; give data that vary"):
+        quick(lambda t, x: -x, data=torch.ones(count, 2, dtype=f64))

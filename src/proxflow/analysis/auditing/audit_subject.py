@@ -131,6 +131,8 @@ def _with_data(subject: Subject, labels: Tensor | None) -> Subject:
         rows = subject.exact(noise)
     if rows is None:
         return subject
+    if subject.rows is not None and bool((rows == rows[:1]).all()):
+        raise ValueError("audit: all rows of data are equal; give data that vary, since figures are told by how much")
     if labels is not None and labels.shape != (len(rows),):
         raise ValueError(f"audit: labels must be ({len(rows)},), one for each row of data, got {tuple(labels.shape)}")
     order = torch.randperm(len(rows), generator=generator_of(subject.seed, _SHUFFLE))[:_MOST_ROWS]
