@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any, NoReturn, Self
 
+import numpy as np
 import pytest
 import safetensors
 import torch
@@ -614,6 +615,28 @@ def test_dictionaries_keep_their_keys(tmp_path: Path) -> None:
     assert list(again) == ["step", 0, "none"]
     assert torch.equal(again[0]["mean"], state[0]["mean"])
     assert again[0]["betas"] == (0.9, 0.999)
+
+
+def test_keys_may_be_tuples_and_numbers_of_numpy(tmp_path: Path) -> None:
+    """A tuple was written, and the file then called damaged; the label of a class in numpy was not written."""
+    state = {(1, (2, "a")): 3, np.int64(7): torch.arange(3.0), math.inf: None}
+    pf.save(state, tmp_path / "state")
+    again = pf.load(tmp_path / "state")
+    assert list(again) == list(state)
+    assert torch.equal(again[7], torch.arange(3.0))
+
+
+@pytest.mark.parametrize("key", [b"a", torch.ones(1), frozenset([1])], ids=["bytes", "tensor", "set"])
+def test_a_key_that_cannot_be_stored_is_named(key: Any, tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match=r"save: a key of root is a \w+, which cannot be stored"):
+        pf.save({key: 1}, tmp_path / "x")
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("tensor", [torch.eye(2).to_sparse(), torch.ones(2, device="meta")], ids=["sparse", "meta"])
+def test_a_tensor_without_dense_numbers_is_named(tensor: Tensor, tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match=r"save: root\.a is a Tensor, which cannot be stored; give a dense tensor"):
+        pf.save({"a": tensor}, tmp_path / "x")
 
 
 def test_a_study_of_batch_sizes_comes_back(tmp_path: Path) -> None:

@@ -174,13 +174,14 @@ def _encode(value: object, key: str, tensors: dict[str, Tensor]) -> Any:
         return value
     if isinstance(value, float):
         return value if math.isfinite(value) else {"float": repr(value)}
-    if isinstance(value, Tensor):
+    if isinstance(value, Tensor) and value.layout == torch.strided and not value.is_meta:
         while key in tensors:  # as of {"a.b": x, "a": {"b": y}}, or of {1: x, "1": y}
             key = f"{key} ({len(tensors)})"
         tensors[key] = value.detach().cpu().contiguous().clone()
         return {"tensor": key}
     if isinstance(value, dict):
-        return {"items": [[name, _encode(item, f"{key}.{name}", tensors)] for name, item in value.items()]}
+        items = [[_encoded_name(key, name), _encode(item, f"{key}.{name}", tensors)] for name, item in value.items()]
+        return {"items": items}
     if isinstance(value, list | tuple):
         items = [_encode(item, f"{key}.{i}", tensors) for i, item in enumerate(value)]
         return {"tuple": items} if isinstance(value, tuple) else items
@@ -190,12 +191,23 @@ def _encode(value: object, key: str, tensors: dict[str, Tensor]) -> Any:
     return {"class": name_of(type(value)), "arguments": arguments}
 
 
+def _encoded_name(key: str, name: object) -> Any:
+    """A key of the dictionary at ``key``: text, a number, None, or a tuple of these."""
+    tensors: dict[str, Tensor] = {}
+    encoded = _encode(name, f"a key of {key}", tensors)
+    if tensors:
+        raise TypeError(f"save: a key of {key} is a {type(name).__name__}, which cannot be stored; name it by text")
+    return encoded
+
+
 def _instead_of(value: object) -> str:
     """What to do with an object that cannot be stored."""
     if isinstance(value, torch.nn.Module):
         return (
             "decorate its class with proxflow.storable, or keep the state_dict of a module of your own with torch.save"
         )
+    if isinstance(value, Tensor):
+        return "give a dense tensor that holds numbers, as of .to_dense()"
     if hasattr(value, "sample") and hasattr(value, "directions"):
         return (
             "of a coupling in some directions, save its potential and its directions, "
@@ -234,7 +246,7 @@ def _decode(tree: Any, tensors: dict[str, Tensor], path: Path) -> Any:
     if "float" in tree:
         return float(tree["float"])
     if "items" in tree:
-        return {name: _decode(item, tensors, path) for name, item in tree["items"]}
+        return {_decode(name, tensors, path): _decode(item, tensors, path) for name, item in tree["items"]}
     if "tuple" in tree:
         return tuple(_decode(item, tensors, path) for item in tree["tuple"])
     name = tree["class"]
