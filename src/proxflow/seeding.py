@@ -48,7 +48,14 @@ def own_generator(generator: torch.Generator | None) -> torch.Generator | None:
     In a child whose default generator has not been seeded since, a generator of the child's own stands in for it: it
     follows from the seed of the parent and the number of the fork, so that a seeded program can still be repeated.
     Workers of a DataLoader are seeded by PyTorch, spawned processes are not copies; both draw with torch's own.
+
+    Raises:
+        ValueError: it is no generator.
     """
+    if not isinstance(generator, torch.Generator | None):
+        raise ValueError(
+            f"generator must be a torch.Generator or None, got {generator!r}; torch.Generator().manual_seed(0) is one"
+        )
     if generator is not None or _fork.inherited_seed != torch.initial_seed():
         return generator
     if _fork.generator is None:

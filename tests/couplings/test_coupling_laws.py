@@ -138,6 +138,13 @@ def test_pairs_carry_no_gradient_and_share_no_memory_with_the_data(
 
 
 @EVERY
+@pytest.mark.parametrize("generator", [5, "cpu"])
+def test_what_is_no_generator_is_refused(built: dict[str, Any], name: str, generator: Any) -> None:
+    with pytest.raises(ValueError, match=r"generator must be a torch\.Generator or None, got"):
+        built[name].sample(100, generator=generator)
+
+
+@EVERY
 @pytest.mark.parametrize("n", [0, -1])
 def test_fewer_than_one_pair_is_refused(built: dict[str, Any], name: str, n: int) -> None:
     with pytest.raises(ValueError, match=f"n must be at least 1, got {n}"):
