@@ -232,6 +232,41 @@ class Empirical:
         return f"Empirical({counted(len(self.points), 'point')} in dimension {self.dim}, bandwidth={self.bandwidth:g})"
 
 
+def check_source(owner: str, source: object, dim: int) -> None:
+    """Refuse what is no source, or one of another dimension than the points.
+
+    Raises:
+        ValueError: as said.
+    """
+    if isinstance(source, type) or not (hasattr(source, "dim") and callable(getattr(source, "sample", None))):
+        name = source.__name__ if isinstance(source, type) else type(source).__name__
+        raise ValueError(
+            f"{owner}: source must be an object with dim, sample and log_prob, got {name}; measures.Gaussian(dim) is "
+            "one, and measures.Empirical(points) makes one of data"
+        )
+    if source.dim != dim:
+        raise ValueError(f"{owner}: the source has dimension {source.dim}, the points {dim}")
+
+
+def draw(source: Source, n: int, generator: torch.Generator | None, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """n draws of a source, maybe somebody's own, (n, d) in the dtype and on the device asked for, detached.
+
+    Raises:
+        ValueError: it gave something else, or draws that are not finite.
+    """
+    noise = source.sample(n, generator=generator, dtype=dtype, device=device)
+    if isinstance(source, Gaussian):
+        return noise
+    asked = f"{type(source).__name__}.sample: asked for ({n}, {source.dim}) of {dtype} on {device.type}"
+    if not isinstance(noise, Tensor):
+        raise ValueError(f"{asked}, it gave {type(noise).__name__}")
+    if (noise.shape, noise.dtype, noise.device.type) != ((n, source.dim), dtype, device.type):
+        raise ValueError(f"{asked}, it gave {tuple(noise.shape)} of {noise.dtype} on {noise.device.type}")
+    if not bool(torch.isfinite(noise).all()):
+        raise ValueError(f"{asked}, it gave NaN or inf")
+    return noise.detach()
+
+
 def draw_rows(weights: Tensor, n: int, generator: torch.Generator | None = None) -> Tensor:
     """n independent row numbers, (n,) int64, with the probabilities ``weights`` (N,), float64 of sum 1.
 

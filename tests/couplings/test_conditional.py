@@ -130,8 +130,10 @@ def test_a_class_of_one_row(generator: torch.Generator) -> None:
 @pytest.mark.parametrize(
     "labels",
     [torch.tensor([True, False, True, False]), torch.tensor([-7, 300, -7, 300]), torch.tensor([5, 5, 5, 5]),
-     torch.tensor([0, 1, 2, 3]), torch.tensor([0, 255, 0, 255], dtype=torch.uint8)],
-    ids=["bool", "any numbers", "one class", "a class each", "uint8"],
+     torch.tensor([0, 1, 2, 3]), torch.tensor([0, 255, 0, 255], dtype=torch.uint8),
+     torch.tensor([0, 65535, 0, 65535], dtype=torch.uint16), torch.tensor([0, 7, 0, 7], dtype=torch.uint32),
+     torch.tensor([0, 2**63 - 1, 0, 5], dtype=torch.uint64)],
+    ids=["bool", "any numbers", "one class", "a class each", "uint8", "uint16", "uint32", "uint64"],
 )  # fmt: skip
 def test_classes_may_be_any_whole_numbers(labels: Tensor, generator: torch.Generator) -> None:
     points = torch.randn(4, 3, generator=generator)
@@ -140,6 +142,29 @@ def test_classes_may_be_any_whole_numbers(labels: Tensor, generator: torch.Gener
     assert torch.equal(pairs.target, points[pairs.index])
     assert torch.equal(pairs.label, labels[pairs.index])
     assert coupling.noise_for(torch.arange(4), generator=generator).shape == (4, 3)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint16, torch.uint32, torch.uint64], ids=str)
+def test_unsigned_columns_are_classes(dtype: torch.dtype, generator: torch.Generator) -> None:
+    points, columns = (
+        torch.randn(6, 3, generator=generator),
+        torch.tensor([[0, 1], [0, 2], [0, 1], [3, 1], [3, 1], [0, 2]]),
+    )
+    potentials = Conditional.fit(points, columns.to(dtype)).potentials
+    assert [len(potential.points) for potential in potentials.values()] == [2, 2, 2]
+
+
+def test_classes_beyond_int64_are_refused() -> None:
+    labels = torch.tensor([0, 2**63, 0, 2**63], dtype=torch.uint64)
+    with pytest.raises(ValueError, match=r"Conditional: labels that are kept apart .* whole numbers of int64"):
+        Conditional.fit(torch.randn(4, 3), labels)
+
+
+@pytest.mark.parametrize("max_memory", [-1, 1.5, "1", True])
+def test_a_memory_that_is_no_number_of_bytes_is_refused(conditional: Conditional, max_memory: Any) -> None:
+    points, labels = two_classes()
+    with pytest.raises(ValueError, match="Conditional: max_memory must be an integer of at least 0"):
+        Conditional(points, labels, conditional.potentials, max_memory=max_memory)
 
 
 def test_noise_of_another_law(generator: torch.Generator) -> None:

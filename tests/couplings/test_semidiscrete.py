@@ -274,6 +274,23 @@ def test_an_index_that_names_no_rows_is_refused(exact: Discrete, index: Any, sai
     assert coupling.noise_law == NoiseLaw()
 
 
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.uint16, torch.uint32, torch.uint64], ids=str)
+def test_rows_may_be_named_by_unsigned_numbers(exact: Discrete, dtype: torch.dtype) -> None:
+    coupling = Semidiscrete(exact, rows())
+    noise = coupling.noise_for(torch.tensor([3, 29]).to(dtype), generator=seeded())
+    assert torch.equal(coupling.rows_for(noise), torch.tensor([3, 29]))
+    with pytest.raises(ValueError, match="Semidiscrete: index must name rows 0 to 29"):
+        coupling.noise_for(torch.tensor([3, 30]).to(dtype))
+
+
+@pytest.mark.parametrize(("name", "least"), [("max_draws", 1), ("max_memory", 0)])
+@pytest.mark.parametrize("value", [-1, 1.5, "1", True])
+def test_a_limit_that_is_no_number_is_refused(exact: Discrete, name: str, least: int, value: Any) -> None:
+    options: dict[str, Any] = {name: value}
+    with pytest.raises(ValueError, match=f"Semidiscrete: {name} must be an integer of at least {least}"):
+        Semidiscrete(exact, rows(), **options)
+
+
 # ------------------------------------------------------------------ cells that noise does not hit
 
 

@@ -47,3 +47,64 @@ def test_what_to_do_instead_is_said() -> None:
         Ball(2, source=Uniform(2))
     with pytest.raises(ValueError, match="only a shift is possible"):
         Quantile(([0.0, 1.0], [0.0, 1.0]), source=Uniform(1)).rotate(-torch.ones(1, 1))
+
+
+Draw = Callable[[torch.Tensor], Any]
+
+GIVEN: dict[str, tuple[Draw, str]] = {
+    "a row too many": (lambda noise: torch.cat([noise, noise[:1]]), r"asked for .* it gave \(\d+, 4\)"),
+    "another dtype": (lambda noise: noise.float(), "of torch.float64 on cpu, it gave .* of torch.float32"),
+    "NaN": (lambda noise: noise * torch.nan, "it gave NaN or inf"),
+    "an array": (lambda noise: noise.numpy(), "it gave ndarray"),
+}
+
+
+class Own:
+    """A source of a user's own in R^4: what ``change`` makes of normal noise."""
+
+    dim = 4
+
+    def __init__(self, change: Draw) -> None:
+        self.change = change
+
+    def sample(self, n: int, **options: Any) -> Any:
+        return self.change(pf.measures.Gaussian(4).sample(n, **options))
+
+    def log_prob(self, x: torch.Tensor) -> torch.Tensor:
+        return pf.measures.Gaussian(4).log_prob(x)
+
+
+def _rows() -> torch.Tensor:
+    return torch.randn(20, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+
+USES: dict[str, Callable[[Any], Any]] = {
+    "fit": lambda source: pf.semidiscrete.fit(_rows(), source=source, tol=0.1, max_samples=5000),
+    "fit of one row": lambda source: pf.semidiscrete.fit(_rows()[:1], source=source),
+    "Independent": lambda source: pf.couplings.Independent(_rows(), source=source).sample(5),
+    "Minibatch": lambda source: pf.couplings.Minibatch(_rows(), 5, source=source).sample(5),
+}
+
+
+@pytest.mark.parametrize("use", USES)
+@pytest.mark.parametrize("given", GIVEN)
+def test_what_a_source_of_your_own_gives_is_checked(given: str, use: str) -> None:
+    """A row too many counted in every mass of a fit, NaN went into pairs, the others ended in tracebacks of torch."""
+    change, said = GIVEN[given]
+    with pytest.raises(ValueError, match=r"Own\.sample: .*" + said):
+        USES[use](Own(change))
+
+
+@pytest.mark.parametrize("use", USES)
+def test_gradients_of_a_source_of_your_own_are_left_behind(use: str) -> None:
+    """As of a trained sampler: the fit failed in a product of torch, and pairs kept the graph."""
+    scale = torch.ones(4, dtype=torch.float64, requires_grad=True)
+    used = USES[use](Own(lambda noise: noise * scale.to(noise)))
+    assert not (used.cell_mass if "fit" in use else used.source).requires_grad
+
+
+@pytest.mark.parametrize("use", USES)
+@pytest.mark.parametrize("source", [3, pf.measures.Gaussian, torch.zeros(5, 4)], ids=["number", "class", "rows"])
+def test_what_is_no_source_is_refused_by_name(source: object, use: str) -> None:
+    with pytest.raises(ValueError, match=r"source must be an object with dim, sample and log_prob, got"):
+        USES[use](source)

@@ -157,9 +157,16 @@ def checked_strength(data: Rows, strength: float | Sequence[float]) -> tuple[flo
     for column, one in zip(columns, each, strict=True):
         if not bool(torch.isfinite(column).all()):
             raise ValueError("Conditional: labels must be finite; drop the rows that are not")
-        if one == math.inf and not bool((column == column.to(torch.int64)).all()):
-            raise ValueError("Conditional: labels that are kept apart (strength inf) must be whole numbers")
+        if one == math.inf and not _is_whole(column):
+            raise ValueError("Conditional: labels that are kept apart (strength inf) must be whole numbers of int64")
     return found
+
+
+def _is_whole(column: Tensor) -> bool:
+    """Whether conditions (N,) are whole numbers that int64 holds, as names of classes."""
+    if column.is_floating_point():
+        return bool((column == column.to(torch.int64)).all())
+    return column.dtype != torch.uint64 or bool((column.to(torch.int64) >= 0).all())
 
 
 def weights_of(data: Rows, rows: Tensor) -> Tensor | None:

@@ -17,7 +17,7 @@ from typing import Any, Literal, Self
 import torch
 from torch import Tensor
 
-from proxflow.checks import Numbers, whole_number
+from proxflow.checks import Numbers, count_of, whole_number
 from proxflow.couplings.condition_groups import Group, checked_strength, groups_of, places_of_groups, weights_of
 from proxflow.couplings.directions import choose_directions, directions_kept_by
 from proxflow.couplings.joint_conditional import ConditionCost, NoiseAndCondition
@@ -104,6 +104,7 @@ class Conditional:
         self.rows = Rows("Conditional", points, labels, weights)
         self.strength = checked_strength(self.rows, strength)
         self.symmetry = _checked_symmetry(symmetry, self.rows, self.strength)
+        memory = WAITING if max_memory is None else count_of("Conditional", "max_memory", max_memory, 0)
         groups = groups_of(self.rows, self.strength)
         for what, given in (("potential", potentials), ("directions", directions)):
             missing = [] if given is None else sorted(set(groups.members) - set(given))
@@ -114,7 +115,7 @@ class Conditional:
         for group, rows in groups.members.items():
             frame = None if directions is None else directions[group]
             own = Group.of(self.rows, rows, frame, self.strength, _noise_of(potentials[group]))
-            share = (WAITING if max_memory is None else max_memory) * len(rows) // len(self.rows)
+            share = memory * len(rows) // len(self.rows)
             least = _DRAWS_PER_ROW * own.joined.numel() * own.rows.dtype.itemsize if max_memory is None else 0
             self._parts[group] = _part(own, potentials[group], symmetry, max(share, least))
         self.source = next(iter(self._parts.values())).source

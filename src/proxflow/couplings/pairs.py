@@ -11,7 +11,7 @@ from torch import Tensor
 from proxflow.checks import Numbers, as_tensor, flat_points, point_weights, whole_number, working_dtype
 from proxflow.errors import counted
 from proxflow.fingerprint import source_probes
-from proxflow.measures import Gaussian, Source, draw_rows
+from proxflow.measures import Gaussian, Source, check_source, draw, draw_rows
 from proxflow.results import brief_repr
 
 __all__ = ["Pairs", "Rows", "check_count", "checked_labels", "joined", "rows_of"]
@@ -113,17 +113,16 @@ class Rows:
         """The source given, checked, or the standard normal law.
 
         Raises:
-            ValueError: the source has another dimension.
+            ValueError: it is no source, or has another dimension.
         """
         if source is None:
             return Gaussian(self.dim)
-        if source.dim != self.dim:
-            raise ValueError(f"{self.name}: the source has dimension {source.dim}, the points {self.dim}")
+        check_source(self.name, source, self.dim)
         return source
 
     def draw_noise(self, source: Source, n: int, generator: torch.Generator | None) -> Tensor:
         """n draws of the source, (n, d), on the points' device."""
-        return source.sample(n, generator=generator, dtype=self.dtype, device=self.flat.device)
+        return draw(source, n, generator, self.dtype, self.flat.device)
 
     def draw_index(self, n: int, generator: torch.Generator | None) -> Tensor:
         """n rows, independent, each with its weight for a probability, (n,) int64."""
@@ -144,9 +143,10 @@ class Rows:
                 f"{self.name}: index must be (n,) whole numbers, got {tuple(index.shape)} of {index.dtype}; "
                 "torch.nonzero(mask)[:, 0] numbers the rows of a mask"
             )
+        index = index.to(self.flat.device, torch.int64)  # unsigned numbers beyond it turn negative
         if len(index) and not 0 <= int(index.min()) <= int(index.max()) < len(self):
             raise ValueError(f"{self.name}: index must name rows 0 to {len(self) - 1}")
-        return index.to(self.flat.device, torch.int64)
+        return index
 
     def checked_noise(self, noise: Numbers) -> Tensor:
         """Source points that a caller gives, (n, *event), as (n, d).

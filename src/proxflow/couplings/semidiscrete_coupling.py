@@ -8,7 +8,7 @@ import torch
 from scipy.spatial import KDTree
 from torch import Tensor
 
-from proxflow.checks import Numbers, point_weights
+from proxflow.checks import Numbers, count_of, point_weights
 from proxflow.couplings.noise_pool import WAITING, NoiseLaw, NoisePool
 from proxflow.couplings.numbered_blocks import NumberedBlocks
 from proxflow.couplings.pairs import Pairs, Rows, check_count
@@ -50,7 +50,8 @@ class Semidiscrete:
 
     Raises:
         ValueError: bad points, labels not one for each point, points that are not the atoms of the potential,
-            or weights of the rows that do not add up to those of its atoms.
+            weights of the rows that do not add up to those of its atoms, or ``max_draws`` and ``max_memory`` that are
+            no numbers of draws and bytes.
     """
 
     def __init__(
@@ -69,7 +70,8 @@ class Semidiscrete:
         self.source = self.rows.source_or_normal(potential.source)
         self.atom_of_row = _atoms_of(self.rows.flat, potential.points, self.symmetry)
         self._shares = _shares(self.rows.flat, self.atom_of_row, potential, weights)
-        self._pool = NoisePool(self._draw, potential, max_draws, max_memory)
+        most = None if max_draws is None else count_of("Semidiscrete", "max_draws", max_draws)
+        self._pool = NoisePool(self._draw, potential, most, count_of("Semidiscrete", "max_memory", max_memory, 0))
         self._numbered = NumberedBlocks.within_memory(_LISTED_PAIRS, self.rows.dim)
 
     def __repr__(self) -> str:

@@ -17,7 +17,7 @@ from torch import Tensor
 from proxflow.checks import Numbers, real_number, whole_number, working_dtype
 from proxflow.errors import ConvergenceWarning
 from proxflow.kernels.shortlist import Shortlist
-from proxflow.measures import Gaussian, Source
+from proxflow.measures import Gaussian, Source, check_source, draw
 from proxflow.potentials.shortlisted import Shortlisted
 from proxflow.potentials.symmetric import SymmetricDiscrete, check_invariant
 from proxflow.seeding import generator_of
@@ -185,8 +185,7 @@ def _check_options(source: Source, atoms: Atoms, epsilon: float, tol: float, max
         raise ValueError(f"fit: epsilon must be a number of at least 0, got {epsilon!r}")
     if max_samples is not None and max_samples < 1:
         raise ValueError(f"fit: max_samples must be at least 1, got {max_samples!r}")
-    if source.dim != atoms.points.shape[1]:
-        raise ValueError(f"fit: the source has dimension {source.dim}, the points {atoms.points.shape[1]}")
+    check_source("fit", source, atoms.points.shape[1])
 
 
 def _whole(name: str, value: object) -> int:
@@ -271,8 +270,8 @@ def _one_atom(task: Task) -> Solution:
     elif isinstance(source, Gaussian):
         value, half, draws = source.second_moment + float(point.square().sum()), 0.0, 0
     else:
-        noise = source.sample(_DIRAC_DRAWS, generator=generator_of(task.seed), dtype=torch.float64)
-        terms = (noise - point.to(noise)).square().sum(1)
+        noise = draw(source, _DIRAC_DRAWS, generator_of(task.seed, device=point.device), torch.float64, point.device)
+        terms = (noise - point).square().sum(1)
         value, half, draws = float(terms.mean()), 1.96 * float(terms.std()) / math.sqrt(len(terms)), len(terms)
     return Solution("one atom", potential, zero + 1, (), value, (value - half, value + half), 0, draws)
 
@@ -283,7 +282,7 @@ def _orbit_cost(potential: SymmetricDiscrete, seed: int) -> tuple[float, float, 
     dtype = working_dtype(points)
     parts = []
     for count in chunk_sizes(_DIRAC_DRAWS, _DRAWS_AT_ONCE):
-        noise = potential.source.sample(count, generator=generator, dtype=dtype, device=points.device)
+        noise = draw(potential.source, count, generator, dtype, points.device)
         parts.append((noise.double() - potential.brenier_map(noise).double()).square().sum(1))
     terms = torch.cat(parts)
     return float(terms.mean()), 1.96 * float(terms.std()) / math.sqrt(len(terms)), len(terms)

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from proxflow.checks import working_dtype
 from proxflow.kernels.geometry import ScaledRows, weighted_sum
+from proxflow.measures import draw
 from proxflow.potentials.atoms import centre_and_radius
 from proxflow.potentials.shortlisted import Shortlisted
 from proxflow.semidiscrete.problem import chunk_sizes, inner
@@ -76,7 +77,7 @@ def _gains_and_losses(
     lost: list[Tensor] = []
     sums = torch.zeros(2, len(mean), dtype=torch.float64, device=points.device)
     for count in chunk_sizes(PAIR_DRAWS, rows):
-        noise = potential.source.sample(count, generator=generator, dtype=dtype, device=points.device)
+        noise = draw(potential.source, count, generator, dtype, points.device)
         listed, best, exact = potential.nearest_atom(noise), everywhere.nearest_atom(noise), noise.double()
         origin = origin if gained else exact.mean(0)  # near the mean, which the end corrects
         apart, place = exact - origin, units[listed] - mean

@@ -14,7 +14,7 @@ from proxflow.checks import working_dtype
 from proxflow.kernels.geometry import ScaledRows, coordinates, row_norm, weighted_sum
 from proxflow.kernels.search import affine_scores, argmax_affine
 from proxflow.kernels.shortlist import GroupedSlopes, Shortlist, argmax_on_shortlist
-from proxflow.measures import Source
+from proxflow.measures import Source, draw
 from proxflow.potentials.atoms import centre_and_radius
 from proxflow.potentials.orbits import nearest_images, orbit_distances, orbit_frame
 from proxflow.semidiscrete.ranks import ALONE, Ranks
@@ -160,7 +160,7 @@ class SemiDual:
 
     def noise(self, n: int, generator: torch.Generator) -> Tensor:
         """``n`` source draws, (n, d)."""
-        return self.source.sample(n, generator=generator, dtype=self.dtype, device=self.points.device)
+        return draw(self.source, n, generator, self.dtype, self.points.device)
 
     def count(self, noise: Tensor, heights: Tensor) -> Tally:
         """``assign`` of rows that all processes hold, each of which searches its share."""

@@ -12,7 +12,7 @@ from torch import Tensor
 from proxflow.checks import working_dtype
 from proxflow.kernels.geometry import square_norms, weighted_sum
 from proxflow.kernels.shortlist import Shortlist
-from proxflow.measures import Gaussian, Source
+from proxflow.measures import Gaussian, Source, draw
 from proxflow.potentials.discrete import Discrete
 from proxflow.potentials.entropic import Entropic
 from proxflow.potentials.shortlisted import Shortlisted
@@ -79,7 +79,7 @@ class Returned:
             moved = functools.partial(self._moved, potential, mean)
 
         def judged(rows: int) -> Judgement:
-            noise = self.source.sample(rows, generator=generator, dtype=dtype, device=points.device)
+            noise = draw(self.source, rows, generator, dtype, points.device)
             tally, costs = moved(self._ranks.share(noise))
             return Judgement(tally, Moments.of(self._ranks.all_rows(costs, rows)))
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from proxflow.checks import working_dtype
 from proxflow.kernels.geometry import covariance_about, distances_from, projected, weighted_sum
-from proxflow.measures import Gaussian
+from proxflow.measures import Gaussian, draw
 from proxflow.potentials.discrete import Discrete
 from proxflow.potentials.entropic import Entropic
 from proxflow.potentials.orbits import atom_of_rows
@@ -203,7 +203,7 @@ def _conjugate_over_cloud(potential: ReturnedPotential, points: Tensor) -> Tenso
     """max over noise u of <u, y> - phi(u) for each row y, (N,) float64."""
     own = potential.points
     generator = generator_of(0, device=own.device)
-    cloud = potential.source.sample(_CLOUD, generator=generator, dtype=working_dtype(own), device=own.device)
+    cloud = draw(potential.source, _CLOUD, generator, working_dtype(own), own.device)
     levels = potential.conjugate(cloud).detach().to(points.device, torch.float64)
     cloud = cloud.to(points.device, torch.float64)
     return torch.cat([(part.double() @ cloud.mT - levels).amax(1) for part in points.split(_BLOCK)])
