@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from proxflow.couplings import Pairs, Semidiscrete
+from proxflow.couplings.stream import batch_of
 from proxflow.semidiscrete import fit
 from tests.couplings.cases import CASES, EVENT, LABEL_OF_THE_ROW, OPTIMAL, ROWS, WITHOUT_LABELS, data
 from tests.couplings.normality import ALPHA, frequency_p_value, normal_p_value
@@ -142,6 +143,17 @@ def test_pairs_carry_no_gradient_and_share_no_memory_with_the_data(
 def test_what_is_no_generator_is_refused(built: dict[str, Any], name: str, generator: Any) -> None:
     with pytest.raises(ValueError, match=r"generator must be a torch\.Generator or None, got"):
         built[name].sample(100, generator=generator)
+
+
+@EVERY
+@pytest.mark.parametrize("number", [-1, 0.5])
+def test_a_batch_of_no_whole_number_is_refused(built: dict[str, Any], name: str, number: Any) -> None:
+    draws: list[Callable[[], object]] = [lambda: batch_of(built[name], number, 4, 0)]
+    if hasattr(built[name], "batch"):
+        draws.append(lambda: built[name].batch(number, 4, 0))
+    for draw in draws:
+        with pytest.raises(ValueError, match="batch: number must be an integer of at least 0"):
+            draw()
 
 
 @EVERY

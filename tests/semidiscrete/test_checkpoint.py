@@ -212,3 +212,8 @@ def test_a_file_that_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
         fit(cloud(10, 4), checkpoint=path)
     with pytest.raises(ValueError, match="folder of the checkpoint"):
         fit(cloud(10, 4), checkpoint=tmp_path / "missing" / "run.safetensors")
+
+
+def test_a_folder_is_no_checkpoint(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"fit: the checkpoint .* is a folder; give a file in it"):
+        fit(cloud(40, 4), tol=0.5, checkpoint=tmp_path)

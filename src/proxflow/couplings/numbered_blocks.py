@@ -7,6 +7,7 @@ from typing import Self
 
 import torch
 
+from proxflow.checks import count_of
 from proxflow.couplings.pairs import Pairs, joined, rows_of
 from proxflow.couplings.process_local import Reserve
 from proxflow.seeding import generator_of
@@ -40,8 +41,12 @@ class NumberedBlocks:
         return cls(max(1, min(wanted, _MOST_PAIRS, _MOST_NUMBERS // dim)))
 
     def batch(self, number: int, n: int, seed: int, draw: Callable[[torch.Generator], Pairs]) -> Pairs:
-        """Batch ``number`` of n pairs; ``draw`` gives the pairs of a block."""
-        size, start = self.size, number * n
+        """Batch ``number`` of n pairs; ``draw`` gives the pairs of a block.
+
+        Raises:
+            ValueError: ``number`` is no whole number of at least 0.
+        """
+        size, start = self.size, count_of("batch", "number", number, 0) * n
         needed = range(start // size, (start + n - 1) // size + 1)
         with self.last.opened() as last:
             kept = last.kept or {}

@@ -120,7 +120,7 @@ class Semidiscrete:
     def batch(self, number: int, n: int, seed: int) -> Pairs:
         """Batch ``number`` of n pairs of an endless sequence, whatever was drawn before."""
         if not isinstance(self.potential, Shortlisted):
-            return self.sample(n, generator=generator_of(seed, number))
+            return self.sample(n, generator=generator_of(seed, count_of("batch", "number", number, 0)))
         check_count("Semidiscrete", n)
         size = self._numbered.size
         return self._numbered.batch(number, n, seed, lambda generator: self.sample(size, generator=generator))

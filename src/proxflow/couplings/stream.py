@@ -10,7 +10,7 @@ from typing import NoReturn, Protocol, Self
 
 import torch
 
-from proxflow.checks import whole_number
+from proxflow.checks import count_of, whole_number
 from proxflow.couplings.pairs import Pairs, rows_of
 from proxflow.couplings.process_local import Reserve
 from proxflow.seeding import generator_of
@@ -163,9 +163,11 @@ def batch_of(coupling: Coupling, number: int, n: int, seed: int) -> Pairs:
     """Batch ``number`` of n pairs of a coupling, the same whenever and wherever it is drawn.
 
     Raises:
-        ValueError: no coupling, or one, somebody's own, that gave something else.
+        ValueError: no coupling, or one, somebody's own, that gave something else; or ``number`` is no whole number of
+            at least 0.
     """
     _check_coupling(coupling)
+    number = count_of("batch", "number", number, 0)
     numbered = getattr(coupling, "batch", None)
     pairs = (
         numbered(number, n, seed) if numbered is not None else coupling.sample(n, generator=generator_of(seed, number))

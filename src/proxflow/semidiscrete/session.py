@@ -79,6 +79,8 @@ class Session:
             raise ValueError(f"fit: the folder of the checkpoint {path} does not exist; make it first")
         if not path.exists():
             return None
+        if path.is_dir():
+            raise ValueError(f"fit: the checkpoint {path} is a folder; give a file in it")
         checkpoint = load(path)
         if not isinstance(checkpoint, Checkpoint):
             raise ValueError(f"fit: {path} is not a checkpoint of a fit; give another path")
