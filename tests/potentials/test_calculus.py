@@ -27,6 +27,7 @@ from proxflow.potentials import (
     SymmetricDiscrete,
 )
 from proxflow.potentials.base import GeneralizedQuadratic
+from proxflow.results import Verdict
 from proxflow.symmetry import Group
 
 f64 = torch.float64
@@ -228,3 +229,12 @@ def projected(x: torch.Tensor, turn: torch.Tensor) -> list[Any]:
         root = mpmath.findroot(missing, (0, 100 * mpmath.norm(inner)))
         nearest = mpmath.matrix([a * a * z / (a * a + root) for a, z in zip(axes, inner, strict=True)])
         return list(q * nearest)
+
+
+def test_points_that_a_large_shift_has_rounded_off_a_plane_are_on_it() -> None:
+    """Most of them were said to be off the support: their rounding is beyond the tolerance of the law about 0."""
+    potential = flat(f64).rotate(rotation(3, f64), torch.full((3,), 1e9, dtype=f64))
+    y = potential.brenier_map(normal(100, 3, dtype=f64))
+    assert bool((potential.smooth_support(y) == int(Verdict.verified)).all())
+    off = y + potential._rotation[:, 2] * 1e2
+    assert bool((potential.smooth_support(off) == int(Verdict.failed)).all())

@@ -74,10 +74,12 @@ class SampleFile:
         if self._is_array:
             return npy(samples)
         arrow = optional_package("pyarrow", "data")
-        names, values = [*(columns or (f"x{i}" for i in range(samples.shape[1])))], [*samples.numpy().T]
+        names = [*(columns or (f"x{i}" for i in range(samples.shape[1])))]
+        values = [arrow.array(column) for column in samples.numpy().T]
         if labels is not None:
             names.append("label" if "label" not in names else "class")
-        table = arrow.table([arrow.array(column) for column in (*values, *([] if labels is None else [labels]))], names)
+            values.append(arrow.array(labels))
+        table = arrow.table(values, names)
         buffer = io.BytesIO()
         if self.path.suffix.lower() == ".csv":
             optional_package("pyarrow.csv", "data").write_csv(table, buffer)

@@ -74,12 +74,10 @@ def quality_of(record: Mapping[str, Any]) -> FewSteps:
     """
     kept, nothing = record["result"]["quality"], torch.empty(0)
     steps = tuple(int(count) for count in kept["steps"])
-    columns = (
-        tuple(float("nan" if value is None else value) for value in kept[name])
-        for name in ("energy_distance", "energy_distance_error",
-                                                   "total_variance_over_data", "total_variance_error")
-    )  # fmt: skip
-    distance, error, total, total_error = columns
+    names = ("energy_distance", "energy_distance_error", "total_variance_over_data", "total_variance_error")
+    distance, error, total, total_error = (
+        tuple(float("nan" if value is None else value) for value in kept[name]) for name in names
+    )
     if not steps or {len(steps)} != set(map(len, (distance, error, total, total_error))):
         raise ValueError("quality holds lists of different lengths")
     spread = tuple(

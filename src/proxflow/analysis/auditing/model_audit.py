@@ -113,8 +113,8 @@ def audit(
         ``warnings``, ``advice``.
 
     Raises:
-        ValueError: nothing tells the shape of points, shapes that disagree, bad numbers, or a field that does not give
-            a tensor like its points; or a likelihood is asked for of a field without a density.
+        ValueError: nothing tells the shape of points, shapes that disagree, data that do not vary, bad numbers, or a
+            field that does not give a tensor like its points; or a likelihood is asked for of one without a density.
         ConvergenceError: the reference has no answer at its own noise.
         Exception: whatever the field raises; one of its first call has a note on how fields are called.
     """
