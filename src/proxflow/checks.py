@@ -79,6 +79,12 @@ Numbers: TypeAlias = Tensor | npt.ArrayLike
 _Array = npt.NDArray[Any]
 _AT_ONCE = 1 << 24  # bytes of rows that are looked at
 _CONVERTIBLE = "a torch tensor, a numpy array or a pandas object of numbers"
+_PARTS = {
+    "toarray": "call its .toarray()",
+    "points": "give its .points",
+    "obsm": "give its .X, or coordinates such as its .obsm['X_pca']",
+    "tensors": "give its .tensors[0]",
+}  # what to take of things that hold numbers, by an attribute of theirs
 
 
 def as_tensor(caller: str, name: str, value: object) -> Tensor:
@@ -206,9 +212,8 @@ def _array_of(caller: str, name: str, value: object) -> _Array:
         return _unmasked(caller, name, value)
     kind = type(value).__name__
     if not (isinstance(value, list | tuple) or hasattr(value, "__array__") or hasattr(value, "to_numpy")):
-        if hasattr(value, "toarray"):
-            _refuse(caller, name, kind, "call its .toarray()")
-        _refuse(caller, name, kind, "give its .points" if hasattr(value, "points") else "convert it")
+        remedies = (remedy for attribute, remedy in _PARTS.items() if hasattr(value, attribute))
+        _refuse(caller, name, kind, next(remedies, "convert it"))
     try:
         if isinstance(value, np.memmap):
             return value
@@ -224,12 +229,19 @@ def _column_values(value: Any) -> _Array:
         return array
     dtypes = getattr(value, "dtypes", None)
     columns = list(dtypes) if np.iterable(dtypes) else [dtypes]
-    others = [number for number, column in enumerate(columns) if getattr(column, "kind", "O") not in "fiu"]
+    others = [number for number, column in enumerate(columns) if not _is_number_type(column)]
     if others:
         names = list(getattr(value, "columns", [getattr(value, "name", None)]))
         raise TypeError(f"no numbers in {', '.join(repr(names[number]) for number in others)}; drop or convert them")
     dtype = np.result_type(np.float32, *(getattr(column, "numpy_dtype", column) for column in columns))
     return np.asarray(value.to_numpy(dtype=dtype, na_value=np.nan))
+
+
+def _is_number_type(dtype: Any) -> bool:
+    """Whether a dtype, of pandas or of polars, is one of numbers that numpy has."""
+    if hasattr(dtype, "is_numeric"):
+        return bool(dtype.is_float() or dtype.is_integer())
+    return getattr(dtype, "kind", "O") in "fiu"
 
 
 def _unmasked(caller: str, name: str, array: np.ma.MaskedArray[Any, Any]) -> _Array:

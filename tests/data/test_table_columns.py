@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import polars as pl
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
@@ -196,6 +197,46 @@ def test_a_frame_is_what_its_file_is(tmp_path: Path) -> None:
     assert ours.content_hash == theirs.content_hash
     assert pf.data.from_frame(frame, columns=["height"]).columns == ("height",)
     assert pf.data.from_frame(pa.Table.from_pandas(frame), "kind").points.equal(ours.points)
+
+
+KINDS: dict[str, pl.Expr] = {
+    "text": pl.col("kind"),
+    "categories": pl.col("kind").cast(pl.Categorical),
+    "an enumeration": pl.col("kind").cast(pl.Enum(["w", "u", "v"])),
+    "bytes": pl.col("kind").cast(pl.Binary),
+    "numbers in text": pl.col("kind").str.replace_many(["u", "v", "w"], ["1", "2.5", "3"]),
+    "some missing": pl.when(pl.col("width") > 0).then(pl.col("kind")),
+}
+
+
+@pytest.mark.parametrize("chunks", [1, 2])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_frame_of_polars_is_what_that_of_pandas_is(kind: str, chunks: int) -> None:
+    """Its text comes as views, of which arrow has no category, and which few of its functions take."""
+    whole = pl.DataFrame({"width": GOOD[:, 0], "height": GOOD[:, 1], "kind": ["u", "v", "w"] * 10})
+    frame = whole.with_columns(KINDS[kind])
+    frame = pl.concat([frame] * chunks, rechunk=False)
+    same = frame.to_pandas()
+    assert pf.data.from_frame(frame).columns == pf.data.from_frame(same).columns
+    assert list(pf.data.from_frame(frame).left_out) == list(pf.data.from_frame(same).left_out)
+    ours, theirs = (pf.data.from_frame(each, "kind", drop_missing=True) for each in (frame, same))
+    assert ours.points.equal(theirs.points)
+    assert ours.labels is not None
+    assert theirs.labels is not None
+    assert ours.labels.equal(theirs.labels)
+    assert ours.label_names == theirs.label_names
+
+
+def test_views_of_text_in_a_file(tmp_path: Path) -> None:
+    table = pa.table({"a": GOOD[:, 0], "kind": pa.array(["u", "v", "w"] * 10, pa.string_view())})
+    pa.parquet.write_table(table, tmp_path / "table.parquet")
+    dataset = pf.data.load(tmp_path / "table.parquet")
+    assert dataset.columns == ("a",)
+    assert dataset.left_out == {"kind": "text"}
+
+
+def test_a_frame_whose_columns_have_numbers_as_names() -> None:
+    assert pf.data.from_frame(pd.DataFrame(GOOD), columns=1).columns == ("1",)  # type: ignore[arg-type]
 
 
 def test_columns_of_a_frame_that_are_not_used_may_hold_anything() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from proxflow.couplings import pair
 from proxflow.metrics import energy_distance, label_accuracy, wasserstein
 from proxflow.semidiscrete import fit
 
-pd = pytest.importorskip("pandas")
+pd, pl = pytest.importorskip("pandas"), pytest.importorskip("polars")
 
 ROWS = np.random.default_rng(0).normal(size=(40, 2))
 WEIGHTS = np.random.default_rng(1).uniform(1, 2, size=40)
@@ -35,6 +36,7 @@ FORMS: dict[str, Callable[[NDArray[Any]], Any]] = {
     "nothing masked": lambda x: np.ma.masked_array(x, mask=False),
     "pandas": lambda x: _pandas(x),
     "nullable pandas": lambda x: _pandas(x).astype("Float64"),
+    "polars": lambda x: pl.Series(x) if x.ndim == 1 else pl.DataFrame(x),
     "nested lists": lambda x: x.tolist(),
 }
 
@@ -133,6 +135,8 @@ REFUSED = {
     "None": (None, "NoneType"),
     "dict": ({"a": 1}, "got dict"),
     "data set": (_WithPoints(), r"got _WithPoints; give its \.points"),
+    "cells": (pytest.importorskip("anndata").AnnData(ROWS), r"got AnnData; give its \.X, or .* \.obsm\['X_pca'\]"),
+    "dataset of torch": (torch.utils.data.TensorDataset(torch.ones(3, 2)), r"got TensorDataset; give its \.tensors"),
     "ragged": ([[1.0], [1.0, 2.0]], "got list that is none"),
     "list with None": ([[1.0, None]], "convert it to numbers"),
     "masked": (np.ma.masked_invalid(MISSING), r"2 rows of points are masked, the first: \[3, 7\]; drop or fill"),
@@ -140,6 +144,12 @@ REFUSED = {
     "NA": (pd.DataFrame(MISSING).astype("Float64"), r"2 rows of points hold NaN or inf, the first: \[3, 7\]; drop"),
     "a column of names": (pd.DataFrame({"x": [1.0, 2.0], "who": ["a", "b"]}), "no numbers in 'who'; drop or convert"),
     "a column of truth": (pd.DataFrame({"x": [1.0, 2.0], "is": [True, False]}), "no numbers in 'is'; drop or convert"),
+    "a column of names in polars": (pl.DataFrame({"x": [1.0], "n": [2], "who": ["a"]}), "no numbers in 'who'; drop or"),
+    "a column of decimals in polars": (
+        pl.DataFrame({"x": [1.0], "d": [Decimal("2.5")], "who": ["a"]}),
+        "in 'd', 'who'",
+    ),
+    "names in polars": (pl.Series("who", ["a", "b"]), "no numbers in 'who'; drop or convert"),
     "one column": (pd.Series(WEIGHTS), r"got \(40,\); reshape numbers of the line to \(N, 1\)"),
     "empty": (pd.DataFrame(), r"got \(0, 0\)"),
 }

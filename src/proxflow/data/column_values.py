@@ -12,7 +12,19 @@ from proxflow.data.number_text import Marks, numbers_in_text
 from proxflow.data.reading import Array
 from proxflow.errors import optional_package
 
-__all__ = ["decoded", "holds_images", "is_integer_type", "is_number_type", "is_text", "numbers_of", "plain_values"]
+__all__ = [
+    "decoded",
+    "holds_images",
+    "is_integer_type",
+    "is_number_type",
+    "is_text",
+    "numbers_of",
+    "plain_values",
+    "without_views",
+]
+
+
+_VIEWS = {"string_view": "large_string", "binary_view": "large_binary"}  # by the name of a type, that old arrows lack
 
 
 def numbers_of(column: Any, name: str, marks: Marks, *, mistakes_are_missing: bool) -> Array | str:
@@ -51,7 +63,7 @@ def is_integer_type(column: Any) -> bool:
 def is_text(column: Any) -> bool:
     """Whether the cells of a column are text."""
     types, kind = optional_package("pyarrow", "data").types, decoded(column).type
-    return bool(types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind))
+    return bool(types.is_string(kind) or types.is_large_string(kind))
 
 
 def holds_images(kind: Any) -> bool:
@@ -70,6 +82,30 @@ def decoded(column: Any) -> Any:
         return column
     chunks = column.chunks if isinstance(column, arrow.ChunkedArray) else [column]
     return arrow.chunked_array([chunk.dictionary_decode() for chunk in chunks], column.type.value_type)
+
+
+def without_views(table: Any) -> Any:
+    """The table with plain text: polars gives views of it, which few of arrow's functions take."""
+    for number, part in enumerate(table.schema):
+        column = table.column(number)
+        plain = _without_views(column)
+        if plain is not column:
+            table = table.set_column(number, part.name, plain)
+    return table
+
+
+def _without_views(column: Any) -> Any:
+    arrow = optional_package("pyarrow", "data")
+    if arrow.types.is_dictionary(column.type):
+        if str(column.type.value_type) not in _VIEWS:
+            return column
+        chunks = [
+            arrow.DictionaryArray.from_arrays(chunk.indices, _without_views(chunk.dictionary)).dictionary_decode()
+            for chunk in column.chunks
+        ]
+        return arrow.chunked_array(chunks, _VIEWS[str(column.type.value_type)])
+    plain = _VIEWS.get(str(column.type))
+    return column if plain is None else column.cast(plain)
 
 
 def plain_values(column: Any) -> Array:

@@ -12,7 +12,15 @@ from typing import Any
 import numpy as np
 
 from proxflow.data.column_doubts import IDENTITY, doubt, doubt_of_index, doubt_of_numbers, doubt_of_rounding
-from proxflow.data.column_values import decoded, is_integer_type, is_number_type, is_text, numbers_of, plain_values
+from proxflow.data.column_values import (
+    decoded,
+    is_integer_type,
+    is_number_type,
+    is_text,
+    numbers_of,
+    plain_values,
+    without_views,
+)
 from proxflow.data.number_text import (
     AS_WRITTEN,
     Marks,
@@ -66,6 +74,7 @@ def points_of_table(table: Any, request: Request, marks: Marks = AS_WRITTEN, dou
         ValueError: no such column, no column of numbers, one with a cell that is no number, or two decimal marks.
     """
     index = {str(name) for name in (table.schema.pandas_metadata or {}).get("index_columns", [])}
+    table = without_views(table)
     table = table.rename_columns(unique_names(table.column_names)).replace_schema_metadata(table.schema.metadata)
     label = label_column(table.column_names, request.label)
     check_names(table.column_names, request)
@@ -240,4 +249,5 @@ def columns_given(columns: str | Sequence[str] | None) -> tuple[str, ...] | None
     """Names that a user gave, of one column or of several."""
     if columns is None:
         return None
-    return (columns,) if isinstance(columns, str) else tuple(map(str, columns))
+    one = isinstance(columns, str) or not np.iterable(columns)  # a frame's names may be numbers
+    return (str(columns),) if one else tuple(map(str, columns))
