@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -218,3 +220,42 @@ def test_autocast_changes_no_answer() -> None:
         inside = field(0.9, x), field.posterior(0.9, x)
     assert torch.equal(inside[0], field(0.9, x))
     assert torch.equal(inside[1], field.posterior(0.9, x))
+
+
+class Wide(PlainNormal):
+    """N(0, 4 I)."""
+
+    def sample(self, n: int, **options: Any) -> torch.Tensor:
+        return 2 * super().sample(n, **options)
+
+    def log_prob(self, x: torch.Tensor) -> torch.Tensor:
+        return super().log_prob(x / 2) - self.dim * math.log(2)
+
+
+USES: dict[str, Callable[..., Any]] = {
+    "samples": lambda field, source, **schedule: pf.sampling.integrate(field, cloud(20, 2), 8, **schedule).end,
+    "spectrum": lambda field, source, **schedule: (
+        pf.analysis.terminal_spectrum(field, cloud(1, 2), [0.5], **schedule).rates
+    ),
+    "density": lambda field, source, **schedule: (
+        pf.sampling.log_likelihood(field, cloud(1, 2, seed=7), rtol=0.1, atol=0.1, **source, **schedule).value
+    ),
+    "audit": lambda field, source, **schedule: (
+        pf.analysis.audit(
+            field, data=cloud(9, 2), count=64, steps=8, compare_independent=False, progress=False, **source, **schedule
+        ).figures
+    ),
+}
+
+
+@pytest.mark.filterwarnings("ignore::proxflow.ConvergenceWarning")
+@pytest.mark.parametrize("use", USES)
+def test_it_knows_its_schedule_and_its_noise(use: str) -> None:
+    """A bare callable is taken in the linear schedule and from normal noise, of which this field has neither."""
+    field = IndependentField(cloud(9, 2), schedule=Cosine(), source=Wide(2))
+    told = USES[use](lambda t, x: field(t, x), {"source": Wide(2)}, schedule=Cosine())
+    for known in (field, field.velocity):
+        found = USES[use](known, {})
+        assert found == told if use == "audit" else torch.equal(found, told)
+    with pytest.raises(ValueError, match=r"the field has the schedule Cosine\(\), but schedule=Linear\(\) was given"):
+        USES[use](field, {}, schedule=Linear())

@@ -14,13 +14,14 @@ from torch import Tensor, nn
 from proxflow.errors import UndefinedTimeError
 from proxflow.independent_field import IndependentField
 from proxflow.kernels.geometry import row_norm
+from proxflow.measures import Source, draw
 from proxflow.potentials.base import Potential
 from proxflow.results import ProxResult, Status
 from proxflow.schedules import Linear, Schedule, check_schedule
 from proxflow.storage import storable
 from proxflow.torch_support import gradient, require_converged
 
-__all__ = ["IndependentField", "ProximalFlow", "flow_of", "schedule_of"]
+__all__ = ["ProximalFlow", "flow_of", "known_field", "schedule_of", "source_of"]
 
 _SPECTRUM_ROUNDINGS = 16.0  # of I - beta D recover_target per dimension, in float64: eigenvalues below are zero
 _VELOCITY_ROUNDINGS = 4.0  # x - beta y, its quotient by alpha, the coefficients, and the sum of two products
@@ -162,8 +163,9 @@ class ProximalFlow(nn.Module):
         ``dtype`` and ``device`` default to those of the potential's queries, else to PyTorch's defaults.
         """
         own_dtype, own_device = self.potential.query_kind or (None, None)
-        dtype, device = dtype or own_dtype, device or own_device
-        return self.transport(self.potential.source.sample(n, generator=generator, dtype=dtype, device=device))
+        dtype = dtype or own_dtype or torch.get_default_dtype()
+        device = torch.device(device or own_device or torch.get_default_device())
+        return self.transport(draw(self.potential.source, n, generator, dtype, device))
 
     def log_prob(self, y: Tensor) -> Tensor:
         """log p1(y) = log p0(u) + logdet Hess psi(y), u = grad psi(y), (B,); needs a target with a density.
@@ -289,26 +291,38 @@ def _check_tensor(x: Tensor) -> None:
 
 
 def schedule_of(owner: str, field: object, schedule: Schedule | None) -> Schedule:
-    """The schedule of a field: a flow's own, else the one given, else Linear.
+    """The schedule of a field: its own, else the one given, else Linear.
 
     Raises:
-        ValueError: no field, not a schedule, or one that contradicts the flow's.
+        ValueError: no field, not a schedule, or one that contradicts the field's own.
     """
     if isinstance(field, Potential):
         raise ValueError(f"{owner}: {type(field).__name__} is a potential; give its flow, ProximalFlow(potential)")
     if not callable(field):
         raise ValueError(f"{owner}: the field must be callable as field(t, x), got {type(field).__name__}")
     check_schedule(owner, schedule)
-    flow = flow_of(field)
-    if flow is None:
+    known = known_field(field)
+    if known is None:
         return Linear() if schedule is None else schedule
-    if schedule is not None and schedule != flow.schedule:
-        raise ValueError(f"{owner}: the flow has the schedule {flow.schedule}, but schedule={schedule} was given")
-    return flow.schedule
+    if schedule is not None and schedule != known.schedule:
+        raise ValueError(f"{owner}: the field has the schedule {known.schedule}, but schedule={schedule} was given")
+    return known.schedule
+
+
+def source_of(field: object) -> Source | None:
+    """The law of the noise that a field knows it carries to data; None for a bare callable."""
+    known = known_field(field)
+    return known.potential.source if isinstance(known, ProximalFlow) else getattr(known, "source", None)
+
+
+def known_field(field: object) -> ProximalFlow | IndependentField | None:
+    """A field that knows its schedule and noise, by itself or as its method ``velocity``; None for a bare callable."""
+    if isinstance(field, MethodType) and field.__name__ in ("velocity", "forward"):
+        field = field.__self__
+    return field if isinstance(field, ProximalFlow | IndependentField) else None
 
 
 def flow_of(field: object) -> ProximalFlow | None:
     """The flow that a field is, by itself or as its method ``velocity``; None for any other callable."""
-    if isinstance(field, MethodType) and field.__func__ in (ProximalFlow.velocity, ProximalFlow.forward):
-        field = field.__self__
-    return field if isinstance(field, ProximalFlow) else None
+    known = known_field(field)
+    return known if isinstance(known, ProximalFlow) else None

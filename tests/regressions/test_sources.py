@@ -95,6 +95,30 @@ def test_what_a_source_of_your_own_gives_is_checked(given: str, use: str) -> Non
         USES[use](Own(change))
 
 
+def _flow(source: Any) -> pf.ProximalFlow:
+    return pf.ProximalFlow(pf.potentials.Discrete(_rows(), torch.zeros(20, dtype=torch.float64), source=source))
+
+
+STUDIES: dict[str, Callable[[Any], Any]] = {
+    "samples": lambda source: _flow(source).sample(5),
+    "audit": lambda source: pf.analysis.audit(_flow(source), count=64, steps=8, progress=False),
+    "convergence": lambda source: pf.analysis.minibatch_convergence(
+        _flow(source).potential, [2], max_pairs=64, progress=False
+    ),
+    "classes at a cost": lambda source: pf.couplings.Conditional.fit(
+        _rows(), torch.arange(20) % 2, strength=0.5, source=source, tol=0.5
+    ),
+}
+
+
+@pytest.mark.parametrize("study", STUDIES)
+@pytest.mark.parametrize("given", GIVEN)
+def test_it_is_checked_where_a_flow_is_sampled_or_studied(given: str, study: str) -> None:
+    change, said = GIVEN[given]
+    with pytest.raises(ValueError, match=r"Own\.sample: .*" + said):
+        STUDIES[study](Own(change))
+
+
 @pytest.mark.parametrize("use", USES)
 def test_gradients_of_a_source_of_your_own_are_left_behind(use: str) -> None:
     """As of a trained sampler: the fit failed in a product of torch, and pairs kept the graph."""

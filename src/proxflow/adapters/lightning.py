@@ -20,7 +20,7 @@ from proxflow.adapters.training_audit import TrainingAudit
 from proxflow.checks import Numbers, as_tensor, whole_number
 from proxflow.couplings import Coupling, PairStream
 from proxflow.errors import optional_package
-from proxflow.measures import Gaussian, Source
+from proxflow.measures import Gaussian, Source, draw
 from proxflow.metrics import few_steps
 from proxflow.results import Verdict
 from proxflow.schedules import Schedule
@@ -183,7 +183,7 @@ class FlowQuality(_library.Callback):  # type: ignore[misc]
     def _noise(self) -> Tensor:
         shape = self._data.shape[1:]
         source = Gaussian(shape.numel()) if self._source is None else self._source
-        noise = source.sample(self._count, generator=generator_of(self._seed), dtype=self._data.dtype)
+        noise = draw(source, self._count, generator_of(self._seed), self._data.dtype, self._data.device)
         return noise.reshape(self._count, *shape)
 
 

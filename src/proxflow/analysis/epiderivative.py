@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from proxflow.kernels.geometry import finite_rows, row_norm
+from proxflow.measures import draw
 from proxflow.potentials.base import GeneralizedQuadratic, Potential
 from proxflow.results import brief_repr
 from proxflow.seeding import generator_of, seeded_generator
@@ -55,7 +56,7 @@ class Units:
     @classmethod
     def of(cls, potential: Potential, like: Tensor) -> Units:
         """Those of a potential, in the dtype and on the device of points."""
-        noise = potential.source.sample(_DRAWS, generator=generator_of(0), dtype=like.dtype, device=like.device)
+        noise = draw(potential.source, _DRAWS, generator_of(0), like.dtype, like.device)
         data = potential.brenier_map(noise).detach()
         return cls(*_centre_and_size(noise), *_centre_and_size(data[finite_rows(data)]))
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import OutOfMemoryError, Tensor
 
-from proxflow.flow import flow_of
+from proxflow.flow import known_field
 
 __all__ = ["HINT", "hinted"]
 
@@ -35,5 +35,5 @@ class _HintedField:
 
 
 def hinted(field: Callable[[Any, Tensor], Tensor]) -> Callable[[Any, Tensor], Tensor]:
-    """The field, with a hint where its first call fails; a ``ProximalFlow``, which is known, as it is."""
-    return field if flow_of(field) is not None or isinstance(field, _HintedField) else _HintedField(field)
+    """The field, with a hint where its first call fails; one that is known as it is."""
+    return field if known_field(field) is not None or isinstance(field, _HintedField) else _HintedField(field)

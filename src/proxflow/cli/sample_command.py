@@ -155,10 +155,12 @@ def _sampled_network(
 def _sampled_flow(folder: RunFolder, count: int, steps: int | None, method: str, generator: Generator) -> Tensor:
     import proxflow as pf
     from proxflow.data.dataset import in_units
+    from proxflow.measures import draw
 
     fitted, standardisation, shape, schedule = folder.read_fit()
     flow = pf.ProximalFlow(fitted.potential, schedule_named(schedule))
-    noise = flow.potential.source.sample(count, generator=generator, dtype=fitted.potential.points.dtype)
+    points = fitted.potential.points
+    noise = draw(flow.potential.source, count, generator, points.dtype, points.device)
     end = pf.sampling.integrate(flow, noise, steps=steps, method=method).end.reshape((count, *shape))
     rows = folder.read_rows(len(fitted.potential.points))  # missing in runs of earlier versions
     return standardisation.undo(end) if rows is None else in_units(end, fitted.potential.points, rows, standardisation)

@@ -14,7 +14,7 @@ from proxflow.checks import Numbers, point_weights, real_number
 from proxflow.couplings.joint_conditional import NoiseAndCondition
 from proxflow.couplings.pairs import Rows
 from proxflow.kernels.geometry import ScaledRows, coordinates, covariance_about, largest_entry, weighted_sum
-from proxflow.measures import Empirical, Gaussian, Source, Uniform, draw_rows
+from proxflow.measures import Empirical, Gaussian, Source, Uniform, draw, draw_rows
 from proxflow.seeding import generator_of
 
 __all__ = ["Group", "Groups", "checked_strength", "groups_of", "places_of_groups", "weights_of"]
@@ -229,7 +229,7 @@ def _times_root(rows: Tensor, source: Source | None) -> Tensor:
         root = _covariance_root(source.points.to(rows.device), source.weights.to(rows.device))
         return torch.cat([rows @ root.mT, source.bandwidth * rows], 1)
     count = _MOST_ROWS if source.dim > _MOST_COLUMNS else _DRAWS
-    draws = source.sample(count, generator=generator_of(0), dtype=rows.dtype, device=rows.device)
+    draws = draw(source, count, generator_of(0), rows.dtype, rows.device)
     return rows @ _covariance_root(draws, point_weights("Conditional", None, draws)).mT
 
 

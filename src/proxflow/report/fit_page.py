@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from proxflow.data import Dataset
 from proxflow.flow import ProximalFlow
+from proxflow.measures import draw
 from proxflow.report import fit_figures, wording
 from proxflow.report.column_comparison import column_table, marginals
 from proxflow.report.descriptions import is_table
@@ -55,8 +56,12 @@ def _columns(fit: Fit, flow: ProximalFlow, dataset: Dataset, seed: int) -> list[
     """Of a table: its columns, beside those of the flow's samples."""
     if not is_table(dataset):
         return []
-    noise = flow.potential.source.sample(
-        _COMPARED, generator=generator_of(seed, _SAMPLES, 0), dtype=dataset.points.dtype
+    noise = draw(
+        flow.potential.source,
+        _COMPARED,
+        generator_of(seed, _SAMPLES, 0),
+        dataset.points.dtype,
+        dataset.points.device,
     )
     ends = "means of rows" if fit.epsilon > 0 else "themselves rows of the data"
     what = f"{_COMPARED:,} samples of the flow, which are {ends}"

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from proxflow.data import Dataset
 from proxflow.flow import ProximalFlow
+from proxflow.measures import draw
 from proxflow.metrics import nearest_rows
 from proxflow.report import wording
 from proxflow.report.canvas import ACCENT, INK, PALE, literal, mark_points, new_figure, svg
@@ -45,7 +46,7 @@ class Ways:
 
 def ways_of(fit: Fit, flow: ProximalFlow, dataset: Dataset, generator: torch.Generator) -> Ways:
     """Sixty exact trajectories: straight in alpha and beta from a noise point to where it is sent."""
-    noise = flow.potential.source.sample(_COUNT, generator=generator, dtype=dataset.points.dtype)
+    noise = draw(flow.potential.source, _COUNT, generator, dataset.points.dtype, dataset.points.device)
     ends = flow.transport(noise)
     times = torch.linspace(0, 1, _TIMES, dtype=torch.float64)
     alpha, beta = (weight(times).to(noise)[:, None, None] for weight in (flow.schedule.alpha, flow.schedule.beta))

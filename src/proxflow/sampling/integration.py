@@ -67,7 +67,8 @@ def integrate(
         x0: (B, *event), where to start: noise, or data in reverse.
         steps: intervals of the time grid: 100, for proximal 1; for dopri5 the reported times only, 1.
         method: euler, midpoint, heun, dopri5 or proximal.
-        schedule: schedule of a bare callable, Linear if None; a ``ProximalFlow`` knows its own.
+        schedule: schedule of a bare callable, Linear if None; a ``ProximalFlow`` and an ``IndependentField``
+            know their own.
         times: a grid (T,) that rises from 0 to 1, instead of ``steps`` equal intervals; in reverse it is gone back.
         reverse: from data to noise.
         rtol: relative tolerance of dopri5, and of the inverted last step.

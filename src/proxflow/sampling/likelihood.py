@@ -27,7 +27,7 @@ from torch import Tensor
 
 from proxflow.checks import whole_number
 from proxflow.errors import ConvergenceWarning
-from proxflow.flow import ProximalFlow, flow_of, schedule_of
+from proxflow.flow import ProximalFlow, schedule_of, source_of
 from proxflow.measures import Gaussian, Source
 from proxflow.results import brief_repr
 from proxflow.sampling.arrival import depart, last_departure, refuse_without_density
@@ -93,7 +93,8 @@ def log_likelihood(
         field: callable (t, x) with t a 0-dimensional tensor, whose rows do not depend on each other; or a
             ``ProximalFlow``.
         x: (B, *event), data.
-        source: law of the noise, with ``log_prob`` of (B, d); a flow's own, else N(0, I), if None.
+        source: law of the noise, with ``log_prob`` of (B, d); if None, the field's own, as of a ``ProximalFlow`` or an
+            ``IndependentField``, else N(0, I).
         schedule: schedule of a bare callable, Linear if None; it counts in the last step only.
         divergence: "exact", d backward passes an evaluation, or "hutchinson", ``probes`` of them; exact for flows and
             up to 64 dimensions if None.
@@ -188,9 +189,7 @@ def _warn_of_thin_laws(field: CountedField, t: Tensor, x: Tensor, along: Diverge
 
 def _source(field: Field | ProximalFlow, x: Tensor, source: Source | None) -> Source:
     size = math.prod(x.shape[1:])
-    flow = flow_of(field)
-    own = Gaussian(size) if flow is None else flow.potential.source
-    law = own if source is None else source
+    law = source or source_of(field) or Gaussian(size)
     if not hasattr(law, "log_prob"):
         raise ValueError(f"log_likelihood: the source must be a law as measures.Gaussian(d), got {law!r}")
     if law.dim != size:

@@ -17,8 +17,8 @@ from proxflow.analysis.terminal.flat_field import Field
 from proxflow.checks import Numbers, as_tensor, flat_points, working_dtype
 from proxflow.errors import ConvergenceWarning
 from proxflow.fingerprint import source_probes
-from proxflow.flow import ProximalFlow, schedule_of
-from proxflow.measures import Gaussian, Source
+from proxflow.flow import ProximalFlow, schedule_of, source_of
+from proxflow.measures import Gaussian, Source, draw
 from proxflow.schedules import Schedule
 from proxflow.seeding import generator_of
 from proxflow.semidiscrete.fit_result import Fit, uninterrupted
@@ -81,8 +81,7 @@ class Subject:
 
     def noise(self, count: int) -> Tensor:
         """Source points, (count, d)."""
-        generator = generator_of(self.seed)
-        return self.source.sample(count, generator=generator, dtype=self.dtype, device=self.device)
+        return draw(self.source, count, generator_of(self.seed), self.dtype, self.device)
 
     def exact(self, noise: Tensor) -> Tensor | None:
         """Where the exact flow carries flat noise, (n, d); None without a reference."""
@@ -102,6 +101,7 @@ def subject_of(field: Field | ProximalFlow, given: Given, say: Callable[[str], N
     rows = None if given.data is None else as_tensor("audit", "data", given.data)
     if rows is None and given.labels is not None:
         raise ValueError("audit: labels are those of data, which were not given; give data")
+    given = dataclasses.replace(given, source=given.source or source_of(field))
     flow, misfit = _flow_of(given, path, say)
     source = given.source or (None if flow is None else flow.potential.source)
     event = _event_shape(field, given.reference, rows, source)
@@ -127,7 +127,7 @@ def _with_data(subject: Subject, labels: Tensor | None) -> Subject:
     rows = subject.rows
     if rows is None:
         generator = generator_of(subject.seed, _REFERENCE)
-        noise = subject.source.sample(_MOST_ROWS, generator=generator, dtype=subject.dtype, device=subject.device)
+        noise = draw(subject.source, _MOST_ROWS, generator, subject.dtype, subject.device)
         rows = subject.exact(noise)
     if rows is None:
         return subject

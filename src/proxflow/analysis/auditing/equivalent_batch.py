@@ -37,6 +37,7 @@ from proxflow.checks import working_dtype
 from proxflow.couplings.pairing import EPSILON, permutation
 from proxflow.flow import ProximalFlow
 from proxflow.independent_field import IndependentField
+from proxflow.measures import draw
 from proxflow.potentials import Discrete
 from proxflow.potentials.atoms import has_atoms
 from proxflow.schedules import Schedule
@@ -167,7 +168,7 @@ def _pairs(flow: ProximalFlow, batches: int, size: int, kept: int, generator: to
         drawn = flow.sample(batches * size, generator=generator)
     else:
         drawn = rows[draw_rows(len(rows), batches, size, generator).flatten().to(rows.device)]
-    noise = source.sample(batches * size, generator=generator, dtype=drawn.dtype, device=drawn.device)
+    noise = draw(source, batches * size, generator, drawn.dtype, drawn.device)
     if size == 1:
         return noise, drawn
     parts = []

@@ -93,7 +93,8 @@ def audit(
         field: callable (t, x) -> velocity (B, *event), t 0-dimensional, as ``matching.field_of`` and adapters make
             them; or a ``ProximalFlow``. Rows must not depend on each other; nothing is called at t = 1.
         reference: the exact flow: a ``ProximalFlow``, a ``Fit``, or points (N, *event) to which one is fitted here.
-        source: law of the noise; that of the reference, else standard normal.
+        source: law of the noise; if None, the field's own, as of a ``ProximalFlow``, else that of the reference, else
+            standard normal.
         data: (N, *event) rows that the model should generate; draws of the reference if None. At most 2,048 of them,
             chosen by the seed, are compared with samples.
         labels: (N,) classes of the data, whose shares are compared; clusters of the data if None.

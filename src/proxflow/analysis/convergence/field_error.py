@@ -18,6 +18,7 @@ from proxflow.analysis.convergence.control_variates import MeanWithError
 from proxflow.analysis.convergence.target import atoms_of_rows, draw_atoms, draw_rows
 from proxflow.couplings.pairing import permutation
 from proxflow.independent_field import IndependentField
+from proxflow.measures import draw
 from proxflow.potentials import Discrete
 
 __all__ = ["draw_partner", "squared_mean"]
@@ -66,7 +67,7 @@ def draw_partner(
         atom = torch.searchsorted(proposals[pending], level, right=True)[:, 0].clamp(max=len(field.points) - 1)
         proposed = field.points[atom]
         noise = (x[pending] - beta * proposed) / alpha
-        others = potential.source.sample(len(pending) * (size - 1), generator=generator, dtype=x.dtype, device=x.device)
+        others = draw(potential.source, len(pending) * (size - 1), generator, x.dtype, x.device)
         rivals = field.points[_rivals(potential, atom_of_row, atom, size - 1, generator)]
         place = torch.randint(size, (len(pending),), generator=generator, device=generator.device).tolist()
         kept = torch.ones(len(pending), dtype=torch.bool, device=x.device)

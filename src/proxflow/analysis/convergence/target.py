@@ -23,7 +23,7 @@ from proxflow.analysis.convergence.control_variates import MeanWithError, Regres
 from proxflow.analysis.convergence.height_error import HeightError, height_error, top_two
 from proxflow.checks import working_dtype
 from proxflow.kernels.search import TopTwo
-from proxflow.measures import Gaussian, Source
+from proxflow.measures import Gaussian, Source, draw
 from proxflow.potentials import Discrete, Potential, Quadratic
 from proxflow.semidiscrete import Fit
 from proxflow.semidiscrete.problem import chunk_sizes
@@ -104,7 +104,7 @@ class Target(ABC):
 
     def noise(self, n: int, generator: torch.Generator) -> Tensor:
         """``n`` source points, (n, d)."""
-        return self.source.sample(n, generator=generator, dtype=self.dtype, device=self.device)
+        return draw(self.source, n, generator, self.dtype, self.device)
 
 
 class FiniteTarget(Target):
