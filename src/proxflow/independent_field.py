@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from proxflow.checks import flat_points, point_weights, working_dtype
 from proxflow.errors import UndefinedTimeError
 from proxflow.kernels.softmax import law as softmax
-from proxflow.measures import Gaussian, Source
+from proxflow.measures import Gaussian, Source, is_normal
 from proxflow.potentials.atoms import check_like_atoms
 from proxflow.schedules import Linear, Schedule
 from proxflow.storage import storable
@@ -141,13 +141,13 @@ class IndependentField(nn.Module):
     @in_full_precision
     def _law(self, times: Tensor, x: Tensor) -> Tensor:
         """Which row is behind x, (B, N)."""
-        if isinstance(self.source, Gaussian):
+        if is_normal(self.source):
             return softmax.probabilities(self._scores(times, x), self._atoms.keys, self._atoms.log_weights)
         return torch.softmax(self._log_law(times, x), dim=1)
 
     @in_full_precision
     def _mean_target(self, times: Tensor, x: Tensor) -> Tensor:
-        if isinstance(self.source, Gaussian):
+        if is_normal(self.source):
             atoms = self._atoms
             mean = softmax.mean(self._scores(times, x), atoms.keys, atoms.log_weights, self.max_memory)
             return atoms.centre + mean[:, :-1]

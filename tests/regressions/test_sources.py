@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -132,3 +133,61 @@ def test_gradients_of_a_source_of_your_own_are_left_behind(use: str) -> None:
 def test_what_is_no_source_is_refused_by_name(source: object, use: str) -> None:
     with pytest.raises(ValueError, match=r"source must be an object with dim, sample and log_prob, got"):
         USES[use](source)
+
+
+class Wide(pf.measures.Gaussian):
+    """N(0, 4 I), by a subclass that leaves the moment and the comparison as they are."""
+
+    def sample(self, n: int, **options: Any) -> torch.Tensor:
+        return 2 * super().sample(n, **options)
+
+    def log_prob(self, x: torch.Tensor) -> torch.Tensor:
+        return super().log_prob(x / 2) - self.dim * math.log(2)
+
+
+class Plain:
+    """The same law, by a class of its own."""
+
+    dim = 2
+
+    def sample(self, n: int, **options: Any) -> torch.Tensor:
+        return Wide(2).sample(n, **options)
+
+    def log_prob(self, x: torch.Tensor) -> torch.Tensor:
+        return Wide(2).log_prob(x)
+
+
+PLANE = torch.randn(12, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+ANSWERS: dict[str, Callable[[Any], Any]] = {
+    "heights": lambda source: pf.semidiscrete.fit(PLANE, source=source, tol=0.1, progress=False).potential.heights,
+    "cost": lambda source: pf.semidiscrete.fit(PLANE, source=source, tol=0.1, progress=False).transport_cost,
+    "cost of one row": lambda source: pf.semidiscrete.fit(PLANE[:1], source=source, progress=False).transport_cost,
+    "independent": lambda source: pf.IndependentField(PLANE, source=source)(0.4, PLANE),
+    "classes": lambda source: (
+        pf.couplings.Conditional.fit(PLANE, torch.arange(12) % 2, strength=0.5, source=source, tol=0.5)
+        .sample(20, generator=torch.Generator().manual_seed(0))
+        .source
+    ),
+    "excess": lambda source: (
+        pf.analysis.minibatch_convergence(PLANE, [2], source=source, max_pairs=256, progress=False).excess
+    ),
+}
+
+
+@pytest.mark.parametrize("answer", ANSWERS)
+def test_a_subclass_of_gaussian_with_another_law_is_another_law(answer: str) -> None:
+    """It was taken as N(0, I), whose closed forms then gave the flow of other noise, and called it exact."""
+    found, expected = (ANSWERS[answer](source) for source in (Wide(2), Plain()))
+    torch.testing.assert_close(torch.as_tensor(found), torch.as_tensor(expected), rtol=1e-9, atol=1e-9)
+
+
+def test_a_subclass_of_gaussian_that_is_one_stays_one() -> None:
+    assert Invariant(2) == pf.measures.Gaussian(2)
+    assert Wide(2) != pf.measures.Gaussian(2)
+    assert Wide(2) != Wide(2)
+    exact = pf.semidiscrete.fit(PLANE, source=Invariant(2), progress=False)
+    assert exact.samples_used == 0
+    with pytest.raises(ValueError, match="must be rotation-invariant"):
+        Ball(2, source=Wide(2))
+    with pytest.raises(ValueError, match=r"needs a method cdf"):
+        Quantile(([0.0, 1.0], [0.0, 1.0]), source=Wide(1))

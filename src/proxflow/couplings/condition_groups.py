@@ -14,7 +14,7 @@ from proxflow.checks import Numbers, point_weights, real_number
 from proxflow.couplings.joint_conditional import NoiseAndCondition
 from proxflow.couplings.pairs import Rows
 from proxflow.kernels.geometry import ScaledRows, coordinates, covariance_about, largest_entry, weighted_sum
-from proxflow.measures import Empirical, Gaussian, Source, Uniform, draw, draw_rows
+from proxflow.measures import Empirical, Source, Uniform, draw, draw_rows, is_normal
 from proxflow.seeding import generator_of
 
 __all__ = ["Group", "Groups", "checked_strength", "groups_of", "places_of_groups", "weights_of"]
@@ -221,7 +221,7 @@ def _saving(rows: Rows, source: Source | None = None) -> float:
 
 def _times_root(rows: Tensor, source: Source | None) -> Tensor:
     """A F' for rows A (m, d) and any F such that F' F is the covariance of the source, standard normal if None."""
-    if source is None or isinstance(source, Gaussian):
+    if source is None or is_normal(source):
         return rows
     if isinstance(source, Uniform):
         return rows * ((source.high - source.low) / 12**0.5)

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from proxflow.checks import whole_number, working_dtype
 from proxflow.errors import NoDensityError
 from proxflow.kernels.geometry import finite_rows, polar_step, row_norm
-from proxflow.measures import Gaussian, Source
+from proxflow.measures import Gaussian, Source, is_normal
 from proxflow.results import ProxResult, Status, Verdict, brief_repr
 from proxflow.storage import storable
 from proxflow.torch_support import in_full_precision
@@ -74,7 +74,7 @@ def check_rotation_invariant(owner: str, source: Source, otherwise: str) -> None
         ValueError: it is neither Gaussian nor says so by an attribute ``rotation_invariant``; ``otherwise`` is what
             else the user can do.
     """
-    if not (isinstance(source, Gaussian) or getattr(source, "rotation_invariant", False)):
+    if not (is_normal(source) or getattr(source, "rotation_invariant", False)):
         raise ValueError(
             f"{owner}: the source {source!r} must be rotation-invariant: a Gaussian, or an object whose "
             f"rotation_invariant attribute is true; {otherwise}"

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from proxflow.measures import Gaussian
+from proxflow.measures import is_normal
 from proxflow.potentials.base import GeneralizedQuadratic, Potential
 from proxflow.results import ProxResult, Status
 from proxflow.storage import storable
@@ -29,7 +29,7 @@ class Product(Potential):
         if not factors:
             raise ValueError("Product: at least one potential is needed")
         for i, factor in enumerate(factors):
-            if not isinstance(factor.source, Gaussian):
+            if not is_normal(factor.source):
                 raise ValueError(f"Product: factor {i} has the source {factor.source!r}; only Gaussian combine")
         super().__init__(sum(factor.dim for factor in factors))
         self.factors = nn.ModuleList(factors)

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from proxflow.measures import Gaussian
+from proxflow.measures import is_normal
 from proxflow.semidiscrete.atom_groups import group_count, nested_groups
 from proxflow.semidiscrete.problem import SemiDual
 from proxflow.semidiscrete.shared_directions import Sharing, best_sharing, variance_inflation
@@ -155,7 +155,7 @@ class Descent:
         a shortlist are few."""
         problem = self.problem
         alone = problem.symmetry is None and problem.shortlist is None
-        if not isinstance(problem.source, Gaussian) or not alone:
+        if not is_normal(problem.source) or not alone:
             return None
         return best_sharing(problem.weights, problem.source.dim, self.batch)
 

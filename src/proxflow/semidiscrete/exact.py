@@ -16,7 +16,7 @@ from torch import Tensor
 
 from proxflow.kernels.gaussian_cells import LARGEST_DIMENSION, GaussianCells
 from proxflow.kernels.geometry import square_norms
-from proxflow.measures import Gaussian
+from proxflow.measures import is_normal
 from proxflow.seeding import generator_of
 from proxflow.semidiscrete.certificate import Cost, MassError, bracketed, mass_error
 from proxflow.semidiscrete.damped_newton import DampedNewton, NewtonState, missing_dual
@@ -56,7 +56,7 @@ def exact_applies(problem: SemiDual) -> bool:
     dim = problem.source.dim
     small = dim <= LARGEST_DIMENSION and len(problem) <= _MOST_ATOMS[dim]
     plain = problem.epsilon == 0 and problem.symmetry is None and problem.shortlist is None
-    return small and plain and isinstance(problem.source, Gaussian)
+    return small and plain and is_normal(problem.source)
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from torch import Tensor
 from proxflow.checks import Numbers, real_number, whole_number, working_dtype
 from proxflow.errors import ConvergenceWarning
 from proxflow.kernels.shortlist import Shortlist
-from proxflow.measures import Gaussian, Source, check_source, draw
+from proxflow.measures import Gaussian, Source, check_source, draw, is_normal
 from proxflow.potentials.shortlisted import Shortlisted
 from proxflow.potentials.symmetric import SymmetricDiscrete, check_invariant
 from proxflow.seeding import generator_of
@@ -267,7 +267,7 @@ def _one_atom(task: Task) -> Solution:
     potential = returned.potential(zero, double=False)
     if isinstance(potential, SymmetricDiscrete):
         value, half, draws = _orbit_cost(potential, task.seed)
-    elif isinstance(source, Gaussian):
+    elif is_normal(source):
         value, half, draws = source.second_moment + float(point.square().sum()), 0.0, 0
     else:
         noise = draw(source, _DIRAC_DRAWS, generator_of(task.seed, device=point.device), torch.float64, point.device)

@@ -17,7 +17,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from proxflow.measures import Gaussian
+from proxflow.measures import is_normal
 from proxflow.semidiscrete.problem import SemiDual
 
 __all__ = ["LightAtoms", "light_among"]
@@ -81,7 +81,7 @@ class LightAtoms:
     def _reaches(self, generator: torch.Generator) -> Tensor:
         """q with P(<X, e> >= q) <= weight of one image for every unit vector e, one for each light atom."""
         weights, source = self._problem.weights[self.light] / self._problem.elements, self._problem.source
-        if isinstance(source, Gaussian):
+        if is_normal(source):
             quantiles: Tensor = -torch.special.ndtri(weights)
             return quantiles
         moment = getattr(source, "second_moment", None)

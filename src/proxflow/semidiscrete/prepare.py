@@ -13,7 +13,7 @@ from proxflow.checks import Numbers, flat_points, point_weights, shares_memory
 from proxflow.errors import counted
 from proxflow.kernels.equal_rows import first_equal_rows
 from proxflow.kernels.geometry import row_norm, tall_blocks
-from proxflow.measures import Gaussian, Source
+from proxflow.measures import Gaussian, Source, is_normal
 from proxflow.potentials.atoms import centre_and_radius
 from proxflow.potentials.orbits import orbit_of_row
 from proxflow.potentials.symmetric import check_symmetry
@@ -92,7 +92,7 @@ def span_of(atoms: Atoms, source: Source, precision: torch.dtype) -> Span:
     small data.
     """
     points, dim = atoms.points, atoms.points.shape[1]
-    if not isinstance(source, Gaussian) or len(points) == 1 or atoms.symmetry is not None:
+    if not is_normal(source) or len(points) == 1 or atoms.symmetry is not None:
         return Span(points, source, 0.0, 0.0, exact=True)
     parts = _InRoundings(points, precision)
     negligible = _ROUNDINGS * len(points) ** 0.5

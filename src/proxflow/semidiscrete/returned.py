@@ -12,7 +12,7 @@ from torch import Tensor
 from proxflow.checks import working_dtype
 from proxflow.kernels.geometry import square_norms, weighted_sum
 from proxflow.kernels.shortlist import Shortlist
-from proxflow.measures import Gaussian, Source, draw
+from proxflow.measures import Source, draw, is_normal
 from proxflow.potentials.discrete import Discrete
 from proxflow.potentials.entropic import Entropic
 from proxflow.potentials.shortlisted import Shortlisted
@@ -115,7 +115,7 @@ class Returned:
             if element is not None and self._atoms.symmetry is not None:
                 points = self._atoms.symmetry.apply(points, element[rows])
             norms, scores = inner(exact, exact), inner(exact, points - mean) - potential.heights[atom[rows]].double()
-            if not isinstance(self.source, Gaussian):
+            if not is_normal(self.source):
                 scores = scores + inner(exact, mean)
             costs.append(torch.stack([norms - 2 * scores, norms], dim=1))
         counts = torch.bincount(atom, minlength=len(potential.points)).double()

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from proxflow.checks import working_dtype
 from proxflow.kernels.geometry import covariance_about, distances_from, projected, weighted_sum
-from proxflow.measures import Gaussian, draw
+from proxflow.measures import draw, is_normal
 from proxflow.potentials.discrete import Discrete
 from proxflow.potentials.entropic import Entropic
 from proxflow.potentials.orbits import atom_of_rows
@@ -58,7 +58,7 @@ def scaled_start(problem: SemiDual, groups: list[Tensor], generator: torch.Gener
     first, *others = problem.noise(draws, generator).split(_DRAWS)
     if heights is None:
         form = marginal_form(problem, generator)
-        draws += 0 if isinstance(problem.source, Gaussian) else _QUANTILE_DRAWS
+        draws += 0 if is_normal(problem.source) else _QUANTILE_DRAWS
         target = float(inner(problem.weights, form))
         low, high = 0.0, 2.0
         for noise in others:
@@ -97,7 +97,7 @@ def marginal_form(problem: SemiDual, generator: torch.Generator) -> Tensor:
     """
     mean = problem.mean()
     axes = _principal_axes(problem)
-    draws = None if isinstance(problem.source, Gaussian) else problem.noise(_QUANTILE_DRAWS, generator).double()
+    draws = None if is_normal(problem.source) else problem.noise(_QUANTILE_DRAWS, generator).double()
     weights = problem.weights.repeat(problem.elements) / problem.elements
     form = torch.zeros_like(problem.weights)
     equal, slopes = draws is None and bool((weights == weights[0]).all()), None  # on every axis alike

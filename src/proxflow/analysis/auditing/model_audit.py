@@ -42,7 +42,7 @@ from proxflow.analysis.terminal.flat_field import DENSE_LIMIT, Field
 from proxflow.checks import Numbers, whole_number
 from proxflow.flow import ProximalFlow
 from proxflow.independent_field import IndependentField
-from proxflow.measures import Gaussian, Source
+from proxflow.measures import Source, is_normal
 from proxflow.progress import reporter
 from proxflow.sampling.integration import integrate
 from proxflow.schedules import Schedule
@@ -142,7 +142,7 @@ def audit(
     missing += not_compared
     figures = figures_of(found, measured.of_reference(likelihood), independent)
     shares = None if subject.groups is None else group_shares(pairs.target, subject.groups)
-    warned = faults(figures, reading, shares, normal_source=isinstance(subject.source, Gaussian))
+    warned = faults(figures, reading, shares, normal_source=is_normal(subject.source))
     advice = advise(figures, warned, reading, measured.step_grid)
     verdict = verdict_of(figures, warned, advice, subject.misfit, missing)
     curves = measured.pair_bound

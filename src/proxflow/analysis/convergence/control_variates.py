@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from proxflow.measures import Gaussian, Source
+from proxflow.measures import Source, is_normal
 
 __all__ = ["MeanWithError", "Regression", "known_functions"]
 
@@ -77,7 +77,7 @@ def known_functions(source: Source, x: Tensor) -> Tensor:
     powers would let a few far draws decide; in many dimensions the coordinates and the square. Of a source that offers
     ``second_moment`` its square, of others nothing.
     """
-    if isinstance(source, Gaussian):
+    if is_normal(source):
         exponents = _exponents(source.dim)
         if exponents is None:
             return torch.cat([x, x.square().sum(1, keepdim=True) - source.second_moment], dim=1)

@@ -23,7 +23,7 @@ from proxflow.analysis.convergence.control_variates import MeanWithError, Regres
 from proxflow.analysis.convergence.height_error import HeightError, height_error, top_two
 from proxflow.checks import working_dtype
 from proxflow.kernels.search import TopTwo
-from proxflow.measures import Gaussian, Source, draw
+from proxflow.measures import Source, draw, is_normal
 from proxflow.potentials import Discrete, Potential, Quadratic
 from proxflow.semidiscrete import Fit
 from proxflow.semidiscrete.problem import chunk_sizes
@@ -303,7 +303,7 @@ def atoms_of_rows(potential: Discrete, rows: int) -> Tensor:
 
 def _bures(potential: Potential) -> float | None:
     """W2^2 between N(0, I) and N(m, S): |m|^2 + sum of (1 - sigma_i)^2, sigma_i^2 the eigenvalues of S."""
-    if not (isinstance(potential, Quadratic) and isinstance(potential.source, Gaussian)):
+    if not (isinstance(potential, Quadratic) and is_normal(potential.source)):
         return None
     deviations = torch.linalg.eigvalsh(potential.covariance.double()).clamp(min=0).sqrt()
     return float(potential.mean.double().square().sum() + (1 - deviations).square().sum())

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from scipy import special
 from torch import Tensor
 
-from proxflow.measures import Gaussian, Source
+from proxflow.measures import Source, is_normal
 from proxflow.potentials.base import Float64Module, check_rotation_invariant
 
 __all__ = ["Levels", "coordinate_levels", "radius_levels"]
@@ -52,7 +52,7 @@ def coordinate_levels(source: Source) -> Levels:
     Raises:
         ValueError: the source is not Gaussian and has no ``cdf`` method.
     """
-    if isinstance(source, Gaussian):
+    if is_normal(source):
         return _GaussianCoordinate()
     cdf = getattr(source, "cdf", None)
     if not callable(cdf):
@@ -68,7 +68,7 @@ def radius_levels(source: Source) -> Levels:
     Raises:
         ValueError: the source is not Gaussian, and is not rotation-invariant or has no ``radius_cdf`` method.
     """
-    if isinstance(source, Gaussian):
+    if is_normal(source):
         return _GaussianRadius(source.dim)
     needed = "it also needs a method radius_cdf(r), P(|X| <= r) elementwise"
     check_rotation_invariant("Radial", source, needed)
