@@ -12,7 +12,7 @@ from torch import Tensor
 
 import proxflow as pf
 from proxflow.analysis import Audit, Figure, audit
-from proxflow.analysis.auditing.verdict import advise, faults
+from proxflow.analysis.auditing.verdict import advise, faults, verdict_of
 from proxflow.potentials import Discrete, Quadratic
 from tests.marks import slow_beyond
 
@@ -170,6 +170,15 @@ def test_a_cost_below_that_of_the_exact_flow_is_called_so() -> None:
     cost = found.figures["cost_excess"].value
     assert cost < 0
     assert f"the cost is {-cost:.1%} below that of the exact flow" in found.verdict
+
+
+@pytest.mark.parametrize(("low", "said"), [(-0.01, "the cost is not told from"), (0.01, "the cost is 2.0% above")])
+def test_a_cost_that_sampling_explains_is_called_so(low: float, said: str) -> None:
+    values = {"recovered_drift": (0.3, 0.3), "repairing_gain": (0.0, 0.0), "cost_excess": (0.02, low)}
+    figures = {
+        name: Figure(name, value, least, 2 * value - least, 0.0, None, "") for name, (value, least) in values.items()
+    }
+    assert f"{said} that of the exact flow" in verdict_of(figures, (), "")
 
 
 @pytest.mark.parametrize(("drift", "said"), [(0.02, "Train for longer"), (0.3, "Train on optimal pairs")])

@@ -223,12 +223,18 @@ def _optimality(figures: Figures) -> str:
         )
     words = "near to optimal transport" if _is_near(figures) else "not optimal transport"
     mark = "" if drift is None or drift.independent is None else f" (independent pairs: {drift.independent:.2g})"
-    side = "" if excess is None else "above" if excess.value >= 0 else "below"
-    above = "" if excess is None else f", and the cost is {abs(excess.value):.1%} {side} that of the exact flow"
     return (
         f"It is {words}: the recovered data point moves by {moved:.2g} of the samples' deviation on the way"
-        f"{mark}, pairing its points again would save {saved:.1%}{above}.{_as_minibatches(figures)}"
+        f"{mark}, pairing its points again would save {saved:.1%}{_cost(excess)}.{_as_minibatches(figures)}"
     )
+
+
+def _cost(excess: Figure | None) -> str:
+    if excess is None:
+        return ""
+    side = "above" if excess.value >= 0 else "below"
+    apart = "not told from" if excess.low <= 0 <= excess.high else f"{abs(excess.value):.1%} {side}"
+    return f", and the cost is {apart} that of the exact flow"
 
 
 def _as_minibatches(figures: Figures) -> str:
