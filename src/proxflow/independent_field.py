@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from proxflow.checks import flat_points, point_weights, working_dtype
+from proxflow.checks import Numbers, flat_points, point_weights, working_dtype
 from proxflow.errors import UndefinedTimeError
 from proxflow.kernels.softmax import law as softmax
 from proxflow.measures import Gaussian, Source, is_normal
@@ -52,8 +52,8 @@ class IndependentField(nn.Module):
 
     def __init__(
         self,
-        points: Tensor,
-        weights: Tensor | None = None,
+        points: Numbers,
+        weights: Numbers | None = None,
         schedule: Schedule | None = None,
         source: Source | None = None,
         *,

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 import proxflow as pf
-from proxflow.analysis import data_dimension
+from proxflow.analysis import data_dimension, local_dimension
 from proxflow.checks import as_tensor, flat_points, point_weights
 from proxflow.couplings import pair
 from proxflow.metrics import energy_distance, label_accuracy, wasserstein
@@ -100,6 +100,18 @@ def test_metrics_and_dimension_of_arrays_and_frames_are_those_of_tensors(form: s
     if form == "pandas":
         samples, labels = pd.DataFrame(samples), pd.Series(labels, index=np.arange(80)[::-1])
     assert label_accuracy(samples, labels, samples, labels).value == 1
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_fields_and_dimensions_take_arrays_and_frames(form: str) -> None:
+    rows, x = torch.tensor(ROWS), torch.tensor(ROWS[:5])
+    field = pf.IndependentField(FORMS[form](ROWS), FORMS[form](WEIGHTS))
+    expected_velocity = pf.IndependentField(rows, torch.tensor(WEIGHTS))(0.5, x)
+    torch.testing.assert_close(field(0.5, x), expected_velocity, rtol=1e-12, atol=1e-12)  # products by columns differ
+    found, expected = (local_dimension(field, x, 0.5, points=each) for each in (FORMS[form](ROWS), rows))
+    assert found.below_spacing is not None
+    assert expected.below_spacing is not None
+    assert torch.equal(found.below_spacing, expected.below_spacing)
 
 
 @pytest.mark.parametrize("form", FORMS)

@@ -27,7 +27,7 @@ from torch import Tensor
 from proxflow.analysis.intrinsic_dimension.kernel_sums import SCALES, KernelSums, kernel_sums, useful_scales
 from proxflow.analysis.intrinsic_dimension.patches import UNEVEN, Estimate, Patch, extrapolated, homogeneous_patches
 from proxflow.analysis.intrinsic_dimension.pieces import Piece, pieces
-from proxflow.checks import flat_points
+from proxflow.checks import Numbers, flat_points
 from proxflow.kernels.equal_rows import first_equal_rows
 from proxflow.results import brief_repr
 
@@ -80,7 +80,7 @@ class DataDimension:
 
 
 def data_dimension(
-    points: Tensor,
+    points: Numbers,
     scales: Tensor | Sequence[float] | None = None,
     *,
     max_memory: int = 2**28,

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from proxflow.analysis.terminal.flat_field import DENSE_LIMIT, Field, FlatField, as_times
-from proxflow.checks import flat_points, whole_number
+from proxflow.checks import Numbers, as_tensor, flat_points, whole_number
 from proxflow.kernels.equal_rows import first_equal_rows
 from proxflow.kernels.geometry import ScaledRows, row_blocks, weighted_sum
 from proxflow.results import brief_repr
@@ -60,7 +60,7 @@ def local_dimension(
     t: float,
     *,
     schedule: Schedule | None = None,
-    points: Tensor | None = None,
+    points: Numbers | None = None,
     probes: int | None = None,
     seed: int = 0,
     max_memory: int = 2**28,
@@ -118,11 +118,12 @@ def _trace(flat: FlatField, t: Tensor, x: Tensor, probes: int, seed: int) -> tup
     return values.mean(0), values.std(0) / probes**0.5
 
 
-def _below_spacing(flat: FlatField, t: Tensor, x: Tensor, points: Tensor | None) -> Tensor | None:
+def _below_spacing(flat: FlatField, t: Tensor, x: Tensor, points: Numbers | None) -> Tensor | None:
     if points is not None:
-        data = flat_points(flat.owner, points).to(x.device)
-        if points.shape[1:] != flat.event:
-            raise ValueError(f"{flat.owner}: points must be (N, *event) like x, got {tuple(points.shape)}")
+        given = as_tensor(flat.owner, "points", points)
+        data = flat_points(flat.owner, given).to(x.device)
+        if given.shape[1:] != flat.event:
+            raise ValueError(f"{flat.owner}: points must be (N, *event) like x, got {tuple(given.shape)}")
         return largest_posterior_weight(x, data, flat.schedule.alpha(t), flat.schedule.beta(t)) > 0.5
     if flat.flow is None:
         return None

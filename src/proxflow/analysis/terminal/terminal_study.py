@@ -14,6 +14,7 @@ from proxflow.analysis.terminal.flat_field import DENSE_LIMIT, Field, FlatField,
 from proxflow.analysis.terminal.local_dimension import LocalDimension, local_dimension
 from proxflow.analysis.terminal.perturbation import Perturbation, perturb
 from proxflow.analysis.terminal.terminal_spectrum import TerminalSpectrum, terminal_spectrum
+from proxflow.checks import Numbers
 from proxflow.results import brief_repr
 from proxflow.schedules import Schedule
 from proxflow.storage import storable
@@ -50,7 +51,7 @@ def terminal_study(
     scale: float,
     times: Sequence[float] = TIMES,
     schedule: Schedule | None = None,
-    points: Tensor | None = None,
+    points: Numbers | None = None,
     seed: int = 0,
     max_memory: int = 2**28,
 ) -> TerminalStudy:
