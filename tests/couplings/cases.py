@@ -90,3 +90,6 @@ CASES: dict[str, Callable[[Tensor, Any], Any]] = {
 WITHOUT_LABELS = [name for name in CASES if "conditional" not in name]
 LABEL_OF_THE_ROW = [name for name in CASES if name != "joint conditional"]  # whose label is the condition drawn
 OPTIMAL = [name for name in CASES if name != "independent"]
+OF_GIVEN_ROWS = [  # that give noise for rows and rows for noise
+    name for name in OPTIMAL if "minibatch" not in name and name not in {"sinkhorn", "joint conditional"}
+]

@@ -12,7 +12,7 @@ from torch import Tensor
 from proxflow.couplings import Pairs, Semidiscrete
 from proxflow.couplings.stream import batch_of
 from proxflow.semidiscrete import fit
-from tests.couplings.cases import CASES, EVENT, LABEL_OF_THE_ROW, OPTIMAL, ROWS, WITHOUT_LABELS, data
+from tests.couplings.cases import CASES, EVENT, LABEL_OF_THE_ROW, OF_GIVEN_ROWS, OPTIMAL, ROWS, WITHOUT_LABELS, data
 from tests.couplings.normality import ALPHA, frequency_p_value, normal_p_value
 
 EVERY = pytest.mark.parametrize("name", CASES)
@@ -136,6 +136,31 @@ def test_pairs_carry_no_gradient_and_share_no_memory_with_the_data(
     assert not pairs.target.requires_grad
     pairs.target.add_(1)
     assert torch.equal(points, kept)
+
+
+@EVERY
+def test_inside_autocast_everything_is_the_same(name: str) -> None:
+    """In a training step: the noise of a subspace was rounded to bfloat16, or refused."""
+    points, labels = data(torch.float32)
+    noise = torch.randn(ROWS, *EVENT, generator=seeded(1))
+
+    def answers() -> list[Tensor]:
+        coupling = CASES[name](points, labels)
+        pairs = coupling.sample(40, generator=seeded())
+        found = [pairs.source, pairs.target, pairs.index, batch_of(coupling, 3, 40, 0).source]
+        if name in OF_GIVEN_ROWS:
+            found += [
+                coupling.noise_for(torch.arange(ROWS), generator=seeded()),
+                coupling.rows_for(noise, generator=seeded()),
+            ]
+        return found
+
+    outside = answers()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        inside = answers()
+    for a, b in zip(outside, inside, strict=True):
+        assert a.dtype == b.dtype
+        assert torch.equal(a, b)
 
 
 @EVERY

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from typing import Any
 
@@ -322,6 +323,19 @@ def test_a_cell_that_is_never_hit_gets_the_nearest_draw_in_bounded_time(row: int
     # of 4096 normal draws the third largest is above 2.6, and the third nearest to 0 below .01, but for odds of 1e-4
     assert float(loss.max()) < (5.2 - 2.6 if row == 2 else 1.01)
     assert float(loss.min()) > (0 if row == 2 else 1)
+
+
+def test_the_nearest_draw_is_the_same_inside_autocast() -> None:
+    potential, points = far_and_near()
+    coupling = Semidiscrete(Discrete(points.float(), potential.heights.float()), points.float(), max_draws=2**12)
+    copied = copy.deepcopy(coupling)
+    rows = torch.tensor([2] * 20)
+    noise = coupling.noise_for(rows, generator=seeded())
+    with torch.autocast("cpu", torch.bfloat16):
+        inside = copied.noise_for(rows, generator=seeded())
+    assert coupling.noise_law.approximated == 20
+    assert torch.equal(noise, inside)
+    assert coupling.noise_law == copied.noise_law
 
 
 def test_a_rare_cell_is_given_up_only_until_a_draw_hits_it() -> None:

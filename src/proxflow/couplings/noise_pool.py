@@ -15,6 +15,7 @@ from proxflow.couplings.process_local import Reserve
 from proxflow.potentials import AtomicPotential, Shortlisted, SymmetricDiscrete
 from proxflow.progress import reporter
 from proxflow.results import brief_repr
+from proxflow.torch_support import in_full_precision
 
 __all__ = ["WAITING", "NoiseLaw", "NoisePool"]
 
@@ -136,6 +137,7 @@ class NoisePool:
         missed[atom] = 0
         return noise, atom
 
+    @in_full_precision
     def _serve_nearest(self, noise: Tensor, atoms: Tensor, missing: Tensor, fresh: Tensor) -> float:
         """Give each open request the draw (m, d) that loses least, and return the largest loss."""
         points, heights = self._potential.points, self._potential.heights

@@ -38,6 +38,7 @@ from proxflow.seeding import generator_of, own_generator
 from proxflow.semidiscrete import Fit, ShortlistedFit, fit, fit_shortlisted
 from proxflow.semidiscrete.shortlist_fit import check_shortlist
 from proxflow.symmetry import Symmetry
+from proxflow.torch_support import in_full_precision
 
 __all__ = ["Subspace", "first_directions"]
 
@@ -285,7 +286,8 @@ class Subspace:
             ValueError: as there, or the coupling in R^k has no rows for given noise, as a ``Minibatch`` has none.
         """
         self._check_rows_for()
-        rows: Tensor = self.coupling.rows_for(self.rows.checked_noise(noise) @ self.directions, generator=generator)
+        z = coordinates(self.rows.checked_noise(noise), self.directions)
+        rows: Tensor = self.coupling.rows_for(z, generator=generator)
         return rows
 
     @property
@@ -329,6 +331,7 @@ class Subspace:
         lifted = self.rows.pairs(noise, pairs.index, target)
         return Pairs(lifted.source, lifted.target, pairs.index, pairs.label)
 
+    @in_full_precision
     def _noise(self, z: Tensor, generator: torch.Generator | None) -> Tensor:
         """W z + (I - W W^T) g for fresh noise g, (n, d)."""
         frame = self.directions

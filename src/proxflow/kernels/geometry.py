@@ -11,6 +11,8 @@ import torch
 from scipy.sparse.linalg import LinearOperator, eigsh
 from torch import Tensor
 
+from proxflow.torch_support import in_full_precision
+
 __all__ = [
     "ManyRows",
     "ScaledRows",
@@ -151,6 +153,7 @@ def projected(points: ManyRows, mean: Tensor, axes: Tensor) -> Tensor:
     return by_blocks(points, lambda rows: (rows - mean) @ axes)
 
 
+@in_full_precision
 def coordinates(points: Tensor, axes: Tensor) -> Tensor:
     """points @ axes, (N, k) in the dtype of the axes (d, k); rows (N, d) in fewer digits are converted in blocks."""
     if points.dtype == axes.dtype:
