@@ -129,6 +129,17 @@ def test_a_planted_fault_is_named_first(fault: Callable[[int], Audit], seed: int
     assert len(found.warnings) == 1
 
 
+@pytest.mark.parametrize("seed", slow_beyond(1, SEEDS))
+def test_samples_that_fly_apart_are_read_in_another_way(seed: int) -> None:
+    """A sharp flow read backwards ends far out and scatters there, by more than its distance from the data."""
+    angle = torch.arange(8, dtype=f64) * math.pi / 4
+    flow = pf.ProximalFlow(Discrete(2 * torch.stack([angle.cos(), angle.sin()], 1), torch.zeros(8, dtype=f64)))
+    found = audit(lambda t, x: -flow.velocity(1 - t, x), data=draws(flow, 200, seed), count=128, steps=8, seed=seed,
+                  compare_independent=False, progress=False)  # fmt: skip
+    assert len(found.warnings) == 1
+    assert "time is reversed" in found.warnings[0]
+
+
 def sound_gaussian(seed: int) -> Audit:
     flow = gaussian(seed)
     return judged(flow.velocity, flow)

@@ -20,6 +20,7 @@ from proxflow.analysis.auditing.generated_pairs import GeneratedPairs, generated
 from proxflow.analysis.auditing.generation import (
     Groups,
     _group_least,
+    energy_share,
     generation_figures,
     group_shares,
     groups_of,
@@ -95,6 +96,20 @@ def test_intervals_of_variances_along_directions_hold_the_ratio_there(right: Ten
             one = found[f"variance_ratio_{k + 1}"]
             covered[k] += one.low <= value <= one.high
     assert 0.90 * REPETITIONS <= min(covered) <= max(covered) < REPETITIONS, covered
+
+
+@pytest.mark.parametrize("shift", [0.0, 0.2, 1.0])
+def test_the_interval_of_the_energy_distance_holds_that_of_normal_laws(shift: float) -> None:
+    """Of laws that are equal, hardly told apart, and far apart, on the line, where its errors are the most skewed."""
+    across = 2 / math.sqrt(math.pi) * math.exp(-(shift**2) / 4) + shift * math.erf(shift / 2)  # E|X - Y|
+    truth = 2 * across - 4 / math.sqrt(math.pi)
+    held = 0
+    for seed in range(REPETITIONS):
+        samples, data = normal(100, 1, seed=seed), normal(100, 1, seed=10_000 + seed) + shift
+        size = math.sqrt(2.0) * float(data.std(correction=0))
+        found = energy_share(samples, data)
+        held += found.low * size <= truth <= found.high * size
+    assert 0.90 * REPETITIONS <= held < REPETITIONS
 
 
 def test_directions_without_variance_have_no_ratio() -> None:

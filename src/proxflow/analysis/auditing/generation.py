@@ -14,11 +14,19 @@ from scipy.stats import beta
 from torch import Tensor
 
 from proxflow.analysis.auditing.generated_pairs import centred
-from proxflow.analysis.auditing.intervals import Estimate, mean_of, median_ratio, normal_estimate, ratio, share
+from proxflow.analysis.auditing.intervals import (
+    QUANTILE,
+    Estimate,
+    mean_of,
+    median_ratio,
+    normal_estimate,
+    ratio,
+    share,
+)
 from proxflow.kernels.assignment import least_cost_permutation
 from proxflow.kernels.geometry import principal_axes
 from proxflow.metrics.clouds import distances
-from proxflow.metrics.energy import energy_distance, energy_distance_error
+from proxflow.metrics.energy import energy_bounds
 from proxflow.metrics.memorisation import nearest_rows
 from proxflow.metrics.variances import spread, variance_ratio
 
@@ -190,13 +198,15 @@ def copies(samples: Tensor, rows: Tensor, held_out: Tensor, seed: int) -> Estima
     return median_ratio(ours, theirs, seed)
 
 
-def energy_share(samples: Tensor, data: Tensor) -> Estimate:
-    """Energy distance over the root mean square distance of two rows of the data, which scales with them."""
+def energy_share(samples: Tensor, data: Tensor, errors: float = QUANTILE) -> Estimate:
+    """Energy distance over the root mean square distance of two rows of the data, which scales with them.
+
+    Its ends are so many standard errors away (``metrics.energy.energy_bounds``).
+    """
     size = math.sqrt(2.0) * float(centred(data.double()).square().sum(1).mean().sqrt())
     if not size > 0:
         return Estimate(math.nan, math.nan, math.nan)
-    value, error = energy_distance(samples, data, unbiased=True), energy_distance_error(samples, data)
-    return normal_estimate(value / size, error / size)
+    return Estimate(*(each / size for each in energy_bounds(samples, data, errors)))
 
 
 def _wasserstein(samples: Tensor, data: Tensor) -> Estimate:

@@ -57,6 +57,7 @@ _MOST_ASSIGNED = 1024  # pairs of one assignment: a second
 
 _FEW_STEPS = 4  # whose times are chosen
 _ROUNDING = 1e-6  # of an error over the samples' deviation
+_STANDARD_ERRORS = 3.0  # that samples must be off by before other readings are tried
 
 STEPS = (1, 2, 4, 8)
 """Numbers of steps of the curve of few steps."""
@@ -180,8 +181,7 @@ def _followed(
 
 
 def _is_far(samples: Tensor, data: Tensor) -> bool:
-    found = energy_share(samples, data)
-    return not found.value - 1.5 * (found.value - found.low) <= FAR
+    return not energy_share(samples, data, _STANDARD_ERRORS).low <= FAR
 
 
 class _Measured:

@@ -20,8 +20,9 @@ from proxflow.analysis.auditing.generated_pairs import (
     defined_from_the_start,
     generated_pairs,
 )
+from proxflow.analysis.auditing.intervals import Estimate
 from proxflow.errors import ConvergenceError, UndefinedTimeError
-from proxflow.metrics.energy import energy_distance, energy_distance_error
+from proxflow.metrics.energy import energy_bounds
 from proxflow.predictions import velocity_from_source, velocity_from_target
 from proxflow.schedules import Schedule
 
@@ -29,7 +30,7 @@ __all__ = ["Attempt", "Reading", "attempt", "better_reading"]
 
 _STEPS, _NOISE = 16, 512  # of a reading that is tried
 _CLEARLY = 0.5  # of the stated reading's distance: what another one must be below
-_STANDARD_ERRORS = 3.0  # of the difference
+_STANDARD_ERRORS = 3.0  # of the two that must be apart
 _LAST_STEP = 1e-6  # before t = 1, that a field read backwards in time begins from
 
 
@@ -62,14 +63,14 @@ def better_reading(
 ) -> Reading | None:
     """The reading that makes the data, if one does and the stated one, with its samples (n, d) or None, does not."""
     noise = noise[:_NOISE]
-    limit, error = _distance(None if stated is None else stated[:_NOISE], data)
+    limit = _distance(None if stated is None else stated[:_NOISE], data)
     best: Reading | None = None
     for reading in _readings(field, schedule):
         tried = attempt(reading.field, noise, event, schedule, _STEPS)
-        found, its_error = _distance(None if tried.pairs is None else tried.pairs.target, data)
-        clearly = limit - found > _STANDARD_ERRORS * math.hypot(error, its_error) if math.isfinite(limit) else True
-        if found < (limit if best is not None else _CLEARLY * limit) and clearly:
-            best, limit, error = Reading(reading.fault, reading.remedy, tried.field), found, its_error
+        found = _distance(None if tried.pairs is None else tried.pairs.target, data)
+        enough = limit.value if best is not None else _CLEARLY * limit.value
+        if found.value < enough and _apart(found, limit):
+            best, limit = Reading(reading.fault, reading.remedy, tried.field), found
     return best
 
 
@@ -86,10 +87,18 @@ def attempt(field: FieldCall, noise: Tensor, event: tuple[int, ...], schedule: S
     return Attempt(call, pairs)
 
 
-def _distance(samples: Tensor | None, data: Tensor) -> tuple[float, float]:
+def _distance(samples: Tensor | None, data: Tensor) -> Estimate:
+    """Energy distance, and ends three standard errors away."""
     if samples is None or not bool(torch.isfinite(samples.double().square().sum())):
-        return math.inf, 0.0
-    return energy_distance(samples, data, unbiased=True), energy_distance_error(samples, data)
+        return Estimate(math.inf, math.inf, math.inf)
+    return Estimate(*energy_bounds(samples, data, _STANDARD_ERRORS))
+
+
+def _apart(less: Estimate, more: Estimate) -> bool:
+    """Whether two distances differ by more than their errors on the sides that face each other."""
+    if math.isinf(more.value):
+        return True
+    return more.value - less.value > math.hypot(more.value - more.low, less.high - less.value)
 
 
 def _readings(field: FieldCall, schedule: Schedule) -> Iterator[Reading]:
