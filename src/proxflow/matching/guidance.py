@@ -23,7 +23,8 @@ def field_of(
 
     Args:
         network: v(t, x) or v(t, x, label), called with times (B,) as in training; trained with a label dropout above 0
-            where guidance is not 1.
+            where guidance is not 1. Call its ``eval()`` first where it has dropout or batch normalisation: as in
+            training, samples would be random or depend on each other.
         label: one for all points, or (B,); None leaves it out.
         guidance: weight of the condition.
 
