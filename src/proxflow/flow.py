@@ -305,7 +305,8 @@ def schedule_of(owner: str, field: object, schedule: Schedule | None) -> Schedul
     if known is None:
         return Linear() if schedule is None else schedule
     if schedule is not None and schedule != known.schedule:
-        raise ValueError(f"{owner}: the field has the schedule {known.schedule}, but schedule={schedule} was given")
+        kind = "flow" if isinstance(known, ProximalFlow) else "field"
+        raise ValueError(f"{owner}: the {kind} has the schedule {known.schedule}, but schedule={schedule} was given")
     return known.schedule
 
 
