@@ -272,6 +272,18 @@ def test_rows_that_come_twice_confirm_nothing() -> None:
     assert torch.allclose(twice.agreement, choose_directions(once, counts=[2, 6]).agreement, atol=1e-9)
 
 
+@pytest.mark.parametrize("seed", [2, 7])
+def test_rows_that_agree_in_the_directions_share_their_noise(seed: int) -> None:
+    """A yes and a no along the frame: each half tells the mean of its rows of either kind, not one row of each."""
+    generator = torch.Generator().manual_seed(0)
+    points = torch.randn(800, 12, generator=generator, dtype=f64)
+    points[:, 0] = torch.where(points[:, 0] < 0, -1.0, 1.0)
+    points[:, 1:] += 0.3 * points[:, :1]
+    choice = choose_directions(points, frame=torch.eye(12, dtype=f64), counts=[1, 2], seed=seed)
+    told, rest = 1 + 11 * 0.3**2, 11
+    assert float(choice.agreement[0]) == pytest.approx(told / (told + rest), abs=0.02)
+
+
 @pytest.mark.parametrize("scale", [1e-200, 1e200])
 def test_the_unit_of_the_data_does_not_matter(scale: float) -> None:
     plain = rows(80, [2, 1, 0.5]) - 5

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from proxflow.checks import Numbers, as_tensor, flat_points, point_weights, whole_number, working_dtype
 from proxflow.couplings.projected_symmetry import invariant_axes, invariant_count
+from proxflow.couplings.semidiscrete_coupling import Semidiscrete
 from proxflow.errors import ConvergenceWarning, counted
 from proxflow.kernels.equal_rows import first_equal_rows
 from proxflow.kernels.geometry import (
@@ -31,7 +32,6 @@ from proxflow.kernels.geometry import (
     weighted_sum,
 )
 from proxflow.measures import Gaussian
-from proxflow.potentials import Discrete
 from proxflow.potentials.symmetric import check_symmetry
 from proxflow.results import brief_repr
 from proxflow.seeding import generator_of
@@ -247,9 +247,9 @@ def _agreement(
         _DRAWS, generator=generator_of(seed, 1), dtype=torch.float64, device=halves[0].points.device
     )
     scale = math.sqrt(halves[0].variance * halves[1].variance)
-    products = []
+    products, chance = [], generator_of(seed, 2)
     for directions in frames:
-        rows = [_row_of(noise, each, directions, seed, progress) for each in halves]
+        rows = [_row_of(noise, each, directions, seed, chance, progress) for each in halves]
         products.append(_products(halves, rows) / scale)
     means = [float(product.mean()) for product in products]
     of_noise = [float(product.var()) / _DRAWS for product in products]
@@ -257,19 +257,17 @@ def _agreement(
     return sum(means) / 2, error
 
 
-def _row_of(noise: Tensor, half: _Half, directions: Tensor, seed: int, progress: bool | None) -> Tensor:
-    """The row of a half that each noise point (M, k) goes to, (M,)."""
+def _row_of(
+    noise: Tensor, half: _Half, directions: Tensor, seed: int, chance: torch.Generator, progress: bool | None
+) -> Tensor:
+    """The row of a half that each noise point (M, k) goes to, (M,); of rows with the same coordinates one by chance."""
     features = (half.points @ directions).float()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # an early end changes the agreement by less than its error
         draws = _DRAWS_PER_ROW * len(features)
         found = fit(features, half.weights, tol=1 / _DRAWS_PER_ROW, max_samples=draws, seed=seed, progress=progress)
-    result = uninterrupted(found)
-    row_of_atom = torch.empty(len(result.cell_mass), dtype=torch.int64, device=features.device)
-    row_of_atom[result.atom_of_row] = torch.arange(len(features), device=features.device)
-    potential = result.potential
-    assert isinstance(potential, Discrete)  # noqa: S101 - it is, without epsilon
-    return row_of_atom[potential.nearest_atom(noise.to(features.dtype))]
+    coupling = Semidiscrete(uninterrupted(found).potential, features, weights=half.weights)
+    return coupling.rows_for(noise.to(features.dtype), generator=chance)
 
 
 def _products(halves: tuple[_Half, _Half], rows: Sequence[Tensor]) -> Tensor:
