@@ -164,6 +164,24 @@ def test_inside_autocast_everything_is_the_same(name: str) -> None:
 
 
 @EVERY
+def test_what_waits_from_inference_mode_can_be_trained_on(name: str) -> None:
+    """Draws left over from an evaluation were inference tensors, which nothing can be added to or differentiated."""
+    points, labels = data()
+    coupling, weight = CASES[name](points, labels), torch.ones(1, dtype=points.dtype, requires_grad=True)
+
+    def noises() -> list[Tensor]:
+        found = [coupling.sample(7, generator=seeded()).source, batch_of(coupling, 0, 7, 0).source]
+        if name in OF_GIVEN_ROWS:
+            found += [coupling.noise_for(torch.arange(ROWS), generator=seeded(seed)) for seed in range(50)]
+        return found
+
+    with torch.inference_mode():
+        noises()
+    for noise in noises():
+        (weight * noise).sum().backward()
+
+
+@EVERY
 @pytest.mark.parametrize("generator", [5, "cpu"])
 def test_what_is_no_generator_is_refused(built: dict[str, Any], name: str, generator: Any) -> None:
     with pytest.raises(ValueError, match=r"generator must be a torch\.Generator or None, got"):

@@ -91,8 +91,8 @@ class NoisePool:
     def take(self, atoms: Tensor, generator: torch.Generator | None) -> Tensor:
         """A draw for each atom asked for, (n, d), each draw given once."""
         points = self._potential.points
-        noise = points.new_empty(len(atoms), points.shape[1], dtype=working_dtype(points))
         with self._stock.opened() as stock:
+            noise = points.new_empty(len(atoms), points.shape[1], dtype=working_dtype(points))
             stock.kept = stock.kept or self._empty()
             self._fill(noise, atoms, generator, stock.kept)
         return noise

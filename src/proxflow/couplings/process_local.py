@@ -9,6 +9,8 @@ import weakref
 from collections.abc import Iterator
 from typing import Any, Generic, Self, TypeVar
 
+import torch
+
 __all__ = ["Reserve"]
 
 T = TypeVar("T")
@@ -34,8 +36,9 @@ class Reserve(Generic[T]):
 
     @contextlib.contextmanager
     def opened(self) -> Iterator[Self]:
-        """The reserve, while other threads wait."""
-        with self._lock:
+        """The reserve, while other threads wait; out of inference mode, whose tensors no later call could train on."""
+        normal = torch.inference_mode(False) if torch.is_inference_mode_enabled() else contextlib.nullcontext()
+        with self._lock, normal:
             yield self
 
     def forget(self) -> None:
