@@ -26,8 +26,6 @@ with global_generators_kept():
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-_LEFT_ALONE = (None, signal.SIG_IGN)  # None is a handler that was not installed from Python
-
 
 def reporter(name: str, progress: bool | None) -> Callable[[str], None]:
     """A function that shows a line of progress on standard error, or does nothing; None shows it on a terminal."""
@@ -41,12 +39,11 @@ def reporter(name: str, progress: bool | None) -> Callable[[str], None]:
 def deferred_interrupts() -> Iterator[Callable[[], bool]]:
     """Gives a function that says whether Ctrl-C was pressed; pressed again, it interrupts at once.
 
-    Nothing is deferred outside of the main thread, which alone receives signals, and where Ctrl-C is ignored, as in a
-    job that a script put into the background, or handled by a program that has Python in it.
+    Nothing is deferred outside of the main thread, which alone receives signals, and where a program that has Python in
+    it handles Ctrl-C: Python could not install its handler again.
     """
     pressed = threading.Event()
-    in_main = threading.current_thread() is threading.main_thread()
-    if not in_main or signal.getsignal(signal.SIGINT) in _LEFT_ALONE:
+    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGINT) is None:
         yield pressed.is_set
         return
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-import functools
-import itertools
 import math
 import os
 import signal
@@ -107,24 +105,6 @@ def test_resumed_after_a_crash_it_ends_the_same(whole: pf.matching.TrainResult, 
     assert [r.loss for r in result.history] == [r.loss for r in whole.history]
 
 
-def _pressing_ctrl_c(network: torch.nn.Module, at: int) -> torch.nn.Module:
-    """The network, in whose forward pass of this number Ctrl-C is pressed."""
-    calls = itertools.count(1)
-
-    def press(_module: torch.nn.Module, _inputs: object) -> None:
-        if next(calls) == at:
-            os.kill(os.getpid(), signal.SIGINT)
-
-    network.register_forward_pre_hook(press)
-    return network
-
-
-def test_ctrl_c_that_is_ignored_stays_ignored(whole: pf.matching.TrainResult, request: pytest.FixtureRequest) -> None:
-    request.addfinalizer(functools.partial(signal.signal, signal.SIGINT, signal.getsignal(signal.SIGINT)))
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # as in a job that a script put into the background
-    assert _same(whole, runs.small_run(_pressing_ctrl_c(runs.network(), 17)))
-
-
 def test_a_handler_of_a_program_that_has_python_in_it_is_left_alone(
     whole: pf.matching.TrainResult, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -137,7 +117,17 @@ def test_a_handler_of_a_program_that_has_python_in_it_is_left_alone(
 
 
 def test_interrupt_ends_the_step_saves_and_returns(whole: pf.matching.TrainResult, tmp_path: Path) -> None:
-    stopped = runs.small_run(_pressing_ctrl_c(runs.network(), 17), checkpoint=tmp_path / "state")
+    network, calls = runs.network(), 0
+
+    def press(module: torch.nn.Module, _: object) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 17:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    handle = network.register_forward_pre_hook(press)
+    stopped = runs.small_run(network, checkpoint=tmp_path / "state")
+    handle.remove()
     assert not stopped.finished
     assert stopped.steps == 17
     assert _same(whole, runs.small_run(runs.network(), checkpoint=tmp_path / "state"))
