@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -15,7 +14,7 @@ from proxflow.independent_field import IndependentField
 from proxflow.measures import Empirical, Gaussian, Source, Uniform
 from proxflow.schedules import Cosine, Linear, Polynomial, Schedule
 from tests.peak_memory import peak_bytes
-from tests.semidiscrete.sources import PlainNormal
+from tests.semidiscrete.sources import PlainNormal, Wide
 
 SCHEDULES = [Linear(), Cosine(), Polynomial(2.5)]
 
@@ -220,16 +219,6 @@ def test_autocast_changes_no_answer() -> None:
         inside = field(0.9, x), field.posterior(0.9, x)
     assert torch.equal(inside[0], field(0.9, x))
     assert torch.equal(inside[1], field.posterior(0.9, x))
-
-
-class Wide(PlainNormal):
-    """N(0, 4 I)."""
-
-    def sample(self, n: int, **options: Any) -> torch.Tensor:
-        return 2 * super().sample(n, **options)
-
-    def log_prob(self, x: torch.Tensor) -> torch.Tensor:
-        return super().log_prob(x / 2) - self.dim * math.log(2)
 
 
 USES: dict[str, Callable[..., Any]] = {

@@ -310,8 +310,10 @@ def schedule_of(owner: str, field: object, schedule: Schedule | None) -> Schedul
     return known.schedule
 
 
-def source_of(field: object) -> Source | None:
-    """The law of the noise that a field knows it carries to data; None for a bare callable."""
+def source_of(field: object, source: Source | None) -> Source | None:
+    """The law of a field's noise: the one given, else its own; None for a bare callable without one."""
+    if source is not None:
+        return source
     known = known_field(field)
     return known.potential.source if isinstance(known, ProximalFlow) else getattr(known, "source", None)
 

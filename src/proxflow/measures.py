@@ -244,8 +244,19 @@ class Empirical:
         return f"Empirical({counted(len(self.points), 'point')} in dimension {self.dim}, bandwidth={self.bandwidth:g})"
 
 
-def check_source(owner: str, source: object, dim: int) -> None:
+def check_source(owner: str, source: Source, dim: int) -> None:
     """Refuse what is no source, or one of another dimension than the points.
+
+    Raises:
+        ValueError: as said.
+    """
+    check_is_source(owner, source)
+    if source.dim != dim:
+        raise ValueError(f"{owner}: the source has dimension {source.dim}, the points {dim}")
+
+
+def check_is_source(owner: str, source: object) -> None:
+    """Refuse what is no source.
 
     Raises:
         ValueError: as said.
@@ -256,8 +267,6 @@ def check_source(owner: str, source: object, dim: int) -> None:
             f"{owner}: source must be an object with dim, sample and log_prob, got {name}; measures.Gaussian(dim) is "
             "one, and measures.Empirical(points) makes one of data"
         )
-    if source.dim != dim:
-        raise ValueError(f"{owner}: the source has dimension {source.dim}, the points {dim}")
 
 
 def draw(source: Source, n: int, generator: torch.Generator | None, dtype: torch.dtype, device: torch.device) -> Tensor:

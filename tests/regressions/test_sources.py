@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +11,7 @@ import torch
 import proxflow as pf
 from proxflow.measures import Empirical, Uniform
 from proxflow.potentials import Ball, Ellipsoid, Quantile, Radial
+from tests.semidiscrete.sources import Wide
 
 
 class Invariant(pf.measures.Gaussian):
@@ -87,15 +87,6 @@ USES: dict[str, Callable[[Any], Any]] = {
 }
 
 
-@pytest.mark.parametrize("use", USES)
-@pytest.mark.parametrize("given", GIVEN)
-def test_what_a_source_of_your_own_gives_is_checked(given: str, use: str) -> None:
-    """A row too many counted in every mass of a fit, NaN went into pairs, the others ended in tracebacks of torch."""
-    change, said = GIVEN[given]
-    with pytest.raises(ValueError, match=r"Own\.sample: .*" + said):
-        USES[use](Own(change))
-
-
 def _flow(source: Any) -> pf.ProximalFlow:
     return pf.ProximalFlow(pf.potentials.Discrete(_rows(), torch.zeros(20, dtype=torch.float64), source=source))
 
@@ -112,12 +103,13 @@ STUDIES: dict[str, Callable[[Any], Any]] = {
 }
 
 
-@pytest.mark.parametrize("study", STUDIES)
+@pytest.mark.parametrize("use", USES | STUDIES)
 @pytest.mark.parametrize("given", GIVEN)
-def test_it_is_checked_where_a_flow_is_sampled_or_studied(given: str, study: str) -> None:
+def test_what_a_source_of_your_own_gives_is_checked(given: str, use: str) -> None:
+    """A row too many counted in every mass of a fit, NaN went into pairs, the others ended in tracebacks of torch."""
     change, said = GIVEN[given]
     with pytest.raises(ValueError, match=r"Own\.sample: .*" + said):
-        STUDIES[study](Own(change))
+        (USES | STUDIES)[use](Own(change))
 
 
 @pytest.mark.parametrize("use", USES)
@@ -135,26 +127,14 @@ def test_what_is_no_source_is_refused_by_name(source: object, use: str) -> None:
         USES[use](source)
 
 
-class Wide(pf.measures.Gaussian):
+class WideGaussian(pf.measures.Gaussian):
     """N(0, 4 I), by a subclass that leaves the moment and the comparison as they are."""
 
     def sample(self, n: int, **options: Any) -> torch.Tensor:
-        return 2 * super().sample(n, **options)
+        return Wide(self.dim).sample(n, **options)
 
     def log_prob(self, x: torch.Tensor) -> torch.Tensor:
-        return super().log_prob(x / 2) - self.dim * math.log(2)
-
-
-class Plain:
-    """The same law, by a class of its own."""
-
-    dim = 2
-
-    def sample(self, n: int, **options: Any) -> torch.Tensor:
-        return Wide(2).sample(n, **options)
-
-    def log_prob(self, x: torch.Tensor) -> torch.Tensor:
-        return Wide(2).log_prob(x)
+        return Wide(self.dim).log_prob(x)
 
 
 PLANE = torch.randn(12, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
@@ -177,17 +157,26 @@ ANSWERS: dict[str, Callable[[Any], Any]] = {
 @pytest.mark.parametrize("answer", ANSWERS)
 def test_a_subclass_of_gaussian_with_another_law_is_another_law(answer: str) -> None:
     """It was taken as N(0, I), whose closed forms then gave the flow of other noise, and called it exact."""
-    found, expected = (ANSWERS[answer](source) for source in (Wide(2), Plain()))
+    found, expected = (ANSWERS[answer](source) for source in (WideGaussian(2), Wide(2)))
     torch.testing.assert_close(torch.as_tensor(found), torch.as_tensor(expected), rtol=1e-9, atol=1e-9)
 
 
 def test_a_subclass_of_gaussian_that_is_one_stays_one() -> None:
     assert Invariant(2) == pf.measures.Gaussian(2)
-    assert Wide(2) != pf.measures.Gaussian(2)
-    assert Wide(2) != Wide(2)
+    assert WideGaussian(2) != pf.measures.Gaussian(2)
+    assert WideGaussian(2) != WideGaussian(2)
     exact = pf.semidiscrete.fit(PLANE, source=Invariant(2), progress=False)
     assert exact.samples_used == 0
     with pytest.raises(ValueError, match="must be rotation-invariant"):
-        Ball(2, source=Wide(2))
+        Ball(2, source=WideGaussian(2))
     with pytest.raises(ValueError, match=r"needs a method cdf"):
-        Quantile(([0.0, 1.0], [0.0, 1.0]), source=Wide(1))
+        Quantile(([0.0, 1.0], [0.0, 1.0]), source=WideGaussian(1))
+
+
+@pytest.mark.parametrize("source", [3, 0, [], torch.zeros(5, 4)], ids=["number", "zero", "list", "rows"])
+def test_what_is_no_source_of_a_field_is_refused_by_name(source: Any) -> None:
+    """Zero and an empty list were taken for none, and of rows PyTorch said that their truth is ambiguous."""
+    with pytest.raises(ValueError, match=r"log_likelihood: the source must be a law as measures\.Gaussian\(d\), got"):
+        pf.sampling.log_likelihood(lambda t, x: -x, _rows(), source=source)
+    with pytest.raises(ValueError, match=r"audit: source must be an object with dim, sample and log_prob, got"):
+        pf.analysis.audit(lambda t, x: -x, data=_rows(), source=source, progress=False)

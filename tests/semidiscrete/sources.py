@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -29,6 +30,16 @@ class PlainNormal:
 
     def log_prob(self, x: torch.Tensor) -> torch.Tensor:
         return Gaussian(self.dim).log_prob(x)
+
+
+class Wide(PlainNormal):
+    """N(0, 4 I)."""
+
+    def sample(self, n: int, **options: Any) -> torch.Tensor:
+        return 2 * super().sample(n, **options)
+
+    def log_prob(self, x: torch.Tensor) -> torch.Tensor:
+        return super().log_prob(x / 2) - self.dim * math.log(2)
 
 
 class Interrupted(PlainNormal):

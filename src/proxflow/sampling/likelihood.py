@@ -189,7 +189,8 @@ def _warn_of_thin_laws(field: CountedField, t: Tensor, x: Tensor, along: Diverge
 
 def _source(field: Field | ProximalFlow, x: Tensor, source: Source | None) -> Source:
     size = math.prod(x.shape[1:])
-    law = source or source_of(field) or Gaussian(size)
+    own = source_of(field, source)
+    law = Gaussian(size) if own is None else own
     if not hasattr(law, "log_prob"):
         raise ValueError(f"log_likelihood: the source must be a law as measures.Gaussian(d), got {law!r}")
     if law.dim != size:

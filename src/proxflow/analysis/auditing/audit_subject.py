@@ -18,7 +18,7 @@ from proxflow.checks import Numbers, as_tensor, flat_points, working_dtype
 from proxflow.errors import ConvergenceWarning
 from proxflow.fingerprint import source_probes
 from proxflow.flow import ProximalFlow, schedule_of, source_of
-from proxflow.measures import Gaussian, Source, draw
+from proxflow.measures import Gaussian, Source, check_is_source, draw
 from proxflow.schedules import Schedule
 from proxflow.seeding import generator_of
 from proxflow.semidiscrete.fit_result import Fit, uninterrupted
@@ -101,9 +101,11 @@ def subject_of(field: Field | ProximalFlow, given: Given, say: Callable[[str], N
     rows = None if given.data is None else as_tensor("audit", "data", given.data)
     if rows is None and given.labels is not None:
         raise ValueError("audit: labels are those of data, which were not given; give data")
-    given = dataclasses.replace(given, source=given.source or source_of(field))
+    given = dataclasses.replace(given, source=source_of(field, given.source))
+    if given.source is not None:
+        check_is_source("audit", given.source)
     flow, misfit = _flow_of(given, path, say)
-    source = given.source or (None if flow is None else flow.potential.source)
+    source = given.source if flow is None else source_of(flow, given.source)
     event = _event_shape(field, given.reference, rows, source)
     dim = math.prod(event)
     source = Gaussian(dim) if source is None else source
