@@ -57,9 +57,9 @@ def fit_of_images(bench: Bench, deadline: Deadline) -> None:
     run = _prepared(task, stages)
     reserve = _TO_CERTIFY * deadline.left
     while not run.finished and deadline.left > reserve:
-        steps = run.state.iterate.steps
+        moved = run.state.iterate.moved
         run.advance()
-        stages.end("steps" if run.state.iterate.steps > steps else "evaluations on the way")
+        stages.end("steps" if run.state.iterate.moved > moved else "evaluations on the way")
     stopped = not run.finished
     solution = run.certify()
     stages.end("last evaluation, and W2^2")

@@ -77,11 +77,11 @@ def test_million_rows() -> None:
 
 
 @pytest.mark.slow
-def test_shared_directions() -> None:
-    lines = printed_by("shared_directions.py").splitlines()
-    assert sum(" us a draw" in line for line in lines) == 3
-    fits = {line[2:29].strip(): line.split() for line in lines[-3:]}
-    assert list(fits) == ["shared directions", "independent", "independent, float32 alone"]
+def test_step_noise() -> None:
+    lines = printed_by("step_noise.py").splitlines()
+    assert sum(" us a draw" in line for line in lines) == 4
+    fits = {line[2:29].strip(): line.split() for line in lines[-4:]}
+    assert list(fits) == ["antithetic", "shared directions", "independent", "independent, float32 alone"]
 
 
 @pytest.mark.slow

@@ -27,9 +27,9 @@ def test_a_fit_is_judged_first_where_the_usual_chi2_would_just_meet_the_toleranc
     for _ in range(4):
         goal = PLAN.goal(last)
         goals.append(goal)
-        last = judged(goal, 1.2 * 2000 / goal)
+        last = judged(goal, 1.1 * 2000 / goal)
     assert goals == [math.ceil(PLAN.least / part) for part in (8, 4, 2, 1)]
-    chi2 = 1.2 * 2000 / goals[-1]
+    chi2 = 1.1 * 2000 / goals[-1]
     error = PLAN.stderr(chi2, draws_to_judge(2000, 0.01))
     assert chi2 + 2 * error == pytest.approx(0.01, rel=0.05)
 

@@ -64,7 +64,7 @@ def test_the_result_is_that_of_one_process_bit_by_bit(processes: Processes) -> N
 
 def fit_that_shares_directions(rank: int) -> Fit:
     descent.best_sharing = lambda *_: Sharing(24, 8)  # type: ignore[attr-defined]
-    return fit(cloud(97, 40).float(), **QUICK)
+    return fit(cloud(97, 40).float(), **{**QUICK, "max_memory": 1 << 13})  # without room for antithetic noise
 
 
 def test_blocks_that_share_directions_are_searched_whole(processes: Processes) -> None:

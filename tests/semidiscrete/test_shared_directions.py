@@ -134,7 +134,7 @@ def points_of_rank(rank: int) -> torch.Tensor:
 @pytest.mark.parametrize("rank", slow_beyond(1, [2, 1, 8]))
 def test_fits_are_as_good_as_with_independent_noise(rank: int, epsilon: float, monkeypatch: pytest.MonkeyPatch) -> None:
     points = points_of_rank(rank)
-    options: dict[str, Any] = {"tol": 0.05, "max_samples": 24_000, "max_memory": 1 << 23, "epsilon": epsilon}
+    options: dict[str, Any] = {"tol": 0.05, "max_samples": 24_000, "max_memory": 1 << 17, "epsilon": epsilon}
     alone = fit(points, **options)
     monkeypatch.setattr(descent, "best_sharing", lambda *_: SHARED)
     shared = fit(points, **options)
@@ -152,7 +152,7 @@ def test_other_noise_and_images_of_rows_do_not_share(options: dict[str, Any], mo
     asked: list[object] = []
     monkeypatch.setattr(descent, "best_sharing", lambda *given: asked.append(given))
     points = torch.randn(40, 1, 4, 4, generator=seeded())
-    fit(points, tol=5.0, max_samples=2000, **options)
+    fit(points, tol=5.0, max_samples=2000, max_memory=1 << 10, **options)
     assert asked == []
-    fit(points, tol=5.0, max_samples=2000)
+    fit(points, tol=5.0, max_samples=2000, max_memory=1 << 10)
     assert len(asked) == 1

@@ -104,7 +104,8 @@ def test_a_fit_with_shared_directions_too(offset: float, dtype: torch.dtype, mon
     """About the origin rows are searched as they are; far from it a copy about their centre is."""
     monkeypatch.setattr(descent, "best_sharing", lambda *_: Sharing(64, 8))
     rows = (stored(dtype, 300, 40) + offset).to(dtype)
-    half, single = (fit(each, tol=0.5, max_samples=10_000, progress=False) for each in (rows, rows.float()))
+    options: dict[str, Any] = {"tol": 0.5, "max_samples": 10_000, "max_memory": 1 << 13, "progress": False}
+    half, single = (fit(each, **options) for each in (rows, rows.float()))
     check_same_fit(half, single, dtype)
 
 
@@ -147,7 +148,7 @@ def test_a_fit_of_a_mapped_file_makes_no_float32_copy(tmp_path: Path, monkeypatc
     monkeypatch.setattr(descent, "best_sharing", lambda *_: Sharing(64, 8))
     given = mapped(tmp_path, rows)
     with _LargestConverted() as seen:
-        fit(given, tol=50, max_samples=2000, progress=False)
+        fit(given, tol=50, max_samples=2000, max_memory=1 << 19, progress=False)
     assert 0 < seen.numbers < rows.numel() / 8
     with _LargestConverted() as seen:
         rows.float()

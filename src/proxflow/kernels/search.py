@@ -34,6 +34,7 @@ __all__ = [
     "best_by_products",
     "kept_for_searches",
     "row_argmax",
+    "row_argmin",
     "searched_by",
     "searches_are_split",
     "top_two_affine",
@@ -78,6 +79,13 @@ def row_argmax(scores: Tensor) -> Tensor:
     if scores.device.type == "cpu":
         return torch.from_numpy(scores.numpy().argmax(axis=1))
     return scores.argmax(dim=1)
+
+
+def row_argmin(scores: Tensor) -> Tensor:
+    """Place of the least entry of each row, (B,) int64, as ``row_argmax``."""
+    if scores.device.type == "cpu":
+        return torch.from_numpy(scores.numpy().argmin(axis=1))
+    return scores.argmin(dim=1)
 
 
 def argmax_affine(

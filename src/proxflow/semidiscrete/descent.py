@@ -13,12 +13,14 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from proxflow.measures import is_normal
+from proxflow.semidiscrete.antithetic import antithetic_inflation, most_parts
 from proxflow.semidiscrete.atom_groups import group_count, nested_groups
 from proxflow.semidiscrete.problem import SemiDual
 from proxflow.semidiscrete.shared_directions import Sharing, best_sharing, variance_inflation
@@ -30,12 +32,16 @@ __all__ = ["Averages", "Descent", "Iterate"]
 _FIRST_RATE = 1.0  # first step, in gaps per unit of relative mass error and per draw an atom has seen
 _DECAY = 0.55  # the rate falls like (1 + draws per atom)^-_DECAY; the theory asks for (1/2, 1)
 _LONGEST_STEP = 0.25  # in gaps per unit of relative mass error
+_LEAST_BATCH, _LARGER_BATCH = 1 << 8, 1 << 10  # draws of a step at the start, and once there were many
+_BATCH_SHARE = 1 << 7  # part of the draws so far that such a step takes
+_ATOMS_A_DRAW = 8  # of a step, at the most
+_MULTIPLE = 1 << 5  # of draws: as many as antithetic noise takes of a vector
 
 
 @storable
 @dataclass(frozen=True)
 class Averages:
-    """A weighted average of iterates (N,), its total weight, and its sum of squared weights."""
+    """A weighted average of iterates (N,), its total weight, and its sum of squared weights over their draws."""
 
     heights: Tensor
     weight: float
@@ -43,7 +49,7 @@ class Averages:
 
     @property
     def relative_variance(self) -> float:
-        """Variance of the average against that of one of its terms, were they independent."""
+        """Variance of the average against that of a term by one draw, were terms independent."""
         return self.squares / self.weight**2
 
     def since(self, earlier: Averages) -> Averages:
@@ -52,27 +58,28 @@ class Averages:
         total = self.weight * self.heights - earlier.weight * earlier.heights
         return Averages(total / weight, weight, self.squares - earlier.squares)
 
-    def including(self, heights: Tensor, weight: float) -> Averages:
-        """The average with one more iterate."""
+    def including(self, heights: Tensor, weight: float, draws: int) -> Averages:
+        """The average with one more iterate, by so many draws."""
         total = self.weight + weight
         mean = self.heights + (weight / total) * (heights - self.heights)
-        return Averages(mean, total, self.squares + weight**2)
+        return Averages(mean, total, self.squares + weight**2 / draws)
 
 
 @storable
 @dataclass(frozen=True)
 class Iterate:
-    """Where a descent stands after ``steps`` batches: the moving heights (N,), their averages, the draws used.
+    """Where a descent stands after ``moved`` draws: the moving heights (N,) and their averages.
 
-    Iterates are averaged with weights growing linearly, which forgets the start at a cost of a factor 4/3 in
-    variance against the uniform average (docs/theory.md 3). ``units`` are the typical score gaps between atoms and
-    between groups of each level, ``noise`` is the state of the generator that the next batch comes from.
+    Iterates are averaged with weights that grow like the square root of the draws, which forgets the start at a cost of
+    a factor 9/8 in variance against the uniform average (docs/theory.md 3). ``units`` are the typical score gaps
+    between atoms and between groups of each level, ``spent`` the draws that these and the start took, ``noise`` is the
+    state of the generator that the next batch comes from.
     """
 
     heights: Tensor
     averages: Averages
-    steps: int
-    samples_used: int
+    moved: int
+    spent: int
     units: tuple[float, ...]
     noise: Tensor
 
@@ -81,6 +88,11 @@ class Iterate:
         """Before the first batch."""
         averages = Averages(start.heights, 0.0, 0.0)
         return cls(start.heights, averages, 0, start.samples_used, start.units, generator.get_state())
+
+    @property
+    def samples_used(self) -> int:
+        """Draws in all."""
+        return self.spent + self.moved
 
 
 class _Levels:
@@ -97,7 +109,8 @@ class _Levels:
     def __init__(self, groups: list[Tensor], weights: Tensor) -> None:
         self.counts = [group_count(labels) for labels in groups]
         firsts = itertools.accumulate(self.counts, initial=0)
-        self._places = [labels + first for labels, first in zip(groups, firsts, strict=False)]
+        places = [labels + first for labels, first in zip(groups, firsts, strict=False)]
+        self._places = torch.cat(places) if groups else weights.new_empty(0, dtype=torch.int64)
         self._wanted = self._summed(weights)
         parts = self._wanted.split(self.counts)
         self._floored = torch.cat([_floored(part) for part in parts]) if groups else self._wanted
@@ -107,16 +120,14 @@ class _Levels:
         if not self.counts:
             return
         steps = (self._summed(mass) - self._wanted) / self._floored
-        for places, part, length in zip(self._places, steps.split(self.counts), lengths, strict=True):
+        for part, length in zip(steps.split(self.counts), lengths, strict=True):
             part *= length
-            heights += steps[places]
+        heights += steps.index_select(0, self._places).view(-1, len(heights)).sum(0)
 
     def _summed(self, mass: Tensor) -> Tensor:
         """Of all groups; unlike ``bincount`` it does not wait for a GPU."""
-        total = mass.new_zeros(sum(self.counts))
-        for places in self._places:
-            total.index_add_(0, places, mass)
-        return total
+        every = mass.expand(len(self.counts), -1).flatten()
+        return mass.new_zeros(sum(self.counts)).index_add_(0, self._places, every)
 
 
 def _floored(weights: Tensor) -> Tensor:
@@ -136,51 +147,87 @@ class Descent:
 
     Attributes:
         groups: labels (N,) of the atoms at each level of the hierarchy.
-        sharing: how the noise of a step shares directions; None for independent noise.
+        batch: draws of a late step.
+        parts: of antithetic noise; None for other noise.
+        sharing: how the noise of a step shares directions; None for other noise.
         inflation: variance of cell masses, relative to that of independent noise.
     """
 
     def __init__(self, problem: SemiDual) -> None:
         self.problem = problem
-        self.batch = max(256, min(len(problem) // 8, problem.rows_at_once))
+        self._least, self.batch = _batches(problem)
         self.groups = nested_groups(problem.points, problem.weights, problem.mean())
         self._levels = _Levels(self.groups, problem.weights)
         self._floored = _floored(problem.weights)
-        self.sharing = self._sharing()
-        self.inflation = 1.0 if self.sharing is None else variance_inflation(problem.weights, self.sharing)
+        self.parts, self.sharing = _noise(problem, self.batch)
+        self.inflation = _inflation(problem, self.parts, self.sharing)
         self._stretch = isolation(problem)
-
-    def _sharing(self) -> Sharing | None:
-        """Only vectors of N(0, I) may be turned; images of atoms would each need a product of their own, and those of
-        a shortlist are few."""
-        problem = self.problem
-        alone = problem.symmetry is None and problem.shortlist is None
-        if not is_normal(problem.source) or not alone:
-            return None
-        return best_sharing(problem.weights, problem.source.dim, self.batch)
 
     def step(self, iterate: Iterate, generator: torch.Generator) -> Iterate:
         """One step on fresh noise: the relative mass error of cells and of groups of cells, each in its own unit."""
-        noise = self.problem.noise(self.batch, generator)
-        if self.sharing is None:
-            mass = self.problem.count(noise, iterate.heights).mass
-        else:
-            mass = self.problem.mass_sharing(noise, iterate.heights, self.sharing, generator)
+        draws = min(max(iterate.moved // _BATCH_SHARE // _MULTIPLE * _MULTIPLE, self._least), self.batch)
+        mass = self._mass(draws, iterate.heights, generator)
         unit, *units = iterate.units
         error = (mass - self.problem.weights) / self._floored
-        heights = iterate.heights + (unit * self._length(iterate, len(error))) * self._stretch * error
-        lengths = [unit * self._length(iterate, count) for unit, count in zip(units, self._levels.counts, strict=True)]
+        heights = iterate.heights + (unit * _length(iterate, draws, len(error))) * self._stretch * error
+        lengths = [
+            unit * _length(iterate, draws, count) for unit, count in zip(units, self._levels.counts, strict=True)
+        ]
         self._levels.move(heights, mass, lengths)
+        moved = iterate.moved + draws
         return dataclasses.replace(
             iterate,
             heights=heights,
-            averages=iterate.averages.including(heights, iterate.steps + 1.0),
-            steps=iterate.steps + 1,
-            samples_used=iterate.samples_used + self.batch,
+            averages=iterate.averages.including(heights, draws * math.sqrt(moved), draws),
+            moved=moved,
             noise=generator.get_state(),
         )
 
-    def _length(self, iterate: Iterate, count: int) -> float:
-        """Of a step, in units per relative mass error, for ``count`` cells that share the draws."""
-        rate: float = _FIRST_RATE * (1 + iterate.steps * self.batch / count) ** -_DECAY
-        return min(rate * self.batch / count, _LONGEST_STEP)
+    def _mass(self, draws: int, heights: Tensor, generator: torch.Generator) -> Tensor:
+        """Cell masses (N,) by so many fresh draws."""
+        problem = self.problem
+        if self.parts is not None:
+            return problem.antithetic_mass(draws, heights, self.parts, generator)
+        noise = problem.noise(draws, generator)
+        if self.sharing is not None:
+            return problem.mass_sharing(noise, heights, self.sharing, generator)
+        return problem.count(noise, heights).mass
+
+
+def _batches(problem: SemiDual) -> tuple[int, int]:
+    """Draws of the first and of a late step."""
+    many, most = (count // _MULTIPLE * _MULTIPLE for count in (len(problem) // _ATOMS_A_DRAW, problem.rows_at_once))
+    return min(max(_LEAST_BATCH, many), most), min(max(_LARGER_BATCH, many), most)
+
+
+def _noise(problem: SemiDual, batch: int) -> tuple[int | None, Sharing | None]:
+    """The parts of antithetic noise, or how directions are shared, if the noise of a step is one of these.
+
+    Only vectors of N(0, I) may be turned; images of atoms would each need a product of their own, and those of a
+    shortlist are few.
+    """
+    if not is_normal(problem.source) or problem.symmetry is not None or problem.shortlist is not None:
+        return None, None
+    weights, dim = problem.weights, problem.source.dim
+    return (
+        (most_parts(weights, dim), None) if _can_be_antithetic(problem) else (None, best_sharing(weights, dim, batch))
+    )
+
+
+def _can_be_antithetic(problem: SemiDual) -> bool:
+    """Whether there is room for a turned copy of the atoms; on a GPU, where products are quick, the sums would cost
+    more, and a softmax costs more than its product anyway."""
+    copy = len(problem) * problem.source.dim * problem.dtype.itemsize
+    return problem.epsilon == 0 and problem.points.device.type == "cpu" and copy <= problem.max_memory
+
+
+def _inflation(problem: SemiDual, parts: int | None, sharing: Sharing | None) -> float:
+    if parts is not None:
+        return antithetic_inflation(problem.weights, problem.source.dim, parts)
+    return 1.0 if sharing is None else variance_inflation(problem.weights, sharing)
+
+
+def _length(iterate: Iterate, draws: int, count: int) -> float:
+    """Of a step, in units per relative mass error, for ``count`` cells that share the draws."""
+    rate: float = _FIRST_RATE * (1 + iterate.moved / count) ** -_DECAY
+    return min(rate * draws / count, _LONGEST_STEP)

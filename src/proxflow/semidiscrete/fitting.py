@@ -86,7 +86,7 @@ def fit(
             shortlists, too; or heights (number of distinct atoms, or of orbits,).
         checkpoint: file to save the run in, every few seconds and at Ctrl-C. A call with the same arguments resumes
             from it and ends, bit by bit, as an uninterrupted one.
-        max_memory: bytes for noise and scores.
+        max_memory: bytes for noise and scores; and as many for a float32 copy of the points, made on a CPU if it fits.
         progress: show a status line; None shows one on a terminal.
 
     Returns:

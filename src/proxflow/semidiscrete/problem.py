@@ -14,9 +14,11 @@ from proxflow.checks import working_dtype
 from proxflow.kernels.geometry import ScaledRows, coordinates, row_norm, weighted_sum
 from proxflow.kernels.search import affine_scores, argmax_affine
 from proxflow.kernels.shortlist import GroupedSlopes, Shortlist, argmax_on_shortlist
+from proxflow.kernels.signed_sums import SlopesInParts, argmax_of_signs
 from proxflow.measures import Source, draw
 from proxflow.potentials.atoms import centre_and_radius
 from proxflow.potentials.orbits import nearest_images, orbit_distances, orbit_frame
+from proxflow.semidiscrete.antithetic import frame_size, random_frame
 from proxflow.semidiscrete.ranks import ALONE, Ranks
 from proxflow.semidiscrete.shared_directions import Sharing, shared_axes, turned
 from proxflow.storage import storable
@@ -86,6 +88,7 @@ class SemiDual:
         self.radius = float(radius)
         self.points = ScaledRows(points, self.centre, radius)
         self.epsilon = epsilon / self.radius
+        self.max_memory = max_memory
         self.rows_at_once = max(256, min(1 << 16, max_memory // (16 * (points.shape[1] + 2))))
         self.rows = torch.arange(len(points), device=points.device)
         self._log_weights = torch.log(weights) + math.log(len(points))
@@ -127,6 +130,7 @@ class SemiDual:
         as_given = self.epsilon == 0 and working_dtype(given) == dtype == torch.float32 and self._about_origin()
         self._slopes, self._unit = (given, self.radius) if as_given else (self.points.to(dtype), 1.0)
         self._grouped: GroupedSlopes | None = None  # of a shortlist, made when first asked for
+        self._in_parts: SlopesInParts | None = None  # for antithetic noise, likewise
 
     def over_all_atoms(self) -> SemiDual:
         """The problem without its shortlist."""
@@ -167,6 +171,25 @@ class SemiDual:
         own = self.assign(self.ranks.share(noise), heights)
         total, squares, draws = self.ranks.summed(own.total, own.squares, own.total.new_tensor([own.draws]))
         return Tally(total, squares, int(draws))
+
+    def antithetic_mass(self, draws: int, heights: Tensor, parts: int, generator: torch.Generator) -> Tensor:
+        """Cell masses (N,) by ``draws`` normal vectors, a multiple of 2 ``parts``: each vector with so many signs.
+
+        No ``Tally``: its draws are not independent, and would not do to judge anything. Processes share the vectors.
+        """
+        slopes = self._slopes_in_parts(parts)
+        shape = draws // (2 * parts), *slopes.shape
+        drawn = torch.randn(shape, generator=generator, dtype=self.dtype, device=self.points.device)
+        own = self.ranks.part(drawn).transpose(0, 1).contiguous()
+        best = argmax_of_signs(own, slopes, self._offsets(heights)).flatten()
+        return self.ranks.total(torch.bincount(best, minlength=len(self)).double()) / draws
+
+    def _slopes_in_parts(self, parts: int) -> SlopesInParts:
+        """Made when first asked for; the frame is in the dtype of noise."""
+        if self._in_parts is None or self._in_parts.shape[0] != parts:
+            frame = random_frame(frame_size(self._slopes.shape[1], parts), self.centre.to(self.dtype))
+            self._in_parts = SlopesInParts.of(self._slopes, frame, parts)
+        return self._in_parts
 
     def mass_sharing(self, noise: Tensor, heights: Tensor, sharing: Sharing, generator: torch.Generator) -> Tensor:
         """Cell masses (N,) by normal noise that is turned, block by block, into a few random directions.

@@ -69,8 +69,16 @@ class Ranks:
     # ---------------------------------------------------------------- shares and sums
 
     def share(self, rows: Tensor) -> Tensor:
-        """This process's rows (n, ...), a view."""
-        return rows[self._place(len(rows))] if self.shares_rows else rows
+        """The rows (n, ...) that this process searches, a view."""
+        return self.part(rows) if self.shares_rows else rows
+
+    def part(self, rows: Tensor) -> Tensor:
+        """A part of the rows (n, ...) for each process, a view, even where they share the atoms."""
+        return rows[self._place(len(rows))] if self.size > 1 else rows
+
+    def total(self, of_part: Tensor) -> Tensor:
+        """The sum over the processes of what is of ``part``, the same in each bit by bit."""
+        return self._sum(of_part) if self.size > 1 else of_part
 
     def takes(self, place: int) -> bool:
         """Whether the task of this number is this process's."""

@@ -5,11 +5,9 @@ block of K lie in one random subspace of m dimensions, in a uniform direction of
 of R^d: each is N(0, I_d). The scores <u, y_j> of the block come from a product of the N atoms with m directions and one
 of their m coordinates with K vectors: N m (d + K) multiplications in place of N d K.
 
-The price is variance. Two vectors at an angle of cosine r fall into the same cell of mass p more often than p^2, of all
-sets of that mass most often into a half-space (Borell 1985), and there p^2 + sum_q r^q He_{q-1}(t)^2 phi(t)^2 / q! with
-t its distance from the origin (Mehler's expansion). Cosines of random directions have odd moments 0 and even ones of
-order m^(-q/2), so that with many light cells little is lost: masses of cells vary ``inflation`` times as much as those
-of independent draws. Masses of regions of many cells vary more, but there are few of them.
+The price is variance (``mass_variance``). Cosines of random directions have odd moments 0 and even ones of order
+m^(-q/2), so that with many light cells little is lost: masses of cells vary ``inflation`` times as much as those of
+independent draws. Masses of regions of many cells vary more, but there are few of them.
 """
 
 from __future__ import annotations
@@ -20,9 +18,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from proxflow.semidiscrete.mass_variance import hermite_shares, inflation_by_angles
+
 __all__ = ["Sharing", "best_sharing", "shared_axes", "turned", "variance_inflation"]
 
-_ORDERS = range(2, 41, 2)  # of the expansion; where later ones count, the inflation is prohibitive anyway
 _LARGEST_INFLATION = 1.1  # of variances: fits are to stay within 10% of what independent draws reach
 _LEAST_GAIN = 1.5  # in time of a search, less than which is not worth another kind of noise
 _DIRECTIONS = (16, 24, 32, 48, 64, 96, 128, 192, 256)
@@ -73,7 +72,7 @@ def turned(noise: Tensor, directions: int) -> Tensor:
 
 def variance_inflation(weights: Tensor, sharing: Sharing) -> float:
     """Variance of the masses of half-spaces of these ``weights`` (N,), relative to 1 / draws of each, in the mean."""
-    return _inflation(_hermite_shares(weights), sharing)
+    return _inflation(hermite_shares(weights), sharing)
 
 
 def best_sharing(weights: Tensor, dim: int, batch: int) -> Sharing | None:
@@ -84,7 +83,7 @@ def best_sharing(weights: Tensor, dim: int, batch: int) -> Sharing | None:
         dim: d.
         batch: noise vectors of one step.
     """
-    shares, times = _hermite_shares(weights), _CUDA if weights.device.type == "cuda" else _CPU
+    shares, times = hermite_shares(weights), _CUDA if weights.device.type == "cuda" else _CPU
     start = times.start / len(weights)
     best, least = None, (dim + times.maximum + start / batch) / _LEAST_GAIN
     for directions in _DIRECTIONS:
@@ -100,23 +99,5 @@ def best_sharing(weights: Tensor, dim: int, batch: int) -> Sharing | None:
     return best
 
 
-def _hermite_shares(weights: Tensor) -> list[float]:
-    """For each order q the mean over cells of He_{q-1}(t)^2 phi(t)^2 / (q! p); first that of 1 - p."""
-    t = -torch.special.ndtri(weights)
-    density = torch.exp(-0.5 * t.square()) / math.sqrt(2 * math.pi)
-    before, hermite = torch.zeros_like(t), torch.ones_like(t)  # He_n / sqrt(n!)
-    shares = [float((1 - weights).mean())]
-    for n in range(_ORDERS[-1]):
-        if n + 1 in _ORDERS:
-            shares.append(float((hermite.square() * density * (density / weights)).mean()) / (n + 1))
-        before, hermite = hermite, (t * hermite - math.sqrt(n) * before) / math.sqrt(n + 1)
-    return shares
-
-
 def _inflation(shares: list[float], sharing: Sharing) -> float:
-    alone, *orders = shares
-    total, moment, half = 0.0, 1.0, 0.5 * sharing.directions
-    for k, share in enumerate(orders):  # E r^(2 k + 2) of the cosine r of two random directions
-        moment *= (k + 0.5) / (half + k)
-        total += moment * share
-    return alone + (sharing.rows - 1) * total
+    return inflation_by_angles(shares, sharing.rows - 1, sharing.directions)

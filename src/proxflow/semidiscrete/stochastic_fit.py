@@ -2,7 +2,7 @@
 
 Problem: the heights h that minimise the semi-dual J(h) = E max_j (<X, y_j> - h_j) + <b, h>, whose gradient is
 b - mass(h); for epsilon > 0 the maximum is a softmax. Method: ``Descent`` moves the heights on fresh noise and averages
-them (Polyak and Juditsky 1992, with weights that grow linearly). From time to time the potential that would be
+them (Polyak and Juditsky 1992, with weights that grow). From time to time the potential that would be
 returned now is judged by draws of a stream of its own.
 
 Invariant: a run is a frozen state, generators included, that each step replaces; Ctrl-C finds the last complete one,
@@ -12,7 +12,7 @@ Stops when chi2 + 2 standard errors of such a judgement is at most tol, at the c
 says which. A judgement that ends a run tends to be low, for it is one of several and a high one would not have ended
 it. So it is not told: more fresh draws judge the same potential, and the run goes on if they do not meet the tolerance.
 
-Cost: one search over the N atoms a draw; chi2 of M draws is 4/3 N / M for the averages, where independent draws could
+Cost: one search over the N atoms a draw; chi2 of M draws is 9/8 N / M for the averages, where independent draws could
 reach no less than N / M. ``EvaluationPlan`` says when a run is judged.
 """
 
@@ -223,7 +223,7 @@ class Run:
         goal = self.plan.goal(last)
         if last is not None and self.plan.met(last):
             self.state = self._judged_to_tell()
-        elif iterate.samples_used < goal or iterate.steps == 0:
+        elif iterate.samples_used < goal or iterate.moved == 0:
             self.step()
         else:
             self.state = self._judged() if goal >= self.plan.least else self._roughly_judged()

@@ -1,4 +1,4 @@
-"""Fits of Fashion-MNIST in all 784 dimensions, with noise that shares directions and with independent noise.
+"""Fits of Fashion-MNIST in all 784 dimensions with antithetic noise, shared directions and independent noise.
 
 The first table is of a step alone: what a noise vector costs, and what part of that the bare matrix product with all
 rows would be. Each fit of the second runs in a process of its own, whose peak memory is told, the images among it. The
@@ -6,16 +6,19 @@ last one searches by float32 products alone, where the others screen in bfloat16
 judged by independent draws in all cases; chi2 M / N compares a fit that used M draws with the limit of independent
 ones, which is 1.
 
-python benchmarks/shared_directions.py
+python benchmarks/step_noise.py
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
+import dataclasses
 import multiprocessing
 import resource
 import time
 import warnings
+from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -26,11 +29,17 @@ from proxflow.kernels import search
 from proxflow.semidiscrete import descent
 from proxflow.semidiscrete.descent import Descent, Iterate
 from proxflow.semidiscrete.problem import SemiDual
-from proxflow.semidiscrete.shared_directions import variance_inflation
+from proxflow.semidiscrete.shared_directions import Sharing, best_sharing
 from proxflow.semidiscrete.start import Start
 from timing import medians
 
-KINDS = ("shared directions", "independent", "independent, float32 alone")
+KINDS = ("antithetic", "shared directions", "independent", "independent, float32 alone")
+Choice = Callable[[SemiDual, int], tuple[int | None, Sharing | None]]
+CHOICES: dict[str, Choice] = {
+    "shared directions": lambda problem, batch: (None, best_sharing(problem.weights, problem.source.dim, batch)),
+    "independent": lambda problem, batch: (None, None),
+}
+"""What a descent does in place of its own choice."""
 
 
 def loaded(count: int) -> Tensor:
@@ -45,12 +54,15 @@ def show_steps(points: Tensor, repeats: int) -> None:
     weights = torch.full((len(points),), 1 / len(points), dtype=torch.float64)
     dim = points.shape[1]
     problem = SemiDual(points.double(), weights, pf.measures.Gaussian(dim), 0.0, 1 << 28)
-    kinds = {"shared directions": Descent(problem), "independent": Descent(problem)}
-    kinds["independent"].sharing = None
+    kinds = {"antithetic": Descent(problem)}
+    for kind, choice in CHOICES.items():
+        kinds[kind] = copy.copy(kinds["antithetic"])
+        kinds[kind].parts, kinds[kind].sharing = choice(problem, kinds[kind].batch)
     generator = torch.Generator().manual_seed(0)
     start = Iterate.start(
         Start(torch.zeros_like(weights), (1e-3,) * (1 + len(kinds["independent"].groups)), 1.0, 0), generator
     )
+    start = dataclasses.replace(start, moved=1 << 30)  # late steps, which most are
     product = torch.randn(256, dim) @ points.mT  # in memory already
     seconds = medians(
         {name: partial(kind.step, start, generator) for name, kind in kinds.items()}
@@ -58,10 +70,11 @@ def show_steps(points: Tensor, repeats: int) -> None:
         repeats,
     )
     draws = dict.fromkeys(kinds, kinds["independent"].batch) | {"bare product": 256}
-    sharing = kinds["shared directions"].sharing
-    print(f"a step, N = {len(points):,}, d = {dim}, {torch.get_num_threads()} threads: {sharing}")
-    if sharing is not None:
-        print(f"  variance of masses {variance_inflation(weights, sharing):.2f} times that of independent draws")
+    chosen = kinds["antithetic"]
+    print(
+        f"a step, N = {len(points):,}, d = {dim}, {torch.get_num_threads()} threads: {chosen.parts} parts, variance of "
+        f"masses {chosen.inflation:.4f} times that of independent draws; {kinds['shared directions'].sharing}"
+    )
     bare = seconds["bare product"] / draws["bare product"]
     for name, taken in seconds.items():
         a_draw = taken / draws[name]
@@ -73,8 +86,9 @@ def show_steps(points: Tensor, repeats: int) -> None:
 def fitted(count: int, tol: float, noise: str) -> None:
     """One line of the second table."""
     if noise != KINDS[0]:
-        descent.best_sharing = lambda *_: None  # type: ignore[attr-defined]
-    if noise == KINDS[2]:
+        chosen = CHOICES["shared directions" if noise == KINDS[1] else "independent"]
+        descent._noise = chosen  # type: ignore[assignment]
+    if noise == KINDS[3]:
         search.can_screen = lambda *_, **__: False  # type: ignore[attr-defined]
     points = loaded(count)
     began, busy = time.perf_counter(), time.process_time()
@@ -97,6 +111,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--count", type=int, default=60_000, help="images")
     parser.add_argument("--tol", type=float, default=0.05, help="chi2 wanted, two standard errors included")
+    parser.add_argument("--noise", nargs="+", choices=KINDS, default=KINDS, help="of the fits, these kinds alone")
     parser.add_argument("--quick", action="store_true", help="a few digits, to see that it runs")
     options = parser.parse_args()
     count, tol = (300, 0.5) if options.quick else (options.count, options.tol)
@@ -104,7 +119,7 @@ def main() -> None:
     print(f"fits to chi2 + 2 standard errors <= {tol:g}")
     heads = f"{'seconds':>9s}{'CPU s':>9s}{'GiB':>8s}{'draws M':>12s}{'to judge':>10s}{'chi2':>9s}{'chi2 M / N':>17s}"
     print(f"  {'noise':27s}{heads}{'W2^2':>10s}")
-    for noise in KINDS:
+    for noise in options.noise:
         process = multiprocessing.get_context("spawn").Process(target=fitted, args=(count, tol, noise))
         process.start()
         process.join()
