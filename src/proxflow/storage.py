@@ -258,7 +258,7 @@ def _decode(tree: Any, tensors: dict[str, Tensor], path: Path) -> Any:
         value = known(**arguments)
     except TypeError as error:
         raise ValueError(
-            f"{path} holds data of a {name} that this version of proxflow builds from other arguments ({error}): make the file "
+            f"{path} holds a {name} that this version of proxflow builds from other arguments ({error}): make the file "
             "again with this version, or read it with the one that wrote it"
         ) from error
     except ValueError as error:
