@@ -13,7 +13,7 @@ from torch import Tensor
 from proxflow.kernels.signed_sums import hadamard_signs
 from proxflow.measures import Gaussian, Uniform
 from proxflow.semidiscrete import descent, fit
-from proxflow.semidiscrete.antithetic import antithetic_inflation, frame_size, most_parts, random_frame
+from proxflow.semidiscrete.antithetic import antithetic_inflation, frame_size, most_parts, parts_for, random_frame
 from proxflow.semidiscrete.descent import Descent
 from proxflow.semidiscrete.problem import SemiDual
 from proxflow.symmetry import HorizontalFlip
@@ -82,6 +82,11 @@ def test_parts_of_at_least_a_dozen_coordinates_lose_little(count: int, dim: int,
     assert -dim % size < parts * -(-dim // 512)
 
 
+def test_few_draws_are_of_fewer_parts() -> None:
+    assert [parts_for(draws, 16) for draws in (256, 512, 992, 1024, 10_000, 32)] == [4, 8, 8, 16, 16, 1]
+    assert parts_for(10_000, 2) == 2
+
+
 def test_a_frame_is_orthogonal_and_always_the_same() -> None:
     frame = random_frame(48, torch.empty(0, dtype=f64))
     torch.testing.assert_close(frame @ frame.mT, torch.eye(48, dtype=f64))
@@ -147,9 +152,10 @@ def test_draws_of_a_step_are_whole_vectors(monkeypatch: pytest.MonkeyPatch) -> N
     asked: list[int] = []
     drawn = SemiDual.antithetic_mass
 
-    def recorded(self: SemiDual, draws: int, *given: Any) -> Tensor:
+    def recorded(self: SemiDual, draws: int, heights: Tensor, parts: int, generator: torch.Generator) -> Tensor:
+        assert parts == 4
         asked.append(draws)
-        mass = drawn(self, draws, *given)
+        mass = drawn(self, draws, heights, parts, generator)
         assert float(mass.sum()) == pytest.approx(1, abs=1e-12)
         return mass
 
@@ -158,3 +164,14 @@ def test_draws_of_a_step_are_whole_vectors(monkeypatch: pytest.MonkeyPatch) -> N
     assert asked[0] == 256
     assert asked[-1] == 288
     assert all(draws % 32 == 0 for draws in asked)
+
+
+def test_a_change_of_parts_during_a_fit_changes_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Late steps have more parts than early ones; a fit with 4 in all is as good."""
+    points = cloud(200, 200)
+    options: dict[str, Any] = {"tol": 0.05, "max_samples": 140_000}
+    growing = fit(points, **options)
+    monkeypatch.setattr(descent, "parts_for", lambda draws, most: 4)
+    constant = fit(points, **options)
+    assert not torch.equal(growing.potential.heights, constant.potential.heights)
+    assert growing.chi2 <= 1.1 * constant.chi2 + 3 * (growing.chi2_stderr + constant.chi2_stderr)

@@ -18,10 +18,11 @@ from torch import Tensor
 
 from proxflow.semidiscrete.mass_variance import hermite_shares, inflation_by_angles
 
-__all__ = ["antithetic_inflation", "frame_size", "most_parts", "random_frame"]
+__all__ = ["antithetic_inflation", "frame_size", "most_parts", "parts_for", "random_frame"]
 
 _LEAST_PART = 12  # coordinates of a part: products with fewer cost as much as the sums that they save
 _MOST_PARTS = 16  # beyond which the sums cost more than the products
+_LEAST_VECTORS = 32  # that are cut at once: products of fewer are slow
 _LARGEST_FRAME = 512  # turned at a time: so many are enough for draws to be all but independent
 _LARGEST_INFLATION = 1.1  # of variances, as of shared directions
 
@@ -32,6 +33,14 @@ def most_parts(weights: Tensor, dim: int) -> int:
     while 2 * parts <= min(_MOST_PARTS, dim // _LEAST_PART):
         parts *= 2
     while parts > 1 and antithetic_inflation(weights, dim, parts) > _LARGEST_INFLATION:
+        parts //= 2
+    return parts
+
+
+def parts_for(draws: int, most: int) -> int:
+    """The parts for so many draws, fewer than ``most`` where these come of few vectors."""
+    parts = most
+    while parts > 1 and draws < 2 * parts * _LEAST_VECTORS:
         parts //= 2
     return parts
 

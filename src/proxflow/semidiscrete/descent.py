@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from proxflow.measures import is_normal
-from proxflow.semidiscrete.antithetic import antithetic_inflation, most_parts
+from proxflow.semidiscrete.antithetic import antithetic_inflation, most_parts, parts_for
 from proxflow.semidiscrete.atom_groups import group_count, nested_groups
 from proxflow.semidiscrete.problem import SemiDual
 from proxflow.semidiscrete.shared_directions import Sharing, best_sharing, variance_inflation
@@ -148,7 +148,7 @@ class Descent:
     Attributes:
         groups: labels (N,) of the atoms at each level of the hierarchy.
         batch: draws of a late step.
-        parts: of antithetic noise; None for other noise.
+        parts: of antithetic noise, at the most; None for other noise.
         sharing: how the noise of a step shares directions; None for other noise.
         inflation: variance of cell masses, relative to that of independent noise.
     """
@@ -187,7 +187,7 @@ class Descent:
         """Cell masses (N,) by so many fresh draws."""
         problem = self.problem
         if self.parts is not None:
-            return problem.antithetic_mass(draws, heights, self.parts, generator)
+            return problem.antithetic_mass(draws, heights, parts_for(draws, self.parts), generator)
         noise = problem.noise(draws, generator)
         if self.sharing is not None:
             return problem.mass_sharing(noise, heights, self.sharing, generator)
