@@ -1,7 +1,7 @@
 """Time of a noise vector in a fit against the number of atoms and of dimensions, beside a model with three constants.
 
-A step draws noise, d numbers a vector, and searches it among N atoms: a product of d multiplications and one comparison
-for each. The model is
+Noise that judges a fit, or moves its heights where it is independent, is d numbers a vector, and is searched among N
+atoms: a product of d multiplications and one comparison for each. The model is
 
     seconds a vector = c d + N (a + b d),
 

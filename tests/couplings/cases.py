@@ -46,7 +46,7 @@ def shortlisted(points: Tensor, labels: Tensor | None) -> Semidiscrete:
 
 
 def subspace_by_shortlists(points: Tensor, labels: Tensor | None) -> Subspace:
-    fitted = once(lambda: Subspace.fit(points, dim=1, shortlist=2, tol=1e-2), points, "subspace by shortlists")
+    fitted = once(lambda: Subspace.fit(points, dim=1, shortlist=2, tol=1e-3), points, "subspace by shortlists")
     return Subspace.from_potential(fitted.potential, points, fitted.directions, labels)
 
 

@@ -16,6 +16,7 @@ from proxflow.errors import ConvergenceWarning
 from proxflow.measures import Gaussian
 from proxflow.potentials import Discrete, Entropic
 from proxflow.semidiscrete import Fit, fit
+from proxflow.semidiscrete.problem import SemiDual
 from tests.marks import slow_beyond
 from tests.semidiscrete.sources import PlainNormal
 
@@ -214,7 +215,14 @@ def test_every_draw_of_normal_noise_is_counted(points: torch.Tensor, monkeypatch
         drawn += n
         return sample(self, n, **options)
 
+    def counted_antithetic(self: SemiDual, draws: int, *given: Any) -> torch.Tensor:
+        nonlocal drawn
+        drawn += draws
+        return mass(self, draws, *given)
+
+    mass = SemiDual.antithetic_mass
     monkeypatch.setattr(Gaussian, "sample", counted)
+    monkeypatch.setattr(SemiDual, "antithetic_mass", counted_antithetic)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         result = fit(points, max_samples=20_000)

@@ -160,7 +160,7 @@ def test_draws_of_a_step_are_whole_vectors(monkeypatch: pytest.MonkeyPatch) -> N
         return mass
 
     monkeypatch.setattr(SemiDual, "antithetic_mass", recorded)
-    fit(cloud(300, 200), tol=0.5, max_samples=140_000, max_memory=16 * 202 * 299)
+    fit(cloud(700, 200), tol=0.5, max_samples=140_000, max_memory=16 * 202 * 299)
     assert asked[0] == 256
     assert asked[-1] == 288
     assert all(draws % 32 == 0 for draws in asked)
@@ -168,10 +168,19 @@ def test_draws_of_a_step_are_whole_vectors(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_a_change_of_parts_during_a_fit_changes_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
     """Late steps have more parts than early ones; a fit with 4 in all is as good."""
-    points = cloud(200, 200)
+    points = cloud(2100, 200)
     options: dict[str, Any] = {"tol": 0.05, "max_samples": 140_000}
     growing = fit(points, **options)
     monkeypatch.setattr(descent, "parts_for", lambda draws, most: 4)
     constant = fit(points, **options)
     assert not torch.equal(growing.potential.heights, constant.potential.heights)
     assert growing.chi2 <= 1.1 * constant.chi2 + 3 * (growing.chi2_stderr + constant.chi2_stderr)
+
+
+@pytest.mark.parametrize(
+    ("count", "batches"), [(15, {256}), (600, {256, 288}), (3000, {352, 512, 1024}), (20_000, {2496})]
+)
+def test_steps_grow_with_the_draws_where_there_are_many_atoms(count: int, batches: set[int]) -> None:
+    """Few atoms need many steps: 15 in R^1 did not converge in 1.6M draws by steps of 1,024."""
+    step = Descent(SemiDual(cloud(count, 4), equal_weights(count), Gaussian(4), 0.0, 1 << 28))
+    assert {step.draws(moved) for moved in (0, 1 << 15, 1 << 16, 1 << 20)} == batches

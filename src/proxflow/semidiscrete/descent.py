@@ -32,9 +32,10 @@ __all__ = ["Averages", "Descent", "Iterate"]
 _FIRST_RATE = 1.0  # first step, in gaps per unit of relative mass error and per draw an atom has seen
 _DECAY = 0.55  # the rate falls like (1 + draws per atom)^-_DECAY; the theory asks for (1/2, 1)
 _LONGEST_STEP = 0.25  # in gaps per unit of relative mass error
-_LEAST_BATCH, _LARGER_BATCH = 1 << 8, 1 << 10  # draws of a step at the start, and once there were many
+_LEAST_BATCH, _LARGER_BATCH = 1 << 8, 1 << 10  # draws of a step at the start, and of a late one among many atoms
 _BATCH_SHARE = 1 << 7  # part of the draws so far that such a step takes
 _ATOMS_A_DRAW = 8  # of a step, at the most
+_ATOMS_A_LATE_DRAW = 2  # at the least, where a late step takes more draws than the first: few atoms need many steps
 _MULTIPLE = 1 << 5  # of draws: as many as antithetic noise takes of a vector
 
 
@@ -165,7 +166,7 @@ class Descent:
 
     def step(self, iterate: Iterate, generator: torch.Generator) -> Iterate:
         """One step on fresh noise: the relative mass error of cells and of groups of cells, each in its own unit."""
-        draws = min(max(iterate.moved // _BATCH_SHARE // _MULTIPLE * _MULTIPLE, self._least), self.batch)
+        draws = self.draws(iterate.moved)
         mass = self._mass(draws, iterate.heights, generator)
         unit, *units = iterate.units
         error = (mass - self.problem.weights) / self._floored
@@ -183,6 +184,10 @@ class Descent:
             noise=generator.get_state(),
         )
 
+    def draws(self, moved: int) -> int:
+        """Of the step after so many draws."""
+        return min(max(moved // _BATCH_SHARE // _MULTIPLE * _MULTIPLE, self._least), self.batch)
+
     def _mass(self, draws: int, heights: Tensor, generator: torch.Generator) -> Tensor:
         """Cell masses (N,) by so many fresh draws."""
         problem = self.problem
@@ -196,8 +201,10 @@ class Descent:
 
 def _batches(problem: SemiDual) -> tuple[int, int]:
     """Draws of the first and of a late step."""
-    many, most = (count // _MULTIPLE * _MULTIPLE for count in (len(problem) // _ATOMS_A_DRAW, problem.rows_at_once))
-    return min(max(_LEAST_BATCH, many), most), min(max(_LARGER_BATCH, many), most)
+    count, most = len(problem), problem.rows_at_once // _MULTIPLE * _MULTIPLE
+    first = max(_LEAST_BATCH, count // _ATOMS_A_DRAW // _MULTIPLE * _MULTIPLE)
+    late = max(first, min(_LARGER_BATCH, count // _ATOMS_A_LATE_DRAW // _MULTIPLE * _MULTIPLE))
+    return min(first, most), min(late, most)
 
 
 def _noise(problem: SemiDual, batch: int) -> tuple[int | None, Sharing | None]:

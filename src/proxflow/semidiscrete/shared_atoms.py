@@ -31,7 +31,8 @@ def split_atoms() -> Iterator[None]:
     ``semidiscrete.fit``, potentials and couplings work as in one process, with its results. Every process of the group
     must make the same calls, with generators in the same state; a call in one process alone waits for the others. Each
     process searches N / processes of the atoms and reads no others for that: with an array that is mapped from a file
-    all others stay there. A fit reads them all once to prepare itself, and heights are whole in each process. Without a
+    all others stay there. A fit reads them all once to prepare itself, and heights are whole in each process; where a
+    copy of all points is within its ``max_memory``, each process has one, and they share the noise of steps. Without a
     group, for fewer than 8,192 atoms a process, and in threads started in the block, as training draws its pairs in,
     nothing is shared.
 
