@@ -19,6 +19,7 @@ from proxflow.analysis.auditing.proximality import probed_asymmetry, recovered_d
 from proxflow.checks import Numbers, as_tensor, flat_points, whole_number
 from proxflow.measures import Gaussian, Source
 from proxflow.metrics import spread
+from proxflow.sampling.row_by_row import check_row_by_row
 from proxflow.schedules import Linear, Schedule
 from proxflow.seeding import generator_of
 
@@ -81,8 +82,11 @@ class TrainingAudit:
         """The three figures of a field(t, x) by name, NaN where its samples are not finite.
 
         Raises:
-            ValueError: the field gives no tensor like its points.
+            ValueError: the field gives no tensor like its points, or its rows depend on chance or on each other, as
+                those of a network in training mode may.
         """
+        some = self._noise[:_FEWEST].reshape(-1, *self._event)
+        check_row_by_row("TrainingAudit", field, some.new_tensor(0.5), some)
         call = defined_from_the_start(field, self._noise, self._event)
         pairs = generated_pairs(call, self._noise, self._event, self._schedule, _STEPS)
         if not bool(torch.isfinite(pairs.points).all()):

@@ -33,6 +33,7 @@ from proxflow.results import brief_repr
 from proxflow.sampling.arrival import depart, last_departure, refuse_without_density
 from proxflow.sampling.divergence import Divergence, ExactDivergence, HutchinsonDivergence
 from proxflow.sampling.integration import check_points, checked_tolerance
+from proxflow.sampling.row_by_row import check_row_by_row
 from proxflow.sampling.solvers import CountedField, Field, adaptive
 from proxflow.schedules import Schedule
 from proxflow.seeding import seeded_generator
@@ -82,7 +83,7 @@ def log_likelihood(
 ) -> LogLikelihood:
     """log p1(x) of the law that a field carries its source to, by dopri5 from the data to the noise.
 
-    For a network, put dropout and batch normalisation in eval mode. Labels come in with the field, as
+    A network must be in evaluation mode. Labels come in with the field, as
     ``matching.field_of(network, label)`` makes it; with guidance it is the density of what the guided field generates.
     A ``ProximalFlow`` has its density in closed form, ``flow.log_prob``. Of a callable the law must be wide against
     1e-5, the last step in t and alpha: a direction in which it has the standard deviation s costs about
@@ -108,7 +109,8 @@ def log_likelihood(
         and in its parameters, at the memory of all evaluations: call it under ``torch.no_grad`` where you need none.
 
     Raises:
-        ValueError: points, options or a source that do not fit, a field that autograd cannot go through, or a
+        ValueError: points, options or a source that do not fit, a field that autograd cannot go through or whose
+            rows depend on chance or on each other, or a
             ``ProximalFlow`` whose target has no density.
         ConvergenceError: dopri5 cannot keep its tolerances.
 
@@ -121,6 +123,7 @@ def log_likelihood(
     rtol, atol = checked_tolerance(owner, "rtol", rtol), checked_tolerance(owner, "atol", atol)
     counted = CountedField(owner, field, schedule_of(owner, field, schedule))
     refuse_without_density(counted, x)
+    check_row_by_row(owner, field, x.new_tensor(0.5), x.detach())
     law = _source(field, x, source)
     along = _divergence(counted, x, divergence, probes, seed)
     noise, integrals = _to_noise(counted, x, along, rtol, atol)

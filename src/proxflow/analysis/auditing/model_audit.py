@@ -45,6 +45,7 @@ from proxflow.independent_field import IndependentField
 from proxflow.measures import Source, is_normal
 from proxflow.progress import reporter
 from proxflow.sampling.integration import integrate
+from proxflow.sampling.row_by_row import check_row_by_row
 from proxflow.schedules import Schedule
 from proxflow.seeding import seeded_generator
 
@@ -92,7 +93,8 @@ def audit(
 
     Args:
         field: callable (t, x) -> velocity (B, *event), t 0-dimensional, as ``matching.field_of`` and adapters make
-            them; or a ``ProximalFlow``. Rows must not depend on each other; nothing is called at t = 1.
+            them; or a ``ProximalFlow``. Rows must not depend on each other, nor on chance: a network must be in
+            evaluation mode. Nothing is called at t = 1.
         reference: the exact flow: a ``ProximalFlow``, a ``Fit``, or points (N, *event) to which one is fitted here.
         source: law of the noise; if None, the field's own, as of a ``ProximalFlow``, else that of the reference, else
             standard normal.
@@ -115,8 +117,9 @@ def audit(
         ``warnings``, ``advice``.
 
     Raises:
-        ValueError: nothing tells the shape of points, shapes that disagree, data that do not vary, bad numbers, or a
-            field that does not give a tensor like its points; or a likelihood is asked for of one without a density.
+        ValueError: nothing tells the shape of points, shapes that disagree, data that do not vary, bad numbers, a field
+            that does not give a tensor like its points, or one whose rows depend on chance or on each other; or a
+            likelihood is asked for of one without a density.
         ConvergenceError: the reference has no answer at its own noise.
         Exception: whatever the field raises; one of its first call has a note on how fields are called.
     """
@@ -131,7 +134,10 @@ def audit(
     given = Given(reference, source, data, labels, held_out, schedule, int(seed))
     subject = subject_of(field, given, say)
     say(f"following {count:,} noise points in {steps} steps")
-    followed, reading = _followed(subject, hinted(field), int(count), int(steps), say)
+    called = hinted(field)
+    some = subject.noise(_LEAST_COUNT)
+    check_row_by_row("audit", called, some.new_tensor(0.5), some.reshape(-1, *subject.event))
+    followed, reading = _followed(subject, called, int(count), int(steps), say)
     pairs = followed.pairs
     if pairs is None:
         return _broken(followed.failure, subject.seed, time.perf_counter() - started)

@@ -19,6 +19,7 @@ from proxflow.flow import ProximalFlow, schedule_of
 from proxflow.predictions import target_from_velocity
 from proxflow.sampling.divergence import another_way_may_help
 from proxflow.sampling.integration import integrate
+from proxflow.sampling.row_by_row import check_row_by_row
 from proxflow.schedules import Schedule
 
 __all__ = [
@@ -63,7 +64,7 @@ def clock(schedule: Schedule, t: Tensor) -> Tensor:
 class FlatField:
     """A field on flat (B, d) points, with what follows from it at one time t (0-dimensional).
 
-    Rows of the field must not depend on each other (put batch normalisation in eval mode).
+    Rows of the field must not depend on chance or on each other (put networks in evaluation mode).
 
     Args:
         owner: name of the calling function, for messages.
@@ -77,7 +78,8 @@ class FlatField:
         has_forward_mode: whether PyTorch has forward-mode derivatives of the field; until one is found missing, True.
 
     Raises:
-        ValueError: points or schedule that do not go with the field, or a bad ``max_memory``.
+        ValueError: points or schedule that do not go with the field, a bad ``max_memory``, or a field whose rows depend
+            on chance or on each other.
     """
 
     def __init__(
@@ -104,6 +106,7 @@ class FlatField:
         self.max_memory = int(max_memory)
         self.has_forward_mode = True
         self._field = hinted(field)
+        check_row_by_row(owner, self._field, x.new_tensor(0.5), x.detach())
 
     def velocity(self, t: Tensor, x: Tensor) -> Tensor:
         """v_t at flat points (R, d)."""
