@@ -433,6 +433,14 @@ def test_an_error_of_writing_names_the_file_that_was_meant(
     assert str(caught.value) == f"[Errno 13] Permission denied: '{tmp_path / 'x.safetensors'}'"
 
 
+@pytest.mark.parametrize("stage", ["write", "fsync"])
+def test_a_full_disk_is_said_with_the_file(stage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fail(monkeypatch, stage, OSError(errno.ENOSPC, "No space left on device"))
+    with pytest.raises(OSError, match="No space left on device") as caught:
+        pf.save(Polynomial(3), tmp_path / "x.safetensors")
+    assert caught.value.filename == str(tmp_path / "x.safetensors")
+
+
 def fail(monkeypatch: pytest.MonkeyPatch, stage: str, error: BaseException) -> None:
     def raising(*_args: object, **_options: object) -> NoReturn:
         raise error

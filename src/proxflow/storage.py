@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import importlib
 import json
 import math
@@ -82,6 +83,7 @@ def class_named(name: str) -> type | None:
 
 
 _FORMAT_VERSION = 1
+_NO_ROOM = errno.ENOSPC, errno.EDQUOT
 
 
 def save(obj: object, path: str | os.PathLike[str]) -> None:
@@ -162,7 +164,10 @@ def written_atomically(path: Path) -> Iterator[BinaryIO]:
         os.replace(partial, path)
     except BaseException as error:
         partial.unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.filename in (str(partial), str(path)):  # the first nobody gave
+        if isinstance(error, OSError) and (
+            error.filename in (str(partial), str(path))  # the first nobody gave
+            or (error.filename is None and error.errno in _NO_ROOM)  # of writing to a file that is open
+        ):
             raise OSError(error.errno, error.strerror, str(path)) from error
         raise
 
