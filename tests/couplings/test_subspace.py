@@ -159,6 +159,20 @@ def test_features_of_any_kind_may_decide(points: Tensor, generator: torch.Genera
     assert float(torch.corrcoef(torch.stack([pairs.source[:, 3], features[pairs.index, 0]]))[0, 1]) > 0.5
 
 
+def test_rows_that_agree_in_the_directions_share_an_atom(generator: torch.Generator) -> None:
+    """Rounded apart they were atoms that no fit could tell apart: it ended unconverged, with rows never drawn."""
+    ones = (torch.rand(80, 24, generator=torch.Generator().manual_seed(0)) < 0.3).float()
+    levels = torch.tensor([[1.0, 1, 1, 1], [1, 1, -1, -1], [1, -1, 1, -1], [1, -1, -1, 1]]) / 2
+    frame = torch.kron(levels, torch.ones(6, 1)) / 6**0.5  # rows of equal sums of blocks agree in it
+    points = (ones - ones.mean()) / ones.std()
+    coupling = Subspace.fit(points, frame=frame, tol=0.05, dim=4)
+    assert len(coupling.potential.points) == len(ones.reshape(80, 4, 6).sum(2).unique(dim=0)) < 80
+    drawn = coupling.sample(16000, generator=generator).index
+    assert int(torch.bincount(drawn, minlength=80).min()) > 100  # of 200
+    again = Subspace.from_potential(coupling.potential, points, frame)
+    assert torch.equal(again.coupling.atom_of_row, coupling.coupling.atom_of_row)
+
+
 def test_labels_come_with_their_rows_or_as_they_were_drawn(points: Tensor, generator: torch.Generator) -> None:
     labels = torch.arange(60) % 3
     assert torch.equal((pairs := Subspace.fit(points, 1, labels=labels).sample(9)).label, labels[pairs.index])

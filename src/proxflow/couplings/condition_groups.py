@@ -13,7 +13,7 @@ from torch import Tensor
 from proxflow.checks import Numbers, point_weights, real_number
 from proxflow.couplings.joint_conditional import NoiseAndCondition
 from proxflow.couplings.pairs import Rows
-from proxflow.kernels.geometry import ScaledRows, coordinates, covariance_about, largest_entry, weighted_sum
+from proxflow.kernels.geometry import ScaledRows, covariance_about, largest_entry, row_coordinates, weighted_sum
 from proxflow.measures import Empirical, Source, Uniform, draw, draw_rows, is_normal
 from proxflow.seeding import generator_of
 
@@ -63,7 +63,7 @@ class Group:
         flat = data.flat[rows]
         coupled = flat
         if directions is not None:
-            coupled = coordinates(flat, torch.as_tensor(directions).to(flat.device, data.dtype))
+            coupled = row_coordinates(flat, torch.as_tensor(directions).to(flat.device, data.dtype))
         own = Rows("Conditional", coupled, None, weights_of(data, rows))
         columns = [column[rows] for column in _columns(data)]
         if len(strength) == 1:

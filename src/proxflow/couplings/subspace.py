@@ -30,7 +30,7 @@ from proxflow.couplings.projected_symmetry import ProjectedSymmetry, invariant_c
 from proxflow.couplings.semidiscrete_coupling import Semidiscrete, rounded_alike
 from proxflow.couplings.stream import Coupling, batch_of
 from proxflow.errors import counted
-from proxflow.kernels.geometry import coordinates
+from proxflow.kernels.geometry import coordinates, row_coordinates
 from proxflow.measures import Gaussian
 from proxflow.potentials import AtomicPotential, SymmetricDiscrete
 from proxflow.potentials.symmetric import check_symmetry
@@ -376,7 +376,7 @@ def _projected(symmetry: Symmetry | None, rows: Rows, directions: Tensor) -> Pro
 
 def _features(rows: Rows, directions: Tensor, images: ProjectedSymmetry | None) -> Tensor:
     """Coordinates (N, k) of the rows, about a centre where there is a symmetry."""
-    return coordinates(rows.flat, directions) if images is None else images.features(rows.flat).to(rows.dtype)
+    return row_coordinates(rows.flat, directions) if images is None else images.features(rows.flat).to(rows.dtype)
 
 
 def _name(value: object) -> str:
