@@ -52,12 +52,14 @@ def test_search() -> None:
     assert "of 600 draws: 0 wrong by products, 0 wrong by screening" in output
 
 
+@pytest.mark.slow
 def test_scaling() -> None:
     output = printed_by("scaling.py")
     assert output.count("products") + output.count("screens") >= 6
     assert "by the model, chi2 0.05" in output
 
 
+@pytest.mark.slow
 def test_augmentation() -> None:
     assert printed_by("augmentation.py").count("% of the saving") == 4
 
@@ -277,6 +279,7 @@ def test_gpu(tmp_path: Path) -> None:
     assert text.count("| 0% | yes | 0 |") == 2  # velocities: the CPU beside itself
 
 
+@pytest.mark.slow
 def test_gpu_says_what_its_budget_leaves_out(tmp_path: Path) -> None:
     path = tmp_path / "results.md"
     printed_by("gpu.py", "--device", "cpu", "--budget", "1e-3", "--out", str(path))

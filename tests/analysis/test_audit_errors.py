@@ -256,6 +256,7 @@ def test_independent_pairs_that_cannot_be_followed_are_said_to_be_left_out() -> 
     assert "Independent pairs were not compared" in found.verdict
 
 
+@pytest.mark.slow
 def test_a_reference_of_two_dtypes_is_asked_in_that_of_its_atoms() -> None:
     """Atoms in float32 turned by a float64 matrix: the first buffer says float64, which atoms refuse."""
     fit = pf.semidiscrete.fit(normal(40, 2).float(), progress=False)

@@ -31,6 +31,7 @@ from proxflow.analysis.auditing.intervals import mean_of, share
 from proxflow.analysis.auditing.optimality import misses_on_the_way, optimality_figures, pair_bound, velocity_errors
 from proxflow.analysis.auditing.proximality import jacobian_figures, measured_jacobians, pair_figures
 from proxflow.analysis.auditing.verdict import faults
+from tests.marks import slow_beyond
 
 f64 = torch.float64
 LINEAR = pf.schedules.Linear()
@@ -276,7 +277,7 @@ def test_the_least_excess_of_the_pairs_behind_a_field() -> None:
     assert float((found.bound / found.error).min()) == pytest.approx(1)
 
 
-@pytest.mark.parametrize("schedule", [LINEAR, pf.schedules.Cosine()], ids=str)
+@pytest.mark.parametrize("schedule", slow_beyond(1, [LINEAR, pf.schedules.Cosine()]), ids=str)
 def test_pairs_of_minibatches_cost_at_least_what_their_field_says(schedule: pf.schedules.Schedule) -> None:
     """Independent pairs of a few atoms, whose field and excess are known."""
     points = 2 * normal(12, 3, seed=4)

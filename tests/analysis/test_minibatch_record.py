@@ -219,6 +219,7 @@ def test_a_source_that_offers_no_moments() -> None:
     assert low - 0.01 < 2 - 2 * math.sqrt(2 / math.pi) < high + 0.01
 
 
+@pytest.mark.slow
 def test_a_smooth_fit_is_measured_against_its_own_target(moons: torch.Tensor) -> None:
     fit = pf.semidiscrete.fit(moons, epsilon=0.5, tol=0.1)
     result = quick(fit, [1, 16])

@@ -74,6 +74,7 @@ def test_two_processes_write_one_folder_and_print_once(tmp_path: Path) -> None:
     assert refused[1][:2] == ("", "")
 
 
+@pytest.mark.slow
 def test_two_processes_train_one_network_and_print_once(tmp_path: Path) -> None:
     np.save(tmp_path / "data.npy", POINTS)
     processes = Processes(tmp_path)

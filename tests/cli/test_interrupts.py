@@ -61,7 +61,7 @@ def blank_pages(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(report, f"render_{page}", lambda *_args, **_options: "<!doctype html>")
 
 
-@pytest.mark.parametrize(("name", "stage"), slow_beyond(12, PLACES))
+@pytest.mark.parametrize(("name", "stage"), slow_beyond(6, PLACES))
 def test_ctrl_c_leaves_nothing_or_what_resume_continues(
     name: str,
     stage: str,

@@ -11,6 +11,7 @@ import torch
 
 import proxflow as pf
 from tests.cli.commands import call, refusal
+from tests.marks import slow_beyond
 
 
 def test_the_file_gives_every_row_once_an_epoch(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -38,7 +39,7 @@ def test_pairs_by_shortlists(data: Path, tmp_path: Path) -> None:
     assert any(not torch.equal(listed[k][0], plain[k][0]) for k in range(len(plain)))
 
 
-@pytest.mark.parametrize("shortlist", [[], ["--shortlist", 2]])
+@pytest.mark.parametrize("shortlist", slow_beyond(1, [[], ["--shortlist", 2]]))
 def test_classes_are_coupled_apart(tmp_path: Path, capsys: pytest.CaptureFixture[str], shortlist: list[Any]) -> None:
     file = tmp_path / "moons.safetensors"
     given = ["moons", "--points", 60, "--epochs", 40, "--out", file]

@@ -112,6 +112,7 @@ def test_times_can_be_chosen(run: Path, tmp_path: Path, capsys: pytest.CaptureFi
         assert "--times" in refusal(capsys, "terminal", run, "--out", tmp_path / "other", "--times", times)
 
 
+@pytest.mark.slow
 def test_images_are_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(report, "render_terminal_page", render)
     options = ["--points", 40, "--epsilon", 20, "--scale", 1, "--count", 4]

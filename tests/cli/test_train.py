@@ -18,6 +18,7 @@ import proxflow as pf
 from proxflow import report
 from proxflow.seeding import generator_of
 from tests.cli.commands import call, refusal
+from tests.marks import slow_beyond
 
 QUICK = ["--steps", "20", "--width", "16", "--depth", "1", "--batch-size", "16"]
 TRAINED = [
@@ -62,7 +63,7 @@ def test_data_that_do_not_vary_are_trained_on_and_compared(tmp_path: Path, capsy
     assert "nan" not in said + capsys.readouterr().out
 
 
-@pytest.mark.parametrize("coupling", ["subspace", "semidiscrete", "minibatch", "independent"])
+@pytest.mark.parametrize("coupling", slow_beyond(2, ["subspace", "minibatch", "semidiscrete", "independent"]))
 def test_a_run_of_each_coupling_can_be_sampled(
     data: Path, tmp_path: Path, coupling: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -81,6 +82,7 @@ def test_a_run_of_each_coupling_can_be_sampled(
     assert abs(samples[:, 0].mean() - 1000) < 200  # in the units of the data
 
 
+@pytest.mark.slow
 def test_training_on_pairs_by_shortlists(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -183,6 +185,7 @@ def test_all_of_one_class_are_labelled_too(tmp_path: Path, capsys: pytest.Captur
     assert "of 1 class:" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_images_of_all_classes_are_drawn_a_row_each(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     images, kinds = np.random.default_rng(0).random((40, 6, 6)), np.arange(40) % 3
     np.savez(tmp_path / "x.npz", points=images, labels=kinds)

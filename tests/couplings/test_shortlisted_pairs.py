@@ -16,6 +16,7 @@ from proxflow.semidiscrete import fit_shortlisted
 from proxflow.symmetry import HorizontalFlip
 from tests.couplings.normality import normal_p_value
 from tests.couplings.test_coupling_laws import same
+from tests.marks import slow_beyond
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +106,7 @@ def test_pairs_in_a_subspace_are_those_of_the_coordinates(points: Tensor) -> Non
     assert cost < 0.5 * (float((plain.source - plain.target).square().sum(1).mean()) + independent)
 
 
-@pytest.mark.parametrize("shortlist", [None, 4])
+@pytest.mark.parametrize("shortlist", slow_beyond(1, [None, 4]))
 def test_a_fit_in_a_subspace_goes_on_from_its_checkpoint(points: Tensor, tmp_path: Path, shortlist: int | None) -> None:
     options: dict[str, Any] = {"shortlist": shortlist, "tol": 0.02, "progress": False}
     whole = Subspace.fit(points, 4, **options)

@@ -16,6 +16,7 @@ from proxflow.couplings.directions import directions_kept_by
 from proxflow.potentials import SymmetricDiscrete
 from proxflow.symmetry import Group, HorizontalFlip, Shifts, Symmetry
 from tests.couplings.normality import ALPHA, REJECTED, frequency_p_value, normal_p_value
+from tests.marks import slow_beyond
 from tests.test_symmetry import turns
 
 f64 = torch.float64
@@ -146,7 +147,7 @@ def images_of(points: Tensor, group: Symmetry) -> Tensor:
 @pytest.mark.parametrize("dtype", [torch.float32, f64])
 @pytest.mark.parametrize(
     ("group", "dim"),
-    [(HorizontalFlip((3, 4)), 1), (HorizontalFlip((3, 4)), 5), (SHIFTS, 2), (SHIFTS, 5), (SHIFTS, 12)],
+    slow_beyond(2, [(HorizontalFlip((3, 4)), 1), (SHIFTS, 5), (HorizontalFlip((3, 4)), 5), (SHIFTS, 2), (SHIFTS, 12)]),
     ids=lambda value: getattr(value, "dim", None) and repr(value),
 )
 def test_in_a_few_directions_rows_and_elements_have_the_law_of_the_data(
@@ -266,7 +267,7 @@ def test_the_number_that_is_chosen_is_one_that_the_symmetry_keeps() -> None:
         Subspace.fit(points, frame=torch.eye(12)[:, :1], dim=1, symmetry=SHIFTS, tol=0.2)
 
 
-@pytest.mark.parametrize("directions", [None, 5, "auto"])
+@pytest.mark.parametrize("directions", slow_beyond(1, [5, None, "auto"]))
 def test_classes_are_coupled_apart_with_images_of_their_rows(directions: Any, tmp_path: Path) -> None:
     flip, labels = HorizontalFlip((3, 4)), torch.arange(10) % 2 + 3
     points = torch.randn(10, 3, 4, generator=torch.Generator().manual_seed(16), dtype=f64)
@@ -304,6 +305,7 @@ def test_a_cost_on_classes_has_no_symmetry() -> None:
         Conditional.fit(points, torch.arange(10) % 2, directions=13, symmetry=flip)
 
 
+@pytest.mark.slow
 def test_each_class_takes_a_number_of_directions_that_the_symmetry_keeps() -> None:
     """Waves: two directions belong together; walks: one has most variance, and the next two belong together."""
     generator = torch.Generator().manual_seed(24)
@@ -339,7 +341,8 @@ def fixed_rows(group: Symmetry, dtype: torch.dtype) -> Tensor:
 
 @pytest.mark.parametrize("dtype", [torch.float32, f64])
 @pytest.mark.parametrize(
-    ("group", "dim"), [(HorizontalFlip((1, 4)), 1), (Shifts((8,)), 2), (Shifts((8,)), 4), (QUARTER_TURNS, 2)]
+    ("group", "dim"),
+    slow_beyond(1, [(HorizontalFlip((1, 4)), 1), (Shifts((8,)), 2), (Shifts((8,)), 4), (QUARTER_TURNS, 2)]),
 )
 def test_rows_that_a_group_leaves_in_place_share_their_place(group: Symmetry, dim: int, dtype: torch.dtype) -> None:
     """All of them are 0 in directions that the group turns, but for rounding: atoms that no fit could tell apart."""
@@ -351,7 +354,7 @@ def test_rows_that_a_group_leaves_in_place_share_their_place(group: Symmetry, di
     assert frequency_p_value(index, torch.full((20,), 1 / 20)) > 1e-6  # masses are right to the tolerance
 
 
-@pytest.mark.parametrize("scale", [1e-24, 1.0, 1e20])
+@pytest.mark.parametrize("scale", slow_beyond(1, [1e-24, 1.0, 1e20]))
 @pytest.mark.parametrize("offset", [0.0, 1e4])
 def test_offsets_and_units_cost_no_optimality(scale: float, offset: float) -> None:
     points = pf.data.load("digits", n=200).points.flatten(1) / 16

@@ -107,6 +107,7 @@ def test_the_file_is_closed_and_unchanged(tmp_path: Path) -> None:
     assert anndata.read_h5ad(tmp_path / "x.h5ad").n_obs == 6
 
 
+@pytest.mark.slow
 def test_a_file_on_which_hdf5_never_ends_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Zeros in its list of texts, which HDF5 2.0 goes round for ever, and no signal is heard there."""
     monkeypatch.setattr(single_cell, "_PATIENCE", 8)

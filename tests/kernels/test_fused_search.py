@@ -281,39 +281,47 @@ def found() -> dict[str, Any]:
     return dict(interpreted(ANSWERS))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("inputs", ["described", "sizes", "dtypes", "scales", "kept", "first"])
 def test_the_answers_are_those_of_float64(found: dict[str, Any], inputs: str) -> None:
     assert found[inputs]
     assert all(found[inputs])
 
 
+@pytest.mark.slow
 def test_the_best_slope_survives_where_rounding_puts_another_before_it(found: dict[str, Any]) -> None:
     assert found["tight"] == [[0, 0, 1], [0, 0, 1]]
 
 
+@pytest.mark.slow
 def test_no_survivor_of_a_small_last_block_is_lost(found: dict[str, Any]) -> None:
     assert found["full"]
 
 
+@pytest.mark.slow
 def test_the_first_of_tied_slopes_is_the_answer(found: dict[str, Any]) -> None:
     assert found["tied"]
 
 
+@pytest.mark.slow
 def test_slopes_that_float16_does_not_tell_apart_are_searched_in_float32(found: dict[str, Any]) -> None:
     right, tried = found["near"]
     assert right
     assert tried == ["torch.float16", "torch.float32"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", ["NaN", "infinite", "huge", "large", "minute", "far slope", "beyond", "level"])
 def test_numbers_of_any_size_give_no_wrong_answer(found: dict[str, Any], what: str) -> None:
     assert found["wild"][what]
 
 
+@pytest.mark.slow
 def test_too_many_equal_slopes_are_left_to_another_search(found: dict[str, Any]) -> None:
     assert found["same"]
 
 
+@pytest.mark.slow
 def test_a_row_that_cannot_be_screened_says_so_and_spoils_no_other(found: dict[str, Any]) -> None:
     others_are_right, of_nan = found["spoiled"]
     assert others_are_right
@@ -347,6 +355,7 @@ def test_each_kernel_keeps_what_may_be_the_best_to_the_last_bit() -> None:
     assert all(found["columns"]), found["columns"]
 
 
+@pytest.mark.slow
 def test_the_bound_of_what_rounding_loses_is_as_small_as_it_can_be_on_a_line() -> None:
     assert 0.9 < interpreted(BOUNDS)[2]["line"] <= 1
 

@@ -81,6 +81,7 @@ def test_axes_of_few_rows_and_of_equal_ones_are_orthonormal(count: int, dim: int
         torch.testing.assert_close(axes.mT @ axes, torch.eye(5, dtype=torch.float64))
 
 
+@pytest.mark.slow
 def test_no_copy_of_the_rows(way: str) -> None:
     rows = (20 * cloud(30_000)).clamp(0, 255).to(torch.uint8)
     weights = torch.full((len(rows),), 1 / len(rows), dtype=torch.float64)

@@ -62,6 +62,7 @@ def test_ctrl_c_stops_a_trainer_that_measures() -> None:
     assert network.training
 
 
+@pytest.mark.slow
 def test_the_normal_law_is_drawn_in_bounded_memory() -> None:
     """All weights of 400 draws from 50,000 rows at once are 160 MB."""
     data = normal(50_000, 2).double() * torch.tensor([3.0, 0.5]) + 7

@@ -29,6 +29,7 @@ from proxflow.potentials import (
 from proxflow.potentials.base import GeneralizedQuadratic
 from proxflow.results import Verdict
 from proxflow.symmetry import Group
+from tests.marks import slow_beyond
 
 f64 = torch.float64
 
@@ -72,7 +73,7 @@ SHARP: dict[str, Callable[[], Potential]] = {
 
 
 @pytest.mark.parametrize("name", SHARP)
-@pytest.mark.parametrize("t", [1e-4, 1e-3, 0.5])
+@pytest.mark.parametrize("t", slow_beyond(1, [1e-4, 1e-3, 0.5]))
 @pytest.mark.parametrize("turn", [torch.tensor(hadamard(64)) / 8, rotation(64)], ids=["exact", "rounded"])
 def test_a_rotated_answer_is_within_its_bounds_of_the_one_in_float64(name: str, t: float, turn: torch.Tensor) -> None:
     """A query that is rounded after it was rotated is off by up to 1 / beta roundings."""

@@ -18,6 +18,7 @@ from proxflow.analysis.convergence.advice import Findings, advise
 from proxflow.analysis.convergence.rate import Rate
 from proxflow.analysis.convergence.target import draw_rows
 from tests.analysis.test_minibatch_closed_forms import order_statistics
+from tests.marks import slow_beyond
 from tests.semidiscrete.closed_forms import line_cost, normal_density
 
 Array = NDArray[np.float64]
@@ -41,7 +42,7 @@ def within(value: torch.Tensor, stderr: torch.Tensor, exact: object) -> None:
 # ---------------------------------------------------------------- batches as Minibatch draws them
 
 
-@pytest.mark.parametrize("size", [9, 64, 81])
+@pytest.mark.parametrize("size", slow_beyond(2, [9, 64, 81]))
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_the_cost_is_that_of_the_pairs_of_minibatch(size: int, dtype: torch.dtype) -> None:
     """81 points on a grid: with replacement, batches of 64 cost half as much again above W2^2."""

@@ -40,7 +40,7 @@ SHAPES = {
 }
 
 
-@pytest.mark.parametrize(("shape", "expected"), slow_beyond(7, SHAPES.values()), ids=SHAPES)
+@pytest.mark.parametrize(("shape", "expected"), slow_beyond(4, SHAPES.values()), ids=SHAPES)
 def test_every_kind_of_data_gives_a_page(shape: tuple[int, ...], expected: set[str], tmp_path: Path) -> None:
     data = dataset(tmp_path, random_points(*shape))
     page = page_of(data)

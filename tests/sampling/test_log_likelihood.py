@@ -18,6 +18,7 @@ import proxflow as pf
 from proxflow.sampling import bits_per_dimension, log_likelihood
 from proxflow.schedules import Cosine, Linear, Polynomial, Schedule
 from tests.laws.cases import STORED
+from tests.marks import slow_beyond
 from tests.sampling.closed_forms import SCHEDULES, Mixture
 
 f64 = torch.float64
@@ -54,7 +55,7 @@ def _optimal_pairs(schedule: Schedule, scale: Tensor) -> Callable[[Tensor, Tenso
 
 
 @pytest.mark.parametrize("divergence", ["exact", "hutchinson"])
-@pytest.mark.parametrize("schedule", [Linear(), Cosine(), Polynomial(0.5)], ids=str)
+@pytest.mark.parametrize("schedule", slow_beyond(1, [Linear(), Cosine(), Polynomial(0.5)]), ids=str)
 def test_of_a_law_as_thin_as_the_last_step_it_warns(
     schedule: Schedule, divergence: str, generator: torch.Generator
 ) -> None:

@@ -166,6 +166,7 @@ def test_draws_of_a_step_are_whole_vectors(monkeypatch: pytest.MonkeyPatch) -> N
     assert all(draws % 32 == 0 for draws in asked)
 
 
+@pytest.mark.slow
 def test_a_change_of_parts_during_a_fit_changes_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
     """Late steps have more parts than early ones; a fit with 4 in all is as good."""
     points = cloud(2100, 200)

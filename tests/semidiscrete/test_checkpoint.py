@@ -107,7 +107,7 @@ def test_a_run_interrupted_at_random_moments_ends_as_an_uninterrupted_one(name: 
         assert same(PROBLEMS[name](checkpoint=path), whole)
 
 
-@pytest.mark.parametrize("call", [5, 40, 100])
+@pytest.mark.parametrize("call", slow_beyond(1, [40, 5, 100]))
 def test_ctrl_c_keeps_the_state_on_disk_and_the_next_call_goes_on(call: int, tmp_path: Path) -> None:
     path = tmp_path / "run.safetensors"
     points = cloud(300, 6)

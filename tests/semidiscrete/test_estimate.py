@@ -42,6 +42,7 @@ def test_the_draws_are_those_of_the_fit(points: torch.Tensor, options: dict[str,
     assert found.seconds / 6 < expected.seconds < 6 * found.seconds  # the machine of the tests is shared
 
 
+@pytest.mark.slow
 def test_fits_on_shortlists() -> None:
     points = cloud(3000, 6).float()
     expected = pf.semidiscrete.estimate(points, tol=0.05, shortlist=4, seconds=0.5)

@@ -13,6 +13,7 @@ import proxflow as pf
 from proxflow.errors import ConvergenceWarning
 from proxflow.semidiscrete import fit
 from tests.kernels.test_gaussian_cells import masses_by_lines
+from tests.marks import slow_beyond
 from tests.semidiscrete.closed_forms import line_cost, line_heights
 from tests.semidiscrete.sources import PlainNormal
 
@@ -52,7 +53,7 @@ PROBLEMS: dict[str, Callable[[], tuple[torch.Tensor, torch.Tensor | None]]] = {
 }
 
 
-@pytest.mark.parametrize("name", PROBLEMS)
+@pytest.mark.parametrize("name", slow_beyond(2, PROBLEMS))
 def test_masses_are_right_to_rounding(name: str) -> None:
     points, weights = PROBLEMS[name]()
     result = fit(points, weights)

@@ -17,6 +17,7 @@ from proxflow.semidiscrete import fit, fit_shortlisted
 from proxflow.semidiscrete.damped_newton import DampedNewton
 from proxflow.semidiscrete.stochastic_fit import Run
 from tests.cli.commands import call, refusal
+from tests.marks import slow_beyond
 
 STEPS = {"stochastic": Run, "exact": DampedNewton}
 
@@ -92,7 +93,7 @@ def test_what_a_fit_is_a_part_of_ends_with_it(part: str, monkeypatch: pytest.Mon
 
 
 @pytest.mark.filterwarnings("ignore:fit was interrupted")
-@pytest.mark.parametrize(("directions", "shortlist"), [(None, None), (2, None), (2, 2)])
+@pytest.mark.parametrize(("directions", "shortlist"), slow_beyond(1, [(None, None), (2, None), (2, 2)]))
 def test_a_conditional_fit_goes_on_from_its_checkpoint(
     directions: int | None, shortlist: int | None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -122,7 +123,7 @@ def test_a_checkpoint_that_is_no_folder_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:fit was interrupted")
-@pytest.mark.parametrize("coupling", ["semidiscrete", "subspace", "classes"])
+@pytest.mark.parametrize("coupling", slow_beyond(1, ["semidiscrete", "subspace", "classes"]))
 def test_ctrl_c_during_the_fit_does_not_begin_to_train(
     coupling: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -159,6 +160,7 @@ def test_ctrl_c_during_the_fit_writes_no_pairs(tmp_path: Path, monkeypatch: pyte
     assert not file.exists()
 
 
+@pytest.mark.slow
 def test_another_tolerance_leaves_a_run_as_it_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -13,6 +13,7 @@ from proxflow.semidiscrete.start import marginal_form
 from tests.peak_memory import peak_bytes
 
 
+@pytest.mark.slow
 def test_preparing_makes_no_further_copies_of_the_points(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(geometry, "_BLOCK_NUMBERS", 1 << 14)
     points = torch.randn(10_000, 40, generator=torch.Generator().manual_seed(0))

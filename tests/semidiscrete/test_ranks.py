@@ -67,6 +67,7 @@ def fit_that_shares_directions(rank: int) -> Fit:
     return fit(cloud(97, 40).float(), **{**QUICK, "max_memory": 1 << 13})  # without room for antithetic noise
 
 
+@pytest.mark.slow
 def test_blocks_that_share_directions_are_searched_whole(processes: Processes) -> None:
     (alone,) = processes.run(1, fit_that_shares_directions)
     for size in (2, 3):
@@ -77,6 +78,7 @@ def fit_on_shortlists(rank: int) -> ShortlistedFit:
     return fit_shortlisted(cloud(900, 6).float(), count=3, tol=0.05)
 
 
+@pytest.mark.slow
 def test_a_fit_on_shortlists_is_that_of_one_process(processes: Processes) -> None:
     """To rounding: where a row stands among those of its group decides how its scores are rounded."""
     (alone,) = processes.run(1, fit_on_shortlists)

@@ -76,6 +76,7 @@ def three_fits(rank: int, folder: Path) -> tuple[list[Fit], list[tuple[int, int]
     return fits, searched
 
 
+@pytest.mark.slow
 def test_fits_are_those_of_one_process(processes: Processes, tmp_path: Path) -> None:
     """Of a mapped file, of rows in float64, and an exact one, which the first process solves alone."""
     np.save(tmp_path / "rows.npy", cloud(1500, 12).float().numpy())

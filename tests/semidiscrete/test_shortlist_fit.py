@@ -78,7 +78,7 @@ def programme(rows: Tensor, points: Tensor, weights: Tensor, allowed: Tensor) ->
     return float(found.fun)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, f64])
+@pytest.mark.parametrize("dtype", slow_beyond(1, [torch.float32, f64]))
 def test_masses_and_cost_are_what_the_returned_potential_gives(dtype: torch.dtype) -> None:
     points, weights = cloud(700, 6, dtype=dtype), torch.linspace(1, 3, 700, dtype=f64)
     result = fit_shortlisted(points, weights, count=3, **ROUGH)
@@ -115,6 +115,7 @@ def own_pairs(potential: Shortlisted, draws: int = 400_000) -> OwnPairs:
     return OwnPairs(cost, saved, torch.bincount(atom, minlength=len(potential.points)) / draws)
 
 
+@pytest.mark.slow
 def test_a_list_of_all_groups_gives_optimal_pairs() -> None:
     points = cloud(300, 5)
     result, plain = fit_shortlisted(points, count=100, **ROUGH), fit(points, **ROUGH)
@@ -127,12 +128,14 @@ def test_a_list_of_all_groups_gives_optimal_pairs() -> None:
     assert torch.equal(result.potential.nearest_atom(u), result.potential.over_all_atoms().nearest_atom(u))
 
 
+@pytest.mark.slow
 def test_longer_lists_give_better_pairs() -> None:
     points = cloud(2000, 6, dtype=torch.float32)
     costs = [fit_shortlisted(points, count=count, **ROUGH).transport_cost for count in (1, 4, 16)]
     assert costs[0] > costs[1] > costs[2]
 
 
+@pytest.mark.slow
 def test_a_fit_that_stops_early_tells_of_the_pairs_that_it_gives() -> None:
     """Their cost and optimality are of the masses that their cells have, far from the wanted ones."""
     points = cloud(3000, 8)
@@ -170,6 +173,7 @@ def test_optimality_has_no_place_of_the_noise() -> None:
     assert shares[1] == pytest.approx(shares[0], abs=0.01)
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_on_at_another_tolerance_keeps_its_shortlists(tmp_path: Path) -> None:
     points, file = cloud(900, 6, dtype=torch.float32), tmp_path / "fit"
     first = fit_shortlisted(points, count=1, tol=0.02, checkpoint=file, progress=False)
@@ -265,6 +269,7 @@ def test_stored_rows_give_the_bits_of_their_float32_copy(dtype: torch.dtype) -> 
     assert own.transport_cost == whole.transport_cost
 
 
+@pytest.mark.slow
 def test_an_interrupted_fit_goes_on_to_the_same_bits(tmp_path: Path) -> None:
     points, file = cloud(300, 5, dtype=torch.float32), tmp_path / "fit"
     options: dict[str, Any] = {"count": 3, "tol": 0.02, "progress": False}

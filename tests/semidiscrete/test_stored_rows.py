@@ -39,7 +39,7 @@ from tests.marks import slow_beyond
 from tests.peak_memory import peak_bytes
 
 EITHER = pytest.mark.parametrize(
-    "dtype", slow_beyond(2, [torch.float16, torch.uint8, torch.bfloat16, torch.int8]), ids=str
+    "dtype", slow_beyond(1, [torch.uint8, torch.float16, torch.bfloat16, torch.int8]), ids=str
 )
 HALVES = pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 FLIP = HorizontalFlip((1, 2, 2))
@@ -378,7 +378,7 @@ def test_a_study_of_their_minibatches() -> None:
     assert same(found[0].field_error(0.5, queries=8), found[1].field_error(0.5, queries=8))
 
 
-@pytest.mark.parametrize("named", [False, True])
+@pytest.mark.parametrize("named", slow_beyond(1, [False, True]))
 def test_an_audit_against_their_exact_flow(named: bool) -> None:
     rows = stored(torch.float16, 40, 3)
     found = []

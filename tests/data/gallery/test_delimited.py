@@ -12,6 +12,7 @@ import pytest
 
 import proxflow as pf
 from tests.data.sources import raw, refusal
+from tests.marks import slow_beyond
 
 ROWS = [[1.5, -2.25], [3.125, 40.0], [-0.5, 7.75]]
 FRAME = pd.DataFrame(ROWS, columns=["width", "height"])
@@ -195,7 +196,7 @@ def test_a_first_line_that_counts_may_be_names(first: str, tmp_path: Path) -> No
     assert raw(tmp_path / "a.csv").n == 3
 
 
-@pytest.mark.parametrize("separator", [",", " "])
+@pytest.mark.parametrize("separator", slow_beyond(1, [",", " "]))
 def test_long_cells_and_long_lines_are_read(separator: str, tmp_path: Path) -> None:
     """Longer than the 131,072 characters of Python's csv and the million bytes that arrow reads at once."""
     numbers = np.random.default_rng(0).normal(size=(3, 15_000))
