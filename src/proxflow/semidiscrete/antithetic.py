@@ -29,10 +29,10 @@ _LARGEST_INFLATION = 1.1  # of variances, as of shared directions
 
 def most_parts(weights: Tensor, dim: int) -> int:
     """The parts that vectors of R^dim are best cut into, a power of two, for atoms of these weights (N,)."""
-    parts = 1
+    shares, parts = hermite_shares(weights), 1
     while 2 * parts <= min(_MOST_PARTS, dim // _LEAST_PART):
         parts *= 2
-    while parts > 1 and antithetic_inflation(weights, dim, parts) > _LARGEST_INFLATION:
+    while parts > 1 and _inflation(shares, dim, parts) > _LARGEST_INFLATION:
         parts //= 2
     return parts
 
@@ -50,7 +50,11 @@ def antithetic_inflation(weights: Tensor, dim: int, parts: int) -> float:
 
     That a draw and its opposite are never both in a light cell, which makes it less, is left out.
     """
-    return inflation_by_angles(hermite_shares(weights), 2 * parts - 2, 0.5 * min(dim, _LARGEST_FRAME) + 1)
+    return _inflation(hermite_shares(weights), dim, parts)
+
+
+def _inflation(shares: list[float], dim: int, parts: int) -> float:
+    return inflation_by_angles(shares, 2 * parts - 2, 0.5 * min(dim, _LARGEST_FRAME) + 1)
 
 
 def frame_size(dim: int, parts: int) -> int:
