@@ -27,6 +27,7 @@ def test_prox() -> None:
     assert "two bare GEMMs" in output
 
 
+@pytest.mark.slow
 def test_real_tables() -> None:
     output = printed_by("real_tables.py")
     assert "REFUSED" not in output
@@ -46,6 +47,7 @@ def test_estimates() -> None:
         assert 0.75 < told / took < 1.25
 
 
+@pytest.mark.slow
 def test_search() -> None:
     output = printed_by("search.py")
     assert output.count(" us a draw") == 4

@@ -73,6 +73,7 @@ def test_a_coupling_that_draws_pairs_itself_has_no_noise_for_rows() -> None:
         PairedNoise(pf.couplings.Minibatch(torch.randn(10, 2), 5))  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_each_shape_of_an_aspect_bucket_has_a_coupling_and_noise_of_its_own_law() -> None:
     generator = torch.Generator().manual_seed(3)
     wide, tall, single = (

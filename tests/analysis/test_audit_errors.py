@@ -236,6 +236,7 @@ def test_shares_come_from_any_device(monkeypatch: pytest.MonkeyPatch) -> None:
     assert math.isclose(float(shares.found.sum()), 1)
 
 
+@pytest.mark.slow
 def test_a_source_that_is_not_that_of_the_reference_is_refused() -> None:
     """A perfect field of normal noise had the fault of too small a variance against a reference of uniform noise."""
     rows, uniform = normal(40, 2), pf.measures.Uniform(2, -0.3, 0.3)

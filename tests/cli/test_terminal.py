@@ -59,6 +59,7 @@ def test_a_network_is_studied(
     assert "the network of" in page
 
 
+@pytest.mark.slow
 def test_a_network_at_the_scale_of_single_atoms_is_warned_of(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

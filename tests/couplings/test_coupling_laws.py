@@ -14,8 +14,9 @@ from proxflow.couplings.stream import batch_of
 from proxflow.semidiscrete import fit
 from tests.couplings.cases import CASES, EVENT, LABEL_OF_THE_ROW, OF_GIVEN_ROWS, OPTIMAL, ROWS, WITHOUT_LABELS, data
 from tests.couplings.normality import ALPHA, frequency_p_value, normal_p_value
+from tests.marks import slow_beyond
 
-EVERY = pytest.mark.parametrize("name", CASES)
+EVERY = pytest.mark.parametrize("name", slow_beyond(len(CASES) - 1, CASES))
 
 
 @pytest.fixture(scope="module")

@@ -29,6 +29,7 @@ def coupling(points: Tensor) -> Semidiscrete:
     return Semidiscrete(fit_shortlisted(points, count=4, tol=0.02, progress=False).potential, points)
 
 
+@pytest.mark.slow
 def test_batches_are_the_same_whatever_was_drawn_before(
     coupling: Semidiscrete, points: Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -47,7 +47,7 @@ CONDITIONS = {
 }
 
 
-@pytest.mark.parametrize("conditions", slow_beyond(2, CONDITIONS))
+@pytest.mark.parametrize("conditions", slow_beyond(1, CONDITIONS))
 @pytest.mark.parametrize("strength", slow_beyond(1, [0.25, 1.0]))
 def test_between_two_rows_the_noise_is_as_the_strength_says(conditions: str, strength: float) -> None:
     points = torch.tensor([[-0.7], [0.7]], dtype=F64)

@@ -255,6 +255,7 @@ def test_a_saved_potential_of_a_few_directions_gives_the_same_pairs(tmp_path: Pa
         Subspace.from_potential(loaded, points, subspace.directions)
 
 
+@pytest.mark.slow
 def test_the_number_that_is_chosen_is_one_that_the_symmetry_keeps() -> None:
     points = torch.randn(300, 3, 4, generator=torch.Generator().manual_seed(15))
     subspace = Subspace.fit(points, symmetry=SHIFTS, tol=0.2)

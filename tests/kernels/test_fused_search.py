@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from tests.marks import slow_beyond
+
 pytest.importorskip("triton")
 
 ANSWERS = """
@@ -330,7 +332,7 @@ def test_a_row_that_cannot_be_screened_says_so_and_spoils_no_other(found: dict[s
     assert found["tiny noise"] == 9 * [-1]  # kept slopes are scaled for normal noise
 
 
-@pytest.mark.parametrize("place", [0, 1], ids=["float16", "float32"])
+@pytest.mark.parametrize("place", slow_beyond(1, [0, 1]), ids=["float16", "float32"])
 def test_what_rounding_loses_stays_within_its_bounds(place: int) -> None:
     ratios = interpreted(BOUNDS)[place]
     assert ratios["group"]

@@ -68,6 +68,7 @@ def test_it_is_the_velocity_of_a_normal_law(angle: float, schedule: pf.schedules
         assert (network(t, x) - exact).square().mean() < 1e-3 * exact.square().mean()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("schedule", slow_beyond(1, SCHEDULES), ids=repr)
 def test_what_is_left_has_the_size_that_it_says(schedule: pf.schedules.Schedule) -> None:
     """Of digits, whose law is far from normal: a network that gives noise of size 1 adds as much as is left."""

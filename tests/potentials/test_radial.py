@@ -235,7 +235,11 @@ def test_terminal_directions(name: str) -> None:
 
 @pytest.mark.parametrize(
     "quantile",
-    slow_beyond(1, [lambda level: level ** (1 / 3), SHELLS, ([0.0, 1.0], [1.0, 2.0])]),
+    [
+        lambda level: level ** (1 / 3),
+        pytest.param(SHELLS, marks=pytest.mark.slow),
+        pytest.param(([0.0, 1.0], [1.0, 2.0]), marks=pytest.mark.slow),
+    ],
     ids=["function", "shells", "hollow"],
 )
 def test_derivatives_in_all_arguments(quantile: Any) -> None:

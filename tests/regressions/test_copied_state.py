@@ -79,7 +79,7 @@ def all_different(*parts: Tensor) -> bool:
 # ------------------------------------------------------------------ every coupling
 
 
-EVERY = pytest.mark.parametrize("name", CASES)
+EVERY = pytest.mark.parametrize("name", slow_beyond(len(CASES) - 1, CASES))
 
 
 @EVERY

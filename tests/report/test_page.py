@@ -80,6 +80,7 @@ def test_the_page_needs_nothing_from_outside(which: str, request: pytest.Fixture
     assert ("meta", {"charset": "utf-8"}) in page.tags
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_page_at_the_same_time(plane: Written, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SOURCE_DATE_EPOCH", "86400")
     pages = [render_page(plane.fit, plane.flow, plane.data, seed=seed) for seed in (5, 5, 6)]

@@ -34,7 +34,7 @@ def _run(data: str, n: int, coupling: str) -> tuple[pf.matching.TrainResult, pf.
     return pf.matching.train(network, pairs, steps=4, batch_size=8, evaluate_every=2, progress=False), dataset
 
 
-@pytest.mark.parametrize(("data", "pictures"), [("digits", 7), ("moons", 5)])
+@pytest.mark.parametrize(("data", "pictures"), slow_beyond(1, [("digits", 7), ("moons", 5)]))
 @pytest.mark.parametrize("coupling", slow_beyond(1, ["semidiscrete", "independent"]))
 def test_page_says_how_training_went(data: str, pictures: int, coupling: str) -> None:
     result, dataset = _run(data, 60, coupling)
@@ -140,6 +140,7 @@ def test_comparison_is_of_the_same_noise() -> None:
     assert all(math.isfinite(distance) for distance in comparison.energy_distance)
 
 
+@pytest.mark.slow
 def test_the_page_shows_why_so_many_directions_were_coupled() -> None:
     result, dataset = _run("moons", 60, "independent")
     comparison = result.few_steps(dataset.points, count=50, steps=(1, 2))

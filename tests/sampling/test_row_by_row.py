@@ -20,6 +20,7 @@ from proxflow.analysis import (
 )
 from proxflow.sampling import bits_per_dimension, log_likelihood
 from proxflow.sampling.row_by_row import check_row_by_row
+from tests.marks import slow_beyond
 
 X = torch.randn(40, 2, generator=torch.Generator().manual_seed(0))
 ON_LEVELS = (X * 255).round() / 255
@@ -57,7 +58,7 @@ def network(request: pytest.FixtureRequest) -> Network:
 
 
 @pytest.mark.parametrize("name", list(CALLS))
-@pytest.mark.parametrize("wrapped", [False, True])
+@pytest.mark.parametrize("wrapped", slow_beyond(1, [True, False]))
 def test_a_network_in_training_mode_is_refused(name: str, wrapped: bool, network: Network) -> None:
     network.train()
     with pytest.raises(ValueError, match=rf"^{name.split()[0]}: .* network in training mode, .* eval\(\)"):

@@ -249,6 +249,7 @@ def test_a_light_atom_is_bounded_by_one_that_is_on_the_same_lists() -> None:
     assert bool((potential.heights[::4] >= bounding).all())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", slow_beyond(1, ["line", "far", "small", "large"]))
 def test_rows_on_a_line_in_space_and_rows_far_from_the_origin(kind: str) -> None:
     line = torch.linspace(-1, 1, 120, dtype=f64)[:, None] * torch.tensor([1.0, 2.0, 0.5, -1.0], dtype=f64)

@@ -156,7 +156,7 @@ def test_a_fit_of_a_mapped_file_makes_no_float32_copy(tmp_path: Path, monkeypatc
 
 
 @EITHER
-@pytest.mark.parametrize("count", [1, 20, 400])
+@pytest.mark.parametrize("count", slow_beyond(2, [1, 20, 400]))
 def test_a_search_converts_a_block_at_a_time(count: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(search, "_CHUNK_NUMBERS", 1 << 14)
     monkeypatch.setattr(search, "_BLOCK_BYTES", 1 << 16)

@@ -1,9 +1,9 @@
 """Three figures of a field while any loop trains it: is it becoming a prox, are its paths straight, does it spread.
 
 The same noise is followed in few steps each time, so that what changes from one measurement to the next is the field.
-Cost, with n noise points: the field is called on 12 n points, on 2 n of them with forward-mode and on 2 n with
-reverse-mode derivatives. At 256 points that takes as long as seven or eight training steps of batch size 256, 1.5% of
-the time where it is done every 500 steps.
+Cost, with n noise points: the field is called on 12 n points and a few more, on 2 n of them with forward-mode and on
+2 n with reverse-mode derivatives. At 256 points that takes as long as seven or eight training steps of batch size 256,
+1.5% of the time where it is done every 500 steps.
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from proxflow.errors import ConvergenceError
 from proxflow.flow import known_field
 
 __all__ = ["check_row_by_row"]
@@ -19,7 +20,8 @@ _DIFFERENCE = 0.01  # of the velocities' size: dropout and batch normalisation m
 def check_row_by_row(owner: str, field: Callable[[Any, Tensor], Any], t: Tensor, x: Tensor) -> None:
     """Refuse a field that gives the first half of the points (B, *event) other velocities beside another second half.
 
-    Derivatives of such a field, and what is followed along it, mean nothing. It is called twice on B points.
+    Derivatives of such a field, and what is followed along it, mean nothing. It is called twice on B points; of one
+    that has no answer at them nothing is said.
 
     Raises:
         ValueError: it does.
@@ -28,7 +30,10 @@ def check_row_by_row(owner: str, field: Callable[[Any, Tensor], Any], t: Tensor,
     if known_field(field) is not None:
         return
     kept = (len(x) + 1) // 2
-    beside = [field(t, points) for points in (x, torch.cat([x[:kept], x[: len(x) - kept]]))]
+    try:
+        beside = [field(t, points) for points in (x, torch.cat([x[:kept], x[: len(x) - kept]]))]
+    except ConvergenceError:
+        return
     if not all(isinstance(value, Tensor) and value.shape == x.shape for value in beside):
         return  # an error of its own, which says what is wanted
     first, second = (value[:kept].double() for value in beside)
