@@ -9,7 +9,7 @@ from proxflow.analysis.epiderivative import check_second_epi_derivative, directi
 from proxflow.analysis.hypotheses import TerminalHypotheses, Verdict, check_terminal_hypotheses
 from proxflow.measures import Uniform
 from proxflow.potentials import Ball, Discrete, GeneralizedQuadratic, Potential, Product, Quadratic, Quantile
-from tests.laws.cases import CASES, marked
+from tests.laws.cases import CASES, VARIANTS, marked
 from tests.marks import slow_beyond
 
 f64 = torch.float64
@@ -34,7 +34,9 @@ def pairs(potential: Potential) -> tuple[torch.Tensor, torch.Tensor]:
 FEW = ("ball", "ellipsoid", "singular gaussian", "grid", "sharp entropic", "product of line and shells")
 
 
-RADII = slow_beyond(len(POTENTIALS), [(name, 0.3) for name in POTENTIALS] + [(name, 5.0) for name in FEW])
+QUICK = [name for name in POTENTIALS if name not in VARIANTS]
+LATER = [(name, 0.3) for name in POTENTIALS if name in VARIANTS] + [(name, 5.0) for name in FEW]
+RADII = slow_beyond(len(QUICK), [(name, 0.3) for name in QUICK] + LATER)
 
 
 @pytest.mark.parametrize(("name", "radius"), RADII)

@@ -155,8 +155,19 @@ CASES: dict[str, Callable[[], Potential]] = STORED | {
     "product of functions": lambda: Product([uniform_ball(2), Quantile(lambda level: level.square())]),
 }
 
-# moved, scaled, weighted or joined, of potentials and by wrappers that stand above as well
+# moved, scaled, weighted, joined or in another dimension, of potentials and by wrappers that stand above as well
 VARIANTS = {
+    "ball of radius 2.5 in R^1",
+    "needle",
+    "dirac as gaussian",
+    "collinear atoms",
+    "one entropic atom",
+    "entropic with fewer atoms than dimensions",
+    "two atoms on the line",
+    "uniform on an interval",
+    "uniform ball",
+    "dirac as radial",
+    "hollow ball and its sphere",
     "atoms and their images",
     "rotated ball",
     "scaled gaussian",

@@ -117,7 +117,7 @@ def relative_w2(law: JointLaw, points: Tensor, weights: Tensor, scale: float, sc
     return math.hypot(w2(level, end, atom_quantile(points[:, 0], weights, level)) / scale, bracket)
 
 
-@pytest.mark.parametrize("schedule", SCHEDULES, ids=repr)
+@pytest.mark.parametrize("schedule", slow_beyond(1, SCHEDULES), ids=repr)
 @pytest.mark.parametrize("name", ON_THE_LINE)
 def test_the_minimiser_ends_on_the_atoms(name: str, schedule: Schedule) -> None:
     """GivenLabel a label, on the atoms of the label; all labels together, on the data."""
