@@ -433,6 +433,21 @@ def test_an_error_of_writing_names_the_file_that_was_meant(
     assert str(caught.value) == f"[Errno 13] Permission denied: '{tmp_path / 'x.safetensors'}'"
 
 
+def test_a_link_is_written_through(tmp_path: Path) -> None:
+    (tmp_path / "far").mkdir()
+    link = tmp_path / "x.safetensors"
+    link.symlink_to(tmp_path / "far" / "y.safetensors")
+    for degree in (2, 3):  # a file that is not there yet, and one that is
+        pf.save(Polynomial(degree), link)
+        assert link.is_symlink()
+        assert pf.load(tmp_path / "far" / "y.safetensors") == pf.load(link) == Polynomial(degree)
+    assert len(list((tmp_path / "far").iterdir())) == 1
+    link.unlink()
+    link.symlink_to(tmp_path / "gone" / "y.safetensors")
+    with pytest.raises(FileNotFoundError, match=f"^{link} cannot be written: there is no folder {tmp_path / 'gone'};"):
+        pf.save(Polynomial(2), link)
+
+
 @pytest.mark.parametrize("stage", ["write", "fsync"])
 def test_a_full_disk_is_said_with_the_file(stage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fail(monkeypatch, stage, OSError(errno.ENOSPC, "No space left on device"))

@@ -150,22 +150,26 @@ def write_atomically(path: Path, content: bytes) -> None:
 def written_atomically(path: Path) -> Iterator[BinaryIO]:
     """A file to write to that takes the place of ``path`` at the end of the block, and is gone after an error.
 
+    Where ``path`` is a link, the file that it leads to is replaced, and the link stays.
+
     Raises:
         FileNotFoundError: the folder of ``path`` does not exist.
     """
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"{path} cannot be written: there is no folder {path.parent}; make it first")
-    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    whole = Path(os.path.realpath(path))
+    if not whole.parent.is_dir():
+        folder = whole.parent if path.is_symlink() else path.parent
+        raise FileNotFoundError(f"{path} cannot be written: there is no folder {folder}; make it first")
+    partial = whole.with_name(f".{whole.name}.{secrets.token_hex(4)}")
     try:
         with open(partial, "xb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.replace(partial, path)
+        os.replace(partial, whole)
     except BaseException as error:
         partial.unlink(missing_ok=True)
         if isinstance(error, OSError) and (
-            error.filename in (str(partial), str(path))  # the first nobody gave
+            error.filename in (str(partial), str(whole))  # the first nobody gave
             or (error.filename is None and error.errno in _NO_ROOM)  # of writing to a file that is open
         ):
             raise OSError(error.errno, error.strerror, str(path)) from error
