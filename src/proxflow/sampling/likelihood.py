@@ -110,8 +110,7 @@ def log_likelihood(
 
     Raises:
         ValueError: points, options or a source that do not fit, a field that autograd cannot go through or whose
-            rows depend on chance or on each other, or a
-            ``ProximalFlow`` whose target has no density.
+            rows depend on chance or on each other, or a ``ProximalFlow`` whose target has no density.
         ConvergenceError: dopri5 cannot keep its tolerances.
 
     Warns:
