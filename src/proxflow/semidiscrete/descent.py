@@ -1,10 +1,11 @@
 """Averaged stochastic gradient descent on the semi-dual (Polyak-Ruppert), preconditioned by groups of nearby atoms.
 
-A gradient step moves each height by what its own cell lacks, in units of the gap between neighbouring scores. Errors
-that a whole region shares then fade slowly, for the region competes with others across far larger gaps. A hierarchy
-adds, for each scale, the step that the same rule would give to groups taken as single atoms (an additive multilevel
-method, as of Bramble, Pasciak and Xu 1990). Shells around the mean carry what regions share whatever their direction:
-the error of a start that is right in every marginal but not in its radial law.
+A gradient step moves each height by what its own cell lacks, in units of the gap between neighbouring scores, which is
+proportional to how far the atom is from others. Errors that a whole region shares then fade slowly, for the region
+competes with others across far larger gaps. A hierarchy adds, for each scale, the step that the same rule would give to
+groups taken as single atoms (an additive multilevel method, as of Bramble, Pasciak and Xu 1990). Shells around the mean
+carry what regions share whatever their direction: the error of a start that is right in every marginal but not in its
+radial law.
 
 Invariant: a step depends on the state alone, its noise generator included. The caller stops it.
 """
@@ -24,12 +25,12 @@ from proxflow.semidiscrete.antithetic import antithetic_inflation, most_parts, p
 from proxflow.semidiscrete.atom_groups import group_count, nested_groups
 from proxflow.semidiscrete.problem import SemiDual
 from proxflow.semidiscrete.shared_directions import Sharing, best_sharing, variance_inflation
-from proxflow.semidiscrete.start import Start, isolation
+from proxflow.semidiscrete.start import Start, spacings
 from proxflow.storage import storable
 
 __all__ = ["Averages", "Descent", "Iterate"]
 
-_FIRST_RATE = 1.0  # first step, in gaps per unit of relative mass error and per draw an atom has seen
+_FIRST_RATE = 2.0  # first step, in gaps per unit of relative mass error and per draw an atom has seen
 _DECAY = 0.55  # the rate falls like (1 + draws per atom)^-_DECAY; the theory asks for (1/2, 1)
 _LONGEST_STEP = 0.25  # in gaps per unit of relative mass error
 _LEAST_BATCH, _LARGER_BATCH = 1 << 8, 1 << 10  # draws of a step at the start, and of a late one among many atoms
@@ -102,12 +103,13 @@ class _Levels:
     Args:
         groups: labels (N,) of each level.
         weights: (N,) of the atoms.
+        spacings: (N,) of the atoms; that of a group is their harmonic mean, as its mass leaks through all of its cells.
 
     Attributes:
         counts: groups of each level.
     """
 
-    def __init__(self, groups: list[Tensor], weights: Tensor) -> None:
+    def __init__(self, groups: list[Tensor], weights: Tensor, spacings: Tensor) -> None:
         self.counts = [group_count(labels) for labels in groups]
         firsts = itertools.accumulate(self.counts, initial=0)
         places = [labels + first for labels, first in zip(groups, firsts, strict=False)]
@@ -115,12 +117,13 @@ class _Levels:
         self._wanted = self._summed(weights)
         parts = self._wanted.split(self.counts)
         self._floored = torch.cat([_floored(part) for part in parts]) if groups else self._wanted
+        self._spacings = self._summed(torch.ones_like(spacings)) / self._summed(1 / spacings)
 
     def move(self, heights: Tensor, mass: Tensor, lengths: list[float]) -> None:
         """Add to the heights (N,) of each atom, in place, the steps of its groups; a length for each level."""
         if not self.counts:
             return
-        steps = (self._summed(mass) - self._wanted) / self._floored
+        steps = self._spacings * (self._summed(mass) - self._wanted) / self._floored
         for part, length in zip(steps.split(self.counts), lengths, strict=True):
             part *= length
         heights += steps.index_select(0, self._places).view(-1, len(heights)).sum(0)
@@ -158,11 +161,11 @@ class Descent:
         self.problem = problem
         self._least, self.batch = _batches(problem)
         self.groups = nested_groups(problem.points, problem.weights, problem.mean())
-        self._levels = _Levels(self.groups, problem.weights)
+        self._spacings = spacings(problem)
+        self._levels = _Levels(self.groups, problem.weights, self._spacings)
         self._floored = _floored(problem.weights)
         self.parts, self.sharing = _noise(problem, self.batch)
         self.inflation = _inflation(problem, self.parts, self.sharing)
-        self._stretch = isolation(problem)
 
     def step(self, iterate: Iterate, generator: torch.Generator) -> Iterate:
         """One step on fresh noise: the relative mass error of cells and of groups of cells, each in its own unit."""
@@ -170,7 +173,7 @@ class Descent:
         mass = self._mass(draws, iterate.heights, generator)
         unit, *units = iterate.units
         error = (mass - self.problem.weights) / self._floored
-        heights = iterate.heights + (unit * _length(iterate, draws, len(error))) * self._stretch * error
+        heights = iterate.heights + (unit * _length(iterate, draws, len(error))) * self._spacings * error
         lengths = [
             unit * _length(iterate, draws, count) for unit, count in zip(units, self._levels.counts, strict=True)
         ]

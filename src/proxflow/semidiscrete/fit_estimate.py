@@ -76,7 +76,7 @@ def estimate(
     """What ``fit`` with these arguments, or ``fit_shortlisted``, will take: time, draws and memory on this machine.
 
     The fit is prepared, and its steps and evaluations are timed for ``seconds``; their number follows from the
-    tolerance, since chi2 of M draws for N atoms is about 1.1 N / M. Fits in up to three dimensions, which are exact,
+    tolerance, since chi2 of M draws for N atoms is about 1.15 N / M. Fits in up to three dimensions, which are exact,
     are timed on subsets.
 
     Args:

@@ -21,7 +21,7 @@ from proxflow.semidiscrete.fit_result import FitRecord, ReturnedPotential
 from proxflow.semidiscrete.problem import SMALL_GAP, SemiDual, inner
 from proxflow.symmetry import Symmetry
 
-__all__ = ["Start", "carried_heights", "isolation", "marginal_form", "scaled_start"]
+__all__ = ["Start", "carried_heights", "marginal_form", "scaled_start", "spacings"]
 
 _DRAWS = 512  # of a step of the bisection, and of the gaps: a median to about 5%
 _BISECTIONS = 8  # steps, after which the scale is known to 1 / 256
@@ -30,7 +30,7 @@ _FAR = 16.0  # median distances from the centre; farther atoms count as this far
 _AXES = 8  # projected on at once: the points are read once for all of them
 _NEIGHBOURS = 1 << 8  # atoms among which the nearest is sought
 _ROWS = 1 << 14  # atoms at once
-_ISOLATED = 4.0  # median distances to the nearest of those, from which an atom counts as isolated
+_LEAST_SPACING = 0.1  # median distances to the nearest of those: an atom beside a chosen one has other competitors
 _LEAST_LEVEL = 1e-300  # of a quantile
 
 
@@ -73,10 +73,10 @@ def scaled_start(problem: SemiDual, groups: list[Tensor], generator: torch.Gener
     return problem.ranks.from_first(lambda: start)
 
 
-def isolation(problem: SemiDual) -> Tensor:
-    """By how much a step of each atom's height must be longer than a typical one's, (N,) of at least 1.
+def spacings(problem: SemiDual) -> Tensor:
+    """How far each atom is from its neighbours, relative to a typical one, (N,): its steps are so many times as long.
 
-    The scores of an atom and its neighbours part in proportion to their distance: an atom a million spacings away from
+    The scores of an atom and its neighbours part in proportion to their distance: an atom a million times as far from
     all others moves the border of its cell a million times less with the same step.
     """
     generator = torch.Generator().manual_seed(0)
@@ -86,7 +86,7 @@ def isolation(problem: SemiDual) -> Tensor:
         apart = problem.distances(rows, chosen)
         distances.append(torch.where(apart > 0, apart, torch.inf).amin(1))
     nearest = torch.cat(distances)
-    return (nearest / (_ISOLATED * nearest.median())).clamp(min=1)
+    return (nearest / nearest.median()).clamp(min=_LEAST_SPACING)
 
 
 def marginal_form(problem: SemiDual, generator: torch.Generator) -> Tensor:
