@@ -95,7 +95,7 @@ def test_a_few_points_of_a_file_larger_than_memory(tmp_path: Path) -> None:
 
 
 def test_equal_rows_stay_equal_when_they_are_whitened() -> None:
-    """Though the last one would be alone in its block, in which products are rounded otherwise."""
+    """Though products round the last row of a block otherwise on some processors, and one that is alone on any."""
     rows = np.random.default_rng(0).normal(size=(standardisation._AT_ONCE // 16 + 1, 16))
     rows[-1] = rows[0]
     points = pf.data.from_array(rows, standardise="whiten", dtype=f64).points

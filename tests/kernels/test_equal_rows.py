@@ -8,7 +8,7 @@ from torch import Tensor
 
 from proxflow.checks import STORED
 from proxflow.kernels import equal_rows, geometry
-from proxflow.kernels.equal_rows import first_equal_rows, places_among, row_keys
+from proxflow.kernels.equal_rows import first_equal_rows, places_among, row_coordinates, row_keys
 
 
 def by_looking(rows: Tensor) -> tuple[list[int], list[int]]:
@@ -88,3 +88,16 @@ def test_places_of_rows_among_distinct_ones(dtype: torch.dtype, keys: str, monke
         assert torch.equal(found < 0, absent)
         assert torch.equal(distinct[found[~absent]].to(asked.dtype), asked[~absent])
     assert places_among(distinct, rows[:0]).shape == (0,)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize(("count", "dim", "axes"), [(1001, 16, 4), (8193, 64, 16)])
+def test_equal_rows_have_equal_coordinates(dtype: torch.dtype, count: int, dim: int, axes: int) -> None:
+    """Though some processors round the last rows of a product in another way."""
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.randn(count, dim, generator=generator, dtype=dtype)
+    rows[-1] = rows[count // 2] = rows[0]
+    frame = torch.linalg.qr(torch.randn(dim, axes, generator=generator, dtype=dtype)).Q
+    found = row_coordinates(rows, frame)
+    torch.testing.assert_close(found, rows @ frame)
+    assert torch.equal(found[[-1, count // 2]], found[[0, 0]])

@@ -13,7 +13,8 @@ from torch import Tensor
 from proxflow.checks import Numbers, point_weights, real_number
 from proxflow.couplings.joint_conditional import NoiseAndCondition
 from proxflow.couplings.pairs import Rows
-from proxflow.kernels.geometry import ScaledRows, covariance_about, largest_entry, row_coordinates, weighted_sum
+from proxflow.kernels.equal_rows import row_coordinates
+from proxflow.kernels.geometry import ScaledRows, covariance_about, largest_entry, weighted_sum
 from proxflow.measures import Empirical, Source, Uniform, draw, draw_rows, is_normal
 from proxflow.seeding import generator_of
 

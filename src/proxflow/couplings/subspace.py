@@ -30,7 +30,8 @@ from proxflow.couplings.projected_symmetry import ProjectedSymmetry, invariant_c
 from proxflow.couplings.semidiscrete_coupling import Semidiscrete, rounded_alike
 from proxflow.couplings.stream import Coupling, batch_of
 from proxflow.errors import counted
-from proxflow.kernels.geometry import coordinates, row_coordinates
+from proxflow.kernels.equal_rows import row_coordinates
+from proxflow.kernels.geometry import coordinates
 from proxflow.measures import Gaussian
 from proxflow.potentials import AtomicPotential, SymmetricDiscrete
 from proxflow.potentials.symmetric import check_symmetry

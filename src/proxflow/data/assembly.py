@@ -16,6 +16,7 @@ from proxflow.data.labels import missing, numbered
 from proxflow.data.reading import Array, Raw, Request, listed
 from proxflow.data.standardisation import Kind, Standardisation, deviation_ratio, in_float64, standardisation_of
 from proxflow.errors import DataWarning, counted
+from proxflow.kernels.equal_rows import first_equal_rows
 
 __all__ = ["assembled"]
 
@@ -65,16 +66,18 @@ def _in_own_dtype(taken: Array, origin: str) -> Tensor:
 
 
 def _standardised(points: Tensor, standardisation: Standardisation, dtype: torch.dtype, origin: str) -> Tensor:
-    """The points in the dtype asked for."""
+    """The points in the dtype asked for; equal ones stay equal."""
     final, finite, first = torch.empty(points.shape, dtype=dtype), True, 0
-    whitened = standardisation.directions is not None  # products round a row alike in one block alone
-    for part in [points.double()] if whitened else in_float64(points):
+    for part in in_float64(points):
         block = final[first : first + len(part)].copy_(standardisation.apply(part))
         finite, first = finite and bool(torch.isfinite(block).all()), first + len(part)
     if not finite:
         largest = max(float(part.abs().max()) for part in in_float64(points))
         raise ValueError(f"{origin}: the values are too large for {dtype} (up to {largest:.3g}); rescale them")
-    return final
+    if standardisation.directions is None:
+        return final
+    kept, of_row = first_equal_rows(points.flatten(1))  # the rounding of a product depends on a row's place
+    return final[kept[of_row]]
 
 
 def _complete(raw: Raw, origin: str) -> Raw:

@@ -1,4 +1,4 @@
-"""Which rows of many are equal, by a number made of each: no copy of the rows, and no sorting of them.
+"""Which rows of many are equal, by a number made of each: no copy of the rows, no sorting of them; their coordinates.
 
 The bits of a row, times random odd integers and added up modulo 2^64, are its key: the sum does not depend on the order
 of summation, as one of floating-point numbers would. The leading bits of a number are added to its last ones, since the
@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from proxflow.kernels.geometry import row_blocks
+from proxflow.kernels.geometry import by_blocks, row_blocks
 
-__all__ = ["first_equal_rows", "places_among", "row_keys"]
+__all__ = ["first_equal_rows", "places_among", "row_coordinates", "row_keys"]
 
 _SEED = 0  # of the multipliers
 _INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}  # of so many bytes
@@ -60,6 +60,20 @@ def first_equal_rows(rows: Tensor) -> tuple[Tensor, Tensor]:
     place = torch.empty_like(order)
     place[order] = torch.arange(len(order), device=order.device)
     return kept, place[of_row]
+
+
+def row_coordinates(points: Tensor, axes: Tensor) -> Tensor:
+    """<y_i, a_k> of rows (N, d) and the columns of axes (d, k), in the dtype of the axes: alike for equal rows.
+
+    A product may round a row by its place among the others. Sums are in float64, so that in float32 the rows that agree
+    in these axes alone come out the same, too: rounded apart they would be atoms that no fit can tell from each other,
+    and gives no right shares.
+    """
+    found = by_blocks(points, lambda rows: (rows.double() @ axes.double()).to(axes.dtype))
+    if axes.dtype != torch.float64:
+        return found
+    kept, of_row = first_equal_rows(points)
+    return found[kept[of_row]]
 
 
 def places_among(distinct: Tensor, rows: Tensor) -> Tensor:

@@ -29,7 +29,6 @@ __all__ = [
     "principal_axes_about",
     "projected",
     "row_blocks",
-    "row_coordinates",
     "row_norm",
     "square_norms",
     "tall_blocks",
@@ -160,14 +159,6 @@ def coordinates(points: Tensor, axes: Tensor) -> Tensor:
     if points.dtype == axes.dtype:
         return points @ axes
     return by_blocks(points, lambda rows: rows.to(axes.dtype) @ axes)
-
-
-def row_coordinates(points: Tensor, axes: Tensor) -> Tensor:
-    """``coordinates`` with sums in float64, so that float32 rows that agree in these axes come out the same.
-
-    Rounded apart they would be atoms that no fit can tell from each other, and gives no right shares.
-    """
-    return by_blocks(points, lambda rows: (rows.double() @ axes.double()).to(axes.dtype))
 
 
 def covariance_about(points: ManyRows, weights: Tensor, mean: Tensor, scales: Tensor | None = None) -> Tensor:
