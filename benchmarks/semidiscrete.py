@@ -37,6 +37,12 @@ def normal_cloud(n: int, d: int) -> Tensor:
     return torch.randn(n, d, generator=torch.Generator().manual_seed(0))
 
 
+def unequal_clusters(n: int, d: int) -> Tensor:
+    """n points of R^d in 20 clusters that lie apart, the widest six times as wide as the narrowest."""
+    widths = torch.linspace(0.2, 1.2, 20).repeat(n // 20)[:, None]
+    return 3 * normal_cloud(20, d).repeat(n // 20, 1) + widths * normal_cloud(n, d)
+
+
 def hard_cases() -> dict[str, Callable[[], Case]]:
     """Many atoms in few dimensions, other scales, shapes and weights; each made when its turn comes."""
     digits = pf.data.load("digits").points.flatten(1)
@@ -54,6 +60,7 @@ def hard_cases() -> dict[str, Callable[[], Case]]:
         "line in R^20": lambda: Case(normal_cloud(5000, 1).double() @ normal_cloud(1, 20).double() + 1),
         "40 tight clusters in R^3": lambda: Case(clusters),
         "normal points in R^4": lambda: Case(normal_cloud(4000, 4)),
+        "20 clusters in R^4": lambda: Case(unequal_clusters(4000, 4)),
         "normal points in R^32": lambda: Case(normal_cloud(10_000, 32)),
     }
     try:
