@@ -233,8 +233,8 @@ class Run:
         iterate = self.descent.step(self.state.iterate, self.motion)
         self.state = dataclasses.replace(self.state, iterate=iterate, judgement=None)
 
-    def _draws(self) -> int:
-        last = self._last
+    def _draws(self, last: Evaluation | None) -> int:
+        """Of a judgement, as the evaluation before it has it."""
         return draws_to_judge(len(self.problem), self.tol, 0.0 if last is None else last.chi2)
 
     def _roughly_judged(self) -> StochasticState:
@@ -245,7 +245,7 @@ class Run:
 
     def _judged(self) -> StochasticState:
         """The state after an evaluation of the potential that would be returned now."""
-        judgement = self.returned.judge(self.potential, self._draws(), self.fresh)
+        judgement = self.returned.judge(self.potential, self._draws(self._last), self.fresh)
         return self._evaluated(self.state, judgement.tally, None)
 
     def _judged_to_tell(self) -> StochasticState:
@@ -255,9 +255,11 @@ class Run:
         leaves what is told a little low (benchmarks/fit_certificates.py --stops). W2^2 is taken on these draws too.
         """
         state, used = self.state, self.state.iterate.samples_used
+        draws = self._draws(self._last)
         if self._last is not None and self._last.samples_used == used:
             state = dataclasses.replace(state, history=state.history[:-1], snapshots=state.snapshots[:-1])
-        draws = max(_TO_TELL * self._draws(), _cost_draws(used))
+            draws = max(draws, self._draws(state.history[-1] if state.history else None))  # those of the dropped one
+        draws = max(_TO_TELL * draws, _cost_draws(used))
         judgement = self.returned.judge(self.potential, draws, self.fresh)
         return self._evaluated(state, judgement.tally, judgement)
 
