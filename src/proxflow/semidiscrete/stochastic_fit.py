@@ -258,7 +258,8 @@ class Run:
         draws = self._draws(self._last)
         if self._last is not None and self._last.samples_used == used:
             state = dataclasses.replace(state, history=state.history[:-1], snapshots=state.snapshots[:-1])
-            draws = max(draws, self._draws(state.history[-1] if state.history else None))  # those of the dropped one
+            if state.history:  # the dropped one was judged as this one has it
+                draws = max(draws, self._draws(state.history[-1]))
         draws = max(_TO_TELL * draws, _cost_draws(used))
         judgement = self.returned.judge(self.potential, draws, self.fresh)
         return self._evaluated(state, judgement.tally, judgement)
