@@ -7,6 +7,7 @@ from itertools import pairwise
 import torch
 
 from proxflow.semidiscrete.atom_groups import nested_groups
+from proxflow.semidiscrete.descent import _Levels
 
 
 def _groups(count: int, dim: int = 5) -> tuple[torch.Tensor, list[torch.Tensor]]:
@@ -42,3 +43,15 @@ def test_no_region_holds_atoms_of_two_clusters() -> None:
 
 def test_few_atoms_have_no_groups() -> None:
     assert _groups(4)[1] == []
+
+
+def test_a_group_moves_by_the_harmonic_mean_of_its_spacings() -> None:
+    """Its mass leaks through the borders of its cells, in proportion to one over each spacing."""
+    group = torch.tensor([0, 0, 0, 1, 1, 1])
+    weights = torch.full((6,), 1 / 6, dtype=torch.float64)
+    spacings = torch.tensor([1.0, 2.0, 4.0, 3.0, 3.0, 3.0], dtype=torch.float64)
+    heights = torch.zeros(6, dtype=torch.float64)
+    mass = torch.tensor([0.2, 0.3, 0.1, 0.1, 0.1, 0.2], dtype=torch.float64)  # a fifth too much, and too little
+    _Levels([group], weights, spacings).move(heights, mass, [0.5])
+    expected = torch.tensor([0.5 * 0.2 * 12 / 7, -0.5 * 0.2 * 3.0], dtype=torch.float64)
+    torch.testing.assert_close(heights, expected[group])
