@@ -58,17 +58,19 @@ FIGURES = (
 
 
 AVERAGED = 1_000  # last steps, or the last tenth of all where that is shorter, over which weights are averaged
-SAMPLES = 20_000  # whose variance is watched
 
 
 @dataclass(frozen=True)
 class Training:
-    """For how many steps, from how many rows where these are not drawn afresh, and which weights are wanted."""
+    """For how many steps, from how many rows where these are not drawn afresh, and which weights are wanted.
+
+    The variance of ``watched`` samples is printed at each tenth of the way.
+    """
 
     steps: int
     count: int
     averaged: bool = False
-    watched: bool = False
+    watched: int = 0
 
 
 @dataclass(frozen=True)
@@ -104,9 +106,9 @@ def descended(
 
 
 def variance_ratio(peer: Peer, rows: Tensor) -> str:
-    """Of samples from one noise over fresh rows (n, d), as value and standard error."""
+    """Of n samples from one noise over fresh rows (n, d), as value and standard error."""
     source = peer.source or pf.measures.Gaussian(rows.shape[1])
-    noise = source.sample(SAMPLES, generator=torch.Generator().manual_seed(0), dtype=rows.dtype)
+    noise = source.sample(len(rows), generator=torch.Generator().manual_seed(0), dtype=rows.dtype)
     convention = pf.adapters.convention_named(peer.convention)
     found = pf.adapters.detect_field(peer.model, peer.data, convention=convention, source=peer.source)
     with torch.no_grad():
@@ -134,7 +136,7 @@ def torchcfm_peer(training: Training) -> Peer:
         return Peer(model, "torchcfm", moons(training.count, training.steps), source, with_reference=True)
 
     def variances(model: nn.Module) -> str:
-        return variance_ratio(peer(model), moons(SAMPLES, training.steps + 1))
+        return variance_ratio(peer(model), moons(training.watched, training.steps + 1))
 
     return peer(descended(network, loss, optimiser, training, variances))
 
@@ -163,7 +165,7 @@ def flow_matching_peer(training: Training) -> Peer:
     def variances(model: nn.Module) -> str:
         with torch.random.fork_rng():  # whether it is looked at must not change the training
             torch.manual_seed(1)
-            rows = checkerboard(SAMPLES)
+            rows = checkerboard(training.watched)
         return variance_ratio(Peer(model, "flow_matching", rows[: training.count]), rows)
 
     trained = descended(model, loss, optimiser, training, variances)
@@ -326,7 +328,8 @@ def main() -> None:
         print_cost(options.quick)
     else:
         steps, count = (20, 256) if options.quick else (options.steps, ROWS)
-        training = Training(steps, count, options.averaged, options.variances)
+        watched = (1_000 if options.quick else 20_000) if options.variances else 0
+        training = Training(steps, count, options.averaged, watched)
         if options.variances:
             for name in (name for name in options.only if name in WATCHED):
                 trained_peer(name, training)

@@ -20,7 +20,7 @@ from proxflow.kernels.search import row_argmax, row_argmin
 
 __all__ = ["SlopesInParts", "argmax_of_signs", "hadamard_signs"]
 
-_SCORES = 1 << 18  # at once
+_SCORES = 1 << 19  # at once
 _LEAST_ROWS, _MOST_ROWS = 32, 1024  # of queries at once: products with fewer are slow
 
 
@@ -122,7 +122,7 @@ def _scores(queries: Tensor, slopes: Tensor, offsets: Tensor, buffer: Tensor) ->
     """Of the m choices that are no negatives, (m n, N), in the buffer."""
     shape = *queries.shape[:2], len(offsets)
     scores = torch.bmm(queries, slopes, out=buffer[: math.prod(shape)].view(shape))
-    scores[0] += offsets  # the sign of the first part is 1 in all of these
+    scores[0].add_(offsets)  # the sign of the first part is 1 in all of these
     _transform(scores)
     return scores.flatten(0, 1)
 
