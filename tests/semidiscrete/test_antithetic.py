@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from proxflow.kernels.signed_sums import hadamard_signs
 from proxflow.measures import Gaussian, Uniform
 from proxflow.semidiscrete import descent, fit
 from proxflow.semidiscrete.antithetic import antithetic_inflation, frame_size, most_parts, parts_for, random_frame
+from proxflow.semidiscrete.certificate import mass_error, mass_error_of_batches
 from proxflow.semidiscrete.descent import Descent
 from proxflow.semidiscrete.problem import SemiDual
 from proxflow.symmetry import HorizontalFlip
@@ -109,6 +111,25 @@ def test_masses_are_those_of_independent_draws(dim: int, parts: int, dtype: torc
     error = (2.6 * alone.clamp(min=1e-4) / draws).sqrt()
     assert float(((found - alone) / error).abs().max()) < 4.5
     assert float(((found - equal_weights(20)) / error).abs().max()) > 20
+
+
+def test_chi2_on_the_way_is_that_of_independent_draws_within_its_standard_error() -> None:
+    points, weights = cloud(300, 60), equal_weights(300)
+    problem = SemiDual(points, weights, Gaussian(60), 0.0, 1 << 28)
+    steps = Descent(problem)
+    assert steps.parts == 4
+    heights = 0.02 * torch.randn(300, generator=seeded(1), dtype=f64)
+    truth = mass_error(problem.count(problem.noise(1 << 19, seeded(2)), heights), weights)
+    found = []
+    for seed in range(100):
+        generator = seeded(3 + seed)
+        masses = (steps.mass(256, heights, generator) for _ in range(16))
+        found.append(mass_error_of_batches(masses, 256, steps.inflation, weights))
+    chi2, stderr = torch.tensor([(each.chi2, each.stderr) for each in found]).T
+    spread = float(chi2.std())
+    assert float(chi2.mean()) == pytest.approx(truth.chi2, abs=4 * math.hypot(spread / 10, truth.stderr))
+    assert truth.chi2 > 20 * truth.stderr
+    assert 0.75 * spread < float(stderr.mean()) < 1.35 * spread
 
 
 def other_noise(_: object, batch: int) -> tuple[None, None]:

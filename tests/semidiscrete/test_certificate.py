@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from proxflow.measures import Gaussian
-from proxflow.semidiscrete.certificate import mass_error, noise_cost
+from proxflow.semidiscrete.certificate import mass_error, mass_error_of_batches, noise_cost
 from proxflow.semidiscrete.judgement import Moments
 from proxflow.semidiscrete.prepare import gather_atoms
 from proxflow.semidiscrete.problem import Tally, inner
@@ -34,6 +34,27 @@ def test_chi2_is_unbiased_and_its_standard_error_is_its_spread(tilt: float) -> N
     spread = float(chi2.std())
     assert float(chi2.mean()) == pytest.approx(truth, abs=4 * spread / math.sqrt(REPEATS))
     assert float(stderr.square().mean().sqrt()) == pytest.approx(spread, rel=0.08)
+
+
+@pytest.mark.parametrize(("tilt", "atoms"), [(0.0, 40), (0.1, 40), (0.5, 40), (0.5, 4000)])
+def test_chi2_of_batches_is_unbiased_and_its_standard_error_is_its_spread(tilt: float, atoms: int) -> None:
+    repeats, batches, draws = 600, 16, 128
+    generator = torch.Generator().manual_seed(1)
+    weights = torch.rand(atoms, generator=generator, dtype=torch.float64) + 0.2
+    weights /= weights.sum()
+    mass = weights * torch.exp(tilt * torch.randn(atoms, generator=generator, dtype=torch.float64))
+    mass /= mass.sum()
+    truth = float(((mass - weights) ** 2 / weights).sum())
+    found = []
+    for _ in range(repeats):
+        drawn = torch.multinomial(mass.expand(batches, -1), draws, replacement=True, generator=generator)
+        masses = (torch.bincount(some, minlength=atoms).double() / draws for some in drawn)
+        found.append(mass_error_of_batches(masses, draws, 1.0, weights))
+    chi2 = torch.tensor([each.chi2 for each in found])
+    spread = float(chi2.std())
+    assert float(chi2.mean()) == pytest.approx(truth, abs=4 * spread / math.sqrt(repeats))
+    stderr = torch.tensor([each.stderr for each in found])
+    assert float(stderr.square().mean().sqrt()) == pytest.approx(spread, rel=0.12)
 
 
 @pytest.mark.parametrize(("atoms", "draws", "chi2"), [(20_000, 2000, 0.1), (3000, 3000, 0.0), (3000, 3000, 0.5)])

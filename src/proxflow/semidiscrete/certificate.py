@@ -1,9 +1,10 @@
-"""What a fit is worth: the error of its weights and its transport cost, from fresh independent draws."""
+"""What a fit is worth: the error of its weights and its transport cost, from fresh draws."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -16,7 +17,16 @@ from proxflow.semidiscrete.judgement import Judgement
 from proxflow.semidiscrete.light import LightAtoms
 from proxflow.semidiscrete.problem import SemiDual, Tally, chunk_sizes, inner
 
-__all__ = ["Cost", "MassError", "bracketed", "mass_error", "noise_cost", "smooth_transport_cost", "transport_cost"]
+__all__ = [
+    "Cost",
+    "MassError",
+    "bracketed",
+    "mass_error",
+    "mass_error_of_batches",
+    "noise_cost",
+    "smooth_transport_cost",
+    "transport_cost",
+]
 
 
 @dataclass(frozen=True)
@@ -44,13 +54,38 @@ def mass_error(tally: Tally, weights: Tensor) -> MassError:
     triples of different draws: from the counts themselves they would be far too large where atoms are more than draws.
     For softly assigned draws the triples, and with them the error, are an upper bound.
     """
-    n, total, squares = float(tally.draws), tally.total, tally.squares
+    return _mass_error((tally.total, tally.squares, tally.squares), tally.draws, 1, 1.0, weights)
+
+
+def mass_error_of_batches(batches: Iterable[Tensor], draws: int, inflation: float, weights: Tensor) -> MassError:
+    """``mass_error`` from pairs and triples of different batches, where draws in a batch may be dependent.
+
+    Args:
+        batches: three or more, each the masses (N,) by so many draws.
+        draws: of each.
+        inflation: how many times as much as by independent draws these masses vary.
+        weights: (N,).
+    """
+    sums, count = [torch.zeros_like(weights) for _ in range(3)], 0
+    for mass in batches:
+        for power, so_far in enumerate(sums, 1):
+            so_far += mass**power
+        count += 1
+    total, squares, cubes = sums
+    return _mass_error((total, squares, cubes), count, draws, inflation, weights)
+
+
+def _mass_error(
+    sums: tuple[Tensor, Tensor, Tensor], count: int, draws: int, inflation: float, weights: Tensor
+) -> MassError:
+    """From sums of ``count`` estimates of the masses, of their squares and their cubes, each by so many draws."""
+    n, (total, squares, cubes) = float(count), sums
     pairs = (total.square() - squares) / (n * (n - 1))  # m^2
-    triples = (total.pow(3) - 3 * total * squares + 2 * squares) / (n * (n - 1) * (n - 2))  # m^3
+    triples = (total.pow(3) - 3 * total * squares + 2 * cubes) / (n * (n - 1) * (n - 2))  # m^3
     overlap = float((pairs / weights).sum())
     least = 1 / float(weights.square().sum())  # of zeta_2, by Cauchy and Schwarz: without a coincidence it shows as 0
-    quadratic = 2 * max(float((pairs / weights.square()).sum()), least) / (n * (n - 1))
-    linear = 4 * (float((triples / weights.square()).sum()) - overlap**2) / n
+    quadratic = 2 * max(float((pairs / weights.square()).sum()), least) * inflation**2 / (n * (n - 1) * draws**2)
+    linear = 4 * (float((triples / weights.square()).sum()) - overlap**2) * inflation / (n * draws)
     return MassError(overlap - 1, math.sqrt(max(quadratic + linear, 0.5 * quadratic)))
 
 

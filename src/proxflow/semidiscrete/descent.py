@@ -28,8 +28,9 @@ from proxflow.semidiscrete.shared_directions import Sharing, best_sharing, varia
 from proxflow.semidiscrete.start import Start, spacings
 from proxflow.storage import storable
 
-__all__ = ["Averages", "Descent", "Iterate"]
+__all__ = ["MULTIPLE", "Averages", "Descent", "Iterate"]
 
+MULTIPLE = 1 << 5  # of draws: as many as antithetic noise takes of a vector
 _FIRST_RATE = 2.0  # first step, in gaps per unit of relative mass error and per draw an atom has seen
 _DECAY = 0.55  # the rate falls like (1 + draws per atom)^-_DECAY; the theory asks for (1/2, 1)
 _LONGEST_STEP = 0.25  # in gaps per unit of relative mass error
@@ -37,7 +38,6 @@ _LEAST_BATCH, _LARGER_BATCH = 1 << 8, 1 << 10  # draws of a step at the start, a
 _BATCH_SHARE = 1 << 6  # part of the draws so far that such a step takes
 _ATOMS_A_DRAW = 8  # of a step, at the most
 _ATOMS_A_LATE_DRAW = 2  # at the least, where a late step takes more draws than the first: few atoms need many steps
-_MULTIPLE = 1 << 5  # of draws: as many as antithetic noise takes of a vector
 
 
 @storable
@@ -170,7 +170,7 @@ class Descent:
     def step(self, iterate: Iterate, generator: torch.Generator) -> Iterate:
         """One step on fresh noise: the relative mass error of cells and of groups of cells, each in its own unit."""
         draws = self.draws(iterate.moved)
-        mass = self._mass(draws, iterate.heights, generator)
+        mass = self.mass(draws, iterate.heights, generator)
         unit, *units = iterate.units
         error = (mass - self.problem.weights) / self._floored
         heights = iterate.heights + (unit * _length(iterate, draws, len(error))) * self._spacings * error
@@ -189,10 +189,10 @@ class Descent:
 
     def draws(self, moved: int) -> int:
         """Of the step after so many draws."""
-        return min(max(moved // _BATCH_SHARE // _MULTIPLE * _MULTIPLE, self._least), self.batch)
+        return min(max(moved // _BATCH_SHARE // MULTIPLE * MULTIPLE, self._least), self.batch)
 
-    def _mass(self, draws: int, heights: Tensor, generator: torch.Generator) -> Tensor:
-        """Cell masses (N,) by so many fresh draws."""
+    def mass(self, draws: int, heights: Tensor, generator: torch.Generator) -> Tensor:
+        """Cell masses (N,) by so many fresh draws, a multiple of ``MULTIPLE``."""
         problem = self.problem
         if self.parts is not None:
             return problem.antithetic_mass(draws, heights, parts_for(draws, self.parts), generator)
@@ -204,9 +204,9 @@ class Descent:
 
 def _batches(problem: SemiDual) -> tuple[int, int]:
     """Draws of the first and of a late step."""
-    count, most = len(problem), problem.rows_at_once // _MULTIPLE * _MULTIPLE
-    first = max(_LEAST_BATCH, count // _ATOMS_A_DRAW // _MULTIPLE * _MULTIPLE)
-    late = max(first, min(_LARGER_BATCH, count // _ATOMS_A_LATE_DRAW // _MULTIPLE * _MULTIPLE))
+    count, most = len(problem), problem.rows_at_once // MULTIPLE * MULTIPLE
+    first = max(_LEAST_BATCH, count // _ATOMS_A_DRAW // MULTIPLE * MULTIPLE)
+    late = max(first, min(_LARGER_BATCH, count // _ATOMS_A_LATE_DRAW // MULTIPLE * MULTIPLE))
     return min(first, most), min(late, most)
 
 

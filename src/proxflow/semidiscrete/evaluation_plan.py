@@ -2,6 +2,8 @@
 
 chi2 of M draws for N atoms is about 1.15 N / M, so that the draws until a tolerance are known beforehand but for a
 factor near 1: a run is judged there first, and again where its own chi2, falling like 1 / M, would meet the tolerance.
+A judgement on the way, by noise like that of the steps, costs little. Where it is low enough, more draws, independent
+ones, judge what the fit would return; that judgement is told, and nearly always meets the tolerance.
 """
 
 from __future__ import annotations
@@ -19,15 +21,19 @@ _LEAST_MOVING = 1 << 17  # draws of a fit: below this the bias of W2^2 would sho
 _EARLY = (8, 4, 2)  # parts of the first goal, at which a run is judged roughly
 _FEWEST_ROUGH = 1 << 12  # draws of that
 _GROWTH = 1.05, 1.5  # of draws between judgements, at the least and at the most
+_ON_THE_WAY = 0.4  # of the draws to judge
+_STANDARD_ERRORS = 2  # that what is told is to be below the tolerance by
+_SAFE, _PROMISING = 3.3, 3  # standard errors of it that chi2 is to be below: in the plan, and on the way
 
 
 def draws_to_judge(count: int, tol: float, chi2: float = 0.0) -> int:
     """Of one judgement of ``count`` atoms; fewer where chi2 was far above the tolerance.
 
-    Its standard error is about sqrt(2 N) / n: a tenth of the tolerance. With many atoms it is less, since a smaller one
-    lets a fit stop earlier: 1.5 N^(3/4) / tol draws make the sum of those that move heights and those that judge least.
+    Its standard error is about sqrt(2 N) / n: a thirteenth of the tolerance. With many atoms it is less, since a
+    smaller one lets a fit stop earlier: 2 N^(3/4) / tol draws make the sum of those that move heights and those that
+    judge about least.
     """
-    wanted = max(10 * math.sqrt(2 * count), 1.5 * math.pow(count, 0.75))
+    wanted = max(13 * math.sqrt(2 * count), 2 * math.pow(count, 0.75))
     return max(_LEAST_DRAWS, math.ceil(wanted / max(tol, chi2 / 4)))
 
 
@@ -43,7 +49,7 @@ class EvaluationPlan:
     Attributes:
         count: atoms.
         tol: wanted of chi2 + 2 standard errors.
-        inflation: of chi2, by noise that is not independent.
+        inflation: of the variance of masses, by noise that is not independent.
         cap: on the draws that move heights.
     """
 
@@ -55,7 +61,7 @@ class EvaluationPlan:
     @property
     def wanted(self) -> float:
         """Draws that the tolerance is expected to take."""
-        return max(usual_chi2(self.count, self.inflation, 1) / (self.tol - 2 * self._stderr), _LEAST_MOVING)
+        return max(usual_chi2(self.count, self.inflation, 1) / self._aim, _LEAST_MOVING)
 
     @property
     def most(self) -> int:
@@ -69,7 +75,12 @@ class EvaluationPlan:
 
     def met(self, last: Evaluation) -> bool:
         """Whether this evaluation met the tolerance."""
-        return last.samples_used >= self.least and last.chi2 + 2 * last.chi2_stderr <= self.tol
+        return last.samples_used >= self.least and last.chi2 + _STANDARD_ERRORS * last.chi2_stderr <= self.tol
+
+    def promising(self, last: Evaluation) -> bool:
+        """Whether after this evaluation, on the way, one to be told can be expected to meet the tolerance."""
+        stderr = self.stderr(last.chi2, draws_to_judge(self.count, self.tol, last.chi2))
+        return last.samples_used >= self.least and last.chi2 + _PROMISING * stderr <= self.tol
 
     def goal(self, last: Evaluation | None) -> int:
         """The next number of draws to judge at, after the last one."""
@@ -79,18 +90,22 @@ class EvaluationPlan:
         if later or last is None:
             return min(later[0], self.most)
         least, most = _GROWTH
-        growth = min(max(last.chi2 / (self.tol - 2 * self._stderr), least), most)
+        growth = min(max(last.chi2 / self._aim, least), most)
         return min(math.ceil(used * growth), self.most)
 
-    def rough_draws(self, moved: int) -> int:
-        """Of a judgement before ``least``, after so many that moved heights: to tell chi2 to about its half."""
+    def draws_on_the_way(self, moved: int) -> int:
+        """Of a judgement on the way, after so many that moved heights; before ``least``, to tell chi2 to about half."""
+        if moved >= self.least:
+            chi2 = usual_chi2(self.count, self.inflation, moved)
+            return max(math.ceil(_ON_THE_WAY * draws_to_judge(self.count, self.tol, chi2)), _FEWEST_ROUGH)
         return min(max(math.ceil(2 * moved / math.sqrt(self.count)), _FEWEST_ROUGH), _LEAST_DRAWS)
 
     def stderr(self, chi2: float, draws: int) -> float:
-        """Of a judgement by so many draws where chi2 is this."""
-        return math.sqrt(2 * self.count / draws**2 + 4 * chi2 / draws)
+        """Of a judgement by so many independent draws where chi2 is this."""
+        return math.sqrt(2 * self.count / draws**2 + 4 * max(chi2, 0.0) / draws)
 
     @property
-    def _stderr(self) -> float:
-        """Of the judgement that meets the tolerance, a part of it."""
-        return min(self.stderr(self.tol, draws_to_judge(self.count, self.tol)), self.tol / 4)
+    def _aim(self) -> float:
+        """chi2 at which a judgement nearly always meets the tolerance."""
+        stderr = self.stderr(self.tol, draws_to_judge(self.count, self.tol))
+        return max(self.tol - _SAFE * stderr, 0.5 * self.tol)

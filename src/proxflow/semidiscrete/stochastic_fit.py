@@ -2,15 +2,16 @@
 
 Problem: the heights h that minimise the semi-dual J(h) = E max_j (<X, y_j> - h_j) + <b, h>, whose gradient is
 b - mass(h); for epsilon > 0 the maximum is a softmax. Method: ``Descent`` moves the heights on fresh noise and averages
-them (Polyak and Juditsky 1992, with weights that grow). From time to time the potential that would be
-returned now is judged by draws of a stream of its own.
+them (Polyak and Juditsky 1992, with weights that grow). From time to time they are judged by draws of a stream of
+its own.
 
 Invariant: a run is a frozen state, generators included, that each step replaces; Ctrl-C finds the last complete one,
 and a checkpoint is that state in a file.
 
-Stops when chi2 + 2 standard errors of such a judgement is at most tol, at the cap on draws, or at Ctrl-C; the result
-says which. A judgement that ends a run tends to be low, for it is one of several and a high one would not have ended
-it. So it is not told: more fresh draws judge the same potential, and the run goes on if they do not meet the tolerance.
+Stops when chi2 + 2 standard errors is at most tol, at the cap on draws, or at Ctrl-C; the result says which. A
+judgement that ends a run tends to be low, for it is one of several and a high one would not have ended it. So it is
+not told: it is by noise like that of the steps, and where it is low enough, more and independent draws judge the
+potential that would be returned now. They are told, and the run goes on if they do not meet the tolerance.
 
 Cost: one search over the N atoms a draw; chi2 of M draws is 9/8 N / M for the averages, where independent draws could
 reach no less than N / M. ``EvaluationPlan`` says when a run is judged.
@@ -31,19 +32,21 @@ from proxflow.potentials.shortlisted import Shortlisted
 from proxflow.seeding import generator_of
 from proxflow.semidiscrete.certificate import (
     Cost,
+    MassError,
     bracketed,
     mass_error,
+    mass_error_of_batches,
     noise_cost,
     smooth_transport_cost,
     transport_cost,
 )
-from proxflow.semidiscrete.descent import Averages, Descent, Iterate
+from proxflow.semidiscrete.descent import MULTIPLE, Averages, Descent, Iterate
 from proxflow.semidiscrete.evaluation_plan import EvaluationPlan, draws_to_judge, usual_chi2
 from proxflow.semidiscrete.fit_result import Evaluation, ReturnedPotential, Solution
 from proxflow.semidiscrete.judgement import Judgement
 from proxflow.semidiscrete.light import LightAtoms
 from proxflow.semidiscrete.pair_quality import PAIR_DRAWS, pair_quality
-from proxflow.semidiscrete.problem import GAP_DRAWS, SemiDual, Tally, inner
+from proxflow.semidiscrete.problem import GAP_DRAWS, SemiDual, inner
 from proxflow.semidiscrete.returned import Returned
 from proxflow.semidiscrete.session import Session
 from proxflow.semidiscrete.start import scaled_start
@@ -54,11 +57,11 @@ __all__ = ["LIGHT_SHARE", "Expected", "Run", "StochasticState", "on_device", "so
 _MOTION, _EVALUATION, _MOMENT = range(3)  # streams of a seed: move the heights, judge them, tell a second moment
 _COST_DRAWS = 1 << 15, 1 << 17  # for W2^2: a standard error of a few thousandths of the spread of costs
 _COST_SHARE = 4  # W2^2 is taken on a draw for every so many that moved the heights, between these
-_TO_TELL = 2  # times as many draws as in a judgement on the way
-_BIAS_SHARE = 4  # its bias is a difference on common draws: it needs fewer of them than the mean
+_BATCHES = 16  # of a judgement on the way, at the least: chi2 is by pairs of them
+_BIAS_SHARE = 16  # its bias is a difference on common draws, a tenth of which is small beside the standard error
 _CANDIDATES = 3  # heights that its bias is a difference of
-_CLOSE = 0.8  # of the tolerance: if a run is expected above that, chance decides whether its first judgement ends it
-_AGAIN = 1.12, 0.65  # factor on the draws, and judgements, that those which it does not end take in the mean
+_CLOSE = 4  # standard errors: if a run is expected nearer to the tolerance, chance decides what its judgements say
+_AGAIN = 1.1, 0.6, 1.05  # factor on the draws, more judgements on the way, factor on those to tell, in the mean
 LIGHT_SHARE = 0.05  # of the tolerance: what atoms too light for the draws may add to chi2 together
 
 
@@ -96,20 +99,20 @@ class Expected:
 
     Attributes:
         moving: that move the heights.
-        rough: that judge them on the way, in the problem's own units.
+        on_the_way: that judge them there, at the cost of as many that move them.
         judging: that judge the potential to be returned.
         bias: that the bias of W2^2 is taken on.
     """
 
     moving: int
-    rough: int
+    on_the_way: int
     judging: int
     bias: int
 
     @property
     def own_searches(self) -> int:
         """In the problem's own units."""
-        return self.rough + _CANDIDATES * self.bias
+        return _CANDIDATES * self.bias
 
 
 def solve_stochastically(
@@ -220,49 +223,42 @@ class Run:
     def advance(self) -> None:
         """One step, or an evaluation where one is due."""
         iterate, last = self.state.iterate, self._last
-        goal = self.plan.goal(last)
-        if last is not None and self.plan.met(last):
+        judged = last is not None and last.samples_used == iterate.samples_used and self.state.judgement is None
+        if judged and last is not None and self.plan.promising(last):
             self.state = self._judged_to_tell()
-        elif iterate.samples_used < goal or iterate.moved == 0:
+        elif iterate.samples_used < self.plan.goal(last) or iterate.moved == 0:
             self.step()
         else:
-            self.state = self._judged() if goal >= self.plan.least else self._roughly_judged()
+            self.state = self._judged_on_the_way()
 
     def step(self) -> None:
         """One step, without an evaluation."""
         iterate = self.descent.step(self.state.iterate, self.motion)
         self.state = dataclasses.replace(self.state, iterate=iterate, judgement=None)
 
-    def _draws(self, last: Evaluation | None) -> int:
-        """Of a judgement, as the evaluation before it has it."""
-        return draws_to_judge(len(self.problem), self.tol, 0.0 if last is None else last.chi2)
-
-    def _roughly_judged(self) -> StochasticState:
-        """The state after an evaluation in the problem's own units."""
-        draws = min(self.plan.rough_draws(self.state.iterate.samples_used), self.problem.rows_at_once)
-        tally = self.problem.count(self.problem.noise(draws, self.fresh), self.heights)
-        return self._evaluated(self.state, tally, None)
-
-    def _judged(self) -> StochasticState:
-        """The state after an evaluation of the potential that would be returned now."""
-        judgement = self.returned.judge(self.potential, self._draws(self._last), self.fresh)
-        return self._evaluated(self.state, judgement.tally, None)
+    def _judged_on_the_way(self) -> StochasticState:
+        """The state after an evaluation by noise like that of the steps, in the problem's own units."""
+        descent, problem = self.descent, self.problem
+        draws = self.plan.draws_on_the_way(self.state.iterate.samples_used)
+        each = MULTIPLE * min(math.ceil(draws / _BATCHES / MULTIPLE), problem.rows_at_once // MULTIPLE)
+        batches = max(_BATCHES, math.ceil(draws / each))
+        masses = (descent.mass(each, self.heights, self.fresh) for _ in range(batches))
+        error = mass_error_of_batches(masses, each, descent.inflation, problem.weights)
+        return self._evaluated(self.state, error, batches * each, None)
 
     def _judged_to_tell(self) -> StochasticState:
-        """The state after another evaluation of the same heights, by more draws; the last one is dropped.
+        """The state after a judgement of the potential that would be returned now; the one on the way is dropped.
 
-        By twice as many a potential that just met the tolerance nearly always meets it again. That this is asked for
-        leaves what is told a little low (benchmarks/fit_certificates.py --stops). W2^2 is taken on these draws too.
+        That it must meet the tolerance leaves what is told a little low (benchmarks/fit_certificates.py --stops).
+        W2^2 is taken on these draws too.
         """
-        state, used = self.state, self.state.iterate.samples_used
-        draws = self._draws(self._last)
-        if self._last is not None and self._last.samples_used == used:
+        state, used, last = self.state, self.state.iterate.samples_used, self._last
+        draws = draws_to_judge(len(self.problem), self.tol, 0.0 if last is None else last.chi2)
+        if last is not None and last.samples_used == used:
             state = dataclasses.replace(state, history=state.history[:-1], snapshots=state.snapshots[:-1])
-            if state.history:  # the dropped one was judged as this one has it
-                draws = max(draws, self._draws(state.history[-1]))
-        draws = max(_TO_TELL * draws, _cost_draws(used))
-        judgement = self.returned.judge(self.potential, draws, self.fresh)
-        return self._evaluated(state, judgement.tally, judgement)
+        judgement = self.returned.judge(self.potential, max(draws, _cost_draws(used)), self.fresh)
+        error = mass_error(judgement.tally, self.problem.weights)
+        return self._evaluated(state, error, judgement.tally.draws, judgement)
 
     @property
     def heights(self) -> Tensor:
@@ -274,9 +270,11 @@ class Run:
         """What the fit would return now."""
         return self.returned.potential(self.problem.radius * self.heights, self.state.double)
 
-    def _evaluated(self, state: StochasticState, tally: Tally, judgement: Judgement | None) -> StochasticState:
-        """The state with what a tally of fresh draws says, and the judgement that it is of, if that is to be told."""
-        iterate, error = state.iterate, mass_error(tally, self.problem.weights)
+    def _evaluated(
+        self, state: StochasticState, error: MassError, draws: int, judgement: Judgement | None
+    ) -> StochasticState:
+        """The state with what so many fresh draws say, and the judgement that they make, if that is to be told."""
+        iterate = state.iterate
         evaluation = Evaluation(iterate.samples_used, error.chi2, error.stderr, self.session.seconds)
         self.session.report(
             f"{evaluation.samples_used:,} draws: chi2 = {error.chi2:.4g} +- {error.stderr:.2g}, wanted {self.tol:g}"
@@ -287,29 +285,25 @@ class Run:
             history=(*state.history, evaluation),
             judgement=judgement,
             fresh=self.fresh.get_state(),
-            evaluation_samples=state.evaluation_samples + tally.draws,
+            evaluation_samples=state.evaluation_samples + draws,
         )
         return self.session.ranks.from_first(lambda: evaluated)
 
     def expected(self) -> Expected:
         """The draws until the tolerance or the cap, by the plan of evaluations and the usual chi2 M / N."""
         plan, count = self.plan, len(self.problem)
-        last, rough, judging = None, 0, 0
-        while last is None or not (plan.met(last) or last.samples_used >= plan.most):
+        last, on_the_way = None, 0
+        while last is None or last.samples_used < plan.least:
             moving = plan.goal(last)
-            chi2 = usual_chi2(count, plan.inflation, moving)
-            if moving < plan.least:
-                rough += plan.rough_draws(moving)
-                last = Evaluation(moving, chi2, self.tol, 0.0)
-                continue
-            draws = draws_to_judge(count, self.tol, chi2)
-            judging += draws
+            chi2, draws = usual_chi2(count, plan.inflation, moving), plan.draws_on_the_way(moving)
+            on_the_way += draws
             last = Evaluation(moving, chi2, plan.stderr(chi2, draws), 0.0)
-        if moving < plan.most and last.chi2 + 2 * last.chi2_stderr > _CLOSE * self.tol:
-            more, judgements = _AGAIN
-            moving, judging = min(math.ceil(more * moving), plan.most), judging + math.ceil(judgements * draws)
-        judging += max(_TO_TELL * draws, _cost_draws(moving))
-        return Expected(moving, rough, judging, self._bias_draws(moving))
+        judging = draws_to_judge(count, self.tol, chi2)
+        if moving < plan.most and chi2 + _CLOSE * plan.stderr(chi2, judging) > self.tol:
+            more, judgements, told = _AGAIN
+            moving, on_the_way = min(math.ceil(more * moving), plan.most), on_the_way + math.ceil(judgements * draws)
+            judging = math.ceil(told * judging)
+        return Expected(moving, on_the_way, max(judging, _cost_draws(moving)), self._bias_draws(moving))
 
     def certify(self) -> Solution:
         """The solution as it is, with its masses and its cost."""
@@ -348,7 +342,7 @@ class Run:
         """Of the last heights, to be told; by how many draws, an evaluation says, which may be a rough one."""
         while (judgement := self.state.judgement) is None:
             evaluated = self._last is not None and self._last.samples_used == self.state.iterate.samples_used
-            self.state = self._judged_to_tell() if evaluated else self._roughly_judged()
+            self.state = self._judged_to_tell() if evaluated else self._judged_on_the_way()
         return judgement
 
     def _cost(self, judgement: Judgement, potential: ReturnedPotential, missed: bool) -> Cost:
