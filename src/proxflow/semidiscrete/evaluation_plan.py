@@ -21,7 +21,7 @@ _LEAST_MOVING = 1 << 17  # draws of a fit: below this the bias of W2^2 would sho
 _EARLY = (8, 4, 2)  # parts of the first goal, at which a run is judged roughly
 _FEWEST_ROUGH = 1 << 12  # draws of that
 _GROWTH = 1.05, 1.5  # of draws between judgements, at the least and at the most
-_ON_THE_WAY = 0.4  # of the draws to judge
+_ON_THE_WAY = 0.4, 0.1  # of the draws to judge, and of those that moved heights: the more of both
 _STANDARD_ERRORS = 2  # that what is told is to be below the tolerance by
 _SAFE, _PROMISING = 3.3, 3  # standard errors of it that chi2 is to be below: in the plan, and on the way
 
@@ -97,7 +97,8 @@ class EvaluationPlan:
         """Of a judgement on the way, after so many that moved heights; before ``least``, to tell chi2 to about half."""
         if moved >= self.least:
             chi2 = usual_chi2(self.count, self.inflation, moved)
-            return max(math.ceil(_ON_THE_WAY * draws_to_judge(self.count, self.tol, chi2)), _FEWEST_ROUGH)
+            judging, moving = _ON_THE_WAY
+            return math.ceil(max(judging * draws_to_judge(self.count, self.tol, chi2), moving * moved))
         return min(max(math.ceil(2 * moved / math.sqrt(self.count)), _FEWEST_ROUGH), _LEAST_DRAWS)
 
     def stderr(self, chi2: float, draws: int) -> float:

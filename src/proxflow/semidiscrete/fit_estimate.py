@@ -115,13 +115,13 @@ def _of_noisy_fit(task: Task, fine: Posed, seconds: float, began: float) -> Esti
     a_draw = (_now(device) - start) / moved
     a_count, a_judgement = _seconds_a_draw(run, seconds / 2)
     total = prepared + a_draw * (max(expected.moving - before, 0) + expected.on_the_way)
-    total += a_count * expected.own_searches + a_judgement * expected.judging
+    total += a_count * expected.own_searches + a_judgement * (expected.judging + expected.others)
     peak = peak_memory(device)
     return Estimate(
         "averaged gradient",
         total,
         expected.moving,
-        expected.on_the_way + expected.judging + expected.bias,
+        expected.on_the_way + expected.judging + expected.bias + expected.others,
         peak,
         time.perf_counter() - began,
     )

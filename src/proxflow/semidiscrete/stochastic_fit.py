@@ -102,12 +102,14 @@ class Expected:
         on_the_way: that judge them there, at the cost of as many that move them.
         judging: that judge the potential to be returned.
         bias: that the bias of W2^2 is taken on.
+        others: for the quality of pairs of a shortlist.
     """
 
     moving: int
     on_the_way: int
     judging: int
     bias: int
+    others: int
 
     @property
     def own_searches(self) -> int:
@@ -303,7 +305,8 @@ class Run:
             more, judgements, told = _AGAIN
             moving, on_the_way = min(math.ceil(more * moving), plan.most), on_the_way + math.ceil(judgements * draws)
             judging = math.ceil(told * judging)
-        return Expected(moving, on_the_way, max(judging, _cost_draws(moving)), self._bias_draws(moving))
+        judging = max(judging, _cost_draws(moving))
+        return Expected(moving, on_the_way, judging, self._bias_draws(moving), self._other_draws(missed=False))
 
     def certify(self) -> Solution:
         """The solution as it is, with its masses and its cost."""
