@@ -3,7 +3,7 @@
 The first table is of a step alone: what a noise vector costs, and what part of that the bare matrix product with all
 rows would be. Each fit of the second runs in a process of its own, whose peak memory is told, the images among it. The
 last one searches by float32 products alone, where the others screen in bfloat16 on processors that have AMX. chi2 is
-judged by independent draws in all cases; chi2 M / N compares a fit that used M draws with the limit of independent
+told by independent draws in all cases; chi2 M / N compares a fit that used M draws with the limit of independent
 ones, which is 1.
 
 python benchmarks/step_noise.py

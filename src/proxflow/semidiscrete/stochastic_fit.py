@@ -225,10 +225,10 @@ class Run:
     def advance(self) -> None:
         """One step, or an evaluation where one is due."""
         iterate, last = self.state.iterate, self._last
-        judged = last is not None and last.samples_used == iterate.samples_used and self.state.judgement is None
-        if judged and last is not None and self.plan.promising(last):
+        used, told = iterate.samples_used, self.state.judgement is not None
+        if last is not None and last.samples_used == used and not told and self.plan.promising(last):
             self.state = self._judged_to_tell()
-        elif iterate.samples_used < self.plan.goal(last) or iterate.moved == 0:
+        elif used < self.plan.goal(last) or iterate.moved == 0:
             self.step()
         else:
             self.state = self._judged_on_the_way()
