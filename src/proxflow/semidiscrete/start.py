@@ -28,8 +28,10 @@ _BISECTIONS = 8  # steps, after which the scale is known to 1 / 256
 _QUANTILE_DRAWS = 1 << 12  # that stand for the marginals of a source that is not normal
 _FAR = 16.0  # median distances from the centre; farther atoms count as this far when the axes are chosen
 _AXES = 8  # projected on at once: the points are read once for all of them
-_NEIGHBOURS = 1 << 8  # atoms among which the nearest is sought
-_ROWS = 1 << 14  # atoms at once
+_NEIGHBOURS = 1 << 8, 1 << 11  # atoms among which the nearest is sought, at the least and at the most
+_DISTANCE_WORK = 1 << 32  # coordinates that are compared for that, where they are at least the least
+_DISTANCES = 1 << 22  # at once
+_SMALL = (0.05, 0.1, 0.2, 0.35)  # quantiles of gaps that may show more small ones than the median has it
 _LEAST_SPACING = 0.1  # median distances to the nearest of those: an atom beside a chosen one has other competitors
 _LEAST_LEVEL = 1e-300  # of a quantile
 
@@ -51,7 +53,7 @@ class Start:
 def scaled_start(problem: SemiDual, groups: list[Tensor], generator: torch.Generator, heights: Tensor | None) -> Start:
     """Heights s h with h the marginal form and s minimising the convex s -> J(s h), by bisection.
 
-    Given ``heights`` (a warm start) are kept. A unit is the median gap between the best and the second-best
+    Given ``heights`` (a warm start) are kept. A unit is a typical gap between the best and the second-best
     score of a draw, plus the smoothing: steps measured in it are invariant to the scale of the data.
     """
     draws = _DRAWS if heights is not None else (1 + _BISECTIONS) * _DRAWS
@@ -68,21 +70,34 @@ def scaled_start(problem: SemiDual, groups: list[Tensor], generator: torch.Gener
         heights = 0.5 * (low + high) * form
     own = problem.score_gaps(problem.ranks.share(first), heights, groups).double() + problem.epsilon
     gaps = problem.ranks.all_rows(own, len(first))
-    units = tuple(gaps.median(0).values.tolist())
-    start = Start(heights, units, float(gaps[:, 0].quantile(SMALL_GAP)), draws)
+    start = Start(heights, _typical(gaps), float(gaps[:, 0].quantile(SMALL_GAP)), draws)
     return problem.ranks.from_first(lambda: start)
+
+
+def _typical(gaps: Tensor) -> tuple[float, ...]:
+    """Of gaps (n, k), for each column: the median, or less where small gaps are more than those of an exponential law.
+
+    A step moves as much mass as the density of gaps at 0 has it. Where groups cut through clusters that density is
+    far above what the median tells, and steps in units of the median would set one half of a cluster against the other.
+    """
+    levels = gaps.new_tensor([*_SMALL, 0.5])
+    scales = math.log(0.5) / torch.log1p(-levels)  # of the median to each quantile, of an exponential law
+    typical: list[float] = (gaps.quantile(levels, dim=0) * scales[:, None]).amin(0).tolist()
+    return tuple(typical)
 
 
 def spacings(problem: SemiDual) -> Tensor:
     """How far each atom is from its neighbours, relative to a typical one, (N,): its steps are so many times as long.
 
     The scores of an atom and its neighbours part in proportion to their distance: an atom a million times as far from
-    all others moves the border of its cell a million times less with the same step.
+    all others moves the border of its cell a million times less with the same step. The nearest is sought among as many
+    atoms as there is time for: a cluster of which none is chosen would look as if it were far from all.
     """
-    generator = torch.Generator().manual_seed(0)
-    chosen = torch.randperm(len(problem), generator=generator)[:_NEIGHBOURS].to(problem.points.device)
+    generator, (least, most) = torch.Generator().manual_seed(0), _NEIGHBOURS
+    count = min(max(_DISTANCE_WORK // (len(problem) * problem.elements * problem.source.dim), least), most)
+    chosen = torch.randperm(len(problem), generator=generator)[:count].to(problem.points.device)
     distances = []
-    for rows in problem.rows.split(_ROWS):
+    for rows in problem.rows.split(_DISTANCES // count):
         apart = problem.distances(rows, chosen)
         distances.append(torch.where(apart > 0, apart, torch.inf).amin(1))
     nearest = torch.cat(distances)
