@@ -143,8 +143,10 @@ class _LargestConverted(TorchDispatchMode):
 def test_a_fit_of_a_mapped_file_makes_no_float32_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = stored(torch.float16, 4000, 64)
     monkeypatch.setattr(geometry, "_BLOCK_NUMBERS", 1 << 13)
-    for module in (start, problem, returned):
+    for module in (problem, returned):
         monkeypatch.setattr(module, "_ROWS", 128)
+    monkeypatch.setattr(start, "_NEIGHBOURS", (1 << 8, 1 << 8))  # of few rows more would be many
+    monkeypatch.setattr(start, "_DISTANCES", 128 << 8)
     monkeypatch.setattr(descent, "best_sharing", lambda *_: Sharing(64, 8))
     given = mapped(tmp_path, rows)
     with _LargestConverted() as seen:
