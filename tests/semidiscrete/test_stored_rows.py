@@ -146,7 +146,7 @@ def test_a_fit_of_a_mapped_file_makes_no_float32_copy(tmp_path: Path, monkeypatc
     for module in (problem, returned):
         monkeypatch.setattr(module, "_ROWS", 128)
     monkeypatch.setattr(start, "_NEIGHBOURS", (1 << 8, 1 << 8))  # of few rows more would be many
-    monkeypatch.setattr(start, "_DISTANCES", 128 << 8)
+    monkeypatch.setattr(start, "_NUMBERS", 128 << 8)
     monkeypatch.setattr(descent, "best_sharing", lambda *_: Sharing(64, 8))
     given = mapped(tmp_path, rows)
     with _LargestConverted() as seen:

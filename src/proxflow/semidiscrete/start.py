@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from proxflow.checks import working_dtype
-from proxflow.kernels.geometry import covariance_about, distances_from, projected, weighted_sum
+from proxflow.kernels.geometry import covariance_about, distances_from, projected, row_norm, square_norms, weighted_sum
 from proxflow.measures import draw, is_normal
 from proxflow.potentials.discrete import Discrete
 from proxflow.potentials.entropic import Entropic
@@ -29,8 +29,8 @@ _QUANTILE_DRAWS = 1 << 12  # that stand for the marginals of a source that is no
 _FAR = 16.0  # median distances from the centre; farther atoms count as this far when the axes are chosen
 _AXES = 8  # projected on at once: the points are read once for all of them
 _NEIGHBOURS = 1 << 8, 1 << 11  # atoms among which the nearest is sought, at the least and at the most
-_DISTANCE_WORK = 1 << 32  # coordinates that are compared for that, where they are at least the least
-_DISTANCES = 1 << 22  # at once
+_DISTANCE_WORK = 1 << 33  # multiplications for that, where they allow for more than the least
+_NUMBERS = 1 << 22  # of distances, or of coordinates of atoms, at once
 _SMALL = (0.05, 0.1, 0.2, 0.35)  # quantiles of gaps that may show more small ones than the median has it
 _LEAST_SPACING = 0.1  # median distances to the nearest of those: an atom beside a chosen one has other competitors
 _LEAST_LEVEL = 1e-300  # of a quantile
@@ -96,12 +96,19 @@ def spacings(problem: SemiDual) -> Tensor:
     generator, (least, most) = torch.Generator().manual_seed(0), _NEIGHBOURS
     count = min(max(_DISTANCE_WORK // (len(problem) * problem.elements * problem.source.dim), least), most)
     chosen = torch.randperm(len(problem), generator=generator)[:count].to(problem.points.device)
-    distances = []
-    for rows in problem.rows.split(_DISTANCES // count):
-        apart = problem.distances(rows, chosen)
-        distances.append(torch.where(apart > 0, apart, torch.inf).amin(1))
-    nearest = torch.cat(distances)
+    parts = problem.rows.split(max(1, _NUMBERS // max(count, problem.source.dim)))
+    nearest = torch.cat([_to_nearest(problem, rows, chosen) for rows in parts])
     return (nearest / nearest.median()).clamp(min=_LEAST_SPACING)
+
+
+def _to_nearest(problem: SemiDual, rows: Tensor, chosen: Tensor) -> Tensor:
+    """Distances of some atoms, by number, from the nearest of the chosen ones that is not the atom itself, (rows,)."""
+    itself = rows[:, None] == chosen
+    if problem.symmetry is not None:
+        return problem.distances(rows, chosen).masked_fill_(itself, torch.inf).amin(1)
+    points, others = problem.points[rows], problem.points[chosen]
+    scores = torch.addmm(-0.5 * square_norms(others), points, others.mT).masked_fill_(itself, -torch.inf)
+    return row_norm(points - others[scores.argmax(1)])
 
 
 def marginal_form(problem: SemiDual, generator: torch.Generator) -> Tensor:
