@@ -175,7 +175,7 @@ class SemiDual:
     def antithetic_mass(self, draws: int, heights: Tensor, parts: int, generator: torch.Generator) -> Tensor:
         """Cell masses (N,) by ``draws`` normal vectors, a multiple of 2 ``parts``: each vector with so many signs.
 
-        No ``Tally``: its draws are not independent, and would not do to judge anything. Processes share the vectors.
+        No ``Tally``: its draws are not independent, only those of different calls are. Processes share the vectors.
         """
         slopes = self._slopes_in_parts(parts)
         shape = draws // (2 * parts), *slopes.shape
@@ -194,7 +194,7 @@ class SemiDual:
     def mass_sharing(self, noise: Tensor, heights: Tensor, sharing: Sharing, generator: torch.Generator) -> Tensor:
         """Cell masses (N,) by normal noise that is turned, block by block, into a few random directions.
 
-        No ``Tally``: its draws are not independent, and would not do to judge anything. Processes share the blocks.
+        No ``Tally``: its draws are not independent, only those of different calls are. Processes share the blocks.
         """
         total = torch.zeros_like(self.weights)
         for place, rows in enumerate(noise.split(_BLOCKS_AT_ONCE * sharing.rows)):
