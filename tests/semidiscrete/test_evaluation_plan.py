@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from proxflow.errors import ConvergenceWarning
-from proxflow.semidiscrete import fit
-from proxflow.semidiscrete.certificate import mass_error
+from proxflow.semidiscrete import fit, stochastic_fit
+from proxflow.semidiscrete.certificate import MassError, mass_error
 from proxflow.semidiscrete.descent import Descent
 from proxflow.semidiscrete.evaluation_plan import EvaluationPlan, draws_to_judge
 from proxflow.semidiscrete.fit_result import Evaluation, FittedPotential
@@ -95,6 +95,27 @@ def test_what_a_fit_tells_is_by_draws_that_did_not_end_it(monkeypatch: pytest.Mo
         assert (result.chi2, result.chi2_stderr) == (error.chi2, error.stderr)
         assert torch.equal(result.cell_mass, last.tally.mass)
         assert [each.samples_used for each in result.history] == sorted({each.samples_used for each in result.history})
+
+
+@pytest.mark.parametrize(("chi2", "stderr", "told"), [(0.005, 0.1, True), (0.0099, 0.0, False)])
+def test_a_low_chi2_on_the_way_asks_for_a_judgement_however_rough_it_is(
+    chi2: float, stderr: float, told: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What counts is how sharp the judgement to be told will be, not how sharp the one on the way was."""
+    monkeypatch.setattr(stochastic_fit, "mass_error_of_batches", lambda *_: MassError(chi2, stderr))
+    judge, made = Returned.judge, list[int]()
+
+    def counted(self: Returned, potential: FittedPotential, n: int, generator: torch.Generator) -> Judgement:
+        made.append(n)
+        return judge(self, potential, n, generator)
+
+    monkeypatch.setattr(Returned, "judge", counted)
+    points = torch.randn(400, 5, generator=torch.Generator().manual_seed(0))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        result = fit(points, tol=0.01, max_samples=200_000)
+    assert (result.samples_used < 200_000) == told
+    assert len(made) == 1
 
 
 def test_a_fit_goes_on_where_what_is_to_be_told_misses_its_tolerance(monkeypatch: pytest.MonkeyPatch) -> None:
