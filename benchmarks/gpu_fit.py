@@ -174,7 +174,8 @@ def steps_on_many(bench: Bench, deadline: Deadline) -> None:
     descent, heights = _descent_of(law, count)
     stages.end("draw the rows, prepare the fit")
     generator = torch.Generator(bench.device).manual_seed(4)
-    iterate = Iterate.start(scaled_start(descent.problem, descent.groups, generator, heights), generator)
+    start = scaled_start(descent.problem, descent.groups, descent.copies, generator, heights)
+    iterate = Iterate.start(start, generator)
     iterate = descent.step(iterate, generator)
     stages.end("units of height, first step")
     until, before = Deadline(seconds), iterate.samples_used

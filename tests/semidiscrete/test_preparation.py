@@ -30,14 +30,14 @@ def test_blocks_change_no_result(dim: int, monkeypatch: pytest.MonkeyPatch) -> N
     points = torch.randn(1_000, dim, generator=torch.Generator().manual_seed(0))
     task = task_of(points, None, None, 0.0, None, 0.1, None, 0, 1 << 22)
     whole = posed(task)[0].problem
-    groups, form = nested_groups(whole.points, whole.weights), marginal_form(whole, torch.Generator())
+    groups, form = nested_groups(whole.points, whole.weights).levels, marginal_form(whole, torch.Generator())
     monkeypatch.setattr(geometry, "_BLOCK_NUMBERS", 97 * dim)
     parts = posed(task)[0].problem
     assert torch.equal(parts.points[:], whole.points[:])
     torch.testing.assert_close(marginal_form(parts, torch.Generator()), form, rtol=1e-12, atol=1e-13)
     agreeing = [
         float((mine == theirs).double().mean())
-        for mine, theirs in zip(nested_groups(parts.points, parts.weights), groups, strict=True)
+        for mine, theirs in zip(nested_groups(parts.points, parts.weights).levels, groups, strict=True)
     ]
     assert min(agreeing) > 0.99
 

@@ -1,10 +1,12 @@
 """Groups of near atoms: a hierarchy from fine regions to two halves, or as many groups of equal size.
 
 Method: groups are cut in two across their principal axes, which a few steps of the power method find for all groups at
-once, in the first principal directions of all atoms.
+once, in the first principal directions of all atoms. A cut is best where it leaves clusters whole.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -16,39 +18,120 @@ from proxflow.kernels.geometry import (
     distances_from,
     projected,
     row_blocks,
+    row_norm,
     weighted_sum,
 )
 from proxflow.semidiscrete.problem import inner
 
-__all__ = ["equal_groups", "group_count", "nested_groups"]
+__all__ = ["Hierarchy", "equal_groups", "group_count", "nested_groups"]
 
-_SHELLS = 64  # around the mean: groups of equal radius
+_SHELLS = 64  # around the mean: fine groups of equal radius
 _COARSENING = 4  # groups hold at least this many times as many atoms as those of the finer level
 _POWER_STEPS = 4  # of the power method, that find a direction to cut a group along
 _DIRECTIONS = 32  # principal ones, that groups are told apart in
+_FROM_MEAN = 0.5  # mean distances from the mean of a group: a cut is where the widest gap within these is
+_HALVINGS = 32  # of regions, that show near copies, at the most
+_MOST_COPIES = 2 * _COARSENING  # of one another: more are a region
+_NEARER = 8.0  # times as near to each other as to the rest of their group are near copies
+_LEAST = 1e-30  # mass of an atom, relative to the largest, and length of an axis: none is divided by 0
+_SHARE_OF_COPIES = 1 / 64  # of the atoms, at the least
 
 
-def nested_groups(points: ManyRows, weights: Tensor, mean: Tensor | None = None) -> list[Tensor]:
-    """Labels (N,) of the group of each atom, from fine regions to two halves, then shells; none for few atoms.
+@dataclass(frozen=True)
+class Hierarchy:
+    """Groups of near atoms, each level as labels (N,) of the atoms.
+
+    Attributes:
+        levels: from fine regions to two halves, then shells around the mean; none for few atoms. Copies stay together.
+        copies: atoms that are far nearer to each other than to others; None if hardly any are.
+    """
+
+    levels: list[Tensor]
+    copies: Tensor | None
+
+
+def nested_groups(points: ManyRows, weights: Tensor, mean: Tensor | None = None) -> Hierarchy:
+    """Regions, shells and near copies.
 
     Args:
         points: (N, d) distinct.
         weights: (N,) positive.
         mean: (d,), that shells are about; of the points if None.
     """
-    levels = [torch.zeros(len(points), dtype=torch.int64, device=points.device)]
-    places, masses = _in_few_directions(points, weights), (weights / weights.max()).float()
-    while group_count(levels[-1]) * _COARSENING < len(points):
-        finer = _bisected(places, masses, levels[-1])
-        if group_count(finer) == group_count(levels[-1]):
+    places, masses = _in_few_directions(points, weights), _relative(weights)
+    regions = _regions(places, masses)
+    if not regions:
+        return Hierarchy([], None)
+    distance = distances_from(points, weighted_sum(weights, points) if mean is None else mean).float()
+    copies = _near_copies(places, masses, regions[:2][-1])
+    if copies is None:
+        return Hierarchy([*regions, _shells(distance, masses, regions[0])], None)
+    first, masses = _first_of(copies), torch.bincount(copies, masses).float()
+    levels = _regions(places[first], masses)
+    if levels:
+        levels.append(_shells(distance[first], masses, levels[0]))
+    return Hierarchy([labels[copies] for labels in levels], copies)
+
+
+def _regions(places: Tensor, masses: Tensor) -> list[Tensor]:
+    """Labels (N,) of regions, each level about a fourth as many as the one before, to two halves."""
+    tree = [torch.zeros(len(places), dtype=torch.int64, device=places.device)]
+    while group_count(tree[-1]) * _COARSENING < len(places):
+        finer = _bisected(places, masses, tree[-1])
+        if group_count(finer) == group_count(tree[-1]):
             break
-        levels.append(finer)
-    chosen, last = [], len(points)
-    for labels in reversed(levels[1:]):
+        tree.append(finer)
+    chosen, last = [], len(places)
+    for labels in reversed(tree[1:]):
         if group_count(labels) * _COARSENING <= last:
             chosen.append(labels)
             last = group_count(labels)
-    return [*chosen, _shells(points, weighted_sum(weights, points) if mean is None else mean)] if chosen else []
+    return chosen
+
+
+def _near_copies(places: Tensor, masses: Tensor, labels: Tensor) -> Tensor | None:
+    """Labels (N,) of atoms that are far nearer to each other than to those they are cut off from, in some regions.
+
+    All other atoms are alone. None if nearly all are.
+    """
+    rows = torch.arange(len(places), device=places.device)
+    copies, wider, done = rows.clone(), _radii(places, labels), torch.zeros_like(rows, dtype=torch.bool)
+    for _ in range(_HALVINGS):
+        finer = _bisected(places, masses, labels)
+        radii, size = _radii(places, finer), torch.bincount(finer)[finer]
+        found = (_NEARER * radii <= wider) & (size > 1) & (size <= _MOST_COPIES) & ~done
+        copies[rows[found]] = rows[_first_of(finer)[finer[found]]]
+        done |= found | (size == 1)
+        if group_count(finer) == group_count(labels) or bool(done.all()):
+            break
+        labels, wider = finer, radii
+        if 4 * int(done.sum()) > len(done):
+            left = ~done
+            places, masses, rows, wider, done = places[left], masses[left], rows[left], wider[left], done[left]
+            labels = torch.unique(labels[left], return_inverse=True)[1]
+    numbers: Tensor = torch.unique(copies, return_inverse=True)[1]
+    together = len(copies) - int((torch.bincount(numbers) == 1).sum())
+    return numbers if together >= _SHARE_OF_COPIES * len(copies) else None
+
+
+def _first_of(labels: Tensor) -> Tensor:
+    """Number of the first atom of each group."""
+    numbers = torch.arange(len(labels), device=labels.device)
+    return numbers.new_full((group_count(labels),), len(labels)).scatter_reduce_(0, labels, numbers, "amin")
+
+
+def _radii(places: Tensor, labels: Tensor) -> Tensor:
+    """Of the group of each atom: the mean distance of its atoms from their mean, (N,)."""
+    count, size = group_count(labels), torch.bincount(labels)
+    mean = places.new_zeros(count, places.shape[1]).index_add_(0, labels, places)
+    mean /= size[:, None]
+    distance = torch.cat([row_norm(places[part] - mean[labels[part]]) for part in row_blocks(places)])
+    return (distance.new_zeros(count).index_add_(0, labels, distance) / size)[labels]
+
+
+def _relative(weights: Tensor) -> Tensor:
+    """Of the largest, (N,) float32."""
+    return (weights / weights.max()).float().clamp(min=_LEAST)
 
 
 def _in_few_directions(points: ManyRows, weights: Tensor) -> Tensor:
@@ -60,11 +143,15 @@ def _in_few_directions(points: ManyRows, weights: Tensor) -> Tensor:
     return by_blocks(points, lambda rows: projected(rows, mean, axes[:, -_DIRECTIONS:]).float())
 
 
-def _shells(points: ManyRows, mean: Tensor) -> Tensor:
-    """Labels (N,) by distance from the mean, equally many atoms in each."""
-    rank = distances_from(points, mean).argsort().argsort()
-    labels: Tensor = rank * min(_SHELLS, len(points) // _COARSENING) // len(points)
-    return labels
+def _shells(distance: Tensor, weights: Tensor, labels: Tensor) -> Tensor:
+    """Labels (N,) by distance from the mean, about equally many atoms in each; groups stay whole."""
+    shells = min(_SHELLS, len(labels) // _COARSENING)
+    far = torch.bincount(labels, weights * distance) / torch.bincount(labels, weights)
+    order, size = far.argsort(), torch.bincount(labels)
+    before = torch.empty_like(size)
+    before[order] = size[order].cumsum(0) - size[order]
+    shell: Tensor = torch.unique(before * shells // len(labels), return_inverse=True)[1]
+    return shell[labels]
 
 
 def group_count(labels: Tensor) -> int:
@@ -80,7 +167,7 @@ def equal_groups(points: ManyRows, weights: Tensor, halvings: int) -> Tensor:
         weights: (N,) positive.
     """
     labels = torch.zeros(len(points), dtype=torch.int64, device=points.device)
-    places, masses = _in_few_directions(points, weights), (weights / weights.max()).float()
+    places, masses = _in_few_directions(points, weights), _relative(weights)
     for _ in range(halvings):
         order = _along_axes(places, masses, labels).argsort(stable=True)
         order = order[labels[order].argsort(stable=True)]
@@ -93,8 +180,18 @@ def equal_groups(points: ManyRows, weights: Tensor, halvings: int) -> Tensor:
 
 
 def _bisected(points: Tensor, weights: Tensor, labels: Tensor) -> Tensor:
-    """Every group split across its principal axis at its mean, where clusters leave a gap."""
-    halves: Tensor = torch.unique(2 * labels + (_along_axes(points, weights, labels) > 0), return_inverse=True)[1]
+    """Every group split across its principal axis, at the widest gap that is near its mean."""
+    position = _along_axes(points, weights, labels)
+    order = position.argsort(stable=True)
+    order = order[labels[order].argsort(stable=True)]
+    group, place = labels[order], position[order]
+    spread = torch.bincount(labels, weights * position.abs()) / torch.bincount(labels, weights)
+    reach = (_FROM_MEAN * spread)[group[1:]]
+    gap = place.diff().where((group.diff() == 0) & (place[1:] >= -reach) & (place[:-1] <= reach), 0.0)
+    widest = gap.new_zeros(len(spread)).scatter_reduce_(0, group[1:], gap, "amax")
+    above = place[1:].where((gap > 0) & (gap == widest[group[1:]]), torch.inf)
+    bound = gap.new_full((len(spread),), torch.inf).scatter_reduce_(0, group[1:], above, "amin")
+    halves: Tensor = torch.unique(2 * labels + (position >= bound[labels]), return_inverse=True)[1]
     return halves
 
 
@@ -110,11 +207,13 @@ def _along_axes(points: Tensor, weights: Tensor, labels: Tensor) -> Tensor:
             total.index_add_(0, labels[part], masses[part, None] * rows[part])
         return total
 
-    mean = summed(weights, points) / torch.bincount(labels, weights)[:, None]
+    mean = summed(weights, points)
+    mean /= torch.bincount(labels, weights)[:, None]
     centred = mean[labels].neg_().add_(points)
     probe = torch.randn(dim, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    position = torch.sign(inner(centred, probe.to(points)))
+    position = torch.cat([torch.sign(inner(centred[part], probe.to(points))) for part in parts])
     for _ in range(_POWER_STEPS):
-        axis = torch.nn.functional.normalize(summed(weights * position, centred), dim=1)
+        axis = summed(weights * position, centred)
+        axis /= torch.linalg.vector_norm(axis, dim=1, keepdim=True).clamp(min=_LEAST)
         position = torch.cat([inner(centred[part], axis[labels[part]]) for part in parts])
     return position

@@ -23,6 +23,7 @@ from torch import Tensor
 from proxflow.measures import is_normal
 from proxflow.semidiscrete.antithetic import antithetic_inflation, most_parts, parts_for
 from proxflow.semidiscrete.atom_groups import group_count, nested_groups
+from proxflow.semidiscrete.near_copies import NearCopies
 from proxflow.semidiscrete.problem import SemiDual
 from proxflow.semidiscrete.shared_directions import Sharing, best_sharing, variance_inflation
 from proxflow.semidiscrete.start import Start, spacings
@@ -150,7 +151,8 @@ class Descent:
         problem: the semi-dual.
 
     Attributes:
-        groups: labels (N,) of the atoms at each level of the hierarchy.
+        groups: labels (N,) of the atoms at each level of the hierarchy; near copies are the first.
+        copies: atoms that are nearly copies of one another, if there are many.
         batch: draws of a late step.
         parts: of antithetic noise, at the most; None for other noise.
         sharing: how the noise of a step shares directions; None for other noise.
@@ -160,9 +162,16 @@ class Descent:
     def __init__(self, problem: SemiDual) -> None:
         self.problem = problem
         self._least, self.batch = _batches(problem)
-        self.groups = nested_groups(problem.points, problem.weights, problem.mean())
-        self._spacings = spacings(problem)
-        self._levels = _Levels(self.groups, problem.weights, self._spacings)
+        hierarchy = nested_groups(problem.points, problem.weights, problem.mean())
+        self.copies = None if hierarchy.copies is None else NearCopies(problem, hierarchy.copies)
+        if self.copies is None:
+            self.groups, apart = hierarchy.levels, spacings(problem, problem.rows)
+            self._spacings = apart
+        else:
+            self.groups = [self.copies.labels, *hierarchy.levels]
+            apart = spacings(problem, self.copies.first)[self.copies.labels]
+            self._spacings = self.copies.spacings
+        self._levels = _Levels(self.groups, problem.weights, apart)
         self._floored = _floored(problem.weights)
         self.parts, self.sharing = _noise(problem, self.batch)
         self.inflation = _inflation(problem, self.parts, self.sharing)

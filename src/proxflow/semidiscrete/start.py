@@ -18,6 +18,7 @@ from proxflow.potentials.shortlisted import Shortlisted
 from proxflow.potentials.symmetric import SymmetricDiscrete
 from proxflow.seeding import generator_of
 from proxflow.semidiscrete.fit_result import FitRecord, ReturnedPotential
+from proxflow.semidiscrete.near_copies import NearCopies
 from proxflow.semidiscrete.problem import SMALL_GAP, SemiDual, inner
 from proxflow.symmetry import Symmetry
 
@@ -50,11 +51,18 @@ class Start:
     samples_used: int
 
 
-def scaled_start(problem: SemiDual, groups: list[Tensor], generator: torch.Generator, heights: Tensor | None) -> Start:
+def scaled_start(
+    problem: SemiDual,
+    groups: list[Tensor],
+    copies: NearCopies | None,
+    generator: torch.Generator,
+    heights: Tensor | None,
+) -> Start:
     """Heights s h with h the marginal form and s minimising the convex s -> J(s h), by bisection.
 
     Given ``heights`` (a warm start) are kept. A unit is a typical gap between the best and the second-best
-    score of a draw, plus the smoothing: steps measured in it are invariant to the scale of the data.
+    score of a draw, plus the smoothing: steps measured in it are invariant to the scale of the data. With ``copies``
+    that of single atoms is a gap between these.
     """
     draws = _DRAWS if heights is not None else (1 + _BISECTIONS) * _DRAWS
     first, *others = problem.noise(draws, generator).split(_DRAWS)
@@ -70,7 +78,10 @@ def scaled_start(problem: SemiDual, groups: list[Tensor], generator: torch.Gener
         heights = 0.5 * (low + high) * form
     own = problem.score_gaps(problem.ranks.share(first), heights, groups).double() + problem.epsilon
     gaps = problem.ranks.all_rows(own, len(first))
-    start = Start(heights, _typical(gaps), float(gaps[:, 0].quantile(SMALL_GAP)), draws)
+    small_gap = float(gaps[:, 0].quantile(SMALL_GAP))
+    if copies is not None:
+        gaps[:, 0] = copies.gaps(first) + problem.epsilon
+    start = Start(heights, _typical(gaps), small_gap, draws)
     return problem.ranks.from_first(lambda: start)
 
 
@@ -86,18 +97,19 @@ def _typical(gaps: Tensor) -> tuple[float, ...]:
     return tuple(typical)
 
 
-def spacings(problem: SemiDual) -> Tensor:
-    """How far each atom is from its neighbours, relative to a typical one, (N,): its steps are so many times as long.
+def spacings(problem: SemiDual, rows: Tensor) -> Tensor:
+    """How far some atoms, by number, are from each other, relative to typical ones, (rows,).
 
-    The scores of an atom and its neighbours part in proportion to their distance: an atom a million times as far from
-    all others moves the border of its cell a million times less with the same step. The nearest is sought among as many
-    atoms as there is time for: a cluster of which none is chosen would look as if it were far from all.
+    A step is so many times as long. The scores of an atom and its neighbours part in proportion to their distance: an
+    atom a million times as far from all others moves the border of its cell a million times less with the same step.
+    The nearest is sought among as many atoms as there is time for: a cluster of which none is chosen would look as if
+    it were far from all.
     """
     generator, (least, most) = torch.Generator().manual_seed(0), _NEIGHBOURS
-    count = min(max(_DISTANCE_WORK // (len(problem) * problem.elements * problem.source.dim), least), most)
-    chosen = torch.randperm(len(problem), generator=generator)[:count].to(problem.points.device)
-    parts = problem.rows.split(max(1, _NUMBERS // max(count, problem.source.dim)))
-    nearest = torch.cat([_to_nearest(problem, rows, chosen) for rows in parts])
+    count = min(max(_DISTANCE_WORK // (len(rows) * problem.elements * problem.source.dim), least), most)
+    chosen = rows[torch.randperm(len(rows), generator=generator)[:count].to(rows.device)]
+    parts = rows.split(max(1, _NUMBERS // max(count, problem.source.dim)))
+    nearest = torch.cat([_to_nearest(problem, part, chosen) for part in parts])
     return (nearest / nearest.median()).clamp(min=_LEAST_SPACING)
 
 

@@ -172,12 +172,12 @@ class Run:
     def _begin(self, initial: Tensor | None) -> StochasticState:
         """The state before the first step: the first heights and the units of height."""
         self.problem.search_in(torch.float32)
-        start = scaled_start(self.problem, self.descent.groups, self.motion, initial)
+        start = scaled_start(self.problem, self.descent.groups, self.descent.copies, self.motion, initial)
         spent = self.light.draws + start.samples_used
         double = self.problem.needs_double(start.small_gap, self.light.bounded(start.heights, torch.float32))
         if double:  # rounding ruled the gaps that were measured
             self.problem.search_in(torch.float64)
-            start = scaled_start(self.problem, self.descent.groups, self.motion, initial)
+            start = scaled_start(self.problem, self.descent.groups, self.descent.copies, self.motion, initial)
             spent += start.samples_used
         heights = self.light.bounded(start.heights, self.problem.dtype)
         iterate = Iterate.start(dataclasses.replace(start, heights=heights, samples_used=spent), self.motion)
@@ -187,6 +187,11 @@ class Run:
     def _resumed(self, state: StochasticState) -> StochasticState:
         """A state from a checkpoint; with another tolerance other atoms may be light, which makes another potential."""
         state = self._with_noise_of_here(on_device(state, self.problem.points.device))
+        if len(state.iterate.units) != 1 + len(self.descent.groups):
+            raise ValueError(
+                "fit: the checkpoint is one of another version of proxflow, whose steps group the rows otherwise; give"
+                " another path to begin again, and the earlier potential as warm_start to go on from it"
+            )
         if torch.equal(state.light, self.light.light):
             return state
         if state.shortlist is not None:

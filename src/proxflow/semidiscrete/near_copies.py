@@ -1,0 +1,58 @@
+"""Atoms that are nearly copies of one another, such as an image that is saved twice, and how they are told apart.
+
+Scores of two copies differ by far less than those of other atoms. A step in units of the gaps between others would hand
+the mass of both from one to the other and back, and one in units of their own gap would leave both where they are. So
+they move together as one atom does, and against each other in a unit of their own.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from proxflow.kernels.geometry import row_norm
+from proxflow.semidiscrete.problem import SemiDual, inner
+
+__all__ = ["NearCopies"]
+
+_ROWS = 1 << 12  # of points, at once
+
+
+class NearCopies:
+    """Atoms that are copies of one another.
+
+    Args:
+        problem: the semi-dual.
+        labels: (N,), from 0 on, the same for copies of one another.
+
+    Attributes:
+        labels: the same.
+        first: (K,) number of one atom of each label.
+        spacings: (N,) how far a copy is from another one, relative to a typical one; 0 for atoms that have no copy.
+    """
+
+    def __init__(self, problem: SemiDual, labels: Tensor) -> None:
+        self._problem, self.labels = problem, labels
+        order = labels.argsort(stable=True)
+        starts = labels[order].diff(prepend=labels.new_tensor([-1])) > 0
+        self.first = order[starts]
+        following = torch.where(
+            starts.roll(-1), self.first[labels[order]], order.roll(-1)
+        )  # the last one has the first
+        other = torch.empty_like(order).scatter_(0, order, following)
+        self._rows = torch.nonzero(other != problem.rows)[:, 0]
+        self._others = other[self._rows]
+        numbers = torch.arange(len(self._rows), device=labels.device)
+        distances = torch.cat([row_norm(self._differences(part)) for part in numbers.split(_ROWS)])
+        self._distances = distances / distances.median()
+        self.spacings = torch.zeros_like(problem.weights).index_copy_(0, self._rows, self._distances)
+
+    def gaps(self, noise: Tensor) -> Tensor:
+        """Between scores of some copies, one pair for each row of noise (n, d), over their spacing, (n,) float64."""
+        picked = torch.linspace(0, len(self._rows) - 1, len(noise), device=noise.device).long()
+        return inner(noise.double(), self._differences(picked)).abs() / self._distances[picked]
+
+    def _differences(self, numbers: Tensor) -> Tensor:
+        """Of some copies, by number among the copies, from others, (n, d) float64."""
+        points = self._problem.points
+        return points[self._rows[numbers]].double() - points[self._others[numbers]].double()
