@@ -94,3 +94,11 @@ def test_fits_of_near_copies(points: Callable[[], Tensor]) -> None:
     fit = pf.semidiscrete.fit(rows, tol=0.01, max_samples=100 * len(rows))
     a_draw = fit.samples_used / len(rows)
     assert (fit.chi2 - 2 * fit.chi2_stderr) * a_draw <= 1.3
+
+
+def test_a_few_rows_that_were_saved_twice_do_not_keep_a_fit_from_ending() -> None:
+    """chi2 was .12 after three times as many draws."""
+    rows = _near_copies(1600, 100, 1, 1e-6)()
+    fit = pf.semidiscrete.fit(rows, tol=0.02, max_samples=120 * len(rows))
+    assert fit.converged
+    assert len(fit.cell_mass) == 1700

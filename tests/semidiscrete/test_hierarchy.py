@@ -9,7 +9,7 @@ import torch
 
 import proxflow as pf
 from proxflow.semidiscrete.atom_groups import Hierarchy, nested_groups
-from proxflow.semidiscrete.descent import _Levels
+from proxflow.semidiscrete.descent import Descent, _Levels
 from proxflow.semidiscrete.near_copies import NearCopies
 from proxflow.semidiscrete.problem import SemiDual
 
@@ -86,6 +86,17 @@ def test_rows_at_usual_distances_are_no_copies() -> None:
     assert _hierarchy(_groups(1000)[0]).copies is None
     assert _hierarchy(pf.data.load("digits", n=500).points.flatten(1)).copies is None
     assert _hierarchy(_copied(300, 2, 1, 1e-4)[0]).copies is None  # too few to matter
+    assert _hierarchy(torch.randn(500, 1, generator=torch.Generator().manual_seed(0))).copies is None
+
+
+def test_images_of_other_rows_may_be_nearer_than_a_copy() -> None:
+    points, _ = _copied(50, 50, 1, 1e-3)
+    weights = torch.full((100,), 0.01, dtype=torch.float64)
+    problems = [
+        SemiDual(points, weights, pf.measures.Gaussian(16), 0.0, 1 << 28, group)
+        for group in (None, pf.symmetry.Shifts((16,)))
+    ]
+    assert [Descent(problem).copies is None for problem in problems] == [False, True]
 
 
 def test_copies_are_as_far_apart_as_their_scores_are() -> None:

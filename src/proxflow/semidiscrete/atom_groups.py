@@ -32,9 +32,10 @@ _DIRECTIONS = 32  # principal ones, that groups are told apart in
 _FROM_MEAN = 0.5  # mean distances from the mean of a group: a cut is where the widest gap within these is
 _HALVINGS = 32  # of regions, that show near copies, at the most
 _MOST_COPIES = 2 * _COARSENING  # of one another: more are a region
-_NEARER = 8.0  # times as near to each other as to the rest of their group are near copies
+_NEARER, _MUCH_NEARER = 4.0, 32.0  # times as near to each other as to the rest of their group: near copies
 _LEAST = 1e-30  # mass of an atom, relative to the largest, and length of an axis: none is divided by 0
-_SHARE_OF_COPIES = 1 / 64  # of the atoms, at the least
+_SHARE_OF_COPIES = 1 / 64  # of the atoms that are much nearer, at the least
+_SHARE_LEFT = 3 / 4  # of the atoms to be cut further: below it the others are left out
 
 
 @dataclass(frozen=True)
@@ -50,26 +51,29 @@ class Hierarchy:
     copies: Tensor | None
 
 
-def nested_groups(points: ManyRows, weights: Tensor, mean: Tensor | None = None) -> Hierarchy:
+def nested_groups(
+    points: ManyRows, weights: Tensor, mean: Tensor | None = None, *, find_copies: bool = True
+) -> Hierarchy:
     """Regions, shells and near copies.
 
     Args:
         points: (N, d) distinct.
         weights: (N,) positive.
         mean: (d,), that shells are about; of the points if None.
+        find_copies: False where images of atoms compete, too, and may be nearer to an atom than a copy is. On a line,
+            where distances vary over all scales by chance, there are none.
     """
     places, masses = _in_few_directions(points, weights), _relative(weights)
     regions = _regions(places, masses)
     if not regions:
         return Hierarchy([], None)
     distance = distances_from(points, weighted_sum(weights, points) if mean is None else mean).float()
-    copies = _near_copies(places, masses, regions[:2][-1])
+    copies = _near_copies(places, masses, regions[:2][-1]) if find_copies and places.shape[1] > 1 else None
     if copies is None:
-        return Hierarchy([*regions, _shells(distance, masses, regions[0])], None)
+        return Hierarchy([*regions, *_shells(distance, masses, regions)], None)
     first, masses = _first_of(copies), torch.bincount(copies, masses).float()
-    levels = _regions(places[first], masses)
-    if levels:
-        levels.append(_shells(distance[first], masses, levels[0]))
+    regions = _regions(places[first], masses)
+    levels = [*regions, *_shells(distance[first], masses, regions)]
     return Hierarchy([labels[copies] for labels in levels], copies)
 
 
@@ -92,26 +96,26 @@ def _regions(places: Tensor, masses: Tensor) -> list[Tensor]:
 def _near_copies(places: Tensor, masses: Tensor, labels: Tensor) -> Tensor | None:
     """Labels (N,) of atoms that are far nearer to each other than to those they are cut off from, in some regions.
 
-    All other atoms are alone. None if nearly all are.
+    All other atoms are alone. None if hardly any atoms are much nearer; else those that are somewhat nearer count, too.
     """
-    rows = torch.arange(len(places), device=places.device)
-    copies, wider, done = rows.clone(), _radii(places, labels), torch.zeros_like(rows, dtype=torch.bool)
-    for _ in range(_HALVINGS):
+    count = len(places)
+    rows = torch.arange(count, device=places.device)
+    copies, nearer, wider = rows.clone(), places.new_zeros(count), _radii(places, labels)
+    for halving in range(1, 1 + _HALVINGS):
         finer = _bisected(places, masses, labels)
         radii, size = _radii(places, finer), torch.bincount(finer)[finer]
-        found = (_NEARER * radii <= wider) & (size > 1) & (size <= _MOST_COPIES) & ~done
-        copies[rows[found]] = rows[_first_of(finer)[finer[found]]]
-        done |= found | (size == 1)
-        if group_count(finer) == group_count(labels) or bool(done.all()):
+        ratio = wider / radii.clamp(min=_LEAST)
+        found = (ratio >= _NEARER) & (ratio > nearer[rows]) & (size > 1) & (size <= _MOST_COPIES)
+        copies[rows[found]], nearer[rows[found]] = halving * count + finer[found], ratio[found]
+        left = size > 1
+        if group_count(finer) == group_count(labels) or not bool(left.any()):
             break
         labels, wider = finer, radii
-        if 4 * int(done.sum()) > len(done):
-            left = ~done
-            places, masses, rows, wider, done = places[left], masses[left], rows[left], wider[left], done[left]
+        if int(left.sum()) < _SHARE_LEFT * len(left):
+            places, masses, rows, wider = places[left], masses[left], rows[left], wider[left]
             labels = torch.unique(labels[left], return_inverse=True)[1]
     numbers: Tensor = torch.unique(copies, return_inverse=True)[1]
-    together = len(copies) - int((torch.bincount(numbers) == 1).sum())
-    return numbers if together >= _SHARE_OF_COPIES * len(copies) else None
+    return numbers if int((nearer >= _MUCH_NEARER).sum()) >= _SHARE_OF_COPIES * count else None
 
 
 def _first_of(labels: Tensor) -> Tensor:
@@ -143,15 +147,17 @@ def _in_few_directions(points: ManyRows, weights: Tensor) -> Tensor:
     return by_blocks(points, lambda rows: projected(rows, mean, axes[:, -_DIRECTIONS:]).float())
 
 
-def _shells(distance: Tensor, weights: Tensor, labels: Tensor) -> Tensor:
-    """Labels (N,) by distance from the mean, about equally many atoms in each; groups stay whole."""
-    shells = min(_SHELLS, len(labels) // _COARSENING)
+def _shells(distance: Tensor, weights: Tensor, regions: list[Tensor]) -> list[Tensor]:
+    """Labels (N,) by distance from the mean, about equally many atoms in each finest regions whole; not one alone."""
+    if not regions:
+        return []
+    labels, shells = regions[0], min(_SHELLS, len(distance) // _COARSENING)
     far = torch.bincount(labels, weights * distance) / torch.bincount(labels, weights)
     order, size = far.argsort(), torch.bincount(labels)
     before = torch.empty_like(size)
     before[order] = size[order].cumsum(0) - size[order]
-    shell: Tensor = torch.unique(before * shells // len(labels), return_inverse=True)[1]
-    return shell[labels]
+    shell = torch.unique(before * shells // len(labels), return_inverse=True)[1]
+    return [shell[labels]] if group_count(shell) > 1 else []
 
 
 def group_count(labels: Tensor) -> int:

@@ -5,7 +5,8 @@ proportional to how far the atom is from others. Errors that a whole region shar
 competes with others across far larger gaps. A hierarchy adds, for each scale, the step that the same rule would give to
 groups taken as single atoms (an additive multilevel method, as of Bramble, Pasciak and Xu 1990). Shells around the mean
 carry what regions share whatever their direction: the error of a start that is right in every marginal but not in its
-radial law.
+radial law. Groups are cut where there are gaps: a step of a group that ends inside of a cluster sets one half of it
+against the other. Near copies, if there are many, move as one atom, and against each other in a unit of their own.
 
 Invariant: a step depends on the state alone, its noise generator included. The caller stops it.
 """
@@ -26,7 +27,8 @@ from proxflow.semidiscrete.atom_groups import group_count, nested_groups
 from proxflow.semidiscrete.near_copies import NearCopies
 from proxflow.semidiscrete.problem import SemiDual
 from proxflow.semidiscrete.shared_directions import Sharing, best_sharing, variance_inflation
-from proxflow.semidiscrete.start import Start, spacings
+from proxflow.semidiscrete.spacings import spacings
+from proxflow.semidiscrete.start import Start
 from proxflow.storage import storable
 
 __all__ = ["MULTIPLE", "Averages", "Descent", "Iterate"]
@@ -162,7 +164,7 @@ class Descent:
     def __init__(self, problem: SemiDual) -> None:
         self.problem = problem
         self._least, self.batch = _batches(problem)
-        hierarchy = nested_groups(problem.points, problem.weights, problem.mean())
+        hierarchy = nested_groups(problem.points, problem.weights, problem.mean(), find_copies=problem.symmetry is None)
         self.copies = None if hierarchy.copies is None else NearCopies(problem, hierarchy.copies)
         if self.copies is None:
             self.groups, apart = hierarchy.levels, spacings(problem, problem.rows)

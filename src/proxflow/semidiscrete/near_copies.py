@@ -12,6 +12,7 @@ from torch import Tensor
 
 from proxflow.kernels.geometry import row_norm
 from proxflow.semidiscrete.problem import SemiDual, inner
+from proxflow.semidiscrete.spacings import nearest_distances
 
 __all__ = ["NearCopies"]
 
@@ -28,7 +29,8 @@ class NearCopies:
     Attributes:
         labels: the same.
         first: (K,) number of one atom of each label.
-        spacings: (N,) how far a copy is from another one, relative to a typical one; 0 for atoms that have no copy.
+        spacings: (N,) how far a copy is from another one, or from whatever else is nearer, relative to a typical one; 0
+            for atoms that have no copy.
     """
 
     def __init__(self, problem: SemiDual, labels: Tensor) -> None:
@@ -36,21 +38,21 @@ class NearCopies:
         order = labels.argsort(stable=True)
         starts = labels[order].diff(prepend=labels.new_tensor([-1])) > 0
         self.first = order[starts]
-        following = torch.where(
-            starts.roll(-1), self.first[labels[order]], order.roll(-1)
-        )  # the last one has the first
+        following = torch.where(starts.roll(-1), self.first[labels[order]], order.roll(-1))  # of the last one the first
         other = torch.empty_like(order).scatter_(0, order, following)
         self._rows = torch.nonzero(other != problem.rows)[:, 0]
         self._others = other[self._rows]
         numbers = torch.arange(len(self._rows), device=labels.device)
-        distances = torch.cat([row_norm(self._differences(part)) for part in numbers.split(_ROWS)])
-        self._distances = distances / distances.median()
-        self.spacings = torch.zeros_like(problem.weights).index_copy_(0, self._rows, self._distances)
+        self._distances = torch.cat([row_norm(self._differences(part)) for part in numbers.split(_ROWS)])
+        nearest = torch.minimum(self._distances, nearest_distances(problem, self._rows, problem.rows))
+        self._typical = self._distances.median()
+        self.spacings = torch.zeros_like(problem.weights).index_copy_(0, self._rows, nearest / self._typical)
 
     def gaps(self, noise: Tensor) -> Tensor:
-        """Between scores of some copies, one pair for each row of noise (n, d), over their spacing, (n,) float64."""
+        """Between scores of copies that are a typical distance apart, one pair for each row of noise (n, d), (n,)."""
         picked = torch.linspace(0, len(self._rows) - 1, len(noise), device=noise.device).long()
-        return inner(noise.double(), self._differences(picked)).abs() / self._distances[picked]
+        gaps: Tensor = inner(noise.double(), self._differences(picked)).abs() / self._distances[picked]
+        return self._typical * gaps
 
     def _differences(self, numbers: Tensor) -> Tensor:
         """Of some copies, by number among the copies, from others, (n, d) float64."""

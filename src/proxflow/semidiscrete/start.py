@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from proxflow.checks import working_dtype
-from proxflow.kernels.geometry import covariance_about, distances_from, projected, row_norm, square_norms, weighted_sum
+from proxflow.kernels.geometry import covariance_about, distances_from, projected, weighted_sum
 from proxflow.measures import draw, is_normal
 from proxflow.potentials.discrete import Discrete
 from proxflow.potentials.entropic import Entropic
@@ -22,18 +22,14 @@ from proxflow.semidiscrete.near_copies import NearCopies
 from proxflow.semidiscrete.problem import SMALL_GAP, SemiDual, inner
 from proxflow.symmetry import Symmetry
 
-__all__ = ["Start", "carried_heights", "marginal_form", "scaled_start", "spacings"]
+__all__ = ["Start", "carried_heights", "marginal_form", "scaled_start"]
 
 _DRAWS = 512  # of a step of the bisection, and of the gaps: a median to about 5%
 _BISECTIONS = 8  # steps, after which the scale is known to 1 / 256
 _QUANTILE_DRAWS = 1 << 12  # that stand for the marginals of a source that is not normal
 _FAR = 16.0  # median distances from the centre; farther atoms count as this far when the axes are chosen
 _AXES = 8  # projected on at once: the points are read once for all of them
-_NEIGHBOURS = 1 << 8, 1 << 11  # atoms among which the nearest is sought, at the least and at the most
-_DISTANCE_WORK = 1 << 33  # multiplications for that, where they allow for more than the least
-_NUMBERS = 1 << 22  # of distances, or of coordinates of atoms, at once
 _SMALL = (0.05, 0.1, 0.2, 0.35)  # quantiles of gaps that may show more small ones than the median has it
-_LEAST_SPACING = 0.1  # median distances to the nearest of those: an atom beside a chosen one has other competitors
 _LEAST_LEVEL = 1e-300  # of a quantile
 
 
@@ -95,32 +91,6 @@ def _typical(gaps: Tensor) -> tuple[float, ...]:
     scales = math.log(0.5) / torch.log1p(-levels)  # of the median to each quantile, of an exponential law
     typical: list[float] = (gaps.quantile(levels, dim=0) * scales[:, None]).amin(0).tolist()
     return tuple(typical)
-
-
-def spacings(problem: SemiDual, rows: Tensor) -> Tensor:
-    """How far some atoms, by number, are from each other, relative to typical ones, (rows,).
-
-    A step is so many times as long. The scores of an atom and its neighbours part in proportion to their distance: an
-    atom a million times as far from all others moves the border of its cell a million times less with the same step.
-    The nearest is sought among as many atoms as there is time for: a cluster of which none is chosen would look as if
-    it were far from all.
-    """
-    generator, (least, most) = torch.Generator().manual_seed(0), _NEIGHBOURS
-    count = min(max(_DISTANCE_WORK // (len(rows) * problem.elements * problem.source.dim), least), most)
-    chosen = rows[torch.randperm(len(rows), generator=generator)[:count].to(rows.device)]
-    parts = rows.split(max(1, _NUMBERS // max(count, problem.source.dim)))
-    nearest = torch.cat([_to_nearest(problem, part, chosen) for part in parts])
-    return (nearest / nearest.median()).clamp(min=_LEAST_SPACING)
-
-
-def _to_nearest(problem: SemiDual, rows: Tensor, chosen: Tensor) -> Tensor:
-    """Distances of some atoms, by number, from the nearest of the chosen ones that is not the atom itself, (rows,)."""
-    itself = rows[:, None] == chosen
-    if problem.symmetry is not None:
-        return problem.distances(rows, chosen).masked_fill_(itself, torch.inf).amin(1)
-    points, others = problem.points[rows], problem.points[chosen]
-    scores = torch.addmm(-0.5 * square_norms(others), points, others.mT).masked_fill_(itself, -torch.inf)
-    return row_norm(points - others[scores.argmax(1)])
 
 
 def marginal_form(problem: SemiDual, generator: torch.Generator) -> Tensor:
