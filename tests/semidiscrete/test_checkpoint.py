@@ -205,6 +205,19 @@ def test_a_checkpoint_of_another_fit_is_refused(other: dict[str, Any], tmp_path:
         fit(points, checkpoint=path, **other)
 
 
+def test_a_checkpoint_by_steps_of_other_groups_is_refused(tmp_path: Path) -> None:
+    """One of an earlier version: the number of levels is what would not fit."""
+    path = tmp_path / "run.safetensors"
+    fit(cloud(40, 4), checkpoint=path)
+    kept = load(path)
+    assert isinstance(kept, Checkpoint)
+    assert isinstance(kept.state, StochasticState)
+    iterate = dataclasses.replace(kept.state.iterate, units=kept.state.iterate.units[1:])
+    save(dataclasses.replace(kept, state=dataclasses.replace(kept.state, iterate=iterate)), path)
+    with pytest.raises(ValueError, match="another version of proxflow"):
+        fit(cloud(40, 4), checkpoint=path)
+
+
 def test_a_file_that_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "potential.safetensors"
     pf.save(pf.potentials.Ball(2), path)
