@@ -30,7 +30,7 @@ from proxflow.kernels import geometry, search
 from proxflow.matching import MLP, train
 from proxflow.potentials import Discrete, Entropic, SymmetricDiscrete
 from proxflow.potentials.orbits import orbit_of_row
-from proxflow.semidiscrete import Fit, descent, fit, problem, returned, start
+from proxflow.semidiscrete import Fit, descent, fit, problem, returned, spacings
 from proxflow.semidiscrete.problem import SemiDual
 from proxflow.semidiscrete.shared_directions import Sharing
 from proxflow.semidiscrete.start import carried_heights
@@ -145,8 +145,8 @@ def test_a_fit_of_a_mapped_file_makes_no_float32_copy(tmp_path: Path, monkeypatc
     monkeypatch.setattr(geometry, "_BLOCK_NUMBERS", 1 << 13)
     for module in (problem, returned):
         monkeypatch.setattr(module, "_ROWS", 128)
-    monkeypatch.setattr(start, "_NEIGHBOURS", (1 << 8, 1 << 8))  # of few rows more would be many
-    monkeypatch.setattr(start, "_NUMBERS", 128 << 8)
+    monkeypatch.setattr(spacings, "_NEIGHBOURS", (1 << 8, 1 << 8))  # of few rows more would be many
+    monkeypatch.setattr(spacings, "_NUMBERS", 128 << 8)
     monkeypatch.setattr(descent, "best_sharing", lambda *_: Sharing(64, 8))
     given = mapped(tmp_path, rows)
     with _LargestConverted() as seen:
