@@ -119,6 +119,18 @@ def test_copies_are_as_far_apart_as_their_scores_are() -> None:
     assert abs(float(torch.corrcoef(torch.stack([gaps, copies.spacings[:800].repeat(5)]))[0, 1])) < 0.1
 
 
+def test_a_copy_that_is_not_the_nearest_takes_shorter_steps() -> None:
+    """A row that the cuts put elsewhere is nearer to one of two copies than they are to each other."""
+    points = torch.randn(20, 16, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    along = torch.nn.functional.one_hot(torch.tensor(0), 16)
+    rows = torch.cat([points, points[:10] + 1e-3 * along, points[:1] - 1e-4 * along])
+    labels = torch.cat([torch.arange(20), torch.arange(10), torch.tensor([20])])
+    weights = torch.full((31,), 1 / 31, dtype=torch.float64)
+    spacings = NearCopies(SemiDual(rows, weights, pf.measures.Gaussian(16), 0.0, 1 << 28), labels).spacings
+    expected = torch.tensor([0.1] + 9 * [1.0] + 10 * [0.0] + 10 * [1.0] + [0.0], dtype=torch.float64)
+    torch.testing.assert_close(spacings, expected, rtol=1e-6, atol=0)
+
+
 def test_few_atoms_have_no_groups() -> None:
     assert _groups(4)[1] == []
 

@@ -148,7 +148,7 @@ def _in_few_directions(points: ManyRows, weights: Tensor) -> Tensor:
 
 
 def _shells(distance: Tensor, weights: Tensor, regions: list[Tensor]) -> list[Tensor]:
-    """Labels (N,) by distance from the mean, about equally many atoms in each finest regions whole; not one alone."""
+    """Labels (N,) by distance from the mean: finest regions stay whole, shells hold about equally many atoms."""
     if not regions:
         return []
     labels, shells = regions[0], min(_SHELLS, len(distance) // _COARSENING)
