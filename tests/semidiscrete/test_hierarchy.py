@@ -82,6 +82,18 @@ def test_near_copies_are_found_and_stay_together(copied: int, times: int) -> Non
         assert torch.stack([hierarchy.copies, labels]).unique(dim=1).shape[1] == 300
 
 
+def test_the_nearest_of_three_are_copies() -> None:
+    generator = torch.Generator().manual_seed(0)
+    points, along = (
+        torch.randn(100, 16, generator=generator, dtype=torch.float64),
+        torch.eye(16, dtype=torch.float64)[0],
+    )
+    copies = _hierarchy(torch.cat([points, points + 1e-4 * along, points + 0.1 * along])).copies
+    assert copies is not None
+    assert torch.equal(copies[:100], copies[100:200])
+    assert len(copies.unique()) == 200
+
+
 def test_rows_at_usual_distances_are_no_copies() -> None:
     assert _hierarchy(_groups(1000)[0]).copies is None
     assert _hierarchy(pf.data.load("digits", n=500).points.flatten(1)).copies is None
