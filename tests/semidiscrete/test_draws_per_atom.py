@@ -47,13 +47,16 @@ def _clusters_of_unequal_width() -> Tensor:
     return centres.repeat_interleave(100, 0) + spread
 
 
-def _near_copies(count: int, copied: int, times: int, distance: float) -> Callable[[], Tensor]:
+def _near_copies(count: int, copied: int, times: int, *distances: float) -> Callable[[], Tensor]:
+    """Digits, and copies of the first of them, at one distance in each coordinate, or at some between two."""
+
     def points() -> Tensor:
+        generator = torch.Generator().manual_seed(3)
         rows = pf.data.load("digits").points.flatten(1)[:count]
         copies = rows[:copied].repeat(times, 1)
-        return torch.cat(
-            [rows, copies + distance * torch.randn(copies.shape, generator=torch.Generator().manual_seed(3))]
-        )
+        low, high = math.log10(distances[0]), math.log10(distances[-1])
+        distance = 10 ** torch.linspace(low, high, len(copies))[torch.randperm(len(copies), generator=generator)]
+        return torch.cat([rows, copies + distance[:, None] * torch.randn(copies.shape, generator=generator)])
 
     return points
 
@@ -86,7 +89,14 @@ def test_fits_of_tight_clusters(points: Callable[[], Tensor], most: float) -> No
 @pytest.mark.parametrize(
     "points",
     slow_beyond(
-        1, [_near_copies(800, 800, 1, 1e-3), _near_copies(1000, 100, 1, 1e-3), _near_copies(300, 300, 4, 1e-4)]
+        1,
+        [
+            _near_copies(800, 800, 1, 1e-5, 1e-1),
+            _near_copies(800, 800, 1, 1e-3),
+            _near_copies(800, 800, 1, 3e-2),  # where only half of them are much nearer to each other than to the rest
+            _near_copies(1000, 100, 1, 1e-3),
+            _near_copies(300, 300, 4, 1e-4),
+        ],
     ),
 )
 def test_fits_of_near_copies(points: Callable[[], Tensor]) -> None:
