@@ -82,6 +82,15 @@ def test_near_copies_are_found_and_stay_together(copied: int, times: int) -> Non
         assert torch.stack([hierarchy.copies, labels]).unique(dim=1).shape[1] == 300
 
 
+def test_a_far_row_may_be_there_twice() -> None:
+    """The first cut leaves the two alone."""
+    points, original = _copied(300, 30, 1, 1e-4)
+    points[original == 0] += 100
+    copies = _hierarchy(points).copies
+    assert copies is not None
+    assert torch.stack([copies, original]).unique(dim=1).shape[1] == 300
+
+
 def test_the_nearest_of_three_are_copies() -> None:
     generator = torch.Generator().manual_seed(0)
     points, along = (

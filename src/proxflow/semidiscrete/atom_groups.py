@@ -30,7 +30,7 @@ _COARSENING = 4  # groups hold at least this many times as many atoms as those o
 _POWER_STEPS = 4  # of the power method, that find a direction to cut a group along
 _DIRECTIONS = 32  # principal ones, that groups are told apart in
 _FROM_MEAN = 0.5  # mean distances from the mean of a group: a cut is where the widest gap within these is
-_HALVINGS = 32  # of regions, that show near copies, at the most
+_HALVINGS = 64  # of all atoms, that show near copies, at the most
 _MOST_COPIES = 2 * _COARSENING  # of one another: more are a region
 _NEARER, _MUCH_NEARER = 4.0, 32.0  # times as near to each other as to the rest of their group: near copies
 _LEAST = 1e-30  # mass of an atom, relative to the largest, and length of an axis: none is divided by 0
@@ -68,7 +68,7 @@ def nested_groups(
     if not regions:
         return Hierarchy([], None)
     distance = distances_from(points, weighted_sum(weights, points) if mean is None else mean).float()
-    copies = _near_copies(places, masses, regions[:2][-1]) if find_copies and places.shape[1] > 1 else None
+    copies = _near_copies(places, masses) if find_copies and places.shape[1] > 1 else None
     if copies is None:
         return Hierarchy([*regions, *_shells(distance, masses, regions)], None)
     first, masses = _first_of(copies), torch.bincount(copies, masses).float()
@@ -93,13 +93,14 @@ def _regions(places: Tensor, masses: Tensor) -> list[Tensor]:
     return chosen
 
 
-def _near_copies(places: Tensor, masses: Tensor, labels: Tensor) -> Tensor | None:
-    """Labels (N,) of atoms that are far nearer to each other than to those they are cut off from, in some regions.
+def _near_copies(places: Tensor, masses: Tensor) -> Tensor | None:
+    """Labels (N,) of atoms that are far nearer to each other than to those they are cut off from.
 
     All other atoms are alone. None if hardly any atoms are much nearer; else those that are somewhat nearer count, too.
     """
     count = len(places)
     rows = torch.arange(count, device=places.device)
+    labels = torch.zeros_like(rows)
     copies, nearer, wider = rows.clone(), places.new_zeros(count), _radii(places, labels)
     for halving in range(1, 1 + _HALVINGS):
         finer = _bisected(places, masses, labels)
