@@ -93,10 +93,8 @@ def test_a_far_row_may_be_there_twice() -> None:
 
 def test_the_nearest_of_three_are_copies() -> None:
     generator = torch.Generator().manual_seed(0)
-    points, along = (
-        torch.randn(100, 16, generator=generator, dtype=torch.float64),
-        torch.eye(16, dtype=torch.float64)[0],
-    )
+    points = torch.randn(100, 16, generator=generator, dtype=torch.float64)
+    along = torch.nn.functional.one_hot(torch.tensor(0), 16)
     copies = _hierarchy(torch.cat([points, points + 1e-4 * along, points + 0.1 * along])).copies
     assert copies is not None
     assert torch.equal(copies[:100], copies[100:200])

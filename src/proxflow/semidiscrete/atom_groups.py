@@ -23,7 +23,7 @@ from proxflow.kernels.geometry import (
 )
 from proxflow.semidiscrete.problem import inner
 
-__all__ = ["Hierarchy", "equal_groups", "group_count", "nested_groups"]
+__all__ = ["Hierarchy", "equal_groups", "first_of", "group_count", "nested_groups"]
 
 _SHELLS = 64  # around the mean: fine groups of equal radius
 _COARSENING = 4  # groups hold at least this many times as many atoms as those of the finer level
@@ -71,7 +71,7 @@ def nested_groups(
     copies = _near_copies(places, masses) if find_copies and places.shape[1] > 1 else None
     if copies is None:
         return Hierarchy([*regions, *_shells(distance, masses, regions)], None)
-    first, masses = _first_of(copies), torch.bincount(copies, masses).float()
+    first, masses = first_of(copies), torch.bincount(copies, masses).float()
     regions = _regions(places[first], masses)
     levels = [*regions, *_shells(distance[first], masses, regions)]
     return Hierarchy([labels[copies] for labels in levels], copies)
@@ -119,8 +119,8 @@ def _near_copies(places: Tensor, masses: Tensor) -> Tensor | None:
     return numbers if int((nearer >= _MUCH_NEARER).sum()) >= _SHARE_OF_COPIES * count else None
 
 
-def _first_of(labels: Tensor) -> Tensor:
-    """Number of the first atom of each group."""
+def first_of(labels: Tensor) -> Tensor:
+    """Number of the first atom of each group, of labels (N,) from 0 on."""
     numbers = torch.arange(len(labels), device=labels.device)
     return numbers.new_full((group_count(labels),), len(labels)).scatter_reduce_(0, labels, numbers, "amin")
 

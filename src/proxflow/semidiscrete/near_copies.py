@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from proxflow.kernels.geometry import row_norm
+from proxflow.semidiscrete.atom_groups import first_of
 from proxflow.semidiscrete.problem import SemiDual, inner
 from proxflow.semidiscrete.spacings import nearest_distances
 
@@ -36,8 +37,8 @@ class NearCopies:
     def __init__(self, problem: SemiDual, labels: Tensor) -> None:
         self._problem, self.labels = problem, labels
         order = labels.argsort(stable=True)
-        starts = labels[order].diff(prepend=labels.new_tensor([-1])) > 0
-        self.first = order[starts]
+        self.first = first_of(labels)
+        starts = order == self.first[labels[order]]
         following = torch.where(starts.roll(-1), self.first[labels[order]], order.roll(-1))  # of the last one the first
         other = torch.empty_like(order).scatter_(0, order, following)
         self._rows = torch.nonzero(other != problem.rows)[:, 0]
