@@ -64,11 +64,12 @@ def nested_groups(
             where distances vary over all scales by chance, there are none.
     """
     places, masses = _in_few_directions(points, weights), _relative(weights)
-    regions = _regions(places, masses)
+    search = _CopySearch(places, masses) if find_copies and places.shape[1] > 1 else None
+    regions = _regions(places, masses, search)
     if not regions:
         return Hierarchy([], None)
     distance = distances_from(points, weighted_sum(weights, points) if mean is None else mean).float()
-    copies = _near_copies(places, masses) if find_copies and places.shape[1] > 1 else None
+    copies = None if search is None else search.ended()
     if copies is None:
         return Hierarchy([*regions, *_shells(distance, masses, regions)], None)
     first, masses = first_of(copies), torch.bincount(copies, masses).float()
@@ -77,46 +78,74 @@ def nested_groups(
     return Hierarchy([labels[copies] for labels in levels], copies)
 
 
-def _regions(places: Tensor, masses: Tensor) -> list[Tensor]:
-    """Labels (N,) of regions, each level about a fourth as many as the one before, to two halves."""
+class _CopySearch:
+    """Looks for atoms that are far nearer to each other than to those they are cut off from, as groups are cut in two.
+
+    Args:
+        places: (N, k) float32.
+        masses: (N,).
+    """
+
+    def __init__(self, places: Tensor, masses: Tensor) -> None:
+        self._places, self._masses = places, masses
+        self._rows = torch.arange(len(places), device=places.device)  # of the atoms that are cut on
+        self._labels, self._halvings = torch.zeros_like(self._rows), 0
+        self._wider = _radii(places, self._labels)
+        self._copies, self._nearer = self._rows.clone(), places.new_zeros(len(places))
+
+    def see(self, finer: Tensor) -> None:
+        """Labels of the atoms after one more cut: what came out small is compared with the group it was part of."""
+        self._halvings += 1
+        radii, size = _radii(self._places, finer), torch.bincount(finer)[finer]
+        ratio = self._wider / radii.clamp(min=_LEAST)
+        found = (ratio >= _NEARER) & (ratio > self._nearer[self._rows]) & (size > 1) & (size <= _MOST_COPIES)
+        self._copies[self._rows[found]] = self._halvings * len(self._copies) + finer[found]
+        self._nearer[self._rows[found]] = ratio[found]
+        self._labels, self._wider = finer, radii
+
+    def ended(self) -> Tensor | None:
+        """Labels (N,) after cuts until all atoms are alone, the same for near copies alone.
+
+        None if hardly any atoms are much nearer; else those that are somewhat nearer count, too.
+        """
+        while self._halvings < _HALVINGS and self._left_to_cut():
+            finer = _bisected(self._places, self._masses, self._labels)
+            if group_count(finer) == group_count(self._labels):
+                break
+            self.see(finer)
+        numbers: Tensor = torch.unique(self._copies, return_inverse=True)[1]
+        enough = _SHARE_OF_COPIES * len(self._copies)
+        return numbers if int((self._nearer >= _MUCH_NEARER).sum()) >= enough else None
+
+    def _left_to_cut(self) -> bool:
+        """Whether any atoms are not alone; those that are, if many, are left out."""
+        left = torch.bincount(self._labels)[self._labels] > 1
+        if int(left.sum()) < _SHARE_LEFT * len(left):
+            self._places, self._masses, self._rows = self._places[left], self._masses[left], self._rows[left]
+            self._wider = self._wider[left]
+            self._labels = torch.unique(self._labels[left], return_inverse=True)[1]
+        return bool(left.any())
+
+
+def _regions(places: Tensor, masses: Tensor, search: _CopySearch | None = None) -> list[Tensor]:
+    """Labels (N,) of regions, each level about a fourth as many as the one before, to two halves.
+
+    A search for near copies sees all cuts.
+    """
     tree = [torch.zeros(len(places), dtype=torch.int64, device=places.device)]
     while group_count(tree[-1]) * _COARSENING < len(places):
         finer = _bisected(places, masses, tree[-1])
         if group_count(finer) == group_count(tree[-1]):
             break
         tree.append(finer)
+        if search is not None:
+            search.see(finer)
     chosen, last = [], len(places)
     for labels in reversed(tree[1:]):
         if group_count(labels) * _COARSENING <= last:
             chosen.append(labels)
             last = group_count(labels)
     return chosen
-
-
-def _near_copies(places: Tensor, masses: Tensor) -> Tensor | None:
-    """Labels (N,) of atoms that are far nearer to each other than to those they are cut off from.
-
-    All other atoms are alone. None if hardly any atoms are much nearer; else those that are somewhat nearer count, too.
-    """
-    count = len(places)
-    rows = torch.arange(count, device=places.device)
-    labels = torch.zeros_like(rows)
-    copies, nearer, wider = rows.clone(), places.new_zeros(count), _radii(places, labels)
-    for halving in range(1, 1 + _HALVINGS):
-        finer = _bisected(places, masses, labels)
-        radii, size = _radii(places, finer), torch.bincount(finer)[finer]
-        ratio = wider / radii.clamp(min=_LEAST)
-        found = (ratio >= _NEARER) & (ratio > nearer[rows]) & (size > 1) & (size <= _MOST_COPIES)
-        copies[rows[found]], nearer[rows[found]] = halving * count + finer[found], ratio[found]
-        left = size > 1
-        if group_count(finer) == group_count(labels) or not bool(left.any()):
-            break
-        labels, wider = finer, radii
-        if int(left.sum()) < _SHARE_LEFT * len(left):
-            places, masses, rows, wider = places[left], masses[left], rows[left], wider[left]
-            labels = torch.unique(labels[left], return_inverse=True)[1]
-    numbers: Tensor = torch.unique(copies, return_inverse=True)[1]
-    return numbers if int((nearer >= _MUCH_NEARER).sum()) >= _SHARE_OF_COPIES * count else None
 
 
 def first_of(labels: Tensor) -> Tensor:
