@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from statistics import mean
 
 import torch
 from torch import Tensor
@@ -32,8 +32,10 @@ except ImportError:  # Windows has none
 __all__ = ["Estimate", "estimate", "peak_memory"]
 
 _LEAST_TIMED, _MOST_TIMED = 1 << 10, 1 << 13  # draws of an evaluation that are timed together; a step's, between these
-_FEWEST = 500  # atoms of an exact fit that is timed
-_SLOPES = 1.1, 2.0  # of the logarithm of an exact fit's time against that of its atoms, N log N at the least
+_SHARES = 0.5, 0.7, 0.9, 0.3, 0.1  # of the way, where steps are timed; at the first one in any case
+_FIRST, _FEWEST = 100, 500  # atoms of exact fits: of the first one, and of the first one that is timed
+_SLOPE_ON_A_LINE, _SLOPE = 1.05, 1.15  # of the logarithm of an exact fit's time against that of its atoms: N log N, and
+# a few more steps of Newton's method for more atoms; between two sizes .9 to 2
 
 
 @dataclass(frozen=True)
@@ -97,7 +99,7 @@ def estimate(
         return Estimate("one atom", spent, 0, 0, peak_memory(task.atoms.points.device), spent)
     rough, fine = posed(task)
     if exact_applies(rough.problem):
-        return _of_exact_fit(task, seconds, began)
+        return _of_exact_fit(task, rough.problem.source.dim, seconds, began)
     return _of_noisy_fit(task, fine, seconds, began)
 
 
@@ -105,16 +107,11 @@ def _of_noisy_fit(task: Task, fine: Posed, seconds: float, began: float) -> Esti
     problem, session = fine.problem, Session(began, False, None, None)
     device = problem.points.device
     run = Run(problem, returned_of(task, fine), None, task.tol, task.max_samples, task.seed, session)
-    run.step()  # the first one is slower than the others
-    expected = run.expected()
-    start, before = _now(device), run.state.iterate.samples_used
-    prepared = start - began
-    while _now(device) - start < seconds and run.state.iterate.samples_used < expected.moving:
-        run.step()
-    moved = max(run.state.iterate.samples_used - before, 1)
-    a_draw = (_now(device) - start) / moved
+    prepared, expected = _now(device) - began, run.expected()
+    a_step = _seconds_a_draw_of_steps(run, expected.moving, seconds)
     a_count, a_judgement = _seconds_a_draw(run, seconds / 2)
-    total = prepared + a_draw * (max(expected.moving - before, 0) + expected.on_the_way)
+    moving = max(expected.moving - run.state.iterate.samples_used, 0)
+    total = prepared + a_step * (moving + expected.on_the_way)
     total += a_count * expected.own_searches + a_judgement * (expected.judging + expected.others)
     peak = peak_memory(device)
     return Estimate(
@@ -127,41 +124,64 @@ def _of_noisy_fit(task: Task, fine: Posed, seconds: float, began: float) -> Esti
     )
 
 
+def _seconds_a_draw_of_steps(run: Run, moving: int, seconds: float) -> float:
+    """The mean over the way, as far as there is time: the first steps take fewer draws, each at a higher cost."""
+    device, found = run.problem.points.device, []
+    began = _now(device)
+    for number, share in enumerate(_SHARES, start=1):
+        iterate = dataclasses.replace(run.state.iterate, moved=int(share * moving))
+        iterate = run.descent.step(iterate, run.motion)  # the first one of a size is slower than the others
+        before, start = iterate.moved, _now(device)
+        while iterate.moved == before or _now(device) - began < number * seconds / len(_SHARES):
+            iterate = run.descent.step(iterate, run.motion)
+        found.append((_now(device) - start) / (iterate.moved - before))
+        if _now(device) - began > seconds:
+            break
+    return mean(found)
+
+
 def _seconds_a_draw(run: Run, seconds: float) -> tuple[float, float]:
     """Of the problem's own count, and of a judgement of what the fit will return."""
-    problem, device = run.problem, run.problem.points.device
+    problem, device, potential = run.problem, run.problem.points.device, run.potential
     generator = generator_of(0, device=device)
     at_once = min(max(run.descent.batch, _LEAST_TIMED), _MOST_TIMED)
-    tasks: tuple[Callable[[], object], ...] = (
-        lambda: problem.count(problem.noise(at_once, generator), run.heights),
-        lambda: run.returned.judge(run.potential, at_once, generator),
+    tasks: tuple[Callable[[int], object], ...] = (
+        lambda draws: problem.count(problem.noise(draws, generator), run.heights),
+        lambda draws: run.returned.judge(potential, draws, generator),
     )
     found = []
     for task in tasks:
+        task(_LEAST_TIMED)  # the first one is slower than the others
         draws, start = 0, _now(device)
         while not draws or _now(device) - start < seconds / len(tasks):
-            task()
+            task(at_once)
             draws += at_once
         found.append((_now(device) - start) / draws)
     return found[0], found[1]
 
 
-def _of_exact_fit(task: Task, seconds: float, began: float) -> Estimate:
+def _of_exact_fit(task: Task, dim: int, seconds: float, began: float) -> Estimate:
     """From the times of random subsets, each twice as large as the one before, as long as there is time."""
-    count, start = len(task.atoms.points), time.perf_counter()
+    prepared, count = time.perf_counter() - began, len(task.atoms.points)
     order = torch.randperm(count, generator=torch.Generator().manual_seed(0)).to(task.atoms.points.device)
-    sizes: list[int] = []
-    times: list[float] = []
-    method = ""
-    while not sizes or (sizes[-1] < count and time.perf_counter() - start + 2 * times[-1] < seconds):
-        sizes.append(min(2 * sizes[-1] if sizes else _FEWEST, count))
-        before = time.perf_counter()
-        method = solve(_subset(task, order[: sizes[-1]]), None, Session(before, False, None, None)).method
-        times.append(time.perf_counter() - before)
-    slope = math.log(times[-1] / times[-2]) / math.log(sizes[-1] / sizes[-2]) if len(times) > 1 else _SLOPES[0]
-    total = times[-1] * (count / sizes[-1]) ** min(max(slope, _SLOPES[0]), _SLOPES[1])
-    peak = peak_memory(task.atoms.points.device)
-    return Estimate(method, start - began + total, 0, 0, peak, time.perf_counter() - began)
+    _solved(_subset(task, order[:_FIRST]))  # the first one is slower than the others
+    start = time.perf_counter()
+    slope = _SLOPE_ON_A_LINE if dim == 1 else _SLOPE
+    size, taken = 0, 0.0
+    totals: list[float] = []
+    while not totals or (size < count and time.perf_counter() - start + 2 * taken < seconds):
+        size = min(2 * size if totals else _FEWEST, count)
+        method, taken = _solved(_subset(task, order[:size]))
+        totals.append(taken * (count / size) ** slope)
+    total = prepared + (totals[-1] if size == count else mean(totals[-2:]))
+    return Estimate(method, total, 0, 0, peak_memory(task.atoms.points.device), time.perf_counter() - began)
+
+
+def _solved(task: Task) -> tuple[str, float]:
+    """The method of a fit, and the seconds that it took."""
+    began = time.perf_counter()
+    method = solve(task, None, Session(began, False, None, None)).method
+    return method, time.perf_counter() - began
 
 
 def _subset(task: Task, rows: Tensor) -> Task:
