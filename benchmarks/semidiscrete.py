@@ -119,12 +119,17 @@ def main(arguments: list[str] | None = None) -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that it runs")
-    quick = parser.parse_args(arguments).quick
-    if quick:
+    parser.add_argument("--only", nargs="+", metavar="DATA", help="these lines of the table alone")
+    options = parser.parse_args(arguments)
+    if options.quick:
         few = {"50 normal points in R^4": Case(normal_cloud(50, 4), seeds=1), "and in R^2": Case(normal_cloud(50, 2))}
         efficiency({name: partial(few.__getitem__, name) for name in few}, 0.1)
         return
-    efficiency(hard_cases(), TARGET)
+    cases = hard_cases()
+    chosen = list(cases) if options.only is None else options.only
+    if not set(chosen) <= set(cases):
+        parser.error(f"there are {', '.join(cases)}")
+    efficiency({name: cases[name] for name in chosen}, TARGET)
 
 
 if __name__ == "__main__":
