@@ -34,8 +34,8 @@ __all__ = ["Estimate", "estimate", "peak_memory"]
 _LEAST_TIMED, _MOST_TIMED = 1 << 10, 1 << 13  # draws of an evaluation that are timed together; a step's, between these
 _SHARES = 0.5, 0.7, 0.9, 0.3, 0.1  # of the way, where steps are timed; at the first one in any case
 _FIRST, _FEWEST = 100, 500  # atoms of exact fits: of the first one, and of the first one that is timed
-_SLOPE_ON_A_LINE, _SLOPE = 1.05, 1.15  # of the logarithm of an exact fit's time against that of its atoms: N log N, and
-# a few more steps of Newton's method for more atoms; between two sizes .9 to 2
+_SLOPES = {1: 1.05, 2: 1.15, 3: 1.05}  # of the logarithm of an exact fit's time against that of its atoms, as measured
+# in each dimension; from one size to the next .9 to 2, since the number of Newton steps varies
 
 
 @dataclass(frozen=True)
@@ -166,13 +166,12 @@ def _of_exact_fit(task: Task, dim: int, seconds: float, began: float) -> Estimat
     order = torch.randperm(count, generator=torch.Generator().manual_seed(0)).to(task.atoms.points.device)
     _solved(_subset(task, order[:_FIRST]))  # the first one is slower than the others
     start = time.perf_counter()
-    slope = _SLOPE_ON_A_LINE if dim == 1 else _SLOPE
     size, taken = 0, 0.0
     totals: list[float] = []
     while not totals or (size < count and time.perf_counter() - start + 2 * taken < seconds):
         size = min(2 * size if totals else _FEWEST, count)
         method, taken = _solved(_subset(task, order[:size]))
-        totals.append(taken * (count / size) ** slope)
+        totals.append(taken * (count / size) ** _SLOPES[dim])
     total = prepared + (totals[-1] if size == count else mean(totals[-2:]))
     return Estimate(method, total, 0, 0, peak_memory(task.atoms.points.device), time.perf_counter() - began)
 
