@@ -108,7 +108,9 @@ class _CopySearch:
 
         None if hardly any atoms are much nearer; else those that are somewhat nearer count, too.
         """
-        while self._halvings < _HALVINGS and self._left_to_cut():
+        while self._halvings < _HALVINGS and bool((left := self._not_alone()).any()):
+            if int(left.sum()) < _SHARE_LEFT * len(left):
+                self._keep(left)
             finer = _bisected(self._places, self._masses, self._labels)
             if group_count(finer) == group_count(self._labels):
                 break
@@ -117,14 +119,15 @@ class _CopySearch:
         enough = _SHARE_OF_COPIES * len(self._copies)
         return numbers if int((self._nearer >= _MUCH_NEARER).sum()) >= enough else None
 
-    def _left_to_cut(self) -> bool:
-        """Whether any atoms are not alone; those that are, if many, are left out."""
-        left = torch.bincount(self._labels)[self._labels] > 1
-        if int(left.sum()) < _SHARE_LEFT * len(left):
-            self._places, self._masses, self._rows = self._places[left], self._masses[left], self._rows[left]
-            self._wider = self._wider[left]
-            self._labels = torch.unique(self._labels[left], return_inverse=True)[1]
-        return bool(left.any())
+    def _not_alone(self) -> Tensor:
+        """Which of the atoms that are cut on share their group with others."""
+        return torch.bincount(self._labels)[self._labels] > 1
+
+    def _keep(self, left: Tensor) -> None:
+        """Cut these atoms on, and no others."""
+        self._places, self._masses, self._rows = self._places[left], self._masses[left], self._rows[left]
+        self._wider = self._wider[left]
+        self._labels = torch.unique(self._labels[left], return_inverse=True)[1]
 
 
 def _regions(places: Tensor, masses: Tensor, search: _CopySearch | None = None) -> list[Tensor]:
