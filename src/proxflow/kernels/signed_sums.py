@@ -20,13 +20,14 @@ from proxflow.kernels.search import row_argmax, row_argmin
 
 __all__ = ["SlopesInParts", "argmax_of_signs", "hadamard_signs"]
 
-_SCORES = 1 << 19  # at once
+_SCORES = 1 << 20  # at once
 _LEAST_ROWS, _MOST_ROWS = 32, 1024  # of queries at once: products with fewer are slow
+_SHARING_ROWS = 256  # of all parts together, where slopes take turns: each product packs its slopes anew
 
 
 @dataclass(frozen=True)
 class SlopesInParts:
-    """Slopes in m parts of k coordinates, as many at a time as ``rows`` queries are searched among.
+    """Slopes in m parts of k coordinates, as many at a time as ``rows`` queries are searched among: all, if they fit.
 
     Attributes:
         panels: of all slopes in their order, (m, k, n) each.
@@ -43,9 +44,11 @@ class SlopesInParts:
         They are turned by the frame s coordinates at a time, of which each part takes the same share; zeros fill the
         last ones. ``parts`` is a power of two and divides s.
         """
-        rows = min(max(_SCORES // (parts * len(slopes)) // _LEAST_ROWS * _LEAST_ROWS, _LEAST_ROWS), _MOST_ROWS)
-        panels = [_turned(some, frame, parts) for some in slopes.split(_SCORES // (parts * rows))]
-        return cls(tuple(panels), rows)
+        rows = min(_SCORES // (parts * len(slopes)) // _LEAST_ROWS * _LEAST_ROWS, _MOST_ROWS)
+        rows = rows or max(_SHARING_ROWS // parts, _LEAST_ROWS)
+        panels = math.ceil(parts * rows * len(slopes) / _SCORES)
+        width = math.ceil(len(slopes) / panels)
+        return cls(tuple(_turned(some, frame, parts) for some in slopes.split(width)), rows)
 
     @property
     def shape(self) -> tuple[int, int]:
