@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,9 @@ import pytest
 import torch
 
 import proxflow as pf
+from proxflow.semidiscrete.descent import Descent, Iterate
+from proxflow.semidiscrete.problem import SemiDual
+from proxflow.semidiscrete.returned import Returned
 from tests.cli.commands import call
 from tests.marks import slow_beyond
 from tests.semidiscrete.test_checkpoint import cloud
@@ -40,6 +45,47 @@ def test_the_draws_are_those_of_the_fit(points: torch.Tensor, options: dict[str,
     assert expected.samples == pytest.approx(found.samples_used, rel=0.25)
     assert expected.evaluation_samples == pytest.approx(found.evaluation_samples, rel=0.25)
     assert found.seconds / 6 < expected.seconds < 6 * found.seconds  # the machine of the tests is shared
+
+
+class MadeUpTime:
+    """A clock that moves by what steps, searches and judgements are said to take, so that seconds are known exactly.
+
+    A step takes as long for its own sake as for 400 draws; one of quite another size than the last, and a potential
+    when it is made, take much longer.
+    """
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now, self._last, self._patch = 0.0, 0, monkeypatch
+        monkeypatch.setattr(time, "perf_counter", lambda: self.now)
+        self._takes(Descent, "step", self._of_step)
+        self._takes(Descent, "mass", lambda _, draws, *__: 2e-5 * draws)
+        self._takes(SemiDual, "count", lambda _, noise, __: 5e-6 * len(noise))
+        self._takes(Returned, "judge", lambda _, __, draws, ___: 3e-5 * draws)
+        self._takes(Returned, "_new", lambda *_: 0.2)
+
+    def _of_step(self, descent: Descent, iterate: Iterate, _: torch.Generator) -> float:
+        draws = descent.draws(iterate.moved)
+        other, self._last = abs(draws - self._last) > 64, draws
+        return 8e-3 + 0.3 * other
+
+    def _takes(self, owner: type, name: str, seconds: Callable[..., float]) -> None:
+        method = getattr(owner, name)
+
+        def timed(*arguments: Any) -> Any:
+            self.now += seconds(*arguments)
+            return method(*arguments)
+
+        self._patch.setattr(owner, name, timed)
+
+
+def test_seconds_are_those_of_the_whole_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    """First calls, and a potential that is made once, count once; steps get larger, and so cheaper, on the way."""
+    MadeUpTime(monkeypatch)
+    points = cloud(2000, 6).float()
+    expected, found = pf.semidiscrete.estimate(points, tol=0.05), pf.semidiscrete.fit(points, tol=0.05)
+    assert expected.samples == pytest.approx(found.samples_used, rel=0.01)
+    assert found.seconds > 1
+    assert expected.seconds == pytest.approx(found.seconds, rel=0.1)
 
 
 @pytest.mark.slow
