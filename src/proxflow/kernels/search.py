@@ -44,7 +44,7 @@ T = TypeVar("T")
 Kept: TypeAlias = "Panels | KeptSlopes"
 """Slopes and offsets as searches of few rows use them."""
 
-_BLOCK_BYTES = 1 << 20  # one score block: it stays in a cache near the core; written to memory it would halve the speed
+_BLOCK_BYTES = 1 << 21  # one score block: it stays in a cache near the core; written to memory it would halve the speed
 _FOLDED = 64  # dimensions up to which offsets are one more coordinate: adding them would take as long as the product
 _CHUNK_NUMBERS = 1 << 22  # of slopes, that all rows are searched among before the next ones
 _MIN_ROWS = 256  # fewer rows than this leave the matrix product inefficient
@@ -69,7 +69,7 @@ class TopTwo:
 
 
 def _block_shape(rows: int, columns: int, itemsize: int, device: torch.device) -> tuple[int, int]:
-    budget = (_BLOCK_BYTES if device.type == "cpu" else 64 * _BLOCK_BYTES) // itemsize
+    budget = (_BLOCK_BYTES if device.type == "cpu" else 32 * _BLOCK_BYTES) // itemsize
     block_rows = min(rows, max(_MIN_ROWS, budget // columns // _ROW_STEP * _ROW_STEP))
     return block_rows, min(columns, max(1, budget // block_rows))
 
