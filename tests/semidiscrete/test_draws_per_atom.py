@@ -64,7 +64,7 @@ def _near_copies(count: int, copied: int, times: int, *distances: float) -> Call
 @pytest.mark.filterwarnings("ignore::proxflow.ConvergenceWarning")  # the cap ends them
 @pytest.mark.parametrize("law", slow_beyond(1, [_breast_cancer, _digits_with_zipf_weights, _heavy_tails]))
 def test_fits_come_near_the_statistical_limit(law: Callable[[], tuple[Tensor, Tensor | None]]) -> None:
-    """chi2 M / N was 1.5 to 2 where all steps had one length; averages as these do not get below 9/8 in the mean."""
+    """chi2 M / N was 1.5 to 2 where all steps had one length; averages as these do not get below 25/24 in the mean."""
     points, weights = law()
     fit = pf.semidiscrete.fit(points, weights, tol=0.0125, max_samples=100 * len(points))
     a_draw = fit.samples_used / len(points)

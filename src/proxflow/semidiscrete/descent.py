@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import math
 from dataclasses import dataclass
 
 import torch
@@ -37,6 +36,7 @@ MULTIPLE = 1 << 5  # of draws: as many as antithetic noise takes of a vector
 _FIRST_RATE = 2.0  # first step, in gaps per unit of relative mass error and per draw an atom has seen
 _DECAY = 0.55  # the rate falls like (1 + draws per atom)^-_DECAY; the theory asks for (1/2, 1)
 _LONGEST_STEP = 0.25  # in gaps per unit of relative mass error
+_FORGETTING = 0.25  # averages weigh an iterate by this power of the draws before it
 _LEAST_BATCH, _LARGER_BATCH = 1 << 8, 1 << 10  # draws of a step at the start, and of a late one among many atoms
 _BATCH_SHARE = 1 << 6  # part of the draws so far that such a step takes
 _ATOMS_A_DRAW = 8  # of a step, at the most
@@ -75,8 +75,8 @@ class Averages:
 class Iterate:
     """Where a descent stands after ``moved`` draws: the moving heights (N,) and their averages.
 
-    Iterates are averaged with weights that grow like the square root of the draws, which forgets the start at a cost of
-    a factor 9/8 in variance against the uniform average (docs/theory.md 3). ``units`` are the typical score gaps
+    Iterates are averaged with weights that grow like the fourth root of the draws, which forgets the start at a cost of
+    a factor 25/24 in variance against the uniform average (docs/theory.md 3). ``units`` are the typical score gaps
     between atoms and between groups of each level, ``spent`` the draws that these and the start took, ``noise`` is the
     state of the generator that the next batch comes from.
     """
@@ -193,7 +193,7 @@ class Descent:
         return dataclasses.replace(
             iterate,
             heights=heights,
-            averages=iterate.averages.including(heights, draws * math.sqrt(moved), draws),
+            averages=iterate.averages.including(heights, draws * moved**_FORGETTING, draws),
             moved=moved,
             noise=generator.get_state(),
         )

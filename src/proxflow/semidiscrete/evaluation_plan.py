@@ -16,7 +16,7 @@ from proxflow.semidiscrete.fit_result import Evaluation
 __all__ = ["EvaluationPlan", "draws_to_judge", "usual_chi2"]
 
 _LEAST_DRAWS = 1 << 14  # of a judgement
-_USUAL_EFFICIENCY = 1.15  # chi2 M / N as measured: 1.05 to 1.25; the theory's limit for many draws is 9/8
+_USUAL_EFFICIENCY = 1.15  # chi2 M / N as measured: 1.05 to 1.25; the theory's limit for many draws is 25/24
 _LEAST_MOVING = 1 << 17  # draws of a fit: below this the bias of W2^2 would show beside its standard error
 _EARLY = (8, 4, 2)  # parts of the first goal, at which a run is judged roughly
 _FEWEST_ROUGH = 1 << 12  # draws of that

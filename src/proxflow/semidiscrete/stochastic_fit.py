@@ -13,7 +13,7 @@ judgement that ends a run tends to be low, for it is one of several and a high o
 not told: it is by noise like that of the steps, and where it is low enough, more and independent draws judge the
 potential that would be returned now. They are told, and the run goes on if they do not meet the tolerance.
 
-Cost: one search over the N atoms a draw; chi2 of M draws is 9/8 N / M for the averages, where independent draws could
+Cost: one search over the N atoms a draw; chi2 of M draws is 25/24 N / M for the averages, where independent draws could
 reach no less than N / M. ``EvaluationPlan`` says when a run is judged.
 """
 
