@@ -11,6 +11,10 @@ from sklearn.datasets import load_breast_cancer
 from torch import Tensor
 
 import proxflow as pf
+from proxflow.measures import Gaussian
+from proxflow.semidiscrete.descent import Descent, Iterate
+from proxflow.semidiscrete.problem import SemiDual
+from proxflow.semidiscrete.start import Start
 from tests.marks import slow_beyond
 
 
@@ -59,6 +63,23 @@ def _near_copies(count: int, copied: int, times: int, *distances: float) -> Call
         return torch.cat([rows, copies + distance[:, None] * torch.randn(copies.shape, generator=generator)])
 
     return points
+
+
+def test_averages_weigh_heights_by_the_fourth_root_of_the_draws() -> None:
+    """Of k^p for p = 1/4 the variance is (p + 1)^2 / (2 p + 1) = 25 / 24 times that of a uniform average (theory 3)."""
+    generator = torch.Generator().manual_seed(0)
+    points = torch.randn(40, 4, generator=generator)
+    descent = Descent(SemiDual(points, torch.full((40,), 1 / 40, dtype=torch.float64), Gaussian(4), 0.0, 1 << 28))
+    zeros = torch.zeros(40, dtype=torch.float64)
+    iterate = Iterate.start(Start(zeros, (1.0,) * (1 + len(descent.groups)), 1.0, 0), generator)
+    heights = []
+    for _ in range(400):
+        iterate = descent.step(iterate, generator)
+        heights.append(iterate.heights)
+    weights = torch.arange(1, 401, dtype=torch.float64) ** 0.25  # all steps are of 256 draws
+    assert iterate.moved == 400 * 256
+    assert iterate.averages.relative_variance * iterate.moved == pytest.approx(25 / 24, rel=2e-3)
+    torch.testing.assert_close(iterate.averages.heights, weights @ torch.stack(heights) / weights.sum())
 
 
 @pytest.mark.filterwarnings("ignore::proxflow.ConvergenceWarning")  # the cap ends them
