@@ -23,7 +23,7 @@ from proxflow.potentials.symmetric import SymmetricDiscrete, check_invariant
 from proxflow.seeding import generator_of
 from proxflow.semidiscrete.exact import exact_applies, solve_exactly
 from proxflow.semidiscrete.fit_result import Fit, FitRecord, ReturnedPotential, Solution
-from proxflow.semidiscrete.prepare import Atoms, Span, gather_atoms, span_of
+from proxflow.semidiscrete.prepare import Atoms, Span, gather_atoms, spans_of
 from proxflow.semidiscrete.problem import SemiDual, chunk_sizes
 from proxflow.semidiscrete.ranks import ALONE, Ranks
 from proxflow.semidiscrete.returned import Returned
@@ -233,17 +233,14 @@ class Posed:
 
 
 def posed(task: Task, ranks: Ranks = ALONE) -> tuple[Posed, Posed]:
-    """The problem in the span of the rows in their own precision, and in float64; the same where both are all space."""
+    """The problem in the span of the rows in their own precision, and in float64; the same where both are alike."""
     atoms, source = task.atoms, task.source
-    precision = working_dtype(atoms.points)
     if task.shortlist is None:
-        rough = span_of(atoms, source, precision)
+        rough, fine = spans_of(atoms, source)
     else:
-        rough = Span(atoms.points, source, 0.0, 0.0, exact=True)  # where its centres are
-    fine = rough if rough.exact or precision == torch.float64 else span_of(atoms, source, torch.float64)
-    both = [rough] if fine.source.dim == rough.source.dim == source.dim else [rough, fine]
+        rough = fine = Span(atoms.points, source)  # where its centres are
     found = []
-    for span in both:
+    for span in [rough] if fine is rough else [rough, fine]:
         problem = SemiDual(
             span.points,
             atoms.weights,

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from proxflow.checks import Numbers, flat_points, point_weights, shares_memory
+from proxflow.checks import Numbers, flat_points, point_weights, shares_memory, working_dtype
 from proxflow.errors import counted
 from proxflow.kernels.equal_rows import first_equal_rows
 from proxflow.kernels.geometry import row_norm, tall_blocks
@@ -19,7 +19,7 @@ from proxflow.potentials.orbits import orbit_of_row
 from proxflow.potentials.symmetric import check_symmetry
 from proxflow.symmetry import Symmetry
 
-__all__ = ["Atoms", "Span", "gather_atoms", "span_of"]
+__all__ = ["Atoms", "Span", "gather_atoms", "spans_of"]
 
 
 @dataclass(frozen=True)
@@ -70,72 +70,77 @@ class Span:
     """Atoms in coordinates of their affine span, the noise that they see, and the cost of what they do not see.
 
     Heights are the same in the span as in space. W2^2 in space is W2^2 in the span plus ``rest``. ``residual`` is the
-    largest distance of a row from the span: its scores are wrong by about that much. ``exact`` says that it is the span
-    of the rows in any precision.
+    largest distance of a row from the span: its scores are wrong by about that much.
     """
 
     points: Tensor
     source: Source
-    rest: float
-    residual: float
-    exact: bool = False
+    rest: float = 0.0
+    residual: float = 0.0
 
 
-def span_of(atoms: Atoms, source: Source, precision: torch.dtype) -> Span:
-    """The span of distinct rows (N, d); the whole space, with the rows, unless the source is normal.
+def spans_of(atoms: Atoms, source: Source) -> tuple[Span, Span]:
+    """The span of distinct rows (N, d) in their own precision, and in float64; one and the same if both are alike.
 
-    Images of the rows may leave it: under a symmetry it is the whole space, too.
+    It is the whole space, with the rows, unless the source is normal. Images of the rows may leave their span: under a
+    symmetry it is the whole space, too.
 
     A projection of N(0, I) on any subspace is N(0, I) again, so that atoms on a line in R^20 make a problem in R^1.
-    A direction is left out where every row's share of it is rounding of that row in ``precision``, and only if all
-    others are far above their rounding: a far row must not hide the extent of the near ones, nor an offset that of
-    small data.
+    A direction is left out where every row's share of it is rounding of that row, and only if all others are far above
+    their rounding: a far row must not hide the extent of the near ones, nor an offset that of small data.
     """
     points, dim = atoms.points, atoms.points.shape[1]
+    whole = Span(points, source)
     if not is_normal(source) or len(points) == 1 or atoms.symmetry is not None:
-        return Span(points, source, 0.0, 0.0, exact=True)
-    parts = _InRoundings(points, precision)
-    negligible = _ROUNDINGS * len(points) ** 0.5
-    if len(points) > dim and _reach_all_directions(parts, negligible):
-        return Span(points, source, 0.0, 0.0, exact=True)
-    _, sizes, axes = torch.linalg.svd(_triangle(parts), full_matrices=False)
-    centre = parts.centre
-    kept = sizes > negligible
-    basis = axes[kept].mT
-    rank = basis.shape[1]
-    if rank == dim:
-        return Span(points, source, 0.0, 0.0, exact=True)
-    if rank == 0 or bool((sizes[kept] < _BREAK * negligible).any()):
-        return Span(points, source, 0.0, 0.0)
-    exact = points.double()
+        return whole, whole
+    rows, roundings = _RelativeRows(points), _ROUNDINGS * len(points) ** 0.5
+    coarse, least = (roundings * torch.finfo(precision).eps for precision in (working_dtype(points), torch.float64))
+    if len(points) > dim and _reach_all_directions(rows, coarse):
+        return whole, whole
+    _, sizes, axes = torch.linalg.svd(_triangle(rows), full_matrices=False)
+    ranks = _rank(sizes, coarse, dim), _rank(sizes, least, dim)
+    spans = {rank: _projected(whole, axes[:rank].mT, rows.centre) if rank < dim else whole for rank in set(ranks)}
+    return spans[ranks[0]], spans[ranks[1]]
+
+
+def _rank(sizes: Tensor, least: float, dim: int) -> int:
+    """Of singular values, in falling order, how many are no rounding, whose size is ``least``; all of ``dim`` if any is
+    near to it."""
+    kept = sizes[sizes > least]
+    return len(kept) if len(kept) and bool(kept[-1] >= _BREAK * least) else dim
+
+
+def _projected(whole: Span, basis: Tensor, centre: Tensor) -> Span:
+    """The span of a basis (d, r) about a centre (d,) of the atoms in space; space itself if atoms become equal."""
+    exact, (dim, rank) = whole.points.double(), basis.shape
     inside = exact @ basis
-    if len(first_equal_rows(inside)[0]) < len(points):
-        return Span(points, source, 0.0, 0.0)
+    if len(first_equal_rows(inside)[0]) < len(exact):
+        return whole
     across = centre - basis @ (basis.mT @ centre)
     off = exact - centre - (inside - basis.mT @ centre) @ basis.mT
     rest = dim - rank + float(across.square().sum())
     return Span(inside, Gaussian(rank), rest, float(row_norm(off).max()))
 
 
-class _InRoundings:
-    """Rows about their centre, each in units of its rounding, in float64: blocks of them, one after the other."""
+class _RelativeRows:
+    """Rows about their centre in units of their own sizes, in float64: blocks of them, one after the other."""
 
-    def __init__(self, points: Tensor, precision: torch.dtype) -> None:
+    def __init__(self, points: Tensor) -> None:
         self.centre, self._radius = centre_and_radius(points)
-        self._points, self._precision = points, precision
+        self._points = points
 
     def __iter__(self) -> Iterator[Tensor]:
         about = row_norm(self.centre[None] / self._radius)
         for rows in tall_blocks(self._points):
             exact = self._points[rows].double()
-            rounding = torch.finfo(self._precision).eps * (row_norm(exact / self._radius) + about)
-            yield torch.where(rounding > 0, 1 / rounding, 0.0)[:, None] * ((exact - self.centre) / self._radius)
+            size = row_norm(exact / self._radius) + about
+            yield torch.where(size > 0, 1 / size, 0.0)[:, None] * ((exact - self.centre) / self._radius)
 
     def __len__(self) -> int:
         return len(self._points)
 
 
-def _reach_all_directions(parts: _InRoundings, least: float) -> bool:
+def _reach_all_directions(parts: _RelativeRows, least: float) -> bool:
     """Whether all singular values of the rows (N, d) are above ``least``; False also where rounding leaves that open.
 
     The Cholesky factor of the Gram matrix less a multiple of the identity exists only if its eigenvalues are above
@@ -151,7 +156,7 @@ def _reach_all_directions(parts: _InRoundings, least: float) -> bool:
     return int(torch.linalg.cholesky_ex(gram).info) == 0
 
 
-def _triangle(parts: _InRoundings) -> Tensor:
+def _triangle(parts: _RelativeRows) -> Tensor:
     """R of a QR factorisation of the rows."""
     triangle = parts.centre.new_empty(0, len(parts.centre))
     for block in parts:

@@ -236,7 +236,10 @@ class SemiDual:
         return torch.cat(level) - heights[best]
 
     def score_gaps(self, noise: Tensor, heights: Tensor, groups: list[Tensor]) -> Tensor:
-        """Best score less the best of another atom, and for each labelling less that of another group, (n, 1 + L)."""
+        """Best score less the best of another atom, and for each labelling less that of another group, (n, 1 + L).
+
+        Groups of all labellings are unions of those of the first.
+        """
         offsets = self._offsets(heights)
         rows = max(1, min(64, _GAP_SCORES // len(self)))
         return torch.cat([_gaps(self._scores(part, offsets), groups) / self._unit for part in noise.split(rows)])
@@ -286,11 +289,19 @@ class SemiDual:
 
 def _gaps(scores: Tensor, groups: list[Tensor]) -> Tensor:
     columns = [scores]
-    for labels in groups:
-        best = scores.new_full((len(scores), int(labels.max()) + 1), -torch.inf)
-        columns.append(best.scatter_reduce_(1, labels.expand(len(scores), -1), scores, "amax"))
+    if groups:
+        first, *others = groups
+        best = _best_of_groups(scores, first)
+        label = first.new_empty(best.shape[1])
+        columns += [best, *(_best_of_groups(best, label.scatter(0, first, labels)) for labels in others)]
     top = torch.stack([column.topk(2, dim=1).values for column in columns], dim=1)
     return top[:, :, 0] - top[:, :, 1]
+
+
+def _best_of_groups(scores: Tensor, labels: Tensor) -> Tensor:
+    """Of scores (n, N) the best in each group, (n, groups)."""
+    best = scores.new_full((len(scores), int(labels.max()) + 1), -torch.inf)
+    return best.scatter_reduce_(1, labels.expand(len(scores), -1), scores, "amax")
 
 
 def chunk_sizes(n: int, size: int) -> list[int]:

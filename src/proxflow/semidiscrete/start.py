@@ -28,7 +28,7 @@ _DRAWS = 512  # of a step of the bisection, and of the gaps: a median to about 5
 _BISECTIONS = 8  # steps, after which the scale is known to 1 / 256
 _QUANTILE_DRAWS = 1 << 12  # that stand for the marginals of a source that is not normal
 _FAR = 16.0  # median distances from the centre; farther atoms count as this far when the axes are chosen
-_AXES = 8  # projected on at once: the points are read once for all of them
+_LEAST_AXES, _PROJECTIONS = 8, 1 << 22  # axes projected on at once, or as many as so many numbers: atoms are read once
 _SMALL = (0.05, 0.1, 0.2, 0.35)  # quantiles of gaps that may show more small ones than the median has it
 _LEAST_LEVEL = 1e-300  # of a quantile
 
@@ -105,7 +105,7 @@ def marginal_form(problem: SemiDual, generator: torch.Generator) -> Tensor:
     weights = problem.weights.repeat(problem.elements) / problem.elements
     form = torch.zeros_like(problem.weights)
     equal, slopes = draws is None and bool((weights == weights[0]).all()), None  # on every axis alike
-    for part in axes.mT.tensor_split(max(1, math.ceil(axes.shape[1] / _AXES))):
+    for part in axes.mT.split(max(_LEAST_AXES, _PROJECTIONS // len(weights))):
         values = torch.cat([projected(problem.points, mean, moved.mT) for moved in _images(part, problem.symmetry)])
         for axis, column in zip(part, values.mT.contiguous(), strict=True):
             order = column.argsort()
