@@ -35,8 +35,8 @@ def test_a_fit_is_judged_first_where_the_usual_chi2_would_nearly_always_meet_the
     error = PLAN.stderr(0.01, draws_to_judge(2000, 0.01))
     assert chi2 + 3.3 * error == pytest.approx(0.01, rel=0.001)
     assert PLAN.promising(judged(goals[-1], chi2))
-    assert PLAN.promising(judged(goals[-1], 0.0069))
-    assert not PLAN.promising(judged(goals[-1], 0.0075))
+    assert PLAN.promising(judged(goals[-1], 0.0069, 0.0))
+    assert not PLAN.promising(judged(goals[-1], 0.0075, 0.0))
     assert not PLAN.promising(judged(goals[-2], 0.0))
 
 
@@ -52,7 +52,20 @@ def test_the_standard_error_that_is_planned_is_the_one_that_is_measured() -> Non
 @pytest.mark.parametrize(("chi2", "growth"), [(-0.001, 1.05), (0.0065, 1.05), (0.0082, 1.25), (0.05, 1.5)])
 def test_the_next_judgement_comes_where_chi2_would_meet_the_tolerance(chi2: float, growth: float) -> None:
     used = 2 * math.ceil(PLAN.least)
-    assert PLAN.goal(judged(used, chi2)) / used == pytest.approx(growth, abs=0.03)
+    assert PLAN.goal(judged(used, chi2, 0.0)) / used == pytest.approx(growth, abs=0.03)
+
+
+@pytest.mark.parametrize(
+    ("told", "stderr", "expected"),
+    [(1.2, 0.2, 1.1), (0.9, 0.2, 0.95), (1.3, 0.0, 1.3), (8.0, 0.7, 7.93), (0.1, 10, 1)],
+)
+def test_a_judgement_counts_by_how_sharp_it_is_beside_what_is_usual(
+    told: float, stderr: float, expected: float
+) -> None:
+    """In units of the usual chi2, which deviates by a fifth between data sets, or by as much as a judgement shows."""
+    used = math.ceil(PLAN.least)
+    usual = 1.15 * 2000 / used
+    assert PLAN.chi2(judged(used, told * usual, stderr * usual)) == pytest.approx(expected * usual, rel=0.001)
 
 
 def test_a_cap_ends_the_plan() -> None:

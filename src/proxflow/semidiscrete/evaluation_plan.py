@@ -2,8 +2,9 @@
 
 chi2 of M draws for N atoms is about 1.15 N / M, so that the draws until a tolerance are known beforehand but for a
 factor near 1: a run is judged there first, and again where its own chi2, falling like 1 / M, would meet the tolerance.
-A judgement on the way, by noise like that of the steps, costs little. Where it is low enough, more draws, independent
-ones, judge what the fit would return; that judgement is told, and nearly always meets the tolerance.
+A judgement on the way, by noise like that of the steps, costs little, and tells chi2 of few atoms less well than it is
+known beforehand: both count, by their variances. Where chi2 is low enough, more draws, independent ones, judge what the
+fit would return; that judgement is told, and nearly always meets the tolerance.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ __all__ = ["EvaluationPlan", "draws_to_judge", "usual_chi2"]
 
 _LEAST_DRAWS = 1 << 14  # of a judgement
 _USUAL_EFFICIENCY = 1.15  # chi2 M / N as measured: 1.05 to 1.25; the theory's limit for many draws is 25/24
+_USUAL_SPREAD = 0.2  # relative deviation of it between data sets
 _LEAST_MOVING = 1 << 17  # draws of a fit: below this the bias of W2^2 would show beside its standard error
 _EARLY = (8, 4, 2)  # parts of the first goal, at which a run is judged roughly
 _FEWEST_ROUGH = 1 << 12  # draws of that
@@ -79,8 +81,9 @@ class EvaluationPlan:
 
     def promising(self, last: Evaluation) -> bool:
         """Whether after this evaluation, on the way, one to be told can be expected to meet the tolerance."""
-        stderr = self.stderr(last.chi2, draws_to_judge(self.count, self.tol, last.chi2))
-        return last.samples_used >= self.least and last.chi2 + _PROMISING * stderr <= self.tol
+        chi2 = self.chi2(last)
+        stderr = self.stderr(chi2, draws_to_judge(self.count, self.tol, chi2))
+        return last.samples_used >= self.least and chi2 + _PROMISING * stderr <= self.tol
 
     def goal(self, last: Evaluation | None) -> int:
         """The next number of draws to judge at, after the last one."""
@@ -90,8 +93,18 @@ class EvaluationPlan:
         if later or last is None:
             return min(later[0], self.most)
         least, most = _GROWTH
-        growth = min(max(last.chi2 / self._aim, least), most)
+        growth = min(max(self.chi2(last) / self._aim, least), most)
         return min(math.ceil(used * growth), self.most)
+
+    def chi2(self, last: Evaluation) -> float:
+        """What is expected of chi2 after this evaluation: the mean of what it told and of what is usual, by variances.
+
+        That of chi2 between data sets is at least the square of how far apart the two are, less the other (empirical
+        Bayes): data that are not like others count by themselves.
+        """
+        usual, variance = usual_chi2(self.count, self.inflation, last.samples_used), last.chi2_stderr**2
+        between = max((_USUAL_SPREAD * usual) ** 2, (last.chi2 - usual) ** 2 - variance)
+        return (between * last.chi2 + variance * usual) / (between + variance)
 
     def draws_on_the_way(self, moved: int) -> int:
         """Of a judgement on the way, after so many that moved heights; before ``least``, to tell chi2 to about half."""

@@ -61,7 +61,7 @@ _BATCHES = 16  # of a judgement on the way, at the least: chi2 is by pairs of th
 _BIAS_SHARE = 16  # its bias is a difference on common draws, a tenth of which is small beside the standard error
 _CANDIDATES = 3  # heights that its bias is a difference of
 _CLOSE = 4  # standard errors: if a run is expected nearer to the tolerance, chance decides what its judgements say
-_AGAIN = 1.1, 0.6, 1.05  # factor on the draws, more judgements on the way, factor on those to tell, in the mean
+_AGAIN = 1.04, 0.25, 1.03  # factor on the draws, more judgements on the way, factor on those to tell, in the mean
 LIGHT_SHARE = 0.05  # of the tolerance: what atoms too light for the draws may add to chi2 together
 
 
