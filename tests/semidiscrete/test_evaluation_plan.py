@@ -57,7 +57,7 @@ def test_the_next_judgement_comes_where_chi2_would_meet_the_tolerance(chi2: floa
 
 @pytest.mark.parametrize(
     ("told", "stderr", "expected"),
-    [(1.2, 0.2, 1.1), (0.9, 0.2, 0.95), (1.3, 0.0, 1.3), (8.0, 0.7, 7.93), (0.1, 10, 1)],
+    [(1.2, 0.2, 1.1), (0.9, 0.2, 0.95), (1.3, 0.0, 1.3), (8.0, 0.7, 7.964), (5, 9, 4.938), (1e200, math.inf, 1e3)],
 )
 def test_a_judgement_counts_by_how_sharp_it_is_beside_what_is_usual(
     told: float, stderr: float, expected: float

@@ -19,6 +19,8 @@ __all__ = ["EvaluationPlan", "draws_to_judge", "usual_chi2"]
 _LEAST_DRAWS = 1 << 14  # of a judgement
 _USUAL_EFFICIENCY = 1.15  # chi2 M / N as measured: 1.05 to 1.25; the theory's limit for many draws is 25/24
 _USUAL_SPREAD = 0.2  # relative deviation of it between data sets
+_ROUGH = 0.5  # standard error of a judgement on the way, relative to that, at the most: .3 for digits
+_FAR = 1e3  # times as much as is usual: as good as infinite, which it may be with weights of 1e-300
 _LEAST_MOVING = 1 << 17  # draws of a fit: below this the bias of W2^2 would show beside its standard error
 _EARLY = (8, 4, 2)  # parts of the first goal, at which a run is judged roughly
 _FEWEST_ROUGH = 1 << 12  # draws of that
@@ -100,11 +102,12 @@ class EvaluationPlan:
         """What is expected of chi2 after this evaluation: the mean of what it told and of what is usual, by variances.
 
         That of chi2 between data sets is at least the square of how far apart the two are, less the other (empirical
-        Bayes): data that are not like others count by themselves.
+        Bayes): data that are not like others count by themselves. So do those with errors larger than others have.
         """
-        usual, variance = usual_chi2(self.count, self.inflation, last.samples_used), last.chi2_stderr**2
-        between = max((_USUAL_SPREAD * usual) ** 2, (last.chi2 - usual) ** 2 - variance)
-        return (between * last.chi2 + variance * usual) / (between + variance)
+        usual = usual_chi2(self.count, self.inflation, last.samples_used)
+        told, stderr = min(_FAR * usual, last.chi2), min(_ROUGH * usual, last.chi2_stderr)
+        between = max((_USUAL_SPREAD * usual) ** 2, (told - usual) ** 2 - stderr**2)
+        return told + stderr**2 / (between + stderr**2) * (usual - told)
 
     def draws_on_the_way(self, moved: int) -> int:
         """Of a judgement on the way, after so many that moved heights; before ``least``, to tell chi2 to about half."""
