@@ -3,8 +3,8 @@
 A search by products takes float32 scores of all atoms. On processors with AMX, one that screens takes them in bfloat16
 first, and in float64 for the few atoms that may still be the best. Rates are in operations of the full product, 2 N d a
 draw, a second, so that a search that saves some of them can pass the rate of the bare product. Draws for which the two
-searches name different atoms are decided in float64: the number of each that are wrong is told. On other processors it
-is told of the products alone, beside those in float64.
+searches name different atoms are decided in float64: the number of each that are wrong is told. On other processors,
+where screening would take hours, it is told of the products beside those in float64.
 
 python benchmarks/search.py
 python benchmarks/search.py --only Fashion-MNIST
@@ -64,7 +64,7 @@ def heights_of(points: Tensor) -> Tensor:
     return heights.float()
 
 
-def show(name: str, points: Tensor, heights: Tensor, batch: int, repeats: int, draws: int) -> None:
+def show(name: str, points: Tensor, heights: Tensor, batch: int, repeats: int, draws: int, screens: bool) -> None:
     """The rates on one data set, and the misses of ``draws``."""
     count, dim = points.shape
     noise = torch.randn(batch, dim, generator=torch.Generator().manual_seed(1))
@@ -76,7 +76,6 @@ def show(name: str, points: Tensor, heights: Tensor, batch: int, repeats: int, d
     if batch * count <= _MOST_SCORES:
         contenders["bare product, whole"] = lambda: noise @ points.mT
     contenders["search by products"] = lambda: search.best_by_products(noise, points, -heights)
-    screens = can_screen(noise, points)
     if screens:
         contenders["search that screens"] = lambda: screened_best(noise, points, -heights)
     seconds = medians(contenders, repeats)
@@ -85,29 +84,33 @@ def show(name: str, points: Tensor, heights: Tensor, batch: int, repeats: int, d
     for way, taken in seconds.items():
         rate = 2 * count * dim * batch / taken / 1e9
         print(f"  {way:26s}{1e6 * taken / batch:9.1f} us a draw{rate:9.0f} GFLOP/s{product / taken:8.2f} x")
-    wrong = wrong_answers(points, heights, draws, batch, screens)
-    screened = f", {wrong[1]} by screening" if screens else ""
-    print(f"  of {draws:,} draws, in float64: {wrong[0]} wrong by products{screened}", flush=True)
+    wrong = wrong_answers(points, heights, draws, batch, by_screening if screens else by_exact_products)
+    screened = f", {wrong[1]} wrong by screening" if screens else ""
+    print(f"  of {draws:,} draws: {wrong[0]} wrong by products{screened}", flush=True)
 
 
-def wrong_answers(points: Tensor, heights: Tensor, draws: int, batch: int, screens: bool) -> tuple[int, int]:
-    """Of how many draws the search by products, or the one that screens, names an atom that is not the best.
+def by_screening(noise: Tensor, points: Tensor, heights: Tensor) -> Tensor:
+    """Best atoms, (n,)."""
+    found = screened_best(noise, points, -heights)
+    if found is None:
+        raise SystemExit("too many scores are near to one another to screen them")
+    return found[0]
 
-    They are compared with each other or, where the processor does not screen, with products in float64.
-    """
+
+def by_exact_products(noise: Tensor, points: Tensor, heights: Tensor) -> Tensor:
+    """Best atoms by products in float64, (n,)."""
+    return search.best_by_products(noise.double(), points.double(), -heights.double()).place
+
+
+def wrong_answers(
+    points: Tensor, heights: Tensor, draws: int, batch: int, other: Callable[[Tensor, Tensor, Tensor], Tensor]
+) -> tuple[int, int]:
+    """Of how many draws the search by products, or the other one, names an atom that is not the best, in float64."""
     generator, wrong = torch.Generator().manual_seed(2), [0, 0]
-    exact, levels = (points, -heights) if screens else (points.double(), -heights.double())
     for rows in torch.arange(draws).split(batch):
         noise = torch.randn(len(rows), points.shape[1], generator=generator)
-        plain = search.best_by_products(noise, points, -heights).place
-        other = (
-            screened_best(noise, exact, levels) if screens else search.best_by_products(noise.double(), exact, levels)
-        )
-        if other is None:
-            raise SystemExit("too many scores are near to one another to screen them")
-        scores = [
-            (noise.double() * points[atoms].double()).sum(1) - heights[atoms].double() for atoms in (plain, other[0])
-        ]
+        places = search.best_by_products(noise, points, -heights).place, other(noise, points, heights)
+        scores = [(noise.double() * points[atoms].double()).sum(1) - heights[atoms].double() for atoms in places]
         wrong[0] += int((scores[0] < scores[1]).sum())
         wrong[1] += int((scores[1] < scores[0]).sum())
     return wrong[0], wrong[1]
@@ -123,13 +126,14 @@ def main() -> None:
     options = parser.parse_args()
     if options.quick:
         points = mixture(2_000, 16)
-        show("mixture", points, heights_of(points), 300, 1, 600)
+        show("mixture", points, heights_of(points), 300, 1, 600, screens=True)
         return
     for name, make in cases():
         if options.only not in (None, name):
             continue
         points = make()
-        show(name, points, heights_of(points), options.batch, 5, options.draws)
+        screens = can_screen(points[: options.batch], points)
+        show(name, points, heights_of(points), options.batch, 5, options.draws, screens)
 
 
 if __name__ == "__main__":

@@ -50,8 +50,8 @@ def test_estimates() -> None:
 @pytest.mark.slow
 def test_search() -> None:
     output = printed_by("search.py")
-    assert output.count(" us a draw") == 3
-    assert "of 600 draws, in float64: 0 wrong by products" in output
+    assert output.count(" us a draw") == 4
+    assert "of 600 draws: 0 wrong by products, 0 wrong by screening" in output
 
 
 @pytest.mark.slow
