@@ -68,6 +68,21 @@ def test_a_judgement_counts_by_how_sharp_it_is_beside_what_is_usual(
     assert PLAN.chi2(judged(used, told * usual, stderr * usual)) == pytest.approx(expected * usual, rel=0.001)
 
 
+@pytest.mark.parametrize("count", [100_000, 1_000_000])
+def test_draws_that_move_heights_and_draws_that_judge_are_about_fewest_together(count: int) -> None:
+    """Those to a chi2 of so many standard errors below the tolerance, and a judgement of that error."""
+
+    plan = EvaluationPlan(count, 0.05, 1.0, None)
+
+    def cost(draws: float) -> float:
+        aim = plan.tol - 3.3 * plan.stderr(plan.tol, round(draws))
+        return 1.15 * count / aim + draws if aim > 0 else math.inf
+
+    draws = plan.draws_to_tell()
+    assert plan.wanted + draws == pytest.approx(cost(draws))
+    assert cost(draws) < 1.03 * min(cost(draws * 2 ** (power / 8)) for power in range(-32, 33))
+
+
 def test_a_cap_ends_the_plan() -> None:
     capped = EvaluationPlan(2000, 0.01, 1.0, 50_000)
     assert capped.goal(judged(25_000, 0.1)) == 50_000

@@ -17,6 +17,7 @@ from proxflow.semidiscrete.fit_result import Evaluation
 __all__ = ["EvaluationPlan", "draws_to_judge", "usual_chi2"]
 
 _LEAST_DRAWS = 1 << 14  # of a judgement
+_LEAST_TOLD = 1 << 15  # of one that tells W2^2, too: a standard error of half a hundredth of the spread of costs
 _USUAL_EFFICIENCY = 1.15  # chi2 M / N as measured: 1.05 to 1.25; the theory's limit for many draws is 25/24
 _USUAL_SPREAD = 0.2  # relative deviation of it between data sets
 _ROUGH = 0.5  # standard error of a judgement on the way, relative to that, at the most: .3 for digits
@@ -84,7 +85,7 @@ class EvaluationPlan:
     def promising(self, last: Evaluation) -> bool:
         """Whether after this evaluation, on the way, one to be told can be expected to meet the tolerance."""
         chi2 = self.chi2(last)
-        stderr = self.stderr(chi2, draws_to_judge(self.count, self.tol, chi2))
+        stderr = self.stderr(chi2, self.draws_to_tell(chi2))
         return last.samples_used >= self.least and chi2 + _PROMISING * stderr <= self.tol
 
     def goal(self, last: Evaluation | None) -> int:
@@ -109,6 +110,10 @@ class EvaluationPlan:
         between = max((_USUAL_SPREAD * usual) ** 2, (told - usual) ** 2 - stderr**2)
         return told + stderr**2 / (between + stderr**2) * (usual - told)
 
+    def draws_to_tell(self, chi2: float = 0.0) -> int:
+        """Of a judgement to be told, where chi2 is this; W2^2 is taken on them too."""
+        return max(draws_to_judge(self.count, self.tol, chi2), _LEAST_TOLD)
+
     def draws_on_the_way(self, moved: int) -> int:
         """Of a judgement on the way, after so many that moved heights; before ``least``, to tell chi2 to about half."""
         if moved >= self.least:
@@ -124,5 +129,5 @@ class EvaluationPlan:
     @property
     def _aim(self) -> float:
         """chi2 at which a judgement nearly always meets the tolerance."""
-        stderr = self.stderr(self.tol, draws_to_judge(self.count, self.tol))
+        stderr = self.stderr(self.tol, self.draws_to_tell())
         return max(self.tol - _SAFE * stderr, 0.5 * self.tol)

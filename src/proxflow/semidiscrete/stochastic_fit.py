@@ -41,7 +41,7 @@ from proxflow.semidiscrete.certificate import (
     transport_cost,
 )
 from proxflow.semidiscrete.descent import MULTIPLE, Averages, Descent, Iterate
-from proxflow.semidiscrete.evaluation_plan import EvaluationPlan, draws_to_judge, usual_chi2
+from proxflow.semidiscrete.evaluation_plan import EvaluationPlan, usual_chi2
 from proxflow.semidiscrete.fit_result import Evaluation, ReturnedPotential, Solution
 from proxflow.semidiscrete.judgement import Judgement
 from proxflow.semidiscrete.light import LightAtoms
@@ -55,11 +55,9 @@ from proxflow.storage import storable
 __all__ = ["LIGHT_SHARE", "Expected", "Run", "StochasticState", "on_device", "solve_stochastically"]
 
 _MOTION, _EVALUATION, _MOMENT = range(3)  # streams of a seed: move the heights, judge them, tell a second moment
-_COST_DRAWS = 1 << 15, 1 << 17  # for W2^2: a standard error of a few thousandths of the spread of costs
-_COST_SHARE = 4  # W2^2 is taken on a draw for every so many that moved the heights, between these
 _BATCHES = 16  # of a judgement on the way, at the least: chi2 is by pairs of them
-_BIAS_SHARE = 16  # its bias is a difference on common draws, a tenth of which is small beside the standard error
-_CANDIDATES = 3  # heights that its bias is a difference of
+_BIAS_DRAWS = 1 << 11  # for the bias of W2^2, a difference on common draws: known to a tenth of itself
+_CANDIDATES = 3  # heights that it is a difference of
 _CLOSE = 4  # standard errors: if a run is expected nearer to the tolerance, chance decides what its judgements say
 _AGAIN = 1.04, 0.25, 1.03  # factor on the draws, more judgements on the way, factor on those to tell, in the mean
 LIGHT_SHARE = 0.05  # of the tolerance: what atoms too light for the draws may add to chi2 together
@@ -260,10 +258,10 @@ class Run:
         W2^2 is taken on these draws too.
         """
         state, used, last = self.state, self.state.iterate.samples_used, self._last
-        draws = draws_to_judge(len(self.problem), self.tol, 0.0 if last is None else last.chi2)
+        draws = self.plan.draws_to_tell(0.0 if last is None else last.chi2)
         if last is not None and last.samples_used == used:
             state = dataclasses.replace(state, history=state.history[:-1], snapshots=state.snapshots[:-1])
-        judgement = self.returned.judge(self.potential, max(draws, _cost_draws(used)), self.fresh)
+        judgement = self.returned.judge(self.potential, draws, self.fresh)
         error = mass_error(judgement.tally, self.problem.weights)
         return self._evaluated(state, error, judgement.tally.draws, judgement)
 
@@ -305,13 +303,12 @@ class Run:
             chi2, draws = usual_chi2(count, plan.inflation, moving), plan.draws_on_the_way(moving)
             on_the_way += draws
             last = Evaluation(moving, chi2, plan.stderr(chi2, draws), 0.0)
-        judging = draws_to_judge(count, self.tol, chi2)
+        judging = plan.draws_to_tell(chi2)
         if moving < plan.most and chi2 + _CLOSE * plan.stderr(chi2, judging) > self.tol:
             more, judgements, told = _AGAIN
             moving, on_the_way = min(math.ceil(more * moving), plan.most), on_the_way + math.ceil(judgements * draws)
             judging = math.ceil(told * judging)
-        judging = max(judging, _cost_draws(moving))
-        return Expected(moving, on_the_way, judging, self._bias_draws(moving), self._other_draws(missed=False))
+        return Expected(moving, on_the_way, judging, self._bias_draws, self._other_draws(missed=False))
 
     def certify(self) -> Solution:
         """The solution as it is, with its masses and its cost."""
@@ -333,7 +330,7 @@ class Run:
             transport_cost=cost.value,
             transport_cost_interval=cost.interval,
             samples_used=used,
-            evaluation_samples=self.state.evaluation_samples + self._bias_draws(used) + self._other_draws(missed),
+            evaluation_samples=self.state.evaluation_samples + self._bias_draws + self._other_draws(missed),
             advice=self._advice() if missed else "raise max_samples",
             quality=quality,
         )
@@ -361,8 +358,8 @@ class Run:
         mean, stderr = noise_cost(judgement, source)
         atoms = self.returned.atom_costs(potential)
         dual = mean + float(inner(problem.weights, atoms))
-        whole, draws = self.state.iterate.averages, self._bias_draws(self.state.iterate.samples_used)
-        cost = transport_cost(problem, self.light, whole, self._half(whole), dual, stderr, draws, self.fresh)
+        whole, half = self.state.iterate.averages, self._half(self.state.iterate.averages)
+        cost = transport_cost(problem, self.light, whole, half, dual, stderr, self._bias_draws, self.fresh)
         if missed:
             cost = bracketed(problem, atoms, judgement.tally.mass, cost)
         if problem.shortlist is None:
@@ -370,9 +367,10 @@ class Run:
         of_these = dual + float(inner(judgement.tally.mass - problem.weights, atoms))
         return Cost(of_these, (dual - 1.96 * stderr, cost.interval[1]), dual)
 
-    def _bias_draws(self, moved: int) -> int:
+    @property
+    def _bias_draws(self) -> int:
         """That the bias of W2^2 is measured on; the cost of a smooth map has none."""
-        return 0 if self.problem.epsilon > 0 else _cost_draws(moved) // _BIAS_SHARE
+        return 0 if self.problem.epsilon > 0 else _BIAS_DRAWS
 
     def _other_draws(self, missed: bool) -> int:
         """For what a fit that missed is advised, and for the cost of all pairs beside that of a shortlist's."""
@@ -396,9 +394,3 @@ def on_device(value: Any, device: torch.device) -> Any:
         return value
     names = (field.name for field in dataclasses.fields(value))
     return dataclasses.replace(value, **{name: on_device(getattr(value, name), device) for name in names})
-
-
-def _cost_draws(moved: int) -> int:
-    """For W2^2, after so many draws that moved the heights."""
-    least, most = _COST_DRAWS
-    return min(max(least, moved // _COST_SHARE), most)
