@@ -1,9 +1,10 @@
 """The maximum-affine search: argmax_j <a_i, b_j> + c_j over many rows, or the best two, in bounded memory.
 
 One matrix product does all the work. The cost beyond it is kept small by a score block that stays in cache and is
-reused, and, on the CPU, by numpy's vectorised argmax. On a GPU with Triton the product and the maximum are one kernel;
-processors that are much quicker in bfloat16 find the few slopes that matter in that precision. Slopes that are stored
-in fewer bytes are converted to the dtype of the queries a block at a time.
+reused, and, on the CPU, by numpy's vectorised argmax and by threads that each have a part of many slopes. On a GPU with
+Triton the product and the maximum are one kernel; processors that are much quicker in bfloat16 find the few slopes that
+matter in that precision. Slopes that are stored in fewer bytes are converted to the dtype of the queries a block at a
+time.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from torch import Tensor
 
 from proxflow.kernels.geometry import row_blocks
 from proxflow.kernels.screened_search import Panels, can_screen, keeps_panels, panels_to_keep, screened_best
+from proxflow.kernels.threads import on_threads
 from proxflow.kernels.triton_support import has_kernels, without_kernels
 
 if TYPE_CHECKING:
@@ -46,7 +48,7 @@ Kept: TypeAlias = "Panels | KeptSlopes"
 
 _BLOCK_BYTES = 1 << 21  # one score block: it stays in a cache near the core; written to memory it would halve the speed
 _FOLDED = 64  # dimensions up to which offsets are one more coordinate: adding them would take as long as the product
-_CHUNK_NUMBERS = 1 << 22  # of slopes, that all rows are searched among before the next ones
+_CHUNK_NUMBERS = 1 << 20  # of slopes, that one thread searches all rows among before the next ones
 _MIN_ROWS = 256  # fewer rows than this leave the matrix product inefficient
 _LEAST_FUSED, _LEAST_FUSED_DEPTH = 1 << 33, 64  # operations that repay the launches of a GPU's kernels
 _ROW_STEP = 16  # rows of a block come in this many, so that a part of the rows is rounded as it is in the whole
@@ -199,18 +201,23 @@ def best_by_products(queries: Tensor, slopes: Tensor, offsets: Tensor | None) ->
         queries = torch.cat([queries, queries.new_ones(rows, 1)], dim=1)
     if slopes.dtype != queries.dtype:
         width = min(width, max(1, _CHUNK_NUMBERS // slopes.shape[1]))  # so much is converted at once, for few rows too
-    blocks, buffer = queries.split(height), queries.new_empty(height * width)
+    blocks = queries.split(height)
     size = width if columns <= width else width * max(1, _CHUNK_NUMBERS // (width * queries.shape[1]))
-    for left in range(0, columns, size):  # all rows before the next slopes: each is read once, of a file too
-        chunk = slice(left, left + size)
-        near = _folded(slopes[chunk].to(queries.dtype), None if offsets is None else offsets[chunk], folds)
-        found = [_block_argmax(block, *near, buffer, width) for block in blocks]
-        its_index, its_score = (torch.cat(parts) for parts in zip(*found, strict=True))
-        if left == 0:
-            index, score = its_index, its_score
-            continue
+
+    def among(chunks: Iterator[slice]) -> Iterator[tuple[Tensor, Tensor]]:
+        buffer = queries.new_empty(height * width)
+        for chunk in chunks:
+            near = _folded(slopes[chunk].to(queries.dtype), None if offsets is None else offsets[chunk], folds)
+            found = [_block_argmax(block, *near, buffer, width) for block in blocks]
+            its_index, its_score = (torch.cat(parts) for parts in zip(*found, strict=True))
+            yield its_index + chunk.start, its_score
+
+    # All rows before the next slopes: each is read once, of a file too.
+    chunks = [slice(left, left + size) for left in range(0, columns, size)]
+    (index, score), *others = on_threads(among, chunks, queries.device)
+    for its_index, its_score in others:
         better = its_score > score
-        index, score = torch.where(better, its_index + left, index), torch.where(better, its_score, score)
+        index, score = torch.where(better, its_index, index), torch.where(better, its_score, score)
     return Best(index, score.double())
 
 

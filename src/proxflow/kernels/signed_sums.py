@@ -11,12 +11,14 @@ of a search of each vector, and 2 log2 m + 4 passes over B N m scores.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from proxflow.kernels.search import row_argmax, row_argmin
+from proxflow.kernels.threads import on_threads
 
 __all__ = ["SlopesInParts", "argmax_of_signs", "hadamard_signs"]
 
@@ -84,22 +86,25 @@ def argmax_of_signs(queries: Tensor, slopes: SlopesInParts, offsets: Tensor) -> 
     Returns:
         (2 m, B) int64: for each row of ``hadamard_signs``.
     """
-    blocks = queries.split(slopes.rows, dim=1)
-    first, *others = slopes.panels
-    width = first.shape[-1]
-    buffer = queries.new_empty(len(queries) * blocks[0].shape[1] * width)
+    blocks, (first, *others) = queries.split(slopes.rows, dim=1), slopes.panels
+    numbers, width = len(queries) * blocks[0].shape[1] * first.shape[-1], first.shape[-1]
     if not others:
+        buffer = queries.new_empty(numbers)
         return torch.cat([_block_places(block, first, offsets, buffer) for block in blocks], dim=1)
-    place, score, left = queries.new_empty(0, dtype=torch.int64), queries.new_empty(0), 0
-    for panel, level in zip(slopes.panels, offsets.split(width), strict=True):
-        found = [_block_best(block, panel, level, buffer) for block in blocks]
-        its_place, its_score = (torch.cat(columns, dim=1) for columns in zip(*found, strict=True))
-        if left == 0:
-            place, score = its_place, its_score
-        else:
-            better = its_score > score
-            place, score = torch.where(better, its_place + left, place), torch.where(better, its_score, score)
-        left += len(level)
+
+    def among(panels: Iterator[int]) -> Iterator[tuple[Tensor, Tensor]]:
+        buffer = queries.new_empty(numbers)
+        for number in panels:
+            left = number * width
+            level = offsets[left : left + width]
+            found = [_block_best(block, slopes.panels[number], level, buffer) for block in blocks]
+            its_place, its_score = (torch.cat(columns, dim=1) for columns in zip(*found, strict=True))
+            yield its_place + left, its_score
+
+    (place, score), *rest = on_threads(among, range(len(slopes.panels)), queries.device)
+    for its_place, its_score in rest:
+        better = its_score > score
+        place, score = torch.where(better, its_place, place), torch.where(better, its_score, score)
     return place
 
 

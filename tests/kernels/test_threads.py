@@ -1,0 +1,112 @@
+"""Parts of a search on several threads: the answers of one, and nothing of torch's changed."""
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+
+from proxflow.kernels.search import argmax_affine
+from proxflow.kernels.signed_sums import SlopesInParts, argmax_of_signs, hadamard_signs
+from proxflow.kernels.threads import on_threads
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def two_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_parts_come_in_their_order_from_threads_that_have_one_of_torchs() -> None:
+    together, seen = threading.Barrier(2), set[int]()
+
+    def work(parts: Iterator[int]) -> Iterator[tuple[int, int]]:
+        together.wait(60)
+        for part in parts:
+            seen.add(threading.get_ident())
+            yield part**2, torch.get_num_threads()
+            torch.zeros(1 << 16).add_(1)
+
+    assert on_threads(work, range(20), CPU) == [(number**2, 1) for number in range(20)]
+    assert threading.get_ident() not in seen
+
+
+def test_torch_keeps_its_number_of_threads_here_and_in_threads_to_come() -> None:
+    torch.set_num_threads(3)
+    on_threads(lambda parts: parts, range(20), CPU)
+    assert torch.get_num_threads() == 3
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(torch.get_num_threads).result() == 3
+
+
+@pytest.mark.parametrize(("count", "device"), [(3, "cpu"), (20, "meta")])
+def test_few_parts_and_those_of_a_gpu_are_this_threads(count: int, device: str) -> None:
+    found = on_threads(lambda parts: (threading.get_ident() for _ in parts), range(count), torch.device(device))
+    assert set(found) == {threading.get_ident()}
+
+
+def test_an_error_ends_all_and_the_next_search_works() -> None:
+    done = list[int]()
+
+    def work(parts: Iterator[int]) -> Iterator[int]:
+        for part in parts:
+            if part == 3:
+                raise ValueError("of part 3")
+            time.sleep(0.01)
+            done.append(part)
+            yield part
+
+    with pytest.raises(ValueError, match="of part 3"):
+        on_threads(work, range(1000), CPU)
+    assert len(done) < 20
+    assert on_threads(lambda parts: parts, range(5), CPU) == [0, 1, 2, 3, 4]
+
+
+def test_searches_in_parts_find_the_largest_scores() -> None:
+    generator = torch.Generator().manual_seed(0)
+    slopes = torch.randn(300_000, 16, generator=generator, dtype=torch.float64)
+    queries, offsets = torch.randn(40, 16, generator=generator, dtype=torch.float64), -slopes.square().sum(1) / 2
+    slopes[200_000], offsets[200_000] = slopes[7], offsets[7]  # of equal scores the first
+    queries[0] = slopes[7]
+    exact = (queries @ slopes.mT + offsets).argmax(1)
+    for mode in (torch.no_grad, torch.inference_mode, torch.enable_grad):
+        with mode():
+            assert torch.equal(argmax_affine(queries, slopes.requires_grad_(), offsets), exact)
+    assert exact[0] == 7
+
+
+def test_searches_of_signs_in_parts_find_the_largest_scores() -> None:
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.randn(20_000, 64, generator=generator, dtype=torch.float64)
+    parts, offsets = torch.randn(4, 40, 16, generator=generator, dtype=torch.float64), -rows.square().sum(1) / 2
+    slopes = SlopesInParts.of(rows, torch.eye(64, dtype=torch.float64), 4)
+    assert len(slopes.panels) >= 4
+    signed = (hadamard_signs(4)[:, :, None, None] * parts).permute(0, 2, 1, 3).flatten(2)
+    with torch.inference_mode():
+        assert torch.equal(argmax_of_signs(parts, slopes, offsets), (signed @ rows.mT + offsets).argmax(2))
+
+
+FORKING = """
+import os, signal, torch
+from proxflow.kernels.threads import on_threads
+torch.set_num_threads(2)
+assert on_threads(lambda parts: parts, range(5), torch.device("cpu")) == [0, 1, 2, 3, 4]
+if os.fork() == 0:
+    signal.alarm(60)
+    os._exit(0 if on_threads(lambda parts: parts, range(5), torch.device("cpu")) == [0, 1, 2, 3, 4] else 1)
+raise SystemExit(os.waitstatus_to_exitcode(os.wait()[1]))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_a_forked_process_starts_threads_of_its_own() -> None:
+    assert subprocess.run([sys.executable, "-W", "ignore", "-c", FORKING], check=False).returncode == 0
