@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 
+from proxflow.kernels import threads
 from proxflow.kernels.search import argmax_affine
 from proxflow.kernels.signed_sums import SlopesInParts, argmax_of_signs, hadamard_signs
 from proxflow.kernels.threads import on_threads
@@ -41,11 +42,13 @@ def test_parts_come_in_their_order_from_threads_that_have_one_of_torchs() -> Non
 
 
 def test_torch_keeps_its_number_of_threads_here_and_in_threads_to_come() -> None:
-    torch.set_num_threads(3)
-    on_threads(lambda parts: parts, range(20), CPU)
-    assert torch.get_num_threads() == 3
-    with ThreadPoolExecutor(1) as pool:
-        assert pool.submit(torch.get_num_threads).result() == 3
+    with ThreadPoolExecutor(1) as another, ThreadPoolExecutor(1) as new:
+        another.submit(torch.get_num_threads).result()  # the first call undoes what was set before
+        another.submit(torch.set_num_threads, 5).result()
+        torch.set_num_threads(3)
+        assert another.submit(on_threads, lambda parts: parts, range(20), CPU).result() == list(range(20))
+        assert another.submit(torch.get_num_threads).result() == 5
+        assert torch.get_num_threads() == new.submit(torch.get_num_threads).result() == 3
 
 
 @pytest.mark.parametrize(("count", "device"), [(3, "cpu"), (20, "meta")])
@@ -69,6 +72,24 @@ def test_an_error_ends_all_and_the_next_search_works() -> None:
         on_threads(work, range(1000), CPU)
     assert len(done) < 20
     assert on_threads(lambda parts: parts, range(5), CPU) == [0, 1, 2, 3, 4]
+
+
+def test_threads_that_cannot_be_had_leave_none_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    started, start = list[threading.Thread](), threading.Thread.start
+
+    def first_alone(self: threading.Thread) -> None:
+        if started:
+            raise RuntimeError("can't start new thread")
+        started.append(self)
+        start(self)
+
+    monkeypatch.setattr(threads, "_pools", {})
+    monkeypatch.setattr(threading.Thread, "start", first_alone)
+    with pytest.raises(RuntimeError, match="can't start new thread"):
+        on_threads(lambda parts: parts, range(5), CPU)
+    monkeypatch.undo()
+    started[0].join(10)
+    assert not started[0].is_alive()
 
 
 def test_searches_in_parts_find_the_largest_scores() -> None:

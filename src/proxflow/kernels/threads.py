@@ -81,16 +81,23 @@ def _pool(threads: int) -> ThreadPoolExecutor:
 
 
 def _started(threads: int) -> ThreadPoolExecutor:
-    before, all_started = torch.get_num_threads(), threading.Barrier(threads)
-    pool = ThreadPoolExecutor(threads, thread_name_prefix="search")
+    pool, together = ThreadPoolExecutor(threads, thread_name_prefix="search"), threading.Barrier(threads)
 
-    def start(_: int) -> None:
-        torch.get_num_threads()  # the first that is asked of torch in a thread gives it as many as all have
+    def start(_: int) -> int:
+        of_new_threads = torch.get_num_threads()  # the first call in a thread gives it what the last one set anywhere
+        together.wait()
         torch.set_num_threads(1)
-        all_started.wait()
+        together.wait()
+        return of_new_threads
 
-    list(pool.map(start, range(threads)))
-    torch.set_num_threads(before)  # of this thread, as it was, and of those that are yet to start
+    try:
+        of_new_threads, *_ = pool.map(start, range(threads))
+    except BaseException:  # no more threads to be had, or Ctrl-C: none is to wait for the others
+        together.abort()
+        raise
+    restoring = threading.Thread(target=torch.set_num_threads, args=(of_new_threads,))
+    restoring.start()
+    restoring.join()
     return pool
 
 
