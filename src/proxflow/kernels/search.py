@@ -34,6 +34,7 @@ __all__ = [
     "argmax_affine",
     "best_affine",
     "best_by_products",
+    "best_of_parts",
     "kept_for_searches",
     "row_argmax",
     "row_argmin",
@@ -214,11 +215,17 @@ def best_by_products(queries: Tensor, slopes: Tensor, offsets: Tensor | None) ->
 
     # All rows before the next slopes: each is read once, of a file too.
     chunks = [slice(left, left + size) for left in range(0, columns, size)]
-    (index, score), *others = on_threads(among, chunks, queries.device)
-    for its_index, its_score in others:
-        better = its_score > score
-        index, score = torch.where(better, its_index, index), torch.where(better, its_score, score)
+    index, score = best_of_parts(on_threads(among, chunks, queries.device))
     return Best(index, score.double())
+
+
+def best_of_parts(found: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    """The place and the score that are largest, of those of each part: on an exact tie those of the first part."""
+    (place, score), *others = found
+    for its_place, its_score in others:
+        better = its_score > score
+        place, score = torch.where(better, its_place, place), torch.where(better, its_score, score)
+    return place, score
 
 
 def _folded(slopes: Tensor, offsets: Tensor | None, folds: bool) -> tuple[Tensor, Tensor | None]:

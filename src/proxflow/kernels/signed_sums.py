@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from proxflow.kernels.search import row_argmax, row_argmin
+from proxflow.kernels.search import best_of_parts, row_argmax, row_argmin
 from proxflow.kernels.threads import on_threads
 
 __all__ = ["SlopesInParts", "argmax_of_signs", "hadamard_signs"]
@@ -101,10 +101,7 @@ def argmax_of_signs(queries: Tensor, slopes: SlopesInParts, offsets: Tensor) -> 
             its_place, its_score = (torch.cat(columns, dim=1) for columns in zip(*found, strict=True))
             yield its_place + left, its_score
 
-    (place, score), *rest = on_threads(among, range(len(slopes.panels)), queries.device)
-    for its_place, its_score in rest:
-        better = its_score > score
-        place, score = torch.where(better, its_place, place), torch.where(better, its_score, score)
+    place, _ = best_of_parts(on_threads(among, range(len(slopes.panels)), queries.device))
     return place
 
 
