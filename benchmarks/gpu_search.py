@@ -13,7 +13,9 @@ from torch import Tensor
 
 from gpu_measure import Deadline, Table, float32_products, timed
 from gpu_sizes import Bench, ImageLaw
-from proxflow.kernels.search import _can_fuse, argmax_affine, best_by_products
+from proxflow.kernels.screening import best_of
+from proxflow.kernels.search import _can_fuse, argmax_affine, best_by_products, top_two_affine
+from proxflow.kernels.softmax.sums import _summed_by_blocks, summed_laws
 
 __all__ = ["Problem", "card", "searches", "slopes_scored_again"]
 
@@ -146,6 +148,8 @@ def searches(bench: Bench, deadline: Deadline) -> None:
     parts = report.table("sizes", "what", "noise vectors", "seconds", "repeats", "TFLOP/s", f"wrong of {checked}")
     report.add(
         "\n- in float32: the same search where float16 does not tell scores apart",
+        "- softmax laws: for each slope the sums over the noise of its probability and of the square, as a smooth fit "
+        "takes them; the kernels' two products, of three in TF32 each, count as one",
         f"- group maxima: torch's product in bfloat16 and the largest of each {_GROUP} scores, rows converted before",
     )
     for number, (rows, count, dim) in enumerate(bench.sizes.searches):
@@ -242,10 +246,14 @@ def _parts(bench: Bench, problem: Problem) -> Iterator[Part]:
     from proxflow.kernels import fused_search
 
     def in_float32() -> Tensor | None:
-        found = fused_search._screened(*arguments, torch.float32)
-        return None if found is None else found[0]
+        found = fused_search._screened(*arguments, torch.float32, 1)
+        return None if found is None else best_of(*found, rows, len(problem.slopes))[0]
 
     yield Part("in float32", rows, lambda: in_float32)
+    yield Part("the best two", rows, lambda: lambda: top_two_affine(*arguments).best)
+    yield Part("softmax laws, summed", rows, lambda: lambda: summed_laws(*arguments), answers=False)
+    blocks = partial(_summed_by_blocks, *arguments)
+    yield Part("softmax laws, summed in blocks by torch", rows, lambda: blocks, answers=False)
     rounded = partial(fused_search.kept_slopes, problem.slopes, problem.offsets)
     yield Part("slopes rounded to float16, with bounds", 0, lambda: rounded, answers=False)
 

@@ -15,6 +15,7 @@ import proxflow as pf
 from proxflow.couplings.stream import batch_of
 from proxflow.kernels import search
 from proxflow.kernels.search import argmax_affine
+from proxflow.kernels.softmax import sums
 from tests.processes import Processes
 
 DEVICE = torch.device("cuda")
@@ -72,6 +73,35 @@ def test_kernels_give_the_first_of_tied_slopes_and_leave_too_many_to_products(fu
     queries[3] = torch.nan
     others = torch.arange(500, device=DEVICE) != 3
     assert torch.equal(argmax_affine(queries, slopes)[others], argmax_affine(queries[others], slopes))
+
+
+@pytest.mark.parametrize(("rows", "columns", "depth"), [(100, 300, 1), (700, 5000, 7), (300, 20_000, 65)])
+def test_kernels_find_the_best_two_slopes_of_float64(rows: int, columns: int, depth: int, fused: bool) -> None:
+    for stored in (torch.float32, torch.float16):
+        queries, slopes, offsets = cloud(rows, depth, 1), cloud(columns, depth, 2, stored), cloud(columns, 1, 3)[:, 0]
+        found = search.top_two_affine(queries, slopes, offsets)
+        scores, _ = best_scores(queries, slopes, offsets)
+        top = scores.topk(2, dim=1).values
+        own = scores.gather(1, torch.stack([found.best, found.second], dim=1))
+        torch.testing.assert_close(own, top, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(found.gap.double(), top[:, 0] - top[:, 1], rtol=1e-4, atol=1e-5)
+        assert (found.best != found.second).all()
+
+
+@pytest.mark.parametrize(("rows", "columns", "depth"), [(100, 300, 1), (3000, 5000, 7), (3000, 20_000, 65)])
+@pytest.mark.parametrize("least", [0, 1 << 62], ids=["fused", "blocks"])
+def test_softmax_laws_are_summed_as_in_float64(
+    least: int, rows: int, columns: int, depth: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sums, "_LEAST_FUSED", least)
+    for scale in (0.1, 3.0):
+        v, atoms, bias = scale * cloud(rows, depth, 1), 3 * cloud(columns, depth, 2), scale * cloud(columns, 1, 3)[:, 0]
+        scores = v.double() @ atoms.double().T + bias.double()
+        laws, rounding = scores.softmax(1), 1e-6 * (1 + float(scores.abs().max()))
+        torch.testing.assert_close(sums.log_sums(v, atoms, bias).double(), scores.logsumexp(1), rtol=0, atol=rounding)
+        total, squares = sums.summed_laws(v, atoms, bias)
+        torch.testing.assert_close(total, laws.sum(0), rtol=2 * rounding, atol=1e-30)
+        torch.testing.assert_close(squares, laws.square().sum(0), rtol=4 * rounding, atol=1e-30)
 
 
 def test_potentials_keep_their_points_for_small_batches(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,13 +1,11 @@
 """The kernels of a GPU: their answers in Triton's interpreter are those of float64, and they compile for GPUs."""
 
-import json
-import os
-import subprocess
-import sys
 from typing import Any
 
 import pytest
+import torch
 
+from tests.kernels.interpreted import compiled, interpreted
 from tests.marks import slow_beyond
 
 pytest.importorskip("triton")
@@ -18,8 +16,8 @@ import json
 
 import torch
 
-from proxflow.kernels import fused_search
-from proxflow.kernels.fused_search import _Tile, fused_best
+from proxflow.kernels import fused_search, search
+from proxflow.kernels.fused_search import _Tile, fused_best, fused_best_two
 
 tried = []
 fused_search._tile = lambda dtype, depth, memory: tried.append(dtype) or _Tile(16, 32, 16, 16, 4, 2)
@@ -141,6 +139,51 @@ result["spoiled"] = torch.equal(index[alone], truth(queries, slopes).nan_to_num(
 queries[7] = 0
 index, score = fused_best(queries, slopes, normal(200))
 result["tiny"] = int(index[9]), int((index < 0).sum())
+
+
+def best_two_are_right(queries, slopes, offsets):
+    (best, value), (second, runner_up) = fused_best_two(queries, slopes, offsets)
+    scores = truth(queries, slopes, offsets)
+    places = scores.sort(dim=1, descending=True, stable=True).indices[:, :2]
+    values = torch.stack([value, runner_up], dim=1)
+    near = torch.allclose(values, scores.gather(1, places), rtol=1e-12, atol=0)
+    return near and torch.equal(torch.stack([best, second], dim=1), places)
+
+
+result["two"] = []
+for rows, columns, depth in ((40, 150, 20), (17, 700, 33), (1, 17, 1), (70, 900, 16)):  # one panel and several
+    table = normal(columns, depth + 2)
+    result["two"].append(best_two_are_right(normal(rows, depth), table[:, :depth], table[:, -1]))
+for kept, asked in itertools.product((*stored, torch.float64), (torch.float32, torch.float64)):
+    if kept != torch.float64 or asked == kept:
+        points = normal(200, 12)
+        points = points.to(kept) if kept.is_floating_point else (30 * points.abs()).clamp(max=127).to(kept)
+        result["two"].append(best_two_are_right(normal(9, 12, dtype=asked), points, normal(200, dtype=asked)))
+result["two"].append(best_two_are_right(1e-3 * normal(9, 12), wide + 100, 0.1 * normal(200)))
+whole = torch.randint(-3, 4, (50, 4), generator=generator).float()
+corners = torch.cartesian_prod(*4 * [torch.tensor([-3.0, -1.0, 2.0, 3.0])])
+result["two tied"] = best_two_are_right(whole, corners, torch.zeros(256))
+neighbours = torch.zeros(100, 8)
+neighbours[40, 0], neighbours[41, 0], neighbours[90, 0] = 9, 9.001, 8  # the best two in one group
+result["two of a group"] = best_two_are_right(torch.ones(48, 1) * torch.eye(8)[0], neighbours, torch.zeros(100))
+tried.clear()
+result["two near"] = best_two_are_right(torch.ones(3, 2), close, torch.zeros(1800)), [str(dtype) for dtype in tried]
+fused_search._GROUPS_KEPT = fused_search._SLOPES_KEPT = 1
+result["two full"] = fused_best_two(normal(40, 4), normal(300, 4), normal(300)) is None
+fused_search._GROUPS_KEPT = fused_search._SLOPES_KEPT = 32
+result["two of few"] = fused_best_two(normal(5, 4), normal(16, 4), normal(16)) is None
+queries, offsets = normal(40, 12), normal(300)
+queries[7] *= 1e-12  # a row far smaller than others
+(best, _), (second, _) = fused_best_two(queries, normal(300, 12), offsets)
+search.has_kernels, search._LEAST_FUSED = lambda device: True, 0
+points = normal(300, 12)
+two = search.top_two_affine(queries, points, offsets)  # the row that kernels leave is searched by products
+values, places = truth(queries, points, offsets).topk(2, dim=1)
+same = torch.equal(torch.stack([two.best, two.second], dim=1), places)
+result["two routed"] = same and torch.allclose(two.gap.double(), values[:, 0] - values[:, 1], rtol=1e-5)
+few = search.top_two_affine(queries, points[:5], offsets[:5])  # all by products
+result["two routed"] &= torch.equal(few.second, truth(queries, points[:5], offsets[:5]).topk(2, dim=1).indices[:, 1])
+result["two tiny"] = [int(best[7]), int(second[7]), int((best < 0).sum()), int((second < 0).sum())]
 print(json.dumps(result))
 """
 
@@ -161,7 +204,7 @@ offsets = 1e3 * torch.randn(320, generator=generator)
 result = []
 for dtype in (torch.float16, torch.float32):
     frame = _frame(queries, slopes, offsets)
-    rows = _noise(queries, frame, dtype, tile)
+    rows = _noise(queries, frame, dtype, tile, 1)
     kept, size, lost = _kept(queries, 0 * frame.centre, frame.largest[0], dtype, 16, 16, noise=False)
     panel = _panel(slopes, offsets, frame, dtype, tile)
     scales = [float(2.0 ** (4 - torch.frexp(each).exponent)) for each in frame.largest]
@@ -180,7 +223,7 @@ for dtype in (torch.float16, torch.float32):
 loss = 2.0**-11
 noise, line = torch.full((16, 1), 1 + loss), torch.tensor([[1 + loss], [-1 - loss]]).repeat(16, 1)
 frame = _frame(noise, line, torch.zeros(32))
-rows, panel = _noise(noise, frame, torch.float16, tile), _panel(line, torch.zeros(32), frame, torch.float16, tile)
+rows, panel = _noise(noise, frame, torch.float16, tile, 1), _panel(line, torch.zeros(32), frame, torch.float16, tile)
 scales = [float(2.0 ** (4 - torch.frexp(each).exponent)) for each in frame.largest]
 missed = (rows.rows.double() @ panel.rows.double().T)[:, :32]
 missed -= scales[0] * scales[1] * (noise.double() @ line.double().T)
@@ -267,24 +310,13 @@ print(json.dumps(result))
 """
 
 
-def interpreted(script: str) -> Any:
-    environment = os.environ | {"TRITON_INTERPRET": "1"}
-    result = subprocess.run(
-        [sys.executable, "-c", script], env=environment, capture_output=True, text=True, timeout=300
-    )
-    if "only 0-dimensional arrays can be converted" in result.stderr:
-        pytest.skip("the interpreter of this Triton does not run with numpy 2.4 or later")
-    assert result.returncode == 0, result.stderr
-    return json.loads(result.stdout.splitlines()[-1])
-
-
 @pytest.fixture(scope="module")
 def found() -> dict[str, Any]:
     return dict(interpreted(ANSWERS))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("inputs", ["described", "sizes", "dtypes", "scales", "kept", "first"])
+@pytest.mark.parametrize("inputs", ["described", "sizes", "dtypes", "scales", "kept", "first", "two"])
 def test_the_answers_are_those_of_float64(found: dict[str, Any], inputs: str) -> None:
     assert found[inputs]
     assert all(found[inputs])
@@ -332,6 +364,24 @@ def test_a_row_that_cannot_be_screened_says_so_and_spoils_no_other(found: dict[s
     assert found["tiny noise"] == 9 * [-1]  # kept slopes are scaled for normal noise
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("inputs", ["two tied", "two of a group", "two full", "two of few", "two routed"])
+def test_the_best_two_are_found_or_left_to_another_search(found: dict[str, Any], inputs: str) -> None:
+    assert found[inputs]
+
+
+@pytest.mark.slow
+def test_the_best_two_that_float16_does_not_tell_apart_are_searched_in_float32(found: dict[str, Any]) -> None:
+    right, tried = found["two near"]
+    assert right
+    assert tried[-2:] == ["torch.float16", "torch.float32"]
+
+
+@pytest.mark.slow
+def test_a_row_whose_best_two_cannot_be_screened_says_so(found: dict[str, Any]) -> None:
+    assert found["two tiny"] == [-1, -1, 1, 1]
+
+
 @pytest.mark.parametrize("place", slow_beyond(1, [0, 1]), ids=["float16", "float32"])
 def test_what_rounding_loses_stays_within_its_bounds(place: int) -> None:
     ratios = interpreted(BOUNDS)[place]
@@ -357,16 +407,30 @@ def test_each_kernel_keeps_what_may_be_the_best_to_the_last_bit() -> None:
     assert all(found["columns"]), found["columns"]
 
 
+def test_the_second_best_score_is_at_least_the_second_largest_of_what_those_of_groups_are() -> None:
+    from proxflow.kernels.fused_search import _Noise
+
+    generator = torch.Generator().manual_seed(0)
+    maxima = torch.randint(-50, 50, (9, 5), generator=generator).float()  # whole numbers, whose sums are exact
+    errors, size = torch.arange(9.0), 1 + torch.arange(5.0)
+    floor, slack = torch.full((5,), -torch.inf).index_fill(0, torch.tensor([3]), torch.nan), torch.tensor(2.0)
+    leading = torch.full((2, 5), -torch.inf)
+    noise = _Noise(torch.zeros(5, 4), size, floor, leading)
+    noise.level(maxima[:4], errors[:4], slack)  # of a first panel
+    level = noise.level(maxima[4:], errors[4:], slack)
+    least = (maxima - errors[:, None] * size).sort(dim=0, descending=True).values
+    assert torch.equal(leading, least[:2])
+    assert torch.equal(level.nan_to_num(7.5), (least[1] - slack).index_fill(0, torch.tensor([3]), 7.5))
+    one = _Noise(noise.rows, size, floor, None)
+    assert one.level(maxima, errors, slack) is floor
+
+
 @pytest.mark.slow
 def test_the_bound_of_what_rounding_loses_is_as_small_as_it_can_be_on_a_line() -> None:
     assert 0.9 < interpreted(BOUNDS)[2]["line"] <= 1
 
 
 def _compiled(name: str, constants: dict[str, Any], capability: int, stored: dict[str, str] | None = None) -> Any:
-    import triton
-    from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource
-
     from proxflow.kernels import fused_search
 
     kernel: Any = getattr(fused_search, name)
@@ -388,9 +452,7 @@ def _compiled(name: str, constants: dict[str, Any], capability: int, stored: dic
     if name == "_rounded":
         types["kept"] = "*fp16"
     types |= stored or {}
-    signature = {key: "constexpr" if key in constants else types.get(key, "i32") for key in kernel.arg_names}
-    source = ASTSource(fn=kernel, signature=signature, constexprs=constants)
-    return triton.compile(source, target=GPUTarget("cuda", capability, 32), options={"num_warps": 8}).asm["ptx"]
+    return compiled(kernel, constants, types, capability)
 
 
 TILE = {"WHOLE": False, "ROWS": 128, "COLUMNS": 256, "GROUP": 32, "DEPTH": 64, "STAGES": 3}

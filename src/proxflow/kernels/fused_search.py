@@ -14,7 +14,8 @@ Invariant: with u~ and y~ the factors as rounded,
 
 and sums in float32 lose k eps |u| |y| at most. A slope whose score could not reach what the best one is at least is not
 the best. The answer is that of float64, whatever rows are searched together. Where too many slopes of a row are near,
-all is done once more with factors in float32.
+all is done once more with factors in float32. For the best two, what is kept may be as small as the second-best score
+of a row is at least: the second-largest of what the best scores of all groups are at least.
 
 Cost: 2 B N k operations in float16, a maximum over B N numbers in registers, and B N / 128 of them written and read, or
 B N / 32 where there are many dimensions. The processor waits for the GPU once, at the end.
@@ -33,12 +34,12 @@ from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from proxflow.kernels.screening import MARGIN, best_of, centre_and_level, least_norm, sampled, sums_error
+from proxflow.kernels.triton_support import processors, shares
 
-__all__ = ["KeptSlopes", "fused_best", "kept_slopes"]
+__all__ = ["KeptSlopes", "fused_best", "fused_best_two", "kept_slopes"]
 
 _ROWS_AT_ONCE = 1 << 14  # of a block
 _NUMBERS_AT_ONCE, _MAXIMA_AT_ONCE = 1 << 27, 1 << 26  # of a panel, and of a block with one
-_WAVES = 8  # of programs on all multiprocessors, at most
 _PREPARED_ROWS, _PREPARED_DEPTH = 16, 128  # of the parts that factors are rounded in
 _NEAR_GROUPS, _NEAR_ROWS = 16, 128  # of the parts that groups are kept from
 _NEAR_DEPTH, _EXACT_PAIRS, _EXACT_DEPTH = 64, 8, 128  # of the parts that scores are summed from
@@ -312,16 +313,39 @@ def fused_best(
             those far smaller than others.
         score: (B,) float64, of the best; -inf without one.
     """
+    near = _near_best(queries, slopes, offsets, 1, kept)
+    return None if near is None else best_of(*near, len(queries), len(slopes))
+
+
+def fused_best_two(
+    queries: Tensor, slopes: Tensor, offsets: Tensor
+) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]] | None:
+    """``fused_best`` and the same without the best slope of each row; None, too, where slopes make a single group."""
+    if len(slopes) <= _tile_of(slopes, _PRECISIONS[0]).group:
+        return None
+    near = _near_best(queries, slopes, offsets, 2)
+    if near is None:
+        return None
+    row, column, score = near
+    best, value = best_of(row, column, score, len(queries), len(slopes))
+    other = column != best[row]
+    return (best, value), best_of(row[other], column[other], score[other], len(queries), len(slopes))
+
+
+def _near_best(
+    queries: Tensor, slopes: Tensor, offsets: Tensor | None, wanted: int, kept: KeptSlopes | None = None
+) -> tuple[Tensor, Tensor, Tensor] | None:
+    """Rows, slopes and scores in float64, (n,) each, that have the best one or two of each row that can be searched."""
     if offsets is None:
         offsets = queries.new_zeros(()).expand(len(slopes))
     if queries.dtype != torch.float64:
         queries, offsets = queries.float(), offsets.float()  # what is taken off loses no digits that bounds know not of
     queries, slopes = _with_close_columns(queries), _with_close_columns(slopes)
     with torch.cuda.device_of(queries):
-        found = None if kept is None else _screened(queries, slopes, offsets, torch.float16, kept)
+        found = None if kept is None else _screened(queries, slopes, offsets, torch.float16, wanted, kept)
         for dtype in _PRECISIONS:
             if found is None:
-                found = _screened(queries, slopes, offsets, dtype)
+                found = _screened(queries, slopes, offsets, dtype, wanted)
     return found
 
 
@@ -341,16 +365,35 @@ class _Noise:
         rows: (n, k), zeros beyond the given ones.
         size: (n,) norms, float32.
         floor: (n,), what their best score is at least; NaN, which nothing reaches, for those that are not searched.
+        leading: (2, n), the two largest of what the best scores of groups are at least, where the best two are wanted.
     """
 
     rows: Tensor
     size: Tensor
     floor: Tensor
+    leading: Tensor | None
 
     def block(self, top: int) -> _Noise:
         """Some of the rows."""
         part = slice(top, top + _ROWS_AT_ONCE)
-        return _Noise(self.rows[part], self.size[part], self.floor[part])
+        leading = None if self.leading is None else self.leading[:, part]
+        return _Noise(self.rows[part], self.size[part], self.floor[part], leading)
+
+    def level(self, maxima: Tensor, errors: Tensor, slack: Tensor) -> Tensor:
+        """(n,), what scores that are wanted are at least, with these (groups, n) at hand; raises ``leading`` in place.
+
+        Args:
+            maxima: of groups.
+            errors: (groups,), of their scores for rows of norm 1.
+            slack: of any score.
+        """
+        if self.leading is None:
+            return self.floor
+        least = torch.cat([self.leading, torch.addcmul(maxima, errors[:, None], self.size, value=-1)])
+        first = least.max(0)
+        second = least.scatter_(0, first.indices[None], -torch.inf).amax(0)
+        self.leading.copy_(torch.stack([first.values, second]))
+        return torch.where(self.floor.isnan(), self.floor, second - slack)
 
 
 @dataclass(frozen=True)
@@ -405,11 +448,16 @@ class _Survivors:
 
 
 def _screened(
-    queries: Tensor, slopes: Tensor, offsets: Tensor, dtype: torch.dtype, kept: KeptSlopes | None = None
-) -> tuple[Tensor, Tensor] | None:
+    queries: Tensor,
+    slopes: Tensor,
+    offsets: Tensor,
+    dtype: torch.dtype,
+    wanted: int,
+    kept: KeptSlopes | None = None,
+) -> tuple[Tensor, Tensor, Tensor] | None:
     tile = _tile_of(slopes, dtype)
     frame = _frame(queries, slopes, offsets) if kept is None else kept.frame
-    noise = _noise(queries, frame, dtype, tile)
+    noise = _noise(queries, frame, dtype, tile, wanted)
     total, depth = noise.rows.shape
     tops = range(0, total, _ROWS_AT_ONCE)
     most = min(_NUMBERS_AT_ONCE // depth, _MAXIMA_AT_ONCE * tile.group // min(_ROWS_AT_ONCE, total))
@@ -429,8 +477,7 @@ def _screened(
     found, *groups = counters.tolist()
     if found > places.shape[1] or any(kept > capacity for kept, capacity in zip(groups, capacities, strict=True)):
         return None
-    score = _scores(queries, slopes, offsets, places, found)
-    return best_of(places[0, :found], places[1, :found], score, len(queries), len(slopes))
+    return places[0, :found], places[1, :found], _scores(queries, slopes, offsets, places, found)
 
 
 def _frame(queries: Tensor, slopes: Tensor, offsets: Tensor) -> _Frame:
@@ -446,9 +493,9 @@ def _imprecision(dtype: torch.dtype) -> float:
     return 0.5 * torch.finfo(dtype).eps
 
 
-def _noise(queries: Tensor, frame: _Frame, dtype: torch.dtype, tile: _Tile) -> _Noise:
+def _noise(queries: Tensor, frame: _Frame, dtype: torch.dtype, tile: _Tile, wanted: int) -> _Noise:
     rows, size, floor = _kept(queries, frame.centre, frame.largest[0], dtype, tile.rows, tile.depth, noise=True)
-    return _Noise(rows, size, floor)
+    return _Noise(rows, size, floor, None if wanted == 1 else size.new_full((2, len(rows)), -torch.inf))
 
 
 def _kept(
@@ -485,11 +532,11 @@ def _panel(slopes: Tensor, given: Tensor, frame: _Frame, dtype: torch.dtype, til
 def _keep_survivors(
     noise: _Noise, panel: _Panel, slack: Tensor, tile: _Tile, room: _Survivors, top: int, left: int
 ) -> None:
-    """Keep rows and slopes, by number, of scores that may be the largest; raises the floors in place."""
+    """Keep rows and slopes, by number, of scores that may be wanted; raises what those are at least in place."""
     (rows, depth), columns, groups = noise.rows.shape, len(panel.rows), len(panel.group_error)
-    tiles, processors = rows // tile.rows, _processors(slack.device)
-    shares = _shares(tiles, columns // tile.columns, processors)
-    share = triton.cdiv(columns // tile.columns, shares) * tile.columns
+    tiles, multiprocessors = rows // tile.rows, processors(slack.device)
+    parts = shares(tiles, columns // tile.columns, multiprocessors)
+    share = triton.cdiv(columns // tile.columns, parts) * tile.columns
     maxima, described = slack.new_empty(groups, rows), _describes(slack.device)
     factors = (
         TensorDescriptor.from_tensor(values, [count, tile.depth]) if described else values
@@ -500,14 +547,15 @@ def _keep_survivors(
         WHOLE=depth == tile.depth, DESCRIBED=described, ROWS=tile.rows, COLUMNS=tile.columns, GROUP=tile.group,
         DEPTH=tile.depth, STAGES=tile.stages, num_warps=tile.warps, num_stages=tile.stages,
     )  # fmt: skip
+    level = noise.level(maxima, panel.group_error, slack)
     capacity = _GROUPS_KEPT * rows
     pairs = torch.empty(2, capacity, dtype=torch.int32, device=slack.device)
     _near_groups[triton.cdiv(rows, _NEAR_ROWS), triton.cdiv(groups, _NEAR_GROUPS)](
-        maxima, panel.group_error, noise.size, noise.floor, slack, pairs, room.groups, capacity, groups, rows,
+        maxima, panel.group_error, noise.size, level, slack, pairs, room.groups, capacity, groups, rows,
         GROUPS=_NEAR_GROUPS, ROWS=_NEAR_ROWS,
     )  # fmt: skip
-    _near_slopes[(min(_NEAR_PROGRAMS * processors, capacity),)](
-        pairs, room.groups, capacity, noise.rows, panel.rows, panel.offsets, panel.error, noise.size, noise.floor,
+    _near_slopes[(min(_NEAR_PROGRAMS * multiprocessors, capacity),)](
+        pairs, room.groups, capacity, noise.rows, panel.rows, panel.offsets, panel.error, noise.size, level,
         slack, room.places, room.slopes, room.places.shape[1], depth, top, left, GROUP=tile.group, DEPTH=_NEAR_DEPTH,
     )  # fmt: skip
 
@@ -520,22 +568,6 @@ def _scores(queries: Tensor, slopes: Tensor, offsets: Tensor, kept: Tensor, coun
             slopes.stride(0), offsets.stride(0), PAIRS=_EXACT_PAIRS, DEPTH=_EXACT_DEPTH,
         )  # fmt: skip
     return scores
-
-
-@functools.cache
-def _shares(tiles: int, steps: int, processors: int) -> int:
-    """Parts of the columns, one after another, that leave few multiprocessors idle."""
-
-    def busy(shares: int) -> float:
-        programs = tiles * shares
-        return programs / float(triton.cdiv(programs, processors) * processors)
-
-    return max(range(1, max(1, min(steps, _WAVES * processors // tiles)) + 1), key=busy)
-
-
-@functools.cache
-def _processors(device: torch.device) -> int:
-    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1
 
 
 @functools.cache

@@ -21,7 +21,7 @@ from torch import Tensor
 from proxflow.kernels.geometry import row_blocks
 from proxflow.kernels.screened_search import Panels, can_screen, keeps_panels, panels_to_keep, screened_best
 from proxflow.kernels.threads import on_threads
-from proxflow.kernels.triton_support import has_kernels, without_kernels
+from proxflow.kernels.triton_support import by_kernels, has_kernels
 
 if TYPE_CHECKING:
     from proxflow.kernels.fused_search import KeptSlopes
@@ -155,7 +155,7 @@ def best_affine(
         keep = None
     screened = None
     if _can_fuse(queries, slopes):
-        screened = _best_by_kernels(queries, slopes, offsets, keep)
+        screened = by_kernels(queries.device, lambda: _fused_best(queries, slopes, offsets, keep))
     elif can_screen(queries, slopes, kept=keep is not None):
         kept = None if keep is None else keep()
         screened = screened_best(queries, slopes, offsets, kept if isinstance(kept, Panels) else None)
@@ -168,18 +168,13 @@ def best_affine(
     return Best(index, score)
 
 
-def _best_by_kernels(
+def _fused_best(
     queries: Tensor, slopes: Tensor, offsets: Tensor | None, keep: Callable[[], Kept] | None
 ) -> tuple[Tensor, Tensor] | None:
-    """The kernels' answer; None where they leave the search to products."""
-    try:
-        from proxflow.kernels.fused_search import KeptSlopes, fused_best
+    from proxflow.kernels.fused_search import KeptSlopes, fused_best
 
-        kept = None if keep is None else keep()
-        return fused_best(queries, slopes, offsets, kept if isinstance(kept, KeptSlopes) else None)
-    except Exception as error:
-        without_kernels(queries.device, error)
-        return None
+    kept = None if keep is None else keep()
+    return fused_best(queries, slopes, offsets, kept if isinstance(kept, KeptSlopes) else None)
 
 
 def kept_for_searches(slopes: Tensor, offsets: Tensor) -> Kept:
@@ -249,6 +244,30 @@ def top_two_affine(queries: Tensor, slopes: Tensor, offsets: Tensor) -> TopTwo:
         slopes: (N, k), as of ``argmax_affine``.
         offsets: (N,).
     """
+    found = None
+    if _can_fuse(queries, slopes):
+        found = by_kernels(queries.device, lambda: _fused_top_two(queries, slopes, offsets))
+    if found is None:
+        return _top_two_by_products(queries, slopes, offsets)
+    left = torch.nonzero(found.second < 0)[:, 0]
+    if len(left):
+        other = _top_two_by_products(queries[left], slopes, offsets)
+        found.best[left], found.second[left], found.gap[left] = other.best, other.second, other.gap
+    return found
+
+
+def _fused_top_two(queries: Tensor, slopes: Tensor, offsets: Tensor) -> TopTwo | None:
+    """A second of -1 where only one, or none, was found."""
+    from proxflow.kernels.fused_search import fused_best_two
+
+    found = fused_best_two(queries, slopes, offsets)
+    if found is None:
+        return None
+    (best, value), (second, runner_up) = found
+    return TopTwo(best, second, (value - runner_up).to(queries.dtype))
+
+
+def _top_two_by_products(queries: Tensor, slopes: Tensor, offsets: Tensor) -> TopTwo:
     height, width = _block_shape(max(1, len(queries)), len(slopes), queries.element_size(), queries.device)
     found = [_block_top_two(block, slopes, offsets, width) for block in queries.split(height)]
     best, second, gap = (torch.cat(parts) for parts in zip(*found, strict=True))

@@ -1,4 +1,4 @@
-"""Where Triton's kernels run, and what happens where they turn out not to."""
+"""Where Triton's kernels run, on how many programs, and what happens where they turn out not to."""
 
 from __future__ import annotations
 
@@ -6,14 +6,19 @@ import functools
 import importlib.util
 import subprocess
 import warnings
+from collections.abc import Callable
+from typing import TypeVar
 
 import torch
 
 from proxflow.errors import in_a_line
 
-__all__ = ["has_kernels", "without_kernels"]
+__all__ = ["by_kernels", "has_kernels", "processors", "shares"]
+
+T = TypeVar("T")
 
 _SAID_WITHOUT_A_CLASS = ("C compiler", "libcuda", "ptxas", "kernel image")
+_WAVES = 8  # of programs on all multiprocessors, at most
 _WITHOUT: set[torch.device] = set()
 """GPUs that kernels did not compile for."""
 
@@ -30,7 +35,36 @@ def _should_have(device: torch.device) -> bool:
     return torch.version.hip is None and torch.cuda.get_device_capability(device) >= (8, 0)
 
 
-def without_kernels(device: torch.device, error: Exception) -> None:
+def by_kernels(device: torch.device, search: Callable[[], T | None]) -> T | None:
+    """The answer of a search by kernels; None where it leaves that to products, and where they do not compile.
+
+    Raises:
+        Exception: of the search, where it does not say that kernels cannot be compiled here.
+    """
+    try:
+        return search()
+    except Exception as error:
+        _without_kernels(device, error)
+        return None
+
+
+def processors(device: torch.device) -> int:
+    """Multiprocessors of a GPU; 1 of a CPU, where Triton's interpreter runs."""
+    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1
+
+
+@functools.cache
+def shares(tiles: int, steps: int, processors: int) -> int:
+    """Parts of so many steps, one after another for each tile, whose programs leave few multiprocessors idle."""
+
+    def busy(shares: int) -> float:
+        programs = tiles * shares
+        return programs / (-(-programs // processors) * processors)
+
+    return max(range(1, max(1, min(steps, _WAVES * processors // tiles)) + 1), key=busy)
+
+
+def _without_kernels(device: torch.device, error: Exception) -> None:
     """Do without kernels on a device from now on, and warn of it, where this error says that none can be compiled.
 
     Triton compiles for the GPU, and with a compiler of C and Python's headers what launches a kernel; it keeps both in

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -15,6 +14,7 @@ from proxflow.kernels.geometry import ScaledRows, coordinates, row_norm, weighte
 from proxflow.kernels.search import affine_scores, argmax_affine
 from proxflow.kernels.shortlist import GroupedSlopes, Shortlist, argmax_on_shortlist
 from proxflow.kernels.signed_sums import SlopesInParts, argmax_of_signs
+from proxflow.kernels.softmax.sums import log_sums, summed_laws
 from proxflow.measures import Source, draw
 from proxflow.potentials.atoms import centre_and_radius
 from proxflow.potentials.orbits import nearest_images, orbit_distances, orbit_frame
@@ -32,7 +32,6 @@ _ROUNDINGS = 2.0**8  # if that quantile is so many roundings wide, rounding move
 _BLOCKS_AT_ONCE = 2  # of shared directions: wider products are quicker, and processes share whole ones
 _ROWS = 1 << 11  # of noise, whose images are made at once
 _GAP_SCORES = 1 << 24  # at once, and as many for groups
-_SOFTMAX_BYTES = 1 << 21  # one block of assignment probabilities: about a core's cache
 
 
 @storable
@@ -219,17 +218,12 @@ class SemiDual:
         if self.epsilon == 0:
             counts = torch.bincount(self._best(noise, heights)[0], minlength=len(self)).double()
             return Tally(counts, counts, len(noise))
-        total, squares = torch.zeros_like(self.weights), torch.zeros_like(self.weights)
-        for scores in self._soft_scores(noise, heights):
-            law = torch.softmax(scores, dim=1)
-            total += law.sum(0)
-            squares += law.square().sum(0)
-        return Tally(total, squares, len(noise))
+        return Tally(*summed_laws(*self._soft_scores(noise, heights)), len(noise))
 
     def conjugate(self, noise: Tensor, heights: Tensor) -> Tensor:
         """phi_h of each noise row, (n,) float64."""
         if self.epsilon > 0:
-            return torch.cat([self.epsilon * s.logsumexp(1).double() for s in self._soft_scores(noise, heights)])
+            return self.epsilon * log_sums(*self._soft_scores(noise, heights)).double()
         best, element = self._best(noise, heights)
         parts = torch.arange(len(noise), device=noise.device).split(_ROWS)
         level = [(noise[rows].double() * self._image(best, element, rows)).sum(1) for rows in parts]
@@ -276,12 +270,10 @@ class SemiDual:
             scores = torch.maximum(scores, affine_scores(moved, self._slopes, offsets))
         return scores
 
-    def _soft_scores(self, noise: Tensor, heights: Tensor) -> Iterator[Tensor]:
-        """Scores over epsilon with the weights inside, a block of rows at a time."""
-        offsets = self._offsets(heights - self.epsilon * self._log_weights)
-        rows = max(16, _SOFTMAX_BYTES // (offsets.element_size() * len(self)))
-        for part in noise.split(rows):
-            yield torch.addmm(offsets, part, self._slopes.mT) / self.epsilon
+    def _soft_scores(self, noise: Tensor, heights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Rows, atoms and offsets whose scores are those over epsilon, with the weights inside."""
+        offsets = self._offsets(heights / self.epsilon - self._log_weights)
+        return noise / self.epsilon, self._slopes, offsets
 
     def _offsets(self, heights: Tensor) -> Tensor:
         return (-self._unit * heights).to(self.dtype)
