@@ -34,7 +34,7 @@ from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from proxflow.kernels.screening import MARGIN, best_of, centre_and_level, least_norm, sampled, sums_error
-from proxflow.kernels.triton_support import processors, shares
+from proxflow.kernels.triton_support import processors, shares, with_close_columns
 
 __all__ = ["KeptSlopes", "fused_best", "fused_best_two", "kept_slopes"]
 
@@ -291,7 +291,7 @@ class KeptSlopes:
 
 def kept_slopes(slopes: Tensor, offsets: Tensor) -> KeptSlopes:
     """For searches of few rows each, which round the slopes most of the time; 2 k + 8 bytes a slope and more."""
-    slopes = _with_close_columns(slopes.detach())
+    slopes = with_close_columns(slopes.detach())
     with torch.cuda.device_of(slopes):
         frame = _frame(torch.full((1, 1), _LARGEST_NOISE, device=slopes.device), slopes, offsets)
         return KeptSlopes(frame, _panel(slopes, offsets, frame, torch.float16, _tile_of(slopes, torch.float16)))
@@ -340,17 +340,13 @@ def _near_best(
         offsets = queries.new_zeros(()).expand(len(slopes))
     if queries.dtype != torch.float64:
         queries, offsets = queries.float(), offsets.float()  # what is taken off loses no digits that bounds know not of
-    queries, slopes = _with_close_columns(queries), _with_close_columns(slopes)
+    queries, slopes = with_close_columns(queries), with_close_columns(slopes)
     with torch.cuda.device_of(queries):
         found = None if kept is None else _screened(queries, slopes, offsets, torch.float16, wanted, kept)
         for dtype in _PRECISIONS:
             if found is None:
                 found = _screened(queries, slopes, offsets, dtype, wanted)
     return found
-
-
-def _with_close_columns(values: Tensor) -> Tensor:
-    return values if values.stride(1) == 1 else values.contiguous()
 
 
 def _tile_of(rows: Tensor, dtype: torch.dtype) -> _Tile:

@@ -22,7 +22,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from proxflow.kernels.triton_support import processors, shares
+from proxflow.kernels.triton_support import processors, shares, with_close_columns
 
 __all__ = ["fused_log_sums", "fused_summed_laws"]
 
@@ -108,7 +108,7 @@ def _laws(
 
 def fused_log_sums(v: Tensor, atoms: Tensor, bias: Tensor) -> Tensor:
     """log sum_j exp(<v, a_j> + b_j), (B,), of rows ``v`` (B, d), ``atoms`` (N, d), ``bias`` (N,), float32 on a GPU."""
-    v, atoms, bias = v.contiguous(), atoms.contiguous(), bias.contiguous()
+    v, atoms, bias = with_close_columns(v), with_close_columns(atoms), bias.contiguous()
     tiles, steps = triton.cdiv(len(v), _TILE.rows), triton.cdiv(len(atoms), _TILE.columns)
     share, parts = _share(tiles, steps, v.device)
     tops, sums = v.new_empty(2, parts, len(v))
@@ -123,7 +123,7 @@ def fused_log_sums(v: Tensor, atoms: Tensor, bias: Tensor) -> Tensor:
 
 def fused_summed_laws(v: Tensor, atoms: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
     """Sums over rows of the probabilities and of their squares, (N,) float64; arguments as of ``fused_log_sums``."""
-    v, atoms, bias = v.contiguous(), atoms.contiguous(), bias.contiguous()
+    v, atoms, bias = with_close_columns(v), with_close_columns(atoms), bias.contiguous()
     levels = fused_log_sums(v, atoms, bias)
     tiles, steps = triton.cdiv(len(atoms), _TILE.columns), triton.cdiv(len(v), _TILE.rows)
     share, parts = _share(tiles, steps, v.device)

@@ -10,10 +10,11 @@ from collections.abc import Callable
 from typing import TypeVar
 
 import torch
+from torch import Tensor
 
 from proxflow.errors import in_a_line
 
-__all__ = ["by_kernels", "has_kernels", "processors", "shares"]
+__all__ = ["by_kernels", "has_kernels", "processors", "shares", "with_close_columns"]
 
 T = TypeVar("T")
 
@@ -62,6 +63,11 @@ def shares(tiles: int, steps: int, processors: int) -> int:
         return programs / (-(-programs // processors) * processors)
 
     return max(range(1, max(1, min(steps, _WAVES * processors // tiles)) + 1), key=busy)
+
+
+def with_close_columns(values: Tensor) -> Tensor:
+    """Rows whose numbers lie one after another; a copy of them where they do not."""
+    return values if values.stride(1) == 1 else values.contiguous()
 
 
 def _without_kernels(device: torch.device, error: Exception) -> None:
