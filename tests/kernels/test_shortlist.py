@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
 
 from proxflow.kernels.search import argmax_affine
 from proxflow.kernels.shortlist import GroupedSlopes, Shortlist, argmax_on_shortlist
+from proxflow.kernels.threads import on_threads
 
 
 def problem(
@@ -31,6 +36,27 @@ def by_all_scores(queries: Tensor, slopes: Tensor, offsets: Tensor, shortlist: S
     allowed = (scores >= least[:, None])[:, shortlist.group]
     values = queries.double() @ slopes.double().mT + offsets.double()
     return torch.where(allowed, values, -torch.inf).argmax(1)
+
+
+Parts = list[int]
+
+
+@pytest.fixture
+def two_threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[Parts]:
+    """Searches in many parts, whose numbers these are."""
+    parts: Parts = []
+
+    def counted(work: Any, of: Sequence[Any], device: torch.device) -> list[Any]:
+        parts.append(len(of))
+        return on_threads(work, of, device)
+
+    monkeypatch.setattr("proxflow.kernels.shortlist._SCORES", 1 << 15)
+    monkeypatch.setattr("proxflow.kernels.shortlist._BLOCKS_AT_ONCE", 8)
+    monkeypatch.setattr("proxflow.kernels.shortlist.on_threads", counted)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield parts
+    torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -75,6 +101,18 @@ def test_a_list_of_all_groups_is_the_plain_search() -> None:
     noise = torch.randn(400, 6, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
     grouped = GroupedSlopes(rows, shortlist.group, noise.dtype).with_offsets(offsets)
     assert torch.equal(argmax_on_shortlist(noise, shortlist, grouped), argmax_affine(noise, rows, offsets))
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_two_threads_find_the_same(mode: Callable[[], AbstractContextManager[None]], two_threads: Parts) -> None:
+    rows, offsets, shortlist = problem(5000, 4, 70, 5)
+    noise = torch.randint(-6, 6, (3000, 4), generator=torch.Generator().manual_seed(1)).double()
+    with mode():
+        grouped = GroupedSlopes(rows, shortlist.group, noise.dtype).with_offsets(offsets)
+        found = argmax_on_shortlist(noise, shortlist, grouped)
+    assert torch.equal(found, by_all_scores(noise, rows, offsets, shortlist))
+    assert len(two_threads) == 2
+    assert min(two_threads) >= 4  # fewer would be this thread's
 
 
 def test_bad_queries_give_some_slope_and_leave_the_others_alone() -> None:

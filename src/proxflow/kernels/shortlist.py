@@ -21,6 +21,7 @@ from torch import Tensor
 
 from proxflow.kernels.geometry import ManyRows
 from proxflow.kernels.search import row_argmax
+from proxflow.kernels.threads import on_threads
 from proxflow.storage import storable
 
 __all__ = ["GroupedSlopes", "Shortlist", "argmax_on_shortlist"]
@@ -29,6 +30,7 @@ _SCORES = 1 << 18  # of queries and centres, made at once
 _MOST_SHORT = 1 << 15  # groups that are numbered in two bytes
 _ENTRIES, _LEAST_ROWS = 1 << 21, 1 << 11  # queries that are searched together: that many groups of lists, at the least
 _BLOCK_NUMBERS = 1 << 18  # of queries and slopes of a group: they stay in a cache near the core
+_BLOCKS_AT_ONCE = 32  # of one thread
 _ROW_STEP = 16  # queries of a block come in this many
 
 
@@ -61,11 +63,14 @@ class Shortlist:
         have each group, (G,)."""
         centres, levels = self._scaled(queries)
         groups = len(centres)
-        places = []
-        for first, part in _parts(queries, max(1, _SCORES // groups)):
-            scores = torch.addmm(-levels, part, centres.mT)
-            places.append(_not_below(scores, _kth_largest(scores, self.count)) + first * groups)
-        place = torch.cat(places)
+
+        def listed(parts: Iterator[tuple[int, Tensor]]) -> Iterator[Tensor]:
+            for first, part in parts:
+                scores = torch.addmm(-levels, part, centres.mT)
+                yield _not_below(scores, _kth_largest(scores, self.count)) + first * groups
+
+        parts = list(_parts(queries, max(1, _SCORES // groups)))
+        place = torch.cat(on_threads(listed, parts, queries.device))
         group = (place % groups).to(torch.int32 if groups > _MOST_SHORT else torch.int16)  # sorted many times as fast
         query = (place // groups)[group.argsort(stable=True)]
         return query, torch.bincount(group, minlength=groups).tolist()
@@ -154,21 +159,52 @@ def _argmax_on_shortlist(queries: Tensor, shortlist: Shortlist, grouped: Grouped
         return torch.empty(0, dtype=torch.int64, device=queries.device)
     query, counts = shortlist.entries(queries)
     ones = torch.cat([queries, queries.new_ones(len(queries), 1)], dim=1)
-    place, score = torch.empty_like(query), queries.new_empty(len(query))
     numbers = max(_BLOCK_NUMBERS, _ROW_STEP * max(grouped.sizes))
-    buffer = queries.new_empty(numbers)
+
+    def among(parts: Iterator[list[_Block]]) -> Iterator[tuple[Tensor, Tensor]]:
+        buffer = queries.new_empty(numbers)
+        for blocks in parts:
+            found = [_best_of_block(ones[query[block.entries]], block, buffer) for block in blocks]
+            place, score = (torch.cat(each) for each in zip(*found, strict=True))
+            yield place, score
+
+    blocks = list(_blocks(grouped, counts, numbers))
+    parts = [blocks[first : first + _BLOCKS_AT_ONCE] for first in range(0, len(blocks), _BLOCKS_AT_ONCE)]
+    place, score = (torch.cat(each) for each in zip(*on_threads(among, parts, queries.device), strict=True))
+    return _best_entries(query, score, grouped.order[place], len(queries))
+
+
+@dataclass(frozen=True)
+class _Block:
+    """Entries of lists that are searched together: queries and one group.
+
+    Attributes:
+        entries: which.
+        keys: (n, d + 1), of the group's slopes.
+        first: the number of the first of them, group after group.
+    """
+
+    entries: slice
+    keys: Tensor
+    first: int
+
+
+def _blocks(grouped: GroupedSlopes, counts: list[int], numbers: int) -> Iterator[_Block]:
+    """All entries in their order, so many scores at once."""
     first = start = 0
     for keys, slopes, count in zip(grouped, grouped.sizes, counts, strict=True):
         size = numbers // slopes // _ROW_STEP * _ROW_STEP
         for begin in range(start, start + count, size):
-            end = min(begin + size, start + count)
-            block = buffer[: (end - begin) * slopes].view(end - begin, slopes)
-            scores = torch.mm(ones[query[begin:end]], keys.mT, out=block)
-            best = row_argmax(scores)
-            score[begin:end] = scores.gather(1, best[:, None])[:, 0]
-            place[begin:end] = best + first
+            yield _Block(slice(begin, min(begin + size, start + count)), keys, first)
         first, start = first + slopes, start + count
-    return _best_entries(query, score, grouped.order[place], len(queries))
+
+
+def _best_of_block(queries: Tensor, block: _Block, buffer: Tensor) -> tuple[Tensor, Tensor]:
+    """The place of the best slope of each query (n, d + 1), group after group, and its score, (n,)."""
+    rows, slopes = len(queries), len(block.keys)
+    scores = torch.mm(queries, block.keys.mT, out=buffer[: rows * slopes].view(rows, slopes))
+    best = row_argmax(scores)
+    return best + block.first, scores.gather(1, best[:, None])[:, 0]
 
 
 def _best_entries(query: Tensor, score: Tensor, slope: Tensor, queries: int) -> Tensor:

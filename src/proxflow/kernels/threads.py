@@ -12,7 +12,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 import torch
 
@@ -35,37 +35,45 @@ def on_threads(work: Callable[[Iterator[T]], Iterator[R]], parts: Sequence[T], d
     if threads == 1 or len(parts) < _FEWEST or device.type != "cpu":
         with torch.no_grad():
             return list(work(iter(parts)))
-    left, one_at_a_time = iter(enumerate(parts)), threading.Lock()
+    left = _Left(parts)
 
     def share(_: int) -> list[tuple[int, R]]:
         numbers: list[int] = []
-
-        def own() -> Iterator[T]:
-            while True:
-                with one_at_a_time:
-                    taken = next(left, None)
-                if taken is None:
-                    return
-                numbers.append(taken[0])
-                yield taken[1]
-
-        with leaving_nothing(), torch.no_grad():
-            results = list(work(own()))
+        with left.nothing_after(), torch.no_grad():
+            results = list(work(left.taken(numbers)))
         return list(zip(numbers, results, strict=True))
 
+    with left.nothing_after():
+        found = dict(itertools.chain.from_iterable(_pool(threads).map(share, range(threads))))
+    return [found[number] for number in range(len(parts))]
+
+
+class _Left(Generic[T]):
+    """Parts that no thread has taken yet."""
+
+    def __init__(self, parts: Sequence[T]) -> None:
+        self._left = iter(enumerate(parts))
+        self._one_at_a_time = threading.Lock()
+
+    def taken(self, numbers: list[int]) -> Iterator[T]:
+        """Parts as a thread comes to them, until none is left; their numbers go to the list."""
+        while True:
+            with self._one_at_a_time:
+                taken = next(self._left, None)
+            if taken is None:
+                return
+            numbers.append(taken[0])
+            yield taken[1]
+
     @contextlib.contextmanager
-    def leaving_nothing() -> Iterator[None]:
-        """So that an error, or Ctrl-C, in one thread is the end of all."""
+    def nothing_after(self) -> Iterator[None]:
+        """No part is left after the block: an error, or Ctrl-C, in one thread is the end of all."""
         try:
             yield
         finally:
-            with one_at_a_time:
-                for _ in left:
+            with self._one_at_a_time:
+                for _ in self._left:
                     pass
-
-    with leaving_nothing():
-        found = dict(itertools.chain.from_iterable(_pool(threads).map(share, range(threads))))
-    return [found[number] for number in range(len(parts))]
 
 
 _pools: dict[int, ThreadPoolExecutor] = {}
