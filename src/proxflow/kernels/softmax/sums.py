@@ -1,7 +1,7 @@
 """Sums of softmax laws over many rows: log-sum-exp of each row, and what each atom gets of all rows.
 
-Row by row the law is p_j proportional to exp(<v, a_j> + b_j). Scores are taken a block of rows at a time, each of which
-stays in a cache; on a GPU with Triton they stay in registers.
+Row by row the law is p_j proportional to exp(<v, a_j> + b_j). Scores are taken a block of rows at a time, which stays
+in a cache where there are not too many atoms; on a GPU with Triton they stay in registers.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ __all__ = ["log_sums", "summed_laws"]
 
 _BLOCK_BYTES = 1 << 21  # of scores: about a core's cache
 _LEAST_ROWS = 16
+_ROWS, _MOST_BYTES = 64, 1 << 25  # fewer rows read the atoms too often, if that many bytes of scores allow for more
 _LEAST_FUSED = 1 << 22  # scores that repay the launches of a GPU's kernels
 
 
@@ -43,8 +44,8 @@ def _summed_by_blocks(v: Tensor, atoms: Tensor, bias: Tensor) -> tuple[Tensor, T
 
 def _blocks(v: Tensor, atoms: Tensor, bias: Tensor) -> Iterator[Tensor]:
     """Scores of some rows, (rows, N)."""
-    budget = _BLOCK_BYTES if v.device.type == "cpu" else 32 * _BLOCK_BYTES
-    for part in v.split(max(_LEAST_ROWS, budget // (bias.element_size() * len(bias)))):
+    row, cache = bias.element_size() * len(bias), _BLOCK_BYTES if v.device.type == "cpu" else 32 * _BLOCK_BYTES
+    for part in v.split(max(_LEAST_ROWS, min(_ROWS, _MOST_BYTES // row), cache // row)):
         yield torch.addmm(bias, part, atoms.mT)
 
 
