@@ -385,11 +385,11 @@ class _Noise:
         """
         if self.leading is None:
             return self.floor
-        least = torch.cat([self.leading, torch.addcmul(maxima, errors[:, None], self.size, value=-1)])
+        least = torch.addcmul(maxima, errors[:, None], self.size, value=-1)
         first = least.max(0)
         second = least.scatter_(0, first.indices[None], -torch.inf).amax(0)
-        self.leading.copy_(torch.stack([first.values, second]))
-        return torch.where(self.floor.isnan(), self.floor, second - slack)
+        self.leading.copy_(torch.stack([*self.leading, first.values, second]).topk(2, dim=0).values)
+        return torch.where(self.floor.isnan(), self.floor, self.leading[1] - slack)
 
 
 @dataclass(frozen=True)

@@ -26,10 +26,7 @@ from proxflow.semidiscrete.ranks import ALONE, Ranks
 __all__ = ["Returned"]
 
 _PROBABILITIES = 1 << 18  # of one block: about a core's cache
-_ROWS_OF_LAWS, _MOST_PROBABILITIES = (
-    512,
-    1 << 23,
-)  # each block makes the atoms anew, which is to cost less than it
+_LAWS, _MOST_PROBABILITIES = 512, 1 << 23  # more for a block, that makes the atoms anew, which is to cost less
 _AT_ONCE = 1 << 13  # of noise, at the most: more are hardly quicker, and take memory
 _ROWS = 1 << 11  # of noise, of which float64 copies are made at once
 
@@ -146,7 +143,7 @@ class _Softly:
         total, squares = torch.zeros_like(self._points[:, 0]), torch.zeros_like(self._points[:, 0])
         costs = []
         atoms = len(self._points)
-        rows = max(16, _PROBABILITIES // atoms, min(_ROWS_OF_LAWS, _MOST_PROBABILITIES // atoms))
+        rows = max(16, _PROBABILITIES // atoms, min(_LAWS, _MOST_PROBABILITIES // atoms))
         for part in noise.split(rows):
             law, exact = self._potential.atom_probabilities(part).double(), part.double()
             total += law.sum(0)
