@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from proxflow.kernels import signed_sums
-from proxflow.kernels.signed_sums import SlopesInParts, argmax_of_signs, hadamard_signs
+from proxflow.kernels.signed_sums import SlopesInParts, best_of_signs, hadamard_signs
 
 
 def cloud(*shape: int, seed: int, dtype: torch.dtype = torch.float64) -> torch.Tensor:
@@ -40,9 +40,11 @@ def test_places_are_those_of_a_search_of_each_vector(
     split = SlopesInParts.of(slopes, frame, parts)
     assert (len(split.panels) > 1) == (parts * count > scores // 32)
     queries = cloud(parts, rows, split.shape[1], seed=3)
-    found = argmax_of_signs(queries, split, offsets)
+    found, score = best_of_signs(queries, split, offsets)
     whole = torch.cat(split.panels, dim=-1).flatten(0, 1)
-    assert torch.equal(found, (signed(queries, parts) @ whole + offsets).argmax(-1))
+    best = (signed(queries, parts) @ whole + offsets).max(-1)
+    assert torch.equal(found, best.indices)
+    torch.testing.assert_close(score, best.values)
     assert len(found.unique()) > 5
 
 
@@ -68,5 +70,5 @@ def test_on_a_tie_the_lowest_place() -> None:
     """Of small whole numbers, whose products are exact; others round equal slopes apart on some processors."""
     slopes, queries = (8 * cloud(20, 8, seed=0)).round(), (8 * cloud(2, 100, 4, seed=1)).round()
     split = SlopesInParts.of(slopes.repeat(2, 1), torch.eye(8, dtype=torch.float64), 2)
-    found = argmax_of_signs(queries, split, torch.zeros(40, dtype=torch.float64))
+    found, _ = best_of_signs(queries, split, torch.zeros(40, dtype=torch.float64))
     assert int(found.max()) < 20

@@ -13,7 +13,7 @@ import torch
 
 from proxflow.kernels import threads
 from proxflow.kernels.search import argmax_affine
-from proxflow.kernels.signed_sums import SlopesInParts, argmax_of_signs, hadamard_signs
+from proxflow.kernels.signed_sums import SlopesInParts, best_of_signs, hadamard_signs
 from proxflow.kernels.threads import on_threads
 
 CPU = torch.device("cpu")
@@ -113,7 +113,7 @@ def test_searches_of_signs_in_parts_find_the_largest_scores() -> None:
     assert len(slopes.panels) >= 4
     signed = (hadamard_signs(4)[:, :, None, None] * parts).permute(0, 2, 1, 3).flatten(2)
     with torch.inference_mode():
-        assert torch.equal(argmax_of_signs(parts, slopes, offsets), (signed @ rows.mT + offsets).argmax(2))
+        assert torch.equal(best_of_signs(parts, slopes, offsets)[0], (signed @ rows.mT + offsets).argmax(2))
 
 
 FORKING = """

@@ -18,7 +18,7 @@ from proxflow.semidiscrete.antithetic import antithetic_inflation, frame_size, m
 from proxflow.semidiscrete.certificate import mass_error, mass_error_of_batches
 from proxflow.semidiscrete.descent import Descent
 from proxflow.semidiscrete.problem import SemiDual
-from proxflow.symmetry import HorizontalFlip
+from proxflow.symmetry import HorizontalFlip, Shifts
 from tests.marks import slow_beyond
 
 f64 = torch.float64
@@ -57,6 +57,13 @@ def test_the_inflation_is_that_of_half_spaces(weight: float, dim: int, parts: in
     assert found == pytest.approx(exact_inflation(weight, dim, parts), rel=1e-5)
 
 
+def test_images_are_near_the_others_as_often_as_near_their_own() -> None:
+    whole, image = (torch.full((3,), weight, dtype=f64) for weight in (0.02, 0.005))
+    excess = antithetic_inflation(image, 40, 2) - (1 - 0.005)
+    assert antithetic_inflation(whole, 40, 2, 4) == pytest.approx(1 - 0.005 + 4 * excess, rel=1e-12)
+    assert excess > 0.01
+
+
 def test_counts_of_half_spaces_vary_as_told() -> None:
     """Half-spaces of random directions, by vectors of few dimensions, in which the loss is large."""
     weight, dim, parts, vectors = 0.02, 8, 4, 20_000
@@ -76,7 +83,7 @@ def test_counts_of_half_spaces_vary_as_told() -> None:
     [(1797, 64, 4), (60_000, 784, 16), (50, 5, 1), (100, 24, 2), (10_000, 3072, 16), (1797, 61, 4), (3, 784, 16)],
 )
 def test_parts_of_at_least_a_dozen_coordinates_lose_little(count: int, dim: int, parts: int) -> None:
-    assert most_parts(equal_weights(count), dim) == parts
+    assert most_parts(equal_weights(count), dim, dim) == parts
     assert antithetic_inflation(equal_weights(count), dim, parts) < 1.1
     size = frame_size(dim, parts)
     assert size % parts == 0
@@ -146,7 +153,7 @@ def test_fits_are_as_good_as_with_independent_noise(dim: int, monkeypatch: pytes
     assert alone.converged
     assert antithetic.converged
     assert not torch.equal(antithetic.potential.heights, alone.potential.heights)
-    inflation = antithetic_inflation(equal_weights(300), dim, most_parts(equal_weights(300), dim))
+    inflation = antithetic_inflation(equal_weights(300), dim, most_parts(equal_weights(300), dim, dim))
     assert antithetic.chi2 <= inflation * alone.chi2 + 3 * (antithetic.chi2_stderr + alone.chi2_stderr)
     low, high = alone.transport_cost_interval
     assert 2 * low - high <= antithetic.transport_cost <= 2 * high - low
@@ -162,7 +169,8 @@ def test_where_noise_is_antithetic() -> None:
     points = cloud(300, 120)
     assert noise_of(points) == (8, None)
     assert noise_of(points, source=Uniform(120)) == (None, None)
-    assert noise_of(points, symmetry=HorizontalFlip((1, 10, 12))) == (None, None)
+    assert noise_of(points, symmetry=HorizontalFlip((1, 10, 12))) == (8, None)
+    assert noise_of(points, symmetry=Shifts((1, 10, 12))) == (None, None)
     assert noise_of(points, epsilon=0.1)[0] is None
     assert noise_of(points, max_memory=4 * 300 * 120) == (8, None)
     assert noise_of(points, max_memory=4 * 300 * 120 - 1)[0] is None

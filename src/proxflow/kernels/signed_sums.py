@@ -20,7 +20,7 @@ from torch import Tensor
 from proxflow.kernels.search import best_of_parts, row_argmax, row_argmin
 from proxflow.kernels.threads import on_threads
 
-__all__ = ["SlopesInParts", "argmax_of_signs", "hadamard_signs"]
+__all__ = ["SlopesInParts", "best_of_signs", "hadamard_signs"]
 
 _SCORES = 1 << 20  # at once
 _LEAST_ROWS, _MOST_ROWS = 32, 1024  # of queries at once: products with fewer are slow
@@ -41,10 +41,10 @@ class SlopesInParts:
 
     @classmethod
     def of(cls, slopes: Tensor, frame: Tensor, parts: int) -> SlopesInParts:
-        """Slopes (N, d), stored in any dtype, by their coordinates in a frame (s, s), in the dtype of that.
+        """Slopes (N, d), stored in any dtype, by their coordinates in a frame (s, t), in the dtype of that.
 
-        They are turned by the frame s coordinates at a time, of which each part takes the same share; zeros fill the
-        last ones. ``parts`` is a power of two and divides s.
+        They are turned by the frame s coordinates at a time into t, of which each part takes the same share; zeros fill
+        the last ones. ``parts`` is a power of two and divides t.
         """
         rows = min(_SCORES // (parts * len(slopes)) // _LEAST_ROWS * _LEAST_ROWS, _MOST_ROWS)
         rows = rows or max(_SHARING_ROWS // parts, _LEAST_ROWS)
@@ -60,23 +60,23 @@ class SlopesInParts:
 
 
 def _turned(slopes: Tensor, frame: Tensor, parts: int) -> Tensor:
-    """The parts of slopes (n, d) in a frame (s, s), (m, k, n)."""
+    """The parts of slopes (n, d) in a frame (s, t), (m, k, n)."""
     size = len(frame)
     full = torch.nn.functional.pad(slopes.to(frame), (0, -slopes.shape[1] % size))
-    turned = (full.view(-1, size) @ frame).view(len(slopes), -1, parts, size // parts)
+    turned = (full.view(-1, size) @ frame).view(len(slopes), -1, parts, frame.shape[1] // parts)
     return turned.permute(2, 1, 3, 0).flatten(1, 2).contiguous()
 
 
 def hadamard_signs(parts: int) -> Tensor:
-    """The signs of the parts, (2 m, m) of 1 and -1, in the order of ``argmax_of_signs``; m is a power of two."""
+    """The signs of the parts, (2 m, m) of 1 and -1, in the order of ``best_of_signs``; m is a power of two."""
     signs = torch.ones(1, 1, dtype=torch.int64)
     while len(signs) < parts:
         signs = torch.cat([torch.cat([signs, signs], 1), torch.cat([signs, -signs], 1)])
     return torch.cat([signs, -signs])
 
 
-def argmax_of_signs(queries: Tensor, slopes: SlopesInParts, offsets: Tensor) -> Tensor:
-    """argmax_j sum_p e_p <queries_pi, slopes_pj> + offsets_j, the lowest j on an exact tie.
+def best_of_signs(queries: Tensor, slopes: SlopesInParts, offsets: Tensor) -> tuple[Tensor, Tensor]:
+    """argmax_j sum_p e_p <queries_pi, slopes_pj> + offsets_j, the lowest j on an exact tie, and the score there.
 
     Args:
         queries: (m, B, k), B >= 1, of the dtype of the slopes.
@@ -84,13 +84,10 @@ def argmax_of_signs(queries: Tensor, slopes: SlopesInParts, offsets: Tensor) -> 
         offsets: (N,), of that dtype.
 
     Returns:
-        (2 m, B) int64: for each row of ``hadamard_signs``.
+        (2 m, B) int64 and (2 m, B): for each row of ``hadamard_signs``.
     """
-    blocks, (first, *others) = queries.split(slopes.rows, dim=1), slopes.panels
+    blocks, first = queries.split(slopes.rows, dim=1), slopes.panels[0]
     numbers, width = len(queries) * blocks[0].shape[1] * first.shape[-1], first.shape[-1]
-    if not others:
-        buffer = queries.new_empty(numbers)
-        return torch.cat([_block_places(block, first, offsets, buffer) for block in blocks], dim=1)
 
     def among(panels: Iterator[int]) -> Iterator[tuple[Tensor, Tensor]]:
         buffer = queries.new_empty(numbers)
@@ -101,19 +98,11 @@ def argmax_of_signs(queries: Tensor, slopes: SlopesInParts, offsets: Tensor) -> 
             its_place, its_score = (torch.cat(columns, dim=1) for columns in zip(*found, strict=True))
             yield its_place + left, its_score
 
-    place, _ = best_of_parts(on_threads(among, range(len(slopes.panels)), queries.device))
-    return place
-
-
-def _block_places(queries: Tensor, slopes: Tensor, offsets: Tensor, buffer: Tensor) -> Tensor:
-    """The search for queries (m, n, k) among slopes (m, k, N), (2 m, n)."""
-    scores = _scores(queries, slopes, offsets, buffer)
-    best = row_argmax(scores)
-    return torch.cat([best, row_argmin(scores.add_(offsets, alpha=-2))]).view(-1, queries.shape[1])
+    return best_of_parts(on_threads(among, range(len(slopes.panels)), queries.device))
 
 
 def _block_best(queries: Tensor, slopes: Tensor, offsets: Tensor, buffer: Tensor) -> tuple[Tensor, Tensor]:
-    """``_block_places`` and the scores there, (2 m, n)."""
+    """The search for queries (m, n, k) among slopes (m, k, N), (2 m, n), and the scores there."""
     scores = _scores(queries, slopes, offsets, buffer)
     best = row_argmax(scores)
     largest = scores.gather(1, best[:, None])

@@ -27,12 +27,12 @@ _LARGEST_FRAME = 512  # turned at a time: so many are enough for draws to be all
 _LARGEST_INFLATION = 1.1  # of variances, as of shared directions
 
 
-def most_parts(weights: Tensor, dim: int) -> int:
-    """The parts that vectors of R^dim are best cut into, a power of two, for atoms of these weights (N,)."""
-    shares, parts = hermite_shares(weights), 1
+def most_parts(weights: Tensor, dim: int, random: int, images: int = 1) -> int:
+    """The parts that vectors of R^dim are best cut into, a power of two; arguments as of ``antithetic_inflation``."""
+    shares, parts = hermite_shares(weights / images), 1
     while 2 * parts <= min(_MOST_PARTS, dim // _LEAST_PART):
         parts *= 2
-    while parts > 1 and _inflation(shares, dim, parts) > _LARGEST_INFLATION:
+    while parts > 1 and _inflation(shares, random, parts, images) > _LARGEST_INFLATION:
         parts //= 2
     return parts
 
@@ -45,16 +45,24 @@ def parts_for(draws: int, most: int) -> int:
     return parts
 
 
-def antithetic_inflation(weights: Tensor, dim: int, parts: int) -> float:
+def antithetic_inflation(weights: Tensor, random: int, parts: int, images: int = 1) -> float:
     """Variance of the masses of half-spaces of these ``weights`` (N,), relative to 1 / draws of each, in the mean.
 
     That a draw and its opposite are never both in a light cell, which makes it less, is left out.
+
+    Args:
+        weights: of the cells.
+        random: dimensions that the frame of the parts is random in.
+        parts: of a vector.
+        images: half-spaces that a cell is made of, each near the others' as often as near its own.
     """
-    return _inflation(hermite_shares(weights), dim, parts)
+    return _inflation(hermite_shares(weights / images), random, parts, images)
 
 
-def _inflation(shares: list[float], dim: int, parts: int) -> float:
-    return inflation_by_angles(shares, 2 * parts - 2, 0.5 * min(dim, _LARGEST_FRAME) + 1)
+def _inflation(shares: list[float], random: int, parts: int, images: int) -> float:
+    alone = inflation_by_angles(shares, 0, 1.0)
+    together = inflation_by_angles(shares, 2 * parts - 2, 0.5 * min(random, _LARGEST_FRAME) + 1)
+    return alone + images * (together - alone)
 
 
 def frame_size(dim: int, parts: int) -> int:

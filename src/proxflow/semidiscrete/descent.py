@@ -224,27 +224,28 @@ def _batches(problem: SemiDual) -> tuple[int, int]:
 def _noise(problem: SemiDual, batch: int) -> tuple[int | None, Sharing | None]:
     """The parts of antithetic noise, or how directions are shared, if the noise of a step is one of these.
 
-    Only vectors of N(0, I) may be turned; images of atoms would each need a product of their own, and those of a
-    shortlist are few.
+    Only vectors of N(0, I) may be turned. Atoms of a shortlist are few, and images of atoms need a frame that the group
+    leaves in place.
     """
-    if not is_normal(problem.source) or problem.symmetry is not None or problem.shortlist is not None:
+    if not is_normal(problem.source) or problem.shortlist is not None:
         return None, None
     weights, dim = problem.weights, problem.source.dim
-    return (
-        (most_parts(weights, dim), None) if _can_be_antithetic(problem) else (None, best_sharing(weights, dim, batch))
-    )
+    if _can_be_antithetic(problem):
+        return most_parts(weights, dim, problem.random_dim, problem.elements), None
+    return None, None if problem.symmetry is not None else best_sharing(weights, dim, batch)
 
 
 def _can_be_antithetic(problem: SemiDual) -> bool:
     """Whether there is room for a turned copy of the atoms; on a GPU, where products are quick, the sums would cost
     more, and a softmax costs more than its product anyway."""
     copy = len(problem) * problem.source.dim * problem.dtype.itemsize
-    return problem.epsilon == 0 and problem.points.device.type == "cpu" and copy <= problem.max_memory
+    fits = problem.epsilon == 0 and problem.points.device.type == "cpu" and copy <= problem.max_memory
+    return fits and (problem.symmetry is None or problem.invariant_frame is not None)
 
 
 def _inflation(problem: SemiDual, parts: int | None, sharing: Sharing | None) -> float:
     if parts is not None:
-        return antithetic_inflation(problem.weights, problem.source.dim, parts)
+        return antithetic_inflation(problem.weights, problem.random_dim, parts, problem.elements)
     return 1.0 if sharing is None else variance_inflation(problem.weights, sharing)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import math
 from dataclasses import dataclass
 
@@ -11,14 +12,15 @@ from torch import Tensor
 
 from proxflow.checks import working_dtype
 from proxflow.kernels.geometry import ScaledRows, coordinates, row_norm, weighted_sum
-from proxflow.kernels.search import affine_scores, argmax_affine
+from proxflow.kernels.search import affine_scores, argmax_affine, best_of_parts
 from proxflow.kernels.shortlist import GroupedSlopes, Shortlist, argmax_on_shortlist
-from proxflow.kernels.signed_sums import SlopesInParts, argmax_of_signs
+from proxflow.kernels.signed_sums import SlopesInParts, best_of_signs
 from proxflow.kernels.softmax.sums import log_sums, summed_laws
 from proxflow.measures import Source, draw
 from proxflow.potentials.atoms import centre_and_radius
 from proxflow.potentials.orbits import nearest_images, orbit_distances, orbit_frame
 from proxflow.semidiscrete.antithetic import frame_size, random_frame
+from proxflow.semidiscrete.invariant_frame import InvariantFrame, invariant_frame
 from proxflow.semidiscrete.ranks import ALONE, Ranks
 from proxflow.semidiscrete.shared_directions import Sharing, shared_axes, turned
 from proxflow.storage import storable
@@ -31,6 +33,7 @@ SMALL_GAP = 0.05  # quantile of the gap between best and second-best score that 
 _ROUNDINGS = 2.0**8  # if that quantile is so many roundings wide, rounding moves less than 1% of it to another atom
 _BLOCKS_AT_ONCE = 2  # of shared directions: wider products are quicker, and processes share whole ones
 _ROWS = 1 << 11  # of noise, whose images are made at once
+_SAMPLED = 1 << 12  # atoms, that tell what a group does to all
 _GAP_SCORES = 1 << 24  # at once, and as many for groups
 
 
@@ -129,7 +132,7 @@ class SemiDual:
         as_given = self.epsilon == 0 and working_dtype(given) == dtype == torch.float32 and self._about_origin()
         self._slopes, self._unit = (given, self.radius) if as_given else (self.points.to(dtype), 1.0)
         self._grouped: GroupedSlopes | None = None  # of a shortlist, made when first asked for
-        self._in_parts: SlopesInParts | None = None  # for antithetic noise, likewise
+        self._in_parts: tuple[SlopesInParts, Tensor] | None = None  # for antithetic noise, likewise
 
     def over_all_atoms(self) -> SemiDual:
         """The problem without its shortlist."""
@@ -149,6 +152,20 @@ class SemiDual:
     def elements(self) -> int:
         """Of the group: up to so many images make an orbit."""
         return 1 if self.symmetry is None else len(self.symmetry)
+
+    @functools.cached_property
+    def invariant_frame(self) -> InvariantFrame | None:
+        """Coordinates that each element of the group keeps or turns round, where noise gains by them."""
+        frame = None if self.symmetry is None else invariant_frame(self.symmetry, len(self))
+        sample = slice(None, None, -(-len(self) // _SAMPLED))
+        if frame is None or frame.turns(self.points[sample], self.weights[sample]):
+            return None
+        return frame
+
+    @property
+    def random_dim(self) -> int:
+        """Dimensions that the frame of antithetic noise is random in, at least."""
+        return self.source.dim if self.invariant_frame is None else self.invariant_frame.least
 
     def mean(self) -> Tensor:
         """Of the atoms and their images, (d,)."""
@@ -176,18 +193,23 @@ class SemiDual:
 
         No ``Tally``: its draws are not independent, only those of different calls are. Processes share the vectors.
         """
-        slopes = self._slopes_in_parts(parts)
+        slopes, signs = self._slopes_in_parts(parts)
         shape = draws // (2 * parts), *slopes.shape
         drawn = torch.randn(shape, generator=generator, dtype=self.dtype, device=self.points.device)
         own = self.ranks.part(drawn).transpose(0, 1).contiguous()
-        best = argmax_of_signs(own, slopes, self._offsets(heights)).flatten()
-        return self.ranks.total(torch.bincount(best, minlength=len(self)).double()) / draws
+        offsets = self._offsets(heights)
+        best, _ = best_of_parts([best_of_signs(own * sign[:, None], slopes, offsets) for sign in signs])
+        return self.ranks.total(torch.bincount(best.flatten(), minlength=len(self)).double()) / draws
 
-    def _slopes_in_parts(self, parts: int) -> SlopesInParts:
-        """Made when first asked for; the frame is in the dtype of noise."""
-        if self._in_parts is None or self._in_parts.shape[0] != parts:
-            frame = random_frame(frame_size(self._slopes.shape[1], parts), self.centre.to(self.dtype))
-            self._in_parts = SlopesInParts.of(self._slopes, frame, parts)
+    def _slopes_in_parts(self, parts: int) -> tuple[SlopesInParts, Tensor]:
+        """And signs of coordinates by each element, (G, m, k); made when first asked for, in the dtype of noise."""
+        if self._in_parts is None or self._in_parts[0].shape[0] != parts:
+            like = self.centre.to(self.dtype)
+            if self.invariant_frame is None:
+                frame, signs = random_frame(frame_size(self.source.dim, parts), like), like.new_ones(1, parts, 1)
+            else:
+                frame, signs = self.invariant_frame.dealt(parts, like)
+            self._in_parts = SlopesInParts.of(self._slopes, frame, parts), signs
         return self._in_parts
 
     def mass_sharing(self, noise: Tensor, heights: Tensor, sharing: Sharing, generator: torch.Generator) -> Tensor:
