@@ -68,6 +68,7 @@ def invariant_frame(symmetry: Symmetry, atoms: int) -> InvariantFrame | None:
     for element in elements:
         total += symmetry.apply(symmetry.apply(drawn + drawn.mT, element).mT, element)
     vectors = torch.linalg.eigh(total).eigenvectors.mT
+    vectors *= (vectors @ drawn[:, :1]).sign()  # which of a vector and its opposite comes depends on the processor
     kept = torch.stack([(symmetry.apply(vectors, g) * vectors).sum(1) for g in elements])  # 1 or -1
     signs, kind, counts = kept.sign().unique(dim=1, return_inverse=True, return_counts=True)
     order = kind.argsort(stable=True)
