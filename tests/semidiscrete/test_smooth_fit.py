@@ -74,3 +74,18 @@ def test_inside_autocast_the_fit_is_the_same() -> None:
     with torch.autocast("cpu", dtype=torch.bfloat16):
         inside = fit(points, epsilon=0.3, tol=0.1)
     assert torch.equal(inside.potential.heights, outside.potential.heights)
+
+
+def test_what_a_potential_makes_of_its_atoms_serves_many_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each question makes all atoms anew: of a few draws it would take longer than the answer."""
+    asked: list[int] = []
+    answer = Entropic.atom_probabilities
+
+    def recorded(self: Entropic, u: torch.Tensor) -> torch.Tensor:
+        asked.append(len(u))
+        return answer(self, u)
+
+    monkeypatch.setattr(Entropic, "atom_probabilities", recorded)
+    fit(cloud(8_000, 3), epsilon=1.0, tol=0.5, max_samples=20_000)
+    assert sum(asked) >= 4096
+    assert sum(count < 512 for count in asked) <= 0.1 * len(asked)
