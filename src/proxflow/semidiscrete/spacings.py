@@ -42,8 +42,12 @@ def nearest_distances(problem: SemiDual, rows: Tensor, others: Tensor) -> Tensor
 def _to_nearest(problem: SemiDual, rows: Tensor, chosen: Tensor) -> Tensor:
     """Distances of some atoms, by number, from the nearest of the chosen ones that is not the atom itself, (rows,)."""
     itself = rows[:, None] == chosen
-    if problem.symmetry is not None:
-        return problem.distances(rows, chosen).masked_fill_(itself, torch.inf).amin(1)
     points, others = problem.points[rows], problem.points[chosen]
-    scores = torch.addmm(-0.5 * square_norms(others), points, others.mT).masked_fill_(itself, -torch.inf)
-    return row_norm(points - others[scores.argmax(1)])
+    offsets, level = -0.5 * square_norms(others), points.new_full((len(rows),), -torch.inf)
+    nearest = torch.zeros_like(points)
+    for element in range(problem.elements):
+        images = others if problem.symmetry is None else problem.symmetry.apply(others, element)
+        score, place = torch.addmm(offsets, points, images.mT).masked_fill_(itself, -torch.inf).max(1)
+        nearest = torch.where((score > level)[:, None], images[place], nearest)
+        level = torch.maximum(level, score)
+    return row_norm(points - nearest)
