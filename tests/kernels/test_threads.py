@@ -1,6 +1,7 @@
 """Parts of a search on several threads: the answers of one, and nothing of torch's changed."""
 
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -77,19 +78,74 @@ def test_an_error_ends_all_and_the_next_search_works() -> None:
 def test_threads_that_cannot_be_had_leave_none_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     started, start = list[threading.Thread](), threading.Thread.start
 
-    def first_alone(self: threading.Thread) -> None:
+    def one_alone(self: threading.Thread) -> None:
         if started:
             raise RuntimeError("can't start new thread")
         started.append(self)
         start(self)
 
-    monkeypatch.setattr(threads, "_pools", {})
-    monkeypatch.setattr(threading.Thread, "start", first_alone)
+    monkeypatch.setattr(threads, "_known", {})
+    monkeypatch.setattr(threading.Thread, "start", one_alone)
     with pytest.raises(RuntimeError, match="can't start new thread"):
         on_threads(lambda parts: parts, range(5), CPU)
     monkeypatch.undo()
-    started[0].join(10)
-    assert not started[0].is_alive()
+    for thread in started:
+        thread.join(10)
+        assert not thread.is_alive()
+    assert on_threads(lambda parts: parts, range(5), CPU) == [0, 1, 2, 3, 4]
+
+
+INTERRUPTED = """
+import random, signal, threading, time, torch
+from proxflow.kernels import threads
+
+def interrupt(*_):
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    raise KeyboardInterrupt
+
+def searched():
+    return threads.on_threads(lambda parts: parts, range(8), torch.device("cpu"))
+
+torch.set_num_threads(3)
+signal.signal(signal.SIGALRM, interrupt)
+draw, end, interrupts = random.Random(0), time.monotonic() + 5, 0
+while time.monotonic() < end:
+    if draw.random() < 0.02:
+        threads._known.clear()
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 1e-5 + draw.random() * 6e-4)
+        for _ in range(50):
+            searched()
+        time.sleep(0.01)
+    except KeyboardInterrupt:
+        interrupts += 1
+assert interrupts > 200, interrupts
+assert searched() == list(range(8))
+numbers = []
+new = threading.Thread(target=lambda: numbers.append(torch.get_num_threads()))
+new.start(), new.join()
+assert numbers == [3], numbers
+"""
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no timers here")
+def test_ctrl_c_at_any_moment_leaves_nothing_waiting() -> None:
+    subprocess.run([sys.executable, "-W", "ignore", "-c", INTERRUPTED], check=True, timeout=100)
+
+
+def test_a_search_at_the_end_of_a_program_ends() -> None:
+    script = """
+import atexit, torch
+search = lambda: print(threads.on_threads(lambda parts: parts, range(5), torch.device("cpu")))
+atexit.register(search)
+from proxflow.kernels import threads
+torch.set_num_threads(2)
+search()
+"""
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", script], capture_output=True, text=True, timeout=100, check=True
+    )
+    assert done.stdout == 2 * "[0, 1, 2, 3, 4]\n"
 
 
 def test_searches_in_parts_find_the_largest_scores() -> None:
