@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -52,6 +53,16 @@ result["cold"] = [errors(40, 300, 20, 3, scale) for scale in (1e-3, 30.0, 1e3)]
 gone = torch.randn(100, generator=generator)
 gone[:64], gone[70] = -torch.inf, -torch.inf  # whole tiles, and one of a tile
 result["gone"] = [errors(20, 100, 5, processors, bias=gone) for processors in (1, 4)]
+fused_softmax.processors = lambda device: 3
+twice = torch.randn(30, 16, generator=generator).repeat(2, 1)
+result["mass of 64 rows"] = []
+for scale in (1.0, 1e3, 1e5):
+    total, _ = fused_summed_laws(scale * torch.randn(64, 16, generator=generator), twice, torch.zeros(60))
+    result["mass of 64 rows"].append(float(total.sum()))
+endless = torch.zeros(60)
+endless[40] = torch.inf
+given = torch.randn(20, 16, generator=generator), twice
+result["endless"] = [fused_log_sums(*given, bias).tolist() for bias in (endless, torch.full((60,), -torch.inf))]
 v, atoms, bias = torch.randn(20, 5), torch.randn(400, 5), torch.randn(400)
 plain = sums.log_sums(v, atoms, bias), *sums.summed_laws(v, atoms, bias)
 calls = []
@@ -85,6 +96,15 @@ def test_kernels_give_the_sums_of_float64(found: dict[str, Any], inputs: str) ->
         assert case["same"]
 
 
+def test_laws_of_large_scores_have_mass_one(found: dict[str, Any]) -> None:
+    """Of two equal scores a level rounded at their size would make probabilities that all err to one side."""
+    assert found["mass of 64 rows"] == pytest.approx([64, 64, 64], rel=1e-6)
+
+
+def test_scores_without_end_have_no_other_level(found: dict[str, Any]) -> None:
+    assert found["endless"] == [20 * [math.inf], 20 * [-math.inf]]
+
+
 def test_kernels_are_used_where_they_run_and_only_in_float32(found: dict[str, Any]) -> None:
     alike, called = found["routed"]
     assert alike
@@ -99,7 +119,7 @@ def test_kernels_compile_for_gpus(name: str, capability: int) -> None:
 
     tile = fused_softmax._TILE
     constants = {"ROWS": tile.rows, "COLUMNS": tile.columns, "DEPTH": tile.depth}
-    numbers = dict.fromkeys(("v", "atoms", "bias", "tops", "sums", "levels", "totals", "squares"), "*fp32")
+    numbers = dict.fromkeys(("v", "atoms", "bias", "tops", "sums", "rests", "totals", "squares"), "*fp32")
     code = compiled(getattr(fused_softmax, name), constants, numbers, capability, tile.warps)
     assert ("wgmma.mma_async" if capability == 90 else "mma.sync") in code
     assert "tf32" in code

@@ -62,6 +62,14 @@ def test_each_element_keeps_a_column_or_turns_it_round(
     assert float(frame.columns.abs().max()) < 0.97  # random as far as the group allows
 
 
+def test_a_rounded_group_mixes_no_spaces() -> None:
+    rounded = Group(reflections(784, 392).matrices.float())
+    frame = made(rounded)
+    moved = rounded.apply(frame.columns.mT, 1)
+    assert float((moved - frame.signs[1, :, None] * frame.columns.mT).norm(dim=1).max()) < 2e-5
+    assert invariant_frame(Group(reflections(400, 200).matrices.float().mul(2e3).round().div(2e3)), 1 << 20) is None
+
+
 def test_groups_without_such_a_frame_and_frames_that_few_atoms_repay() -> None:
     assert invariant_frame(Shifts((1, 4, 4), (0, 1)), 1 << 20) is None  # not its own inverse
     assert invariant_frame(FLIP, 3) is not None
@@ -92,7 +100,7 @@ def test_masses_are_those_of_independent_draws(symmetry: Symmetry, parts: int, d
     points, weights = (cloud(20, symmetry.dim) + 0.5).to(dtype), torch.full((20,), 0.05, dtype=f64)
     problem = SemiDual(points, weights, Gaussian(symmetry.dim), 0.0, 1 << 28, symmetry=symmetry)
     problem.search_in(dtype)
-    assert problem.invariant_frame is not None
+    assert problem.noise_frame is not None
     heights = 0.1 * cloud(20, 1, seed=1)[:, 0]
     draws = 1 << 16
     found = problem.antithetic_mass(draws, heights, parts, torch.Generator().manual_seed(2))
@@ -103,17 +111,23 @@ def test_masses_are_those_of_independent_draws(symmetry: Symmetry, parts: int, d
     assert float(((found - weights) / error).abs().max()) > 20
 
 
-def descent(points: Tensor, symmetry: Symmetry) -> Descent:
+def descent(points: Tensor, symmetry: Symmetry, max_memory: int = 1 << 28) -> Descent:
     weights = torch.full((len(points),), 1 / len(points), dtype=f64)
-    return Descent(SemiDual(points, weights, Gaussian(points.shape[1]), 0.0, 1 << 28, symmetry=symmetry))
+    return Descent(SemiDual(points, weights, Gaussian(points.shape[1]), 0.0, max_memory, symmetry=symmetry))
 
 
 def test_where_noise_of_a_symmetric_fit_is_antithetic() -> None:
     flip = HorizontalFlip((1, 10, 12))
     points = cloud(300, 120)
     assert descent(points, flip).parts == 8
+    assert descent(points, flip, max_memory=1 << 19).parts is None  # room for the atoms, not for the frame
     turned = points - points.view(-1, 10, 12).flip(2).flatten(1)  # to its opposite, by the flip
     assert descent(turned + 0.3 * points, flip).parts is None
+    kept = 4 * (points - 0.5 * turned)
+    assert (
+        descent(torch.cat([turned[:45], kept[45:]]), flip).parts is None
+    )  # three in twenty, which add little to squares
+    assert descent(torch.cat([turned[:15], kept[15:]]), flip).parts == 8
     assert descent(points[:, :48], Group(torch.stack([torch.eye(48), -torch.eye(48)]))).parts is None
     assert descent(points[:, :16], Shifts((1, 4, 4), (0, 1))).parts is None
     assert descent(points[:, :40], reflections(40, 2)).parts == 1  # the frame is random in two dimensions only

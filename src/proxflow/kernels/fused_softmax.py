@@ -4,11 +4,12 @@ Problem: for B rows and N atoms with scores s_ij = <v_i, a_j> + b_j, the levels 
 atom the sums over i of p_ij = exp(s_ij - l_i) and of its square. Method: one kernel takes the levels, each program for
 a tile of rows and a share of the atoms, with a running maximum; a second one takes all products again, each program
 for a tile of atoms and a share of the rows. What the shares give is added up in one order, so that the same arguments
-give the same bits.
+give the same bits. A level is kept as the largest score and the rest: as one number it would be rounded by more than
+a probability may be wrong, where scores are large.
 
-Products are of three parts in TF32 each, the digits of float32 but for the last two bits: a score that is off by r
-makes a probability wrong by a factor e^r, which float16 with its r of some thousandths of a score would not leave small
-at low temperatures. Sums of a share are float32.
+A product of two numbers is that of two parts of each in TF32 but for the smallest of four, the digits of float32 but
+for the last two bits: a score that is off by r makes a probability wrong by a factor e^r, which float16 with its r of
+some thousandths of a score would not leave small at low temperatures. Sums of a share are float32.
 
 Cost: 6 B N d operations in TF32 for the levels, and as many for the sums; B N exponentials each.
 """
@@ -76,7 +77,7 @@ def _levels(
         column = left + tl.arange(0, COLUMNS)
         scores = _scores(v, atoms, bias, row, column, rows, columns, depth, v_stride, atom_stride, ROWS, COLUMNS, DEPTH)
         largest = tl.maximum(top, tl.max(scores, axis=1))
-        middle = tl.where(largest > float("-inf"), largest, 0.0)  # else -inf - -inf
+        middle = tl.where(tl.abs(largest) < float("inf"), largest, 0.0)  # else inf - inf
         total = total * tl.exp(top - middle) + tl.sum(tl.exp(scores - middle[:, None]), axis=1)
         top = largest
     place = tl.program_id(1).to(tl.int64) * rows + row
@@ -86,7 +87,7 @@ def _levels(
 
 @triton.jit(do_not_specialize=["rows"])
 def _laws(
-    v, atoms, bias, levels, totals, squares, rows, columns, depth, v_stride, atom_stride, share,
+    v, atoms, bias, tops, rests, totals, squares, rows, columns, depth, v_stride, atom_stride, share,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr,
 ):  # fmt: skip
     """Of a tile of atoms and a share of the rows: sums of probabilities, and of their squares."""
@@ -97,8 +98,9 @@ def _laws(
     for start in range(begin, tl.minimum(begin + share, rows), ROWS):
         row = start + tl.arange(0, ROWS)
         scores = _scores(v, atoms, bias, row, column, rows, columns, depth, v_stride, atom_stride, ROWS, COLUMNS, DEPTH)
-        level = tl.load(levels + row, mask=row < rows, other=float("inf"))
-        law = tl.exp(scores - level[:, None])
+        top = tl.load(tops + row, mask=row < rows, other=float("inf"))
+        rest = tl.load(rests + row, mask=row < rows, other=0.0)
+        law = tl.exp((scores - top[:, None]) - rest[:, None])
         total += tl.sum(law, axis=0)
         square += tl.sum(law * law, axis=0)
     place = tl.program_id(1).to(tl.int64) * columns + column
@@ -107,8 +109,31 @@ def _laws(
 
 
 def fused_log_sums(v: Tensor, atoms: Tensor, bias: Tensor) -> Tensor:
-    """log sum_j exp(<v, a_j> + b_j), (B,), of rows ``v`` (B, d), ``atoms`` (N, d), ``bias`` (N,), float32 on a GPU."""
+    """log sum_j exp(<v, a_j> + b_j), (B,), of rows ``v`` (B, d), ``atoms`` (N, d), ``bias`` (N,), float32 on a GPU.
+
+    There is at least one row, and one atom.
+    """
+    top, rest = _levels_of(with_close_columns(v), with_close_columns(atoms), bias.contiguous())
+    return top + rest
+
+
+def fused_summed_laws(v: Tensor, atoms: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+    """Sums over rows of the probabilities and of their squares, (N,) float64; arguments as of ``fused_log_sums``."""
     v, atoms, bias = with_close_columns(v), with_close_columns(atoms), bias.contiguous()
+    top, rest = _levels_of(v, atoms, bias)
+    tiles, steps = triton.cdiv(len(atoms), _TILE.columns), triton.cdiv(len(v), _TILE.rows)
+    share, parts = _share(tiles, steps, v.device)
+    totals, squares = v.new_empty(2, parts, len(atoms))
+    with torch.cuda.device_of(v):
+        _laws[tiles, parts](
+            v, atoms, bias, top, rest, totals, squares, len(v), *atoms.shape, v.stride(0), atoms.stride(0),
+            share * _TILE.rows, ROWS=_TILE.rows, COLUMNS=_TILE.columns, DEPTH=_TILE.depth, num_warps=_TILE.warps,
+        )  # fmt: skip
+    return totals.double().sum(0), squares.double().sum(0)
+
+
+def _levels_of(v: Tensor, atoms: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+    """Two numbers whose sum is the level, (B,) each: about the largest score, and the rest; rows lie close together."""
     tiles, steps = triton.cdiv(len(v), _TILE.rows), triton.cdiv(len(atoms), _TILE.columns)
     share, parts = _share(tiles, steps, v.device)
     tops, sums = v.new_empty(2, parts, len(v))
@@ -117,23 +142,9 @@ def fused_log_sums(v: Tensor, atoms: Tensor, bias: Tensor) -> Tensor:
             v, atoms, bias, tops, sums, len(v), *atoms.shape, v.stride(0), atoms.stride(0), share * _TILE.columns,
             ROWS=_TILE.rows, COLUMNS=_TILE.columns, DEPTH=_TILE.depth, num_warps=_TILE.warps,
         )  # fmt: skip
-    levels: Tensor = (tops + sums.log()).logsumexp(0)
-    return levels
-
-
-def fused_summed_laws(v: Tensor, atoms: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-    """Sums over rows of the probabilities and of their squares, (N,) float64; arguments as of ``fused_log_sums``."""
-    v, atoms, bias = with_close_columns(v), with_close_columns(atoms), bias.contiguous()
-    levels = fused_log_sums(v, atoms, bias)
-    tiles, steps = triton.cdiv(len(atoms), _TILE.columns), triton.cdiv(len(v), _TILE.rows)
-    share, parts = _share(tiles, steps, v.device)
-    totals, squares = v.new_empty(2, parts, len(atoms))
-    with torch.cuda.device_of(v):
-        _laws[tiles, parts](
-            v, atoms, bias, levels, totals, squares, len(v), *atoms.shape, v.stride(0), atoms.stride(0),
-            share * _TILE.rows, ROWS=_TILE.rows, COLUMNS=_TILE.columns, DEPTH=_TILE.depth, num_warps=_TILE.warps,
-        )  # fmt: skip
-    return totals.double().sum(0), squares.double().sum(0)
+    top = tops.amax(0)
+    middle = torch.where(top.isinf(), 0.0, top)
+    return top, (sums * (tops - middle).exp()).sum(0).log()
 
 
 def _share(tiles: int, steps: int, device: torch.device) -> tuple[int, int]:

@@ -36,14 +36,14 @@ def _should_have(device: torch.device) -> bool:
     return torch.version.hip is None and torch.cuda.get_device_capability(device) >= (8, 0)
 
 
-def by_kernels(device: torch.device, search: Callable[[], T | None]) -> T | None:
-    """The answer of a search by kernels; None where it leaves that to products, and where they do not compile.
+def by_kernels(device: torch.device, compute: Callable[[], T | None]) -> T | None:
+    """What kernels compute; None where they leave that to products, and where they do not compile.
 
     Raises:
-        Exception: of the search, where it does not say that kernels cannot be compiled here.
+        Exception: theirs, where it does not say that kernels cannot be compiled here.
     """
     try:
-        return search()
+        return compute()
     except Exception as error:
         _without_kernels(device, error)
         return None
@@ -83,8 +83,8 @@ def _without_kernels(device: torch.device, error: Exception) -> None:
         raise error
     _WITHOUT.add(device)
     warnings.warn(
-        f"searches on {device} are products in blocks, which take several times as long, since Triton could not "
-        f"compile their kernels: {in_a_line(error)}",
+        f"searches and sums on {device} are products in blocks, which take several times as long, since Triton could "
+        f"not compile their kernels: {in_a_line(error)}",
         RuntimeWarning,
         stacklevel=2,
     )

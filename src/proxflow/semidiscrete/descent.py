@@ -23,6 +23,7 @@ from torch import Tensor
 from proxflow.measures import is_normal
 from proxflow.semidiscrete.antithetic import antithetic_inflation, most_parts, parts_for
 from proxflow.semidiscrete.atom_groups import group_count, nested_groups
+from proxflow.semidiscrete.invariant_frame import bytes_of_frame
 from proxflow.semidiscrete.near_copies import NearCopies
 from proxflow.semidiscrete.problem import SemiDual
 from proxflow.semidiscrete.shared_directions import Sharing, best_sharing, variance_inflation
@@ -238,9 +239,10 @@ def _noise(problem: SemiDual, batch: int) -> tuple[int | None, Sharing | None]:
 def _can_be_antithetic(problem: SemiDual) -> bool:
     """Whether there is room for a turned copy of the atoms; on a GPU, where products are quick, the sums would cost
     more, and a softmax costs more than its product anyway."""
-    copy = len(problem) * problem.source.dim * problem.dtype.itemsize
-    fits = problem.epsilon == 0 and problem.points.device.type == "cpu" and copy <= problem.max_memory
-    return fits and (problem.symmetry is None or problem.invariant_frame is not None)
+    dim = problem.source.dim
+    room = len(problem) * dim * problem.dtype.itemsize + (0 if problem.symmetry is None else bytes_of_frame(dim))
+    fits = problem.epsilon == 0 and problem.points.device.type == "cpu" and room <= problem.max_memory
+    return fits and (problem.symmetry is None or problem.noise_frame is not None)
 
 
 def _inflation(problem: SemiDual, parts: int | None, sharing: Sharing | None) -> float:

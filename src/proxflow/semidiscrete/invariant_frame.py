@@ -5,10 +5,12 @@ them are diagonal in one orthonormal basis, with entries s_g of 1 and -1, and g^
 signs. Then a product with the atoms serves all choices of signs of the parts of u again, one product for each element.
 
 The basis is random where the group allows it: the eigenvectors of the sum of g S g^T over the group, for a random
-symmetric S, are uniformly random within each space of vectors with the same signs s_g. An element that turned most of
-each atom round would take a draw's opposite, which is a draw too, to about the same cell: such noise would be no better
-than half of it. Two vectors at a cosine of .3 are in a half-space of mass .001 together in 1.5% of the cases that one
-of them is.
+symmetric S, are uniformly random within each space of vectors with the same signs s_g. A sum of r_g g, for random r_g,
+is added, which keeps the eigenvalues of different spaces far apart: a group that is rounded would mix them else.
+
+An element that turns an atom round takes the opposite of a draw of the atom, which is a draw too, to the atom again:
+the mass of its cell is found no better than by half of the draws. Two vectors at a cosine of .5 are in a half-space of
+mass .001 together in 5% of the cases that one of them is.
 """
 
 from __future__ import annotations
@@ -18,12 +20,17 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from proxflow.kernels.geometry import row_norm
 from proxflow.symmetry import Symmetry
 
-__all__ = ["InvariantFrame", "invariant_frame"]
+__all__ = ["InvariantFrame", "bytes_of_frame", "invariant_frame"]
 
 _ATOMS_REPAY = 1000  # eigenvectors in d dimensions cost less than the steps of a fit from d^2 over so many atoms on
-_TURNED = 0.3  # cosine of atoms and the opposites of their images, that noise still gains by
+_BYTES = 48  # for each of d^2 numbers of a frame: six matrices in float64 at once
+_APART = 32.0  # distances of eigenvalues of different spaces, relative to those within one
+_MISSED = 1e-4  # of its length, by which an image may miss being a column or its opposite
+_TURNED = 0.5  # cosine of an atom and the opposite of its image, from which on it is turned round
+_FEW_TURNED = 0.1  # share of all weight, that adds as much to the variance
 
 
 @dataclass(frozen=True)
@@ -53,23 +60,42 @@ class InvariantFrame:
         return columns, signs.view(-1, parts, size)
 
     def turns(self, rows: Tensor, weights: Tensor) -> bool:
-        """Whether an element turns most of rows (n, d) round, of these weights (n,): cosines with its images tell."""
-        squares = weights.double() @ (rows.double() @ self.columns).square()
-        return bool((self.signs[1:] @ squares < -_TURNED * squares.sum()).any())
+        """Whether elements turn more than a few of rows (n, d) round, of these weights (n,)."""
+        squares = (rows.double() @ self.columns).square()
+        cosines = squares @ self.signs[1:].mT  # of rows with their images, times |row|^2
+        turned = (cosines < -_TURNED * squares.sum(1, keepdim=True)).any(1)
+        return bool(weights[turned].sum() > _FEW_TURNED * weights.sum())
+
+
+def bytes_of_frame(dim: int) -> int:
+    """What ``invariant_frame`` takes at the most."""
+    return _BYTES * dim**2
 
 
 def invariant_frame(symmetry: Symmetry, atoms: int) -> InvariantFrame | None:
-    """Always the same for a group; None where there is none, or where it would cost more than so many atoms repay."""
+    """A basis that each element keeps or turns round, the same one whenever it is asked for.
+
+    None for a group with elements that are not their own inverses, for one that is rounded so much that there is no
+    such basis, and in more dimensions than so many atoms repay.
+    """
     dim, elements = symmetry.dim, range(len(symmetry))
     if dim**2 > _ATOMS_REPAY * atoms or any(symmetry.inverse(element) != element for element in elements):
         return None
-    drawn = torch.randn(dim, dim, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    total = torch.zeros_like(drawn)
-    for element in elements:
+    generator = torch.Generator().manual_seed(0)
+    drawn = torch.randn(dim, dim, generator=generator, dtype=torch.float64)
+    distances = _APART * len(symmetry) * dim**0.5 * (1 + torch.rand(len(symmetry), generator=generator))
+    identity, total = torch.eye(dim, dtype=torch.float64), torch.zeros_like(drawn)
+    for element, apart in zip(elements, distances.tolist(), strict=True):
         total += symmetry.apply(symmetry.apply(drawn + drawn.mT, element).mT, element)
+        total += apart * symmetry.apply(identity, element)
     vectors = torch.linalg.eigh(total).eigenvectors.mT
     vectors *= (vectors @ drawn[:, :1]).sign()  # which of a vector and its opposite comes depends on the processor
-    kept = torch.stack([(symmetry.apply(vectors, g) * vectors).sum(1) for g in elements])  # 1 or -1
-    signs, kind, counts = kept.sign().unique(dim=1, return_inverse=True, return_counts=True)
+    kept = torch.empty(len(symmetry), dim, dtype=torch.float64)
+    for element in elements:
+        images = symmetry.apply(vectors, element)
+        kept[element] = (images * vectors).sum(1).sign()
+        if float(row_norm(images - kept[element][:, None] * vectors).max()) > _MISSED:
+            return None
+    signs, kind, counts = kept.unique(dim=1, return_inverse=True, return_counts=True)
     order = kind.argsort(stable=True)
     return InvariantFrame(vectors[order].mT.contiguous(), signs[:, kind[order]], int(counts.min()))

@@ -154,10 +154,10 @@ class SemiDual:
         return 1 if self.symmetry is None else len(self.symmetry)
 
     @functools.cached_property
-    def invariant_frame(self) -> InvariantFrame | None:
+    def noise_frame(self) -> InvariantFrame | None:
         """Coordinates that each element of the group keeps or turns round, where noise gains by them."""
         frame = None if self.symmetry is None else invariant_frame(self.symmetry, len(self))
-        sample = slice(None, None, -(-len(self) // _SAMPLED))
+        sample = torch.randperm(len(self), generator=torch.Generator().manual_seed(0))[:_SAMPLED]
         if frame is None or frame.turns(self.points[sample], self.weights[sample]):
             return None
         return frame
@@ -165,7 +165,7 @@ class SemiDual:
     @property
     def random_dim(self) -> int:
         """Dimensions that the frame of antithetic noise is random in, at least."""
-        return self.source.dim if self.invariant_frame is None else self.invariant_frame.least
+        return self.source.dim if self.noise_frame is None else self.noise_frame.least
 
     def mean(self) -> Tensor:
         """Of the atoms and their images, (d,)."""
@@ -205,10 +205,10 @@ class SemiDual:
         """And signs of coordinates by each element, (G, m, k); made when first asked for, in the dtype of noise."""
         if self._in_parts is None or self._in_parts[0].shape[0] != parts:
             like = self.centre.to(self.dtype)
-            if self.invariant_frame is None:
+            if self.noise_frame is None:
                 frame, signs = random_frame(frame_size(self.source.dim, parts), like), like.new_ones(1, parts, 1)
             else:
-                frame, signs = self.invariant_frame.dealt(parts, like)
+                frame, signs = self.noise_frame.dealt(parts, like)
             self._in_parts = SlopesInParts.of(self._slopes, frame, parts), signs
         return self._in_parts
 
