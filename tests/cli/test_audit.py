@@ -70,6 +70,10 @@ def test_a_network_that_was_told_classes(tmp_path: Path, capsys: pytest.CaptureF
     assert -1 <= figures["label_leakage"]["value"] <= 1
     assert 1 < figures["density_bits"]["value"] < 4
     assert (len(grid), grid[0], grid[-1]) == (5, 0, 1)
+    assert call("audit", tmp_path / "run", *QUICK, "--likelihood", "--json", "--overwrite") == 0  # by the data it keeps
+    kept = json.loads(capsys.readouterr().out)["result"]["figures"]
+    assert kept.keys() == figures.keys()
+    assert kept["label_leakage"] == figures["label_leakage"]
     strange = ("--data", tmp_path / "strange.npz", "--json", "--overwrite")
     assert call("audit", tmp_path / "run", *QUICK, *strange) == 0
     assert "label_leakage" not in json.loads(capsys.readouterr().out)["result"]["figures"]

@@ -129,15 +129,18 @@ def test_a_run_is_not_replaced_by_its_own_study(run: Path, capsys: pytest.Captur
     assert {path.name: path.read_bytes() for path in run.iterdir()} == before
 
 
-def test_a_network_without_its_data_says_that_nothing_was_checked(
-    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("options", [["--coupling", "minibatch"], ["--conditional"]])
+def test_a_network_is_checked_by_the_data_that_its_run_keeps(
+    options: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(report, "render_training_page", lambda *_args, **_options: "<!doctype html>", raising=False)
+    rows = np.random.default_rng(0).normal(size=(40, 2))
+    np.savez(tmp_path / "x.npz", points=rows, labels=np.arange(40) % 2)
     quick = ("--steps", 5, "--width", 8, "--depth", 1)
-    call("train", data, "--coupling", "minibatch", "--out", tmp_path / "run", *quick)
+    call("train", tmp_path / "x.npz", *options, "--out", tmp_path / "run", *quick)
     capsys.readouterr()
-    assert call("terminal", tmp_path / "run", "--count", 3) == 0
-    assert "its run keeps no data" in capsys.readouterr().out
+    assert call("terminal", tmp_path / "run", "--count", 3, "--scale", 1e-4) == 0
+    assert "spacing" in capsys.readouterr().out
 
 
 def test_labels_of_a_table_are_no_coordinates(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -73,7 +73,7 @@ class AuditedModel:
         words: what is audited, for the page.
         how: how a model in a file was read, or None.
         reference: the fit that the run was made of, or None.
-        rows: data as the model sees them, or None.
+        rows: data as the model sees them.
         labels: of the rows, or None.
         conditional: conditional(t, x, label) -> velocity of a network that was told these labels, or None.
         held_out: rows that it was not trained on, or None.
@@ -86,7 +86,7 @@ class AuditedModel:
     words: str
     how: str | None
     reference: Fit | None
-    rows: Tensor | None
+    rows: Tensor
     labels: Tensor | None
     conditional: Callable[[Tensor, Tensor, Tensor], Tensor] | None
     held_out: Tensor | None
@@ -149,7 +149,8 @@ def _of_run(run: Path, data: str | None, held_out: str | None, reading: Reading,
 
     folder = RunFolder(run)
     found, facts = read_run_field(folder), folder.facts
-    rows, labels, told = found.rows, None, None
+    rows, labels = found.rows, found.labels
+    told = labels if found.classes else None
     if data is not None:
         raw, dataset = _raw_rows(data, reading, seed, found.event_shape)
         rows = found.standardisation.apply(raw).to(found.dtype)
@@ -157,8 +158,6 @@ def _of_run(run: Path, data: str | None, held_out: str | None, reading: Reading,
         labels = dataset.labels if told is None else told
     as_seen = found.standardisation.apply
     new_rows = _held_out_rows(held_out, reading, seed, found.event_shape, as_seen, found.dtype)
-    if rows is None and found.fit is None:
-        raise ValueError(f"{run} keeps neither its data nor a fit of them; give --data")
     conditional = None if told is None else found.conditional
     words = f"the {'network' if folder.is_trained else 'exact flow'} of {run}"
     return AuditedModel(found.field, found.schedule, str(facts.data["name"]), words, None,

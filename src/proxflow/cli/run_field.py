@@ -32,7 +32,8 @@ class RunField:
         classes: number of classes that a network is told; 0 for none, and for a flow.
         conditional: conditional(t, x, label) -> velocity of a network that is told classes; else None.
         fit: the fit that the flow is, or that the network was coupled with; None where there is none.
-        rows: the standardised data, (N, *event), where the run keeps them.
+        rows: the standardised data, (N, *event).
+        labels: of the rows of a network's run, (N,), as the network is told them; None where there are none.
     """
 
     field: Callable[[Tensor, Tensor], Tensor]
@@ -43,7 +44,8 @@ class RunField:
     classes: int
     conditional: Callable[[Tensor, Tensor, Tensor], Tensor] | None
     fit: Fit | None
-    rows: Tensor | None
+    rows: Tensor
+    labels: Tensor | None
 
 
 def read_run_field(folder: RunFolder, label: str | None = None) -> RunField:
@@ -59,8 +61,7 @@ def read_run_field(folder: RunFolder, label: str | None = None) -> RunField:
     if folder.is_trained:
         network, standardisation, shape, schedule = folder.read_network()
         number = None if label is None else folder.class_number(label, network.classes)
-        atoms = folder.read_atoms()
-        rows = None if atoms is None else atoms.float().reshape(-1, *shape)
+        rows, labels = folder.read_trained_on()
         field = pf.matching.field_of(network, number)
         fitted, classes = folder.fit_of_training(), network.classes
 
@@ -68,10 +69,12 @@ def read_run_field(folder: RunFolder, label: str | None = None) -> RunField:
             return pf.matching.field_of(network, label)(t, x)
 
         conditional = told if classes else None
-        return RunField(field, shape, torch.float32, standardisation, schedule, classes, conditional, fitted, rows)
+        return RunField(
+            field, shape, torch.float32, standardisation, schedule, classes, conditional, fitted, rows.float(), labels
+        )
     if label is not None:
         raise ValueError(f"{folder.path} holds a fitted flow, which takes no --label")
     fit, standardisation, shape, schedule = folder.read_fit()
     flow = pf.ProximalFlow(fit.potential.double(), schedule_named(schedule))
     rows = fit.potential.points.double().reshape(-1, *shape)
-    return RunField(flow, shape, torch.float64, standardisation, schedule, 0, None, fit, rows)
+    return RunField(flow, shape, torch.float64, standardisation, schedule, 0, None, fit, rows, None)

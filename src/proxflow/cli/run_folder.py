@@ -171,7 +171,7 @@ class RunFolder:
         result: TrainResult,
         quality: FewSteps,
         nearest_row: Estimate,
-        kept: Fit | Tensor | None,
+        fit: Fit | None,
         dataset: Dataset,
         page: str,
         arguments: dict[str, Any],
@@ -182,16 +182,21 @@ class RunFolder:
             result: result of the training.
             quality: of its samples.
             nearest_row: distance of samples to the nearest training row, over that of rows to the nearest other.
-            kept: the fit of the data that the network was coupled with, or the data itself; None keeps neither.
-            dataset: trained on.
+            fit: of the data, that the network was coupled with, where there is one.
+            dataset: trained on; its points and labels are kept, for studies of the network.
             page: the report.
             arguments: arguments of the command line.
         """
         outcome = training_record(result, quality, nearest_row)
         record = command_record("train", arguments) | data_record(dataset) | outcome
-        objects: dict[str, object] = {_NETWORK: result.network, _STANDARDISATION: dataset.standardisation}
-        if kept is not None:
-            objects |= {_POINTS: {"points": kept}} if isinstance(kept, Tensor) else {_FIT: kept}
+        data = {"points": dataset.points} | ({} if dataset.labels is None else {"labels": dataset.labels})
+        objects: dict[str, object] = {
+            _NETWORK: result.network,
+            _STANDARDISATION: dataset.standardisation,
+            _POINTS: data,
+        }
+        if fit is not None:
+            objects[_FIT] = fit
         self._write(objects, page, record)
 
     def write_study(
@@ -265,14 +270,18 @@ class RunFolder:
         self._require(_NETWORK, known and network.event_shape == record.event_shape)
         return network.eval(), standardisation, record.event_shape, record.schedule
 
-    def read_atoms(self) -> Tensor | None:
-        """The standardised data points that a training run was coupled with, (N, d), where it keeps them."""
-        if (self.path / _POINTS).is_file():
-            points: Tensor = storage.load(self.path / _POINTS)["points"]
-            return points.flatten(1)
-        if not (self.path / _FIT).is_file():
-            return None
-        return self.read_fit()[0].potential.points
+    def read_trained_on(self) -> tuple[Tensor, Tensor | None]:
+        """The standardised points of the data of a training run, (N, *event), and their labels (N,), if there are any.
+
+        Raises:
+            ValueError: there are none, or they are damaged or of another run.
+        """
+        kept: dict[str, Tensor] = storage.load(self.path / _POINTS)
+        self._require(_POINTS, isinstance(kept, dict) and "points" in kept)
+        points, labels = kept["points"], kept.get("labels")
+        self._require(_POINTS, tuple(points.shape[1:]) == self.facts.event_shape)
+        self._require(_POINTS, labels is None or tuple(labels.shape) == (len(points),))
+        return points, labels
 
     def fit_of_training(self) -> Fit | None:
         """The fit that a network was coupled with, where its run keeps it."""

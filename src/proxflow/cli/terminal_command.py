@@ -33,8 +33,6 @@ if TYPE_CHECKING:
 
 __all__ = ["terminal"]
 
-_UNCHECKED = "its run keeps no data, so whether the scale is below their spacing is not known"
-
 
 @with_groups
 def terminal(
@@ -115,8 +113,6 @@ def terminal(
     _print_arrival(output, study, found.name)
     for warning in warned:
         output.say(f"  warning: {warning}")
-    if study.dimension.below_spacing is None:
-        output.say(f"  {_UNCHECKED}")
     output.say(f"report: {folder.page}")
     output.end(folder.path, report=str(folder.page), **folder.record)
 
@@ -160,8 +156,7 @@ def _arriving_run(folder: RunFolder, label: str | None) -> _Arriving:
     found, record = read_run_field(folder, label), {"data": folder.facts.data}
     name = str(record["data"]["name"])
     if folder.is_trained:
-        unchecked = "" if found.rows is not None else f"; {_UNCHECKED}"
-        words = f"the network of {folder.path}{_told(found.classes, label)}{unchecked}"
+        words = f"the network of {folder.path}{_told(found.classes, label)}"
         name = name if label is None else f"{name}, class {label}"
         points = found.rows
     else:

@@ -111,7 +111,7 @@ def train(
             drawn=drawn,
             near=near,
         )
-        folder.write_training(result, comparison, near.ratio(seed), coupled.kept, dataset, page, arguments)
+        folder.write_training(result, comparison, near.ratio(seed), coupled.fit, dataset, page, arguments)
     if coupled.choice is not None:
         output.say(f"{coupled.choice.count} of {dataset.dim} principal directions coupled")
     if coupled.classes is not None:

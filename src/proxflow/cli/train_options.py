@@ -15,8 +15,6 @@ from proxflow.errors import counted
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from torch import Tensor
-
     from proxflow.cli.run_folder import RunFolder
     from proxflow.couplings import Coupling, DirectionChoice
     from proxflow.data import Dataset
@@ -32,12 +30,12 @@ _WIDTHS = {"residual": 512, "mlp": 512, "unet": 64}  # of the networks, where no
 
 @dataclass(frozen=True)
 class Coupled:
-    """A coupling; what the run folder keeps of it, a fit in the space of the data or else the points; the choice of its
-    directions; and what is to be said of its classes.
+    """A coupling; the fit that it is, where that is one of all coordinates at once; the choice of its directions; and
+    what is to be said of its classes.
     """
 
     coupling: Coupling
-    kept: Fit | Tensor | None = None
+    fit: Fit | None = None
     choice: DirectionChoice | None = None
     classes: str | None = None
 
@@ -184,7 +182,7 @@ class CouplingOptions:
                 checkpoint=self._checkpoint(folder),
             )
             uninterrupted(subspace.record)
-        return Coupled(subspace, dataset.points, subspace.selection)
+        return Coupled(subspace, choice=subspace.selection)
 
 
 @dataclass(frozen=True)
