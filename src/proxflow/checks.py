@@ -219,7 +219,7 @@ def _array_of(caller: str, name: str, value: object) -> _Array:
             return value
         return _column_values(value) if hasattr(value, "to_numpy") else np.asarray(value)
     except (TypeError, ValueError, RuntimeError) as error:
-        raise ValueError(f"{caller}: {name} must be {_CONVERTIBLE}, got {kind} that is none ({error})") from error
+        raise ValueError(f"{caller}: {name} must be {_CONVERTIBLE}, got {kind} ({error})") from error
 
 
 def _column_values(value: Any) -> _Array:

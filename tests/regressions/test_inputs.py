@@ -149,7 +149,7 @@ REFUSED = {
     "data set": (_WithPoints(), r"got _WithPoints; give its \.points"),
     "cells": (pytest.importorskip("anndata").AnnData(ROWS), r"got AnnData; give its \.X, or .* \.obsm\['X_pca'\]"),
     "dataset of torch": (torch.utils.data.TensorDataset(torch.ones(3, 2)), r"got TensorDataset; give its \.tensors"),
-    "ragged": ([[1.0], [1.0, 2.0]], "got list that is none"),
+    "ragged": ([[1.0], [1.0, 2.0]], r"got list \(setting an array element"),
     "list with None": ([[1.0, None]], "convert it to numbers"),
     "masked": (np.ma.masked_invalid(MISSING), r"2 rows of points are masked, the first: \[3, 7\]; drop or fill"),
     "missing": (pd.DataFrame(MISSING), r"2 rows of points hold NaN or inf, the first: \[3, 7\]; drop"),

@@ -136,11 +136,22 @@ def _first() -> bool:
 
 def _explanation(error: Exception) -> str | None:
     """What to tell the user about an error that is theirs to fix; None for one that is ours."""
-    from proxflow.errors import ConvergenceError, MissingExtraError
+    from proxflow.errors import ConvergenceError, MissingExtraError, in_a_line
 
     describe = getattr(error, "format_message", None)  # an error of the command line itself
     if describe is not None:
         context = getattr(error, "ctx", None)
         return f"{describe()} (see {'proxflow' if context is None else context.command_path} --help)"
+    if _is_lack_of_memory(error):
+        return f"there is not enough memory ({in_a_line(error)}); --points takes a random subset of the rows"
     known = isinstance(error, ValueError | ConvergenceError | MissingExtraError | OSError)
     return str(error) if known else None
+
+
+def _is_lack_of_memory(error: Exception) -> bool:
+    """Of Python or numpy, of PyTorch on a GPU, or of PyTorch on the CPU, which has no class for it."""
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or (isinstance(error, RuntimeError) and "can't allocate memory" in str(error))
+    )

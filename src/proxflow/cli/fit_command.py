@@ -157,7 +157,8 @@ def _print_fit(output: Output, result: Fit, dataset: Dataset) -> None:
     if result.epsilon > 0:
         output.say(f"  smoothing epsilon    {result.epsilon:g}")
     output.say(f"  chi2 of the weights  {wording.chi2_in_words(result, '+-')} (tolerance {result.tol:g})")
-    output.say(f"  transport cost W2^2  {wording.cost_in_words(result)}")
+    of_smoothed = ", to what the smoothed flow makes" if result.epsilon > 0 else ""
+    output.say(f"  transport cost W2^2  {wording.cost_in_words(result)}{of_smoothed}")
     if result.samples_used:
         output.say(f"  noise samples        {result.samples_used:,} to fit, {result.evaluation_samples:,} to evaluate")
     elif result.evaluation_samples:

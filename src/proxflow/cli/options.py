@@ -130,6 +130,8 @@ class Reading:
         """The data set of a name or path."""
         import proxflow as pf
 
+        if (Path(data).expanduser() / "run.json").is_file():
+            raise ValueError(f"{data} is a run folder; give what its run was made of: a data set, a file or a folder")
         arguments = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         arguments |= {name: _listed(arguments[name]) for name in ("columns", "drop")}
         with doubts_in_a_line():
@@ -198,6 +200,8 @@ class Destination:
             ValueError: the folder may not be written to, or the data cannot be read.
         """
         if self.out is not None:
+            if self.out.resolve() == Path(data).expanduser().resolve():
+                raise ValueError(f"--out {self.out} holds the data; give another folder")
             self.folder(self.out)
         dataset = reading.load(data, seed)
         return self.folder(Path("runs") / f"{dataset.name}{suffix}"), dataset

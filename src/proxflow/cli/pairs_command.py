@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -20,6 +21,11 @@ from proxflow.cli.options import (
     free_file,
     with_groups,
 )
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    import proxflow as pf
 
 __all__ = ["pairs"]
 
@@ -38,7 +44,11 @@ def pairs(
     shortlist: ShortlistCount = None,
     tol: Tolerance = 1e-2,
     conditional: Annotated[
-        bool, typer.Option("--conditional", help="Couple each class by itself, for a network that is told the label.")
+        bool,
+        typer.Option(
+            "--conditional",
+            help="Couple each class by itself, for a network that is told the label; implied by --label.",
+        ),
     ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file that is already there.")] = False,
     seed: Seed = 0,
@@ -52,12 +62,12 @@ def pairs(
     Example: `proxflow pairs digits --epochs 100 --conditional`
     """
     import proxflow as pf
-    from proxflow.semidiscrete.fit_result import uninterrupted
 
     place, dataset = device_named(device), reading.load(data, seed)
     file = free_file(out or Path(f"{dataset.name}-pairs.safetensors"), overwrite=overwrite)
+    conditional = conditional or reading.label is not None
     if conditional and dataset.labels is None:
-        raise ValueError(f"{dataset.name} has no labels; leave out --conditional")
+        raise ValueError(f"{dataset.name} has no labels; name their column by --label, or leave out --conditional")
     if directions is not None and directions > dataset.dim:
         raise ValueError(f"--directions {directions} is more than the {dataset.dim} coordinates of a point")
     coupling: pf.couplings.Coupling
@@ -71,14 +81,24 @@ def pairs(
             seed=seed,
         )
     else:
-        subspace = pf.couplings.Subspace.fit(
-            dataset.points.to(place), directions, shortlist=shortlist, tol=tol, seed=seed
-        )
-        uninterrupted(subspace.record)
-        coupling = subspace
+        coupling = _of_all(dataset.points.to(place), directions, shortlist, tol, seed)
     record = pf.couplings.PairFile.write(coupling, file, epochs=epochs, seed=seed)
     size = file.stat().st_size / record.pairs
     output.say(f"{dataset.name}: {record.pairs:,} pairs of {record.rows:,} rows, {size:.1f} bytes each: {file}")
     output.say(f"  chi2 of the weights  {record.chi2:.3g} +- {record.chi2_stderr:.1g}")
     output.say(f"  approximated pairs   {record.approximated:,}, whose noise is independent of their row")
     output.end(file, **dataclasses.asdict(record))
+
+
+def _of_all(
+    points: Tensor, directions: int | None, shortlist: int | None, tol: float, seed: int
+) -> pf.couplings.Subspace:
+    """One coupling of all rows."""
+    import proxflow as pf
+    from proxflow.semidiscrete.fit_result import uninterrupted
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", pf.ConvergenceWarning)  # what is printed says it
+        coupling = pf.couplings.Subspace.fit(points, directions, shortlist=shortlist, tol=tol, seed=seed)
+    uninterrupted(coupling.record)
+    return coupling

@@ -224,6 +224,8 @@ class RunFolder:
             raise ValueError(
                 f"{self.path} holds no run yet, only an unfinished one; continue it by the same command with --resume"
             )
+        if self.path.is_file():
+            raise ValueError(f"{self.path} is a file; give the folder of a run")
         if not path.is_file():
             raise ValueError(
                 f"{self.path} holds no run (no {_RECORD}); make one with: proxflow fit DATA --out {self.path}"

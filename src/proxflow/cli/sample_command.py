@@ -58,6 +58,7 @@ def sample(
     import torch
 
     from proxflow.cli.run_folder import RunFolder
+    from proxflow.report.drawn_samples import STEPS
     from proxflow.seeding import generator_of
 
     folder = RunFolder(run)
@@ -83,7 +84,7 @@ def sample(
         return
     arguments = {
         "count": count,
-        "steps": steps,
+        "steps": (steps or STEPS) if folder.is_trained else steps,
         "method": method,
         "label": label,
         "guidance": guidance,
@@ -138,6 +139,8 @@ def _sampled_network(
     told: Tensor | int | None = None
     drawn, names, rows = "", None, count
     numbers = {} if label is None else folder.class_numbers(network.classes)
+    if label is None and guidance != 1:
+        raise ValueError(f"--guidance {guidance:g} is towards a class; name it by --label")
     if label == "all" and label not in numbers:
         names = tuple(name for name in numbers for _ in range(count))
         told, rows = torch.tensor([numbers[name] for name in names]), len(names)

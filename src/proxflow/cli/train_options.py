@@ -82,8 +82,10 @@ class CouplingOptions:
         """
         if dataset.n < 2:
             raise ValueError(f"{dataset.name} has one point; a network needs at least two")
-        if conditional and (dataset.labels is None or int(dataset.labels.min()) < 0):
-            raise ValueError(f"{dataset.name} has no labels to train on, numbered from 0; leave out --conditional")
+        if conditional and dataset.labels is None:
+            raise ValueError(f"{dataset.name} has no labels; name their column by --label, or leave out --conditional")
+        if conditional and dataset.labels is not None and int(dataset.labels.min()) < 0:
+            raise ValueError(f"{dataset.name} has labels below 0; number them from 0, or leave out --conditional")
         if conditional and dataset.labels is not None and dataset.labels.is_floating_point():
             fraction = next(label for label in dataset.labels.tolist() if label != round(label))
             raise ValueError(
@@ -111,6 +113,12 @@ class CouplingOptions:
             raise ValueError(
                 f"--ot-batch {self.ot_batch} is more than the {counted(dataset.n, 'point')}; --coupling semidiscrete "
                 "couples all of them at any batch size"
+            )
+        if self.strength == 0 and self.coupling == "subspace":
+            typer.echo(
+                "--strength 0 in a few directions only: guidance brings classes back that were coupled in all of them, "
+                "by --coupling semidiscrete",
+                err=True,
             )
         if self.coupling == "minibatch" and conditional:
             typer.echo(

@@ -138,7 +138,7 @@ class Rows:
             ValueError: index is not a vector of whole numbers, or names a row that is not there.
         """
         index = as_tensor(self.name, "index", index)
-        if index.ndim != 1 or not _is_whole(index):
+        if index.ndim != 1 or not (_is_whole(index) or index.numel() == 0):
             raise ValueError(
                 f"{self.name}: index must be (n,) whole numbers, got {tuple(index.shape)} of {index.dtype}; "
                 "torch.nonzero(mask)[:, 0] numbers the rows of a mask"

@@ -38,6 +38,9 @@ class NotFollowedError(ValueError):
 def condition_leakage(field: ConditionalField, rows: Tensor, labels: Tensor, schedule: Schedule, seed: int) -> Estimate:
     """How much oftener than by chance the class is told from the noise of rows (n, *event) with labels (n,).
 
+    0 where it is told less often: noise that a model has made equal in the mean of each class lies on one side in the
+    half that the probe learns from and on the other in that which it is judged on.
+
     Raises:
         NotFollowedError: rows cannot be followed back.
     """
@@ -53,4 +56,4 @@ def condition_leakage(field: ConditionalField, rows: Tensor, labels: Tensor, sch
     if not bool(torch.isfinite(noise).all()):
         raise NotFollowedError("the noise that rows of the data are followed back to is not finite")
     found = label_leakage(noise, classes, seed=seed)
-    return normal_estimate(found.excess, found.stderr)
+    return normal_estimate(max(found.excess, 0.0), found.stderr)

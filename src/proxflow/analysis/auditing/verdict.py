@@ -21,6 +21,7 @@ FAR = 0.02  # energy distance over the root mean square distance of two rows
 _DROPPED = 0.5  # of a group's share in the data, that the samples stay below
 _COPIES = 0.5  # of the distance of new rows
 _EXACT = 1e-3  # of a relative figure, below which no sampling of a network gets
+_NOTHING = 5e-4  # of the cost: less is 0.0%
 _WORTHWHILE = 0.95  # of the error of equal steps, below which other times are named
 _TOLD = 0.1  # of labels, above chance
 _ROUNDING = 1e-6  # of a relative figure, of float32 at most
@@ -29,6 +30,7 @@ _MISFIT = 0.05  # chi2: cells are off their shares by 22%, root mean square
 _MOST_NAMED = 4  # groups in a warning
 _ROTATION = "A rotation is in the field"
 _VARIANCE_IS = "The variance of the samples is"
+_IS_TOLD = "is told from its noise"
 
 Figures = Mapping[str, Figure]
 
@@ -50,7 +52,8 @@ def faults(figures: Figures, reading: Reading | None, shares: Shares | None, *, 
             "The samples are not the data: their energy distance is "
             f"{figures['energy_distance'].value:.2g} of the distance of two rows, and no single fault explains it."
         )
-    return tuple(found + (_rotation(figures, marginals=not found) if normal_source else []))
+    rotation = _rotation(figures, marginals=not found) if normal_source else []
+    return tuple(found + rotation + _leakage(figures))
 
 
 def verdict_of(
@@ -94,6 +97,8 @@ def advise(
             "fall, since the last weights alone swing by some percent; and see that the data are in the units that the "
             "model was trained in."
         )
+    if any(_IS_TOLD in warning for warning in warnings):
+        return "Couple each class by itself (couplings.Conditional, or --conditional), or train for longer."
     one, four = figures["one_step_error"].value, figures["four_step_error"].value
     if any(_ROTATION in warning for warning in warnings):
         return "Take the rotation out: it lengthens every path and changes no sample's law."
@@ -187,7 +192,7 @@ def _wide_or_narrow(figures: Figures, *, by_direction: bool) -> list[str]:
         for k, number in enumerate(_DIRECTIONS, 1)
         if (found := figures.get(f"variance_ratio_{k}")) and found.excludes_exact(_VARIANCE, _OF_SEVERAL)
     ]
-    return [f"{_VARIANCE_IS} right in all, but {', and '.join(off)}."] if off else []
+    return [f"{_VARIANCE_IS} {', and '.join(off)}; in all it is not told to be wrong."] if off else []
 
 
 def _too_large_or_small(found: Figure, where: str = "") -> str:
@@ -223,9 +228,10 @@ def _optimality(figures: Figures) -> str:
         )
     words = "near to optimal transport" if _is_near(figures) else "not optimal transport"
     mark = "" if drift is None or drift.independent is None else f" (independent pairs: {drift.independent:.2g})"
+    gained = f", pairing its points again would save {saved:.1%}" if saved >= _NOTHING else ""
     return (
         f"It is {words}: the recovered data point moves by {moved:.2g} of the samples' deviation on the way"
-        f"{mark}, pairing its points again would save {saved:.1%}{_cost(excess)}.{_as_minibatches(figures)}"
+        f"{mark}{gained}{_cost(excess)}.{_as_minibatches(figures)}"
     )
 
 
@@ -264,16 +270,16 @@ def _generation(figures: Figures) -> str:
     apart = f"is {distance.value:.2g} of the distance of two rows" if distance.low > 0 else "is not told from 0"
     return (
         f"The energy distance of samples and data {apart}, and the variance of the samples is {ratio.value:.3f} times "
-        f"the right one.{_leakage(figures)}"
+        "the right one."
     )
 
 
-def _leakage(figures: Figures) -> str:
+def _leakage(figures: Figures) -> list[str]:
     """Errors of training on thin data leak a little too."""
     found = figures.get("label_leakage")
     if found is None or not found.low > _TOLD:
-        return ""
-    return (
-        f" The class of a row is told from its noise in {found.value:.0%} of the cases more than by chance: classes "
-        "were coupled together, or the model is not trained out; samples of a class then miss some of it."
-    )
+        return []
+    return [
+        f"The class of a row {_IS_TOLD} in {found.value:.0%} of the cases more than by chance: classes were coupled "
+        "together, or the model is not trained out; samples of a class then miss some of it."
+    ]

@@ -40,7 +40,7 @@ class MonotonePair:
 
     Attributes:
         source, target: s and y; differentiable once in z, alpha and beta.
-        source_gain, target_gain: ds/dz and dy/dz; differentiable once in z alone, in grad mode.
+        source_gain, target_gain: ds/dz and dy/dz; differentiable once in z, alpha and beta, in grad mode.
         magnitude: the number whose roundings bound the error of ``target``.
     """
 
@@ -129,7 +129,9 @@ class MonotoneMap(Float64Module):
         source, target = s + spread * change, y + gain * change
         if torch.is_grad_enabled():
             bend = torch.where(torch.isinf(slope), 0.0, self._bend(s) * spread.pow(3)).nan_to_num(0.0, 0.0, 0.0)
-            spread, gain = spread - b * bend * (z - z0), gain + a * bend * (z - z0)
+            moved = (z - z0) - s * (alpha - a) - y * (beta - b)  # 0, of the gradient of what moves s
+            less = spread * (alpha - a) + gain * (beta - b)  # 0 likewise, of the logarithm of a + b T'(s) at this s
+            spread, gain = spread - b * bend * moved - spread * less, gain + a * bend * moved - gain * less
         return MonotonePair(source, target, spread, gain, magnitude)
 
     # ---------------------------------------------------------------- behind the operators

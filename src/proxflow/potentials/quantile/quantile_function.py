@@ -121,7 +121,7 @@ class Table(QuantileFunction):
         piece = torch.where((at > ends[piece]) & (at <= ends[earlier]), earlier, piece)
         inside = (at >= self._bases[piece]) & (at <= ends[piece])
         density = torch.where(inside, -self._rates[piece].log(), -torch.inf)
-        return torch.where(torch.isnan(at), torch.nan, density) + (y - at).nan_to_num()  # constant, so with gradient 0
+        return torch.where(torch.isnan(at), torch.nan, density) + 0 * (y - at).nan_to_num()  # constant: gradient 0
 
     def smooth_at(self, y: Tensor, tolerance: Tensor) -> Tensor:
         """Verified inside an interval of pieces that touch, and at an isolated atom; failed at ends and in gaps."""
