@@ -83,11 +83,15 @@ def _code(values: Array, name: str) -> str | None:
 
 
 def doubt_of_rounding(values: Array, column: Any, name: str) -> str | None:
-    """A doubt about whole numbers of a column of arrow that are too large for float64, as random identities are."""
+    """A doubt about whole numbers of a column of arrow that are too large for float64, as random identities are.
+
+    Text is a whole number where it has digits alone.
+    """
     row = int(np.abs(np.nan_to_num(values)).argmax())
-    if abs(values[row]) < _WHOLE:
+    written = str(column[row].as_py()).strip()
+    if abs(values[row]) < _WHOLE or not written.lstrip("+-").isdigit():
         return None
-    return doubt(name, f"has whole numbers above 2^53, which float64 rounds, such as {column[row].as_py()}")
+    return doubt(name, f"has whole numbers above 2^53, which float64 rounds, such as {written}")
 
 
 def _all_within(values: Array, ends: tuple[float, float]) -> bool:

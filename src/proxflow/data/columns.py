@@ -158,7 +158,7 @@ def _take(chosen: _Chosen, name: str, values: Array | str, column: Any, marks: M
             )
         return
     chosen.add(name, values)
-    if is_integer_type(column) and len(values):
+    if (is_integer_type(column) or is_text(column)) and len(values):
         rounded = doubt_of_rounding(values, column, name)
         chosen.doubts += [rounded] if rounded else []
     if is_text(column):

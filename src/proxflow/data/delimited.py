@@ -5,7 +5,9 @@ from __future__ import annotations
 import codecs
 import gzip
 import io
+import itertools
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +33,7 @@ _BYTE_ORDER_MARKS = (  # the longer ones first, since that of UTF-32 begins with
 )
 _COMMENTS = "lines that begin with # are comments: put the first cell of a row that does so in double quotes"
 _LARGEST_BLOCK = 2**31 - 1  # bytes that arrow reads at once
+_BEYOND_INTEGERS = 2.0**63
 _HEAD = 100  # lines that the form is found from
 
 
@@ -67,8 +70,10 @@ def read_delimited(path: Path, request: Request) -> TextTable:
         raise ValueError(
             f"it has no rows, only the line {head[0][:SHOWN]!r}, which is taken for the names of columns{hashes}"
         )
-    written = (lines[number] for number in kept)
-    body = _Body("\n".join(map(tabbed, written) if form.separator == SPACES else written), names, form)
+    written = [tabbed(lines[number]) if form.separator == SPACES else lines[number] for number in kept]
+    if quoted:
+        form.refuse_open_quotes(written)
+    body = _Body("\n".join(written), names, form)
     table = body.table()
     if names.in_first_line and names.names[:2] == [str(table.num_rows), str(table.num_columns - 1)]:
         raise ValueError(
@@ -76,19 +81,21 @@ def read_delimited(path: Path, request: Request) -> TextTable:
             f"skip_lines={begun[0] + 1} (--skip-lines {begun[0] + 1})"
         )
     doubts = [names.doubt] if names.doubt else []
-    doubts += _doubt_of_threes(head[names.in_first_line :], form, request)
+    doubts += _doubt_of_threes(itertools.islice(written, int(names.in_first_line), None), form, request)
     doubts += [] if quoted else _doubt_of_comments(lines[kept[0] :], form)
     table = _with_text(table.rename_columns(unique_names(names.names)), body, request.label)
     return TextTable(table, Marks(form.decimal, request.decimal is not None, form.separator), tuple(doubts))
 
 
-def _doubt_of_threes(head: list[str], form: Form, request: Request) -> list[str]:
+def _doubt_of_threes(lines: Iterable[str], form: Form, request: Request) -> list[str]:
     """A doubt about points between semicolons that may separate thousands; such commas between others are refused.
 
     Semicolons separate where the comma is the decimal mark.
     """
-    cell = form.only_in_threes(head) if request.decimal is None else None
-    if cell is None or (form.separator == ";") == (form.decimal == ","):
+    if request.decimal is not None or (form.separator == ";") == (form.decimal == ","):
+        return []
+    cell = form.only_in_threes(lines)
+    if cell is None:
         return []
     other = "," if form.decimal == "." else "."
     settled = (
@@ -115,7 +122,8 @@ def _doubt_of_comments(lines: list[str], form: Form) -> list[str]:
 
 
 def _with_text(table: Any, body: _Body, label: str | None) -> Any:
-    """The table with the words for missing labels, and with text in place of whole numbers with leading zeros.
+    """The table with the words for missing labels, and with text in place of whole numbers with leading zeros, or with
+    more digits than an integer of 64 bits has.
 
     Spaces around labels go, as they do around numbers and names.
     """
@@ -123,6 +131,7 @@ def _with_text(table: Any, body: _Body, label: str | None) -> Any:
     compute = optional_package("pyarrow.compute", "data")
     labels = label_column(table.column_names, label) if label is None or label in table.column_names else None
     whole = [i for i, kind in enumerate(table.schema.types) if types.is_integer(kind)] if body.may_be_padded() else []
+    whole += [i for i, kind in enumerate(table.schema.types) if types.is_floating(kind) and _is_huge(table.column(i))]
     named = [
         i for i, name in enumerate(table.column_names) if name == labels and _has_words_for_missing(table.column(i))
     ]
@@ -131,13 +140,20 @@ def _with_text(table: Any, body: _Body, label: str | None) -> Any:
         table = table.set_column(place, table.column_names[place], written.column(str(place)))
     for place in whole:
         text = written.column(str(place))
-        if compute.any(compute.match_substring_regex(text, r"^\s*[+-]?0\d")).as_py():
+        if compute.any(compute.match_substring_regex(text, r"^\s*[+-]?(0\d|\d{19,}\s*$)")).as_py():
             known = compute.if_else(table.column(place).is_valid(), text, None)
             table = table.set_column(place, table.column_names[place], known)
     if labels is not None and types.is_string(table.column(labels).type):
         place = table.column_names.index(labels)
         table = table.set_column(place, labels, compute.utf8_trim_whitespace(table.column(place)))
     return table
+
+
+def _is_huge(column: Any) -> bool:
+    """Whether some numbers are beyond the integers of 64 bits."""
+    compute = optional_package("pyarrow.compute", "data")
+    largest = compute.max(compute.if_else(compute.is_finite(column), compute.abs(column), None)).as_py()
+    return largest is not None and largest >= _BEYOND_INTEGERS
 
 
 def _has_words_for_missing(column: Any) -> bool:

@@ -5,9 +5,11 @@ It is found from the first lines: of all separators and decimal marks, those und
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import re
 from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from proxflow.data.reading import Request
@@ -17,6 +19,7 @@ __all__ = ["SPACES", "Form", "form_of", "is_number", "tabbed"]
 SPACES = "whitespace"
 _SEPARATORS = {"tab": "\t", "\\t": "\t", "space": SPACES, " ": SPACES, SPACES: SPACES}
 _FORMS = [(sep, decimal) for decimal in ".," for sep in (",", ";", "\t", "|", SPACES) if sep != decimal]
+_SHOWN = 60  # characters of a line
 _THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2}([.,]\d{3})+")
 
 
@@ -36,12 +39,39 @@ class Form:
         """Whether all of them are numbers with the decimal mark of the file."""
         return all(is_number(cell, self.decimal) for cell in cells)
 
-    def only_in_threes(self, head: list[str]) -> str | None:
+    def only_in_threes(self, lines: Iterable[str]) -> str | None:
         """A cell such as 1,234, whose mark may separate thousands, where no cell of these lines rules that out."""
-        marked = [
-            cell for line in head for cell in self.cells(line) if self.decimal in cell and self.all_numbers([cell])
-        ]
-        return marked[0] if marked and all(map(_THOUSANDS.fullmatch, marked)) else None
+        example = None
+        for line in lines:
+            for cell in self.cells(line) if self.decimal in line else ():
+                if self.decimal in cell and self.all_numbers([cell]):
+                    if not _THOUSANDS.fullmatch(cell):
+                        return None
+                    example = example or cell
+        return example
+
+    def refuse_open_quotes(self, lines: list[str]) -> None:
+        """Refuse a double quote that opens a cell and closes in no line, or in a later one before more text.
+
+        What lies between would be one cell.
+
+        Raises:
+            ValueError: with the first line of such a cell.
+        """
+        delimiter = "\t" if self.separator == SPACES else self.separator
+        with _cells_of_any_size(max(map(len, lines)) * len(lines)):
+            reader = csv.reader(lines, delimiter=delimiter, strict=True)
+            begun, rows = 0, True
+            while rows:
+                try:
+                    rows = next(reader, None) is not None
+                except csv.Error as error:
+                    if "end of data" in str(error) or reader.line_num > begun + 1:
+                        raise ValueError(
+                            f"a double quote opens a cell that does not end in its line, nor well in a later one: "
+                            f"{lines[begun][:_SHOWN]!r}; write a quote inside of a quoted cell twice, or take it away"
+                        ) from error
+                begun = reader.line_num
 
 
 def form_of(head: list[str], request: Request) -> Form:
@@ -78,10 +108,16 @@ def _score(rows: list[list[str]], first: list[str], decimal: str, given: bool) -
 def _cells(line: str, separator: str) -> list[str]:
     if separator == SPACES:
         line, separator = tabbed(line), "\t"
-    usual = csv.field_size_limit()
-    csv.field_size_limit(max(usual, len(line)))  # of another separator a long line may be one cell
-    try:
+    with _cells_of_any_size(len(line)):  # of another separator a long line may be one cell
         return [cell.strip() for cell in next(csv.reader([line], delimiter=separator))]
+
+
+@contextlib.contextmanager
+def _cells_of_any_size(largest: int) -> Iterator[None]:
+    usual = csv.field_size_limit()
+    csv.field_size_limit(max(usual, largest))
+    try:
+        yield
     finally:
         csv.field_size_limit(usual)
 
