@@ -204,8 +204,8 @@ class ProximalFlow(nn.Module):
         independent pairs, and here only inside the cells of atoms, where D u = I / alpha. NaN where no trajectory
         passes.
         """
-        with torch.enable_grad():
-            at = x.detach().requires_grad_()
+        with torch.inference_mode(False), torch.enable_grad():
+            at = x.detach().clone().requires_grad_()  # a copy, as tensors of inference mode have no gradients
             density = self.marginal_log_prob(t, at)
             score = gradient(density.sum(), at)
         somewhere = torch.isfinite(density.detach()).reshape(-1, *[1] * (x.ndim - 1))

@@ -62,9 +62,19 @@ _QUERIES = (
 
 
 def as_parameter(value: object) -> Tensor:
-    """Tensors and arrays in their own dtype, Python numbers in float64: nothing is rounded on its way in."""
+    """Tensors and arrays in their own dtype, Python numbers in float64: nothing is rounded on its way in.
+
+    Raises:
+        ValueError: a gradient with respect to it is asked for.
+    """
     own = hasattr(value, "dtype")
-    return torch.as_tensor(value, dtype=None if own else torch.float64)
+    parameter = torch.as_tensor(value, dtype=None if own else torch.float64)
+    if parameter.requires_grad and torch.is_grad_enabled():
+        raise ValueError(
+            f"a parameter {tuple(parameter.shape)} of a potential requires a gradient, which it would not get: queries "
+            "and times have gradients, and of atoms their points and heights; detach it"
+        )
+    return parameter
 
 
 def check_rotation_invariant(owner: str, source: Source, otherwise: str) -> None:

@@ -122,12 +122,12 @@ def orbit_images(points: Tensor, symmetry: Symmetry) -> tuple[Tensor, Tensor]:
     points = points.to(working_dtype(points))
     images = torch.cat([symmetry.apply(points, element) for element in range(len(symmetry))])
     row = torch.arange(len(points), device=points.device).repeat(len(symmetry))
-    tolerance = _tolerance(points, symmetry)
+    plain, tolerance = images.detach(), _tolerance(points, symmetry)
 
     def same(rows: Tensor, others: Tensor) -> Tensor:
-        return _equal(images[rows], images[others], tolerance)
+        return _equal(plain[rows], plain[others], tolerance)
 
-    first = _first_of_class(images.double() @ telling_vector(points), _key_slack(images, symmetry), same)
+    first = _first_of_class(plain.double() @ telling_vector(points), _key_slack(plain, symmetry), same)
     kept = torch.nonzero(first == torch.arange(len(images), device=images.device))[:, 0]
     return images[kept], row[kept]
 

@@ -37,8 +37,9 @@ class SymmetricDiscrete(Potential):
 
     The flow goes to the law "an atom by its orbit's mass, moved by a random element". ``conjugate``, ``brenier_map``,
     ``nearest_atom`` and ``nearest_image`` hold N atoms in memory; ``decompose`` and all that is derived from it hold
-    the up to G N distinct images as well, as ``expanded`` gives them. Differentiable in queries. Precision as in
-    ``Discrete``. State: ``points`` (N, d), ``heights`` (N,), ``weights`` (N,), each of a whole orbit.
+    the up to G N distinct images as well, as ``expanded`` gives them. Differentiable in queries, points and heights;
+    where points or heights want gradients, images are made anew for each query. Precision as in ``Discrete``. State:
+    ``points`` (N, d), ``heights`` (N,), ``weights`` (N,), each of a whole orbit.
 
     Args:
         points: (N, d) finite rows of different orbits, float32, float64, or stored as float16, bfloat16, uint8 or int8.
@@ -77,7 +78,7 @@ class SymmetricDiscrete(Potential):
         self.max_iterations = count_of("SymmetricDiscrete", "max_iterations", max_iterations)
         self._frame = Derived(functools.partial(orbit_frame, symmetry=symmetry))
         self._normalised = Derived(_normalised_slopes)
-        self._images = Derived(functools.partial(_expanded, self.source, symmetry, max_iterations))
+        self._images = Derived(functools.partial(_expanded_detached, self.source, symmetry, max_iterations))
 
     def extra_repr(self) -> str:
         """Size and dtype of the atoms, for printing."""
@@ -106,6 +107,9 @@ class SymmetricDiscrete(Potential):
 
     def expanded(self) -> Discrete:
         """The same potential with all distinct images as atoms, ``points`` first, an orbit's weight shared evenly."""
+        if torch.is_grad_enabled() and (self.points.requires_grad or self.heights.requires_grad):
+            given = self.source, self.symmetry, self.max_iterations
+            return _expanded(*given, self.points, self.heights, self.weights)
         return self._images(self.points, self.heights, self.weights)
 
     @in_full_precision
@@ -191,9 +195,15 @@ def _normalised_slopes(points: Tensor, heights: Tensor, centre: Tensor, radius: 
 def _expanded(
     source: Source, symmetry: Symmetry, max_iterations: int, points: Tensor, heights: Tensor, weights: Tensor
 ) -> Discrete:
-    images, atom = orbit_images(points.detach(), symmetry)
+    images, atom = orbit_images(points, symmetry)
     share = weights.detach() / torch.bincount(atom, minlength=len(points))
-    return Discrete(images, heights.detach()[atom], share[atom], source=source, max_iterations=max_iterations)
+    return Discrete(images, heights[atom], share[atom], source=source, max_iterations=max_iterations)
+
+
+def _expanded_detached(
+    source: Source, symmetry: Symmetry, max_iterations: int, points: Tensor, heights: Tensor, weights: Tensor
+) -> Discrete:
+    return _expanded(source, symmetry, max_iterations, points.detach(), heights.detach(), weights)
 
 
 def check_symmetry(owner: str, symmetry: Symmetry, event_shape: Sequence[int]) -> None:
