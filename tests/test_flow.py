@@ -287,6 +287,20 @@ def test_a_row_without_an_answer_leaves_the_densities_of_its_neighbours(dim: int
     assert late[1:].isnan().all()
 
 
+def test_scores_in_inference_mode(generator: torch.Generator) -> None:
+    flow = pf.ProximalFlow(pf.potentials.Quadratic(torch.zeros(3), 4 * torch.eye(3)))
+    with torch.inference_mode():
+        x = torch.randn(4, 3, generator=generator)
+        torch.testing.assert_close(flow.score(torch.tensor(0.5), x), -x / 2.25)
+
+
+@pytest.mark.parametrize("t", [torch.tensor(0.5j), torch.tensor(True)])
+def test_times_are_real_numbers(t: torch.Tensor) -> None:
+    flow = pf.ProximalFlow(pf.potentials.Quadratic(torch.zeros(3), torch.eye(3)))
+    with pytest.raises(ValueError, match="t must be a tensor of real numbers"):
+        flow.velocity(t, torch.zeros(2, 3))
+
+
 @pytest.mark.parametrize(("dim", "deviation", "t"), [(100, 1e3, 0.9), (64, 1.0, 0.9999), (2, 1e6, 0.5)])
 def test_the_density_on_the_way_is_finite_in_float32(dim: int, deviation: float, t: float) -> None:
     flow = pf.ProximalFlow(pf.potentials.Quadratic(torch.zeros(dim), deviation**2 * torch.eye(dim)))

@@ -275,6 +275,8 @@ class ProximalFlow(nn.Module):
 def _number(t: object) -> Tensor | float:
     """A time as a tensor or a Python number; numpy's scalars and arrays without dimension are numbers."""
     if isinstance(t, Tensor):
+        if t.is_complex() or t.dtype == torch.bool:
+            raise ValueError(f"ProximalFlow: t must be a tensor of real numbers, got one of {t.dtype}")
         return t
     if isinstance(t, numbers.Real) or (isinstance(t, np.ndarray) and t.ndim == 0 and t.dtype.kind in "fiu"):
         return float(t)

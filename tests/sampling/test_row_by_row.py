@@ -18,7 +18,8 @@ from proxflow.analysis import (
     terminal_spectrum,
     terminal_study,
 )
-from proxflow.sampling import bits_per_dimension, log_likelihood
+from proxflow.metrics import few_steps
+from proxflow.sampling import bits_per_dimension, encode, log_likelihood
 from proxflow.sampling.row_by_row import check_row_by_row
 from tests.marks import slow_beyond
 
@@ -30,6 +31,8 @@ CALLS: dict[str, Callable[[Any], object]] = {
     "TrainingAudit": lambda field: TrainingAudit(X, count=32)(field),
     "log_likelihood": lambda field: log_likelihood(field, X),
     "log_likelihood in bits": lambda field: bits_per_dimension(field, ON_LEVELS),
+    "encode": lambda field: encode(field, X),
+    "few_steps": lambda field: few_steps(field, X, X),
     "local_dimension": lambda field: local_dimension(field, X, 0.9),
     "lyapunov_exponents": lambda field: lyapunov_exponents(field, X, 0.9),
     "perturb": lambda field: perturb(field, X, 0.5),

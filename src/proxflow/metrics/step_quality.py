@@ -16,6 +16,7 @@ from proxflow.metrics.energy import energy_distance, energy_distance_error
 from proxflow.metrics.variances import Spread, spread
 from proxflow.results import brief_repr
 from proxflow.sampling.integration import integrate
+from proxflow.sampling.row_by_row import check_row_by_row
 from proxflow.schedules import Schedule
 from proxflow.seeding import generator_of
 
@@ -25,6 +26,7 @@ STEPS = (1, 2, 4, 8, 100)  # numbers of Euler steps: one, few, and as many as le
 
 _NEARER_THAN_NOISE = 0.5  # of the noise's energy distance: what samples must be within to be called near
 _STANDARD_ERRORS = 3.0  # within which two figures are not told apart
+_CHECKED = 256  # points, at which the field is called twice
 _NORMAL_SEED = 0  # of the draws of the normal law
 _NORMAL_DRAWS = 2  # times the number of samples: the level should scatter less than what is compared with it
 _MOST_WEIGHTS = 1 << 22  # random numbers at once, 32 MB: as many as of one block of distances
@@ -107,7 +109,8 @@ def few_steps(
             through, as loops that measure on the way need it.
 
     Raises:
-        ValueError: steps are none, or not whole numbers of at least 1, or clouds that ``spread`` refuses.
+        ValueError: steps are none, or not whole numbers of at least 1, clouds that ``spread`` refuses, or a field whose
+            rows depend on chance or on each other, as those of a network in training mode may.
 
     Warns:
         ConvergenceWarning: ``partial``, and it was interrupted; the message says which numbers are missing.
@@ -116,6 +119,8 @@ def few_steps(
     steps = [count_of("few_steps", "each of steps", count) for count in steps]
     if not steps:
         raise ValueError("few_steps: steps must name at least one number of steps")
+    some = noise[:_CHECKED]
+    check_row_by_row("few_steps", field, some.new_tensor(0.5), some)
     ends: list[Tensor] = []
     try:
         for count in steps:

@@ -52,7 +52,8 @@ class Discrete(Potential):
 
     Args:
         points: (N, d) distinct finite rows, float32, float64, or stored as float16, bfloat16, uint8 or int8. Not
-            copied, as heights are not: what changes them changes the potential.
+            copied, as heights are not: what changes them changes the potential. PyTorch does not see writes to their
+            ``.data`` or to memory that they share with numpy: make it anew after these.
         heights: (N,) finite, in the dtype of queries or in float64.
         weights: (N,) positive, normalised to sum 1; equal if None. In the dtype of queries or in float64.
         source: law of the noise; standard normal if None.

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from proxflow.checks import Numbers, as_tensor, real_number, whole_number
-from proxflow.flow import ProximalFlow, schedule_of
+from proxflow.flow import ProximalFlow, known_field, schedule_of
 from proxflow.results import brief_repr
 from proxflow.sampling.arrival import depart, last_departure, refuse_without_density
+from proxflow.sampling.row_by_row import check_row_by_row
 from proxflow.sampling.solvers import METHODS, CountedField, Field, adaptive, fixed, onto_grid, proximal, worst_row
 from proxflow.schedules import Schedule
 
@@ -63,7 +64,8 @@ def integrate(
     gives one of them, and a ``ProximalFlow`` is refused.
 
     Args:
-        field: callable (t, x) with t a 0-dimensional tensor, or a ``ProximalFlow``.
+        field: callable (t, x) with t a 0-dimensional tensor, or a ``ProximalFlow``. Of a network with dropout or batch
+            normalisation call ``eval()`` first.
         x0: (B, *event), where to start: noise, or data in reverse.
         steps: intervals of the time grid: 100, for proximal 1; for dopri5 the reported times only, 1.
         method: euler, midpoint, heun, dopri5 or proximal.
@@ -80,7 +82,8 @@ def integrate(
     Raises:
         ValueError: unknown method, steps < 1, times that do not rise from 0 to 1 or beside steps, x0 without a batch
             dimension or not floating point, a schedule that contradicts the flow's, a field whose values do not look
-            like x, or a ``ProximalFlow`` in reverse whose target has no density.
+            like x, or in reverse a ``ProximalFlow`` whose target has no density, or a field whose rows depend on chance
+            or on each other, as those of a network in training mode may.
         ConvergenceError: dopri5 cannot keep its tolerances. A row that is not finite never raises: it comes out as
             NaN and touches no other.
 
@@ -96,6 +99,8 @@ def integrate(
     counted = CountedField(owner, field, schedule_of(owner, field, schedule))
     if reverse:
         refuse_without_density(counted, x0)
+        if known_field(field) is None:
+            check_row_by_row(owner, counted, x0.new_tensor(0.5), x0.detach())
     walk = _backward if reverse else _forward
     points = walk(counted, grid, x0, method, *tolerances)
     return Trajectory(grid.flip(0) if reverse else grid, points, counted.evaluations)

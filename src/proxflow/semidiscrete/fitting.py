@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from proxflow.checks import Numbers, real_number, whole_number, working_dtype
+from proxflow.checks import Numbers, count_of, real_number, whole_number, working_dtype
 from proxflow.errors import ConvergenceWarning
 from proxflow.kernels.shortlist import Shortlist
 from proxflow.measures import Gaussian, Source, check_source, draw, is_normal
@@ -166,7 +166,7 @@ def task_of(
     """
     atoms = gather_atoms(points, weights, symmetry)
     source = Gaussian(atoms.points.shape[1]) if source is None else source
-    seed, max_memory = _whole("seed", seed), _whole("max_memory", max_memory)
+    seed, max_memory = _whole("seed", seed), count_of("fit", "max_memory", max_memory)
     max_samples = None if max_samples is None else _whole("max_samples", max_samples)
     _check_options(source, atoms, epsilon, tol, max_samples)
     if symmetry is not None:
