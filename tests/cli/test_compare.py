@@ -106,7 +106,7 @@ def test_names_tell_runs_apart(folder: Path, capsys: pytest.CaptureFixture[str])
         (["a"], "compare needs two runs or more, got only a"),
         (["a", "b", "./a"], "a is given twice"),
         (["a", "none"], "none holds no run"),
-        (["a", "a/run.json"], "holds no run"),
+        (["a", "a/run.json"], "a/run.json is a file; give the folder of a run"),
         (["a", "fit"], "fit is a run of proxflow fit; compare takes runs of proxflow train, or of proxflow audit"),
         (["audit", "a"], "a is a run of proxflow train and audit of proxflow audit; give runs of one command"),
         (["a", "unfinished"], "unfinished holds no run yet, only an unfinished one; continue it by the same command"),

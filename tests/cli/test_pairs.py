@@ -52,13 +52,23 @@ def test_classes_are_coupled_apart(tmp_path: Path, capsys: pytest.CaptureFixture
     assert first.mean(0).abs().max() < 5 / len(first) ** 0.5  # given the class, the noise has mean 0
 
 
+def test_a_label_that_is_named_is_coupled_by(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = "".join(f"{k % 7 + 0.5},{k % 5},{'ab'[k % 2]}\n" for k in range(40))
+    (tmp_path / "table.csv").write_text(f"x,y,kind\n{rows}")
+    monkeypatch.setattr(pf.couplings.Subspace, "fit", None)  # of all classes at once, their noise would tell the class
+    assert call("pairs", tmp_path / "table.csv", "--label", "kind", "--epochs", 1, "--out", tmp_path / "pairs") == 0
+    assert "40 pairs of 40 rows" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ([], "epochs"),
         (["--epochs", 0], "epochs"),
         (["--epochs", 1, "--directions", 3], "--directions 3 is more than the 2 coordinates"),
-        (["--epochs", 1, "--conditional"], "has no labels; leave out --conditional"),
+        (["--epochs", 1, "--conditional"], "has no labels; name their column by --label, or leave out --conditional"),
         (["--epochs", 1, "--shortlist", 0], "--shortlist"),
     ],
 )

@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import proxflow as pf
 from proxflow import cli, report, storage
@@ -146,6 +147,33 @@ def test_an_output_folder_that_cannot_be_is_one_line(data: Path, capsys: pytest.
     assert "is a file" in refusal(capsys, "fit", data, "--out", data)
     assert "cannot be made (Not a directory); give another --out" in refusal(capsys, "fit", data, "--out", data / "run")
     refusal(capsys, "fit", data, "--out", data / "below")
+
+
+def test_a_run_is_no_data_and_data_are_no_run(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for command in ("fit", "train", "batch-size", "pairs"):
+        more = ["--epochs", 1] if command == "pairs" else []
+        assert "is a run folder; give what its run was made of" in refusal(capsys, command, finished, *more)
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    for name, shade in (("a.png", 0), ("b.png", 255)):
+        Image.new("L", (4, 4), shade).save(pictures / name)
+    assert "holds the data; give another folder" in refusal(capsys, "fit", pictures, "--out", pictures, "--overwrite")
+    assert sorted(path.name for path in pictures.iterdir()) == ["a.png", "b.png"]
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError("Unable to allocate 9 TiB"), RuntimeError("[enforce fail] can't allocate memory: 9 TiB")]
+)
+def test_a_lack_of_memory_is_one_line(
+    error: Exception, data: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_arguments: object, **_options: object) -> NoReturn:
+        raise error
+
+    monkeypatch.setattr(pf.data, "load", fails)
+    assert "there is not enough memory" in refusal(capsys, "fit", data)
 
 
 def test_an_empty_output_folder_is_one_line(

@@ -122,7 +122,7 @@ def test_classes_are_sampled_by_name(labelled: Path, tmp_path: Path, capsys: pyt
     assert not np.array_equal(first, np.load(folder / "samples.npy"))
     capsys.readouterr()
     assert "no class 'd'; known are a, b, c" in refusal(capsys, "sample", folder, "--label", "d")
-    assert "needs a label" in refusal(capsys, "sample", folder, "--guidance", "2")
+    assert "--guidance 2 is towards a class; name it by --label" in refusal(capsys, "sample", folder, "--guidance", "2")
 
 
 def test_names_of_classes_that_are_numbers_are_names_still(tmp_path: Path) -> None:
@@ -322,7 +322,7 @@ def test_a_finished_run_is_lengthened(data: Path, tmp_path: Path, capsys: pytest
     [
         (["--coupling", "best"], "'best' is not one of 'subspace', 'semidiscrete', 'minibatch', 'independent'"),
         (["--network", "transformer"], "'transformer' is not one of 'residual', 'mlp', 'unet'"),
-        (["--conditional"], "has no labels to train on"),
+        (["--conditional"], "has no labels; name their column by --label, or leave out --conditional"),
         (["--coupling", "minibatch", "--ot-batch", "1000"], "--ot-batch 1000 is more than the 24 points"),
         (["--ot-batch", "8"], "--ot-batch is for --coupling minibatch"),
         (["--coupling", "semidiscrete", "--shortlist", "8"], "--shortlist is for --coupling subspace; leave it out"),

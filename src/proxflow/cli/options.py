@@ -200,9 +200,9 @@ class Destination:
             ValueError: the folder may not be written to, or the data cannot be read.
         """
         if self.out is not None:
+            self.folder(self.out)
             if self.out.resolve() == Path(data).expanduser().resolve():
                 raise ValueError(f"--out {self.out} holds the data; give another folder")
-            self.folder(self.out)
         dataset = reading.load(data, seed)
         return self.folder(Path("runs") / f"{dataset.name}{suffix}"), dataset
 
