@@ -45,7 +45,9 @@ def test_intervals_cover_the_entropy() -> None:
     """At 95%, 200 repetitions cover at least 180 times but for chance of 1e-3."""
     covered = 0
     for seed in range(200):
-        subject = subject_of(field, Given(None, None, draws(128, seed), None, None, None, seed), lambda said: None)
+        subject = subject_of(
+            field, Given(None, None, draws(128, seed), None, None, None, None, seed), lambda said: None
+        )
         found = density_bits(field, subject)
         covered += found.low <= ENTROPY <= found.high
     assert covered >= 180
@@ -71,7 +73,7 @@ def test_it_is_refused_in_a_line_where_it_makes_no_sense() -> None:
 def test_a_trained_network_leaves_no_graph_behind() -> None:
     """With one, the memory would be that of some 100 evaluations: many gigabytes for a network of usual size."""
     network = pf.matching.MLP((3,), width=128, depth=3).double()
-    subject = subject_of(network, Given(None, None, draws(128, 0), None, None, None, 0), lambda said: None)
+    subject = subject_of(network, Given(None, None, draws(128, 0), None, None, None, None, 0), lambda said: None)
     alone = torch.randn(128, 3, dtype=f64)
     evaluation = peak_bytes(lambda: network(torch.tensor(0.5, dtype=f64), alone))
     assert peak_bytes(lambda: density_bits(network, subject)) < 20 * evaluation

@@ -74,6 +74,8 @@ def test_a_network_that_was_told_classes(tmp_path: Path, capsys: pytest.CaptureF
     kept = json.loads(capsys.readouterr().out)["result"]["figures"]
     assert kept.keys() == figures.keys()
     assert kept["label_leakage"] == figures["label_leakage"]
+    named = pf.load(tmp_path / "run-audit" / "audit.safetensors").group_names
+    assert set(named) == {"class left", "class right"}
     strange = ("--data", tmp_path / "strange.npz", "--json", "--overwrite")
     assert call("audit", tmp_path / "run", *QUICK, *strange) == 0
     assert "label_leakage" not in json.loads(capsys.readouterr().out)["result"]["figures"]

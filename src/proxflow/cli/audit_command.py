@@ -84,6 +84,7 @@ def audit(
             found.reference,
             data=found.rows,
             labels=found.labels,
+            class_names=found.class_names,
             conditional=found.conditional,
             held_out=found.held_out,
             schedule=schedule_named(found.schedule),

@@ -75,6 +75,7 @@ class AuditedModel:
         reference: the fit that the run was made of, or None.
         rows: data as the model sees them.
         labels: of the rows, or None.
+        class_names: of the labels that have names.
         conditional: conditional(t, x, label) -> velocity of a network that was told these labels, or None.
         held_out: rows that it was not trained on, or None.
         record: what a run's record says of the data.
@@ -88,6 +89,7 @@ class AuditedModel:
     reference: Fit | None
     rows: Tensor
     labels: Tensor | None
+    class_names: dict[int, str]
     conditional: Callable[[Tensor, Tensor, Tensor], Tensor] | None
     held_out: Tensor | None
     record: dict[str, Any]
@@ -129,8 +131,20 @@ def _of_file(
     )
     as_seen = (lambda raw: raw) if own_units else dataset.standardisation.apply
     new_rows = _held_out_rows(held_out, reading, seed, dataset.event_shape, as_seen, found.dtype)
-    return AuditedModel(found.field, schedule, dataset.name, f"the model in {file}", str(found), None,
-                        rows.to(found.dtype), dataset.labels, None, new_rows, data_record(dataset))  # fmt: skip
+    return AuditedModel(
+        field=found.field,
+        schedule=schedule,
+        name=dataset.name,
+        words=f"the model in {file}",
+        how=str(found),
+        reference=None,
+        rows=rows.to(found.dtype),
+        labels=_classes(dataset),
+        class_names=_names_of(dataset.class_numbers),
+        conditional=None,
+        held_out=new_rows,
+        record=data_record(dataset),
+    )
 
 
 @contextlib.contextmanager
@@ -149,19 +163,40 @@ def _of_run(run: Path, data: str | None, held_out: str | None, reading: Reading,
 
     folder = RunFolder(run)
     found, facts = read_run_field(folder), folder.facts
-    rows, labels = found.rows, found.labels
+    rows, labels, names = found.rows, found.labels, _names_of(facts.classes)
     told = labels if found.classes else None
     if data is not None:
         raw, dataset = _raw_rows(data, reading, seed, found.event_shape)
         rows = found.standardisation.apply(raw).to(found.dtype)
         told = _labels_told(folder, found.classes, dataset)
-        labels = dataset.labels if told is None else told
+        if told is None:
+            labels, names = _classes(dataset), _names_of(dataset.class_numbers)
+        else:
+            labels = told
     as_seen = found.standardisation.apply
-    new_rows = _held_out_rows(held_out, reading, seed, found.event_shape, as_seen, found.dtype)
-    conditional = None if told is None else found.conditional
-    words = f"the {'network' if folder.is_trained else 'exact flow'} of {run}"
-    return AuditedModel(found.field, found.schedule, str(facts.data["name"]), words, None,
-                        found.fit, rows, labels, conditional, new_rows, {"data": facts.data})  # fmt: skip
+    return AuditedModel(
+        field=found.field,
+        schedule=found.schedule,
+        name=str(facts.data["name"]),
+        words=f"the {'network' if folder.is_trained else 'exact flow'} of {run}",
+        how=None,
+        reference=found.fit,
+        rows=rows,
+        labels=labels,
+        class_names=names,
+        conditional=None if told is None else found.conditional,
+        held_out=_held_out_rows(held_out, reading, seed, found.event_shape, as_seen, found.dtype),
+        record={"data": facts.data},
+    )
+
+
+def _classes(dataset: Dataset) -> Tensor | None:
+    """Labels that are classes; those that are numbers with fractions are none."""
+    return None if dataset.class_numbers is None else dataset.labels
+
+
+def _names_of(class_numbers: dict[str, int] | None) -> dict[int, str]:
+    return {number: name for name, number in (class_numbers or {}).items()}
 
 
 def _labels_told(folder: RunFolder, classes: int, dataset: Dataset) -> Tensor | None:

@@ -189,11 +189,11 @@ class RunFolder:
         """
         outcome = training_record(result, quality, nearest_row)
         record = command_record("train", arguments) | data_record(dataset) | outcome
-        data = {"points": dataset.points} | ({} if dataset.labels is None else {"labels": dataset.labels})
+        classes = {} if dataset.labels is None or dataset.class_numbers is None else {"labels": dataset.labels}
         objects: dict[str, object] = {
             _NETWORK: result.network,
             _STANDARDISATION: dataset.standardisation,
-            _POINTS: data,
+            _POINTS: {"points": dataset.points, **classes},
         }
         if fit is not None:
             objects[_FIT] = fit
@@ -273,7 +273,7 @@ class RunFolder:
         return network.eval(), standardisation, record.event_shape, record.schedule
 
     def read_trained_on(self) -> tuple[Tensor, Tensor | None]:
-        """The standardised points of the data of a training run, (N, *event), and their labels (N,), if there are any.
+        """The standardised points of the data of a training run, (N, *event), and their classes (N,), if there are any.
 
         Raises:
             ValueError: there are none, or they are damaged or of another run.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -41,6 +41,7 @@ class Given:
     source: Source | None
     data: Numbers | None
     labels: Numbers | None
+    class_names: Mapping[int, str] | None
     held_out: Numbers | None
     schedule: Schedule | None
     seed: int
@@ -121,10 +122,11 @@ def subject_of(field: Field | ProximalFlow, given: Given, say: Callable[[str], N
     flat = None if rows is None else flat_points("audit", rows, "data").to(device, dtype)
     held_out = _rows_like(given.held_out, dim, device, dtype)
     bare = Subject(event, dtype, device, path, source, flow, misfit, None, None, None, flat, held_out, given.seed)
-    return _with_data(bare, None if given.labels is None else as_tensor("audit", "labels", given.labels))
+    labels = None if given.labels is None else as_tensor("audit", "labels", given.labels)
+    return _with_data(bare, labels, given.class_names)
 
 
-def _with_data(subject: Subject, labels: Tensor | None) -> Subject:
+def _with_data(subject: Subject, labels: Tensor | None, class_names: Mapping[int, str] | None) -> Subject:
     """The subject with its rows in random order, or with draws of the reference, and their groups."""
     rows = subject.rows
     if rows is None:
@@ -140,7 +142,8 @@ def _with_data(subject: Subject, labels: Tensor | None) -> Subject:
     order = torch.randperm(len(rows), generator=generator_of(subject.seed, _SHUFFLE))[:_MOST_ROWS]
     chosen = rows[order.to(rows.device)]
     classes = None if labels is None else labels[order.to(labels.device)].to(rows.device)
-    return dataclasses.replace(subject, data=chosen, labels=classes, groups=groups_of(chosen, classes, subject.seed))
+    groups = groups_of(chosen, classes, subject.seed, class_names)
+    return dataclasses.replace(subject, data=chosen, labels=classes, groups=groups)
 
 
 def _flow_of(given: Given, path: Schedule, say: Callable[[str], None]) -> tuple[ProximalFlow | None, float | None]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -94,14 +95,15 @@ class Shares:
     right: Tensor
 
 
-def groups_of(data: Tensor, labels: Tensor | None, seed: int) -> Groups:
+def groups_of(data: Tensor, labels: Tensor | None, seed: int, class_names: Mapping[int, str] | None = None) -> Groups:
     """The classes of labelled data (N, d); else its distinct rows or, of more than 16, clusters of k-means.
 
-    At most 16 groups, and not below 8 rows in each on average.
+    At most 16 groups, and not below 8 rows in each on average. Classes without a name are called by their number.
     """
     if labels is not None:
         names, group = labels.unique(return_inverse=True)
-        classes = tuple(f"class {name}" for name in names.tolist())
+        known = class_names or {}
+        classes = tuple(f"class {known.get(name, name)}" for name in names.tolist())
         shares = torch.bincount(group).double() / len(group)
         if len(data) == 1:
             return Groups(classes, shares, shares, data, group)

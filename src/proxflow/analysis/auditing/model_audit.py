@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
@@ -71,6 +71,7 @@ def audit(
     source: Source | None = None,
     data: Numbers | None = None,
     labels: Numbers | None = None,
+    class_names: Mapping[int, str] | None = None,
     conditional: ConditionalField | None = None,
     held_out: Numbers | None = None,
     schedule: Schedule | None = None,
@@ -101,6 +102,7 @@ def audit(
         data: (N, *event) rows that the model should generate; draws of the reference if None. At most 2,048 of them,
             chosen by the seed, are compared with samples.
         labels: (N,) classes of the data, whose shares are compared; clusters of the data if None.
+        class_names: of labels, for the verdict and the report; classes without a name are called by their number.
         conditional: of a model that is told labels, callable (t, x, label) -> velocity, label (B,) as in ``labels``;
             whether the noise tells them is measured, and ``field`` is the model without a label or with one.
         held_out: (m, *event) rows that the model was not trained on, where ``data`` are those that it was.
@@ -131,7 +133,7 @@ def audit(
     if conditional is not None and labels is None:
         raise ValueError("audit: conditional is told the labels of data, which were not given; give labels")
     say = reporter("audit", progress)
-    given = Given(reference, source, data, labels, held_out, schedule, int(seed))
+    given = Given(reference, source, data, labels, class_names, held_out, schedule, int(seed))
     subject = subject_of(field, given, say)
     say(f"following {count:,} noise points in {steps} steps")
     called = hinted(field)

@@ -22,6 +22,7 @@ _DROPPED = 0.5  # of a group's share in the data, that the samples stay below
 _COPIES = 0.5  # of the distance of new rows
 _EXACT = 1e-3  # of a relative figure, below which no sampling of a network gets
 _NOTHING = 5e-4  # of the cost: less is 0.0%
+_AS_GOOD = 0.995  # of that error, above which the times are as good: 0% would be taken off
 _WORTHWHILE = 0.95  # of the error of equal steps, below which other times are named
 _TOLD = 0.1  # of labels, above chance
 _ROUNDING = 1e-6  # of a relative figure, of float32 at most
@@ -132,7 +133,7 @@ def _times(figures: Figures, step_grid: tuple[float, ...]) -> str:
     gain = figures.get("four_step_gain")
     if gain is None:
         return ""
-    if not gain.high < 1:
+    if not gain.high < 1 or gain.value > _AS_GOOD:
         return " Equal steps are as good as others of the same number."
     if gain.value > _WORTHWHILE:
         return f" Other times than equal ones would take off {1 - gain.value:.0%} of the error of four steps."
