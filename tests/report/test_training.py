@@ -156,9 +156,9 @@ def test_spread_is_listed_by_direction_and_for_tables_by_column() -> None:
     page = render_training_page(result, result.few_steps(dataset.points, count=50), dataset, ARGUMENTS)
     found = result.few_steps(dataset.points, count=50)
     spread = found.spread[found.best]
-    assert f"{spread.total:.3f} +- {spread.total_error:.3f}" in page
+    assert f"{spread.total:.3f} ± {spread.total_error:.3f}" in page
     for ratio, error in ((spread.direction, spread.direction_error), (spread.column, spread.column_error)):
-        assert ", ".join(f"{value:.2f} +- {off:.2f}" for value, off in zip(ratio, error, strict=True)) in page
+        assert ", ".join(f"{value:.2f} ± {off:.2f}" for value, off in zip(ratio, error, strict=True)) in page
     result, dataset = _run("digits", 60, "independent")
     page = render_training_page(result, result.few_steps(dataset.points, count=50), dataset, ARGUMENTS)
     assert "spread by direction" in page

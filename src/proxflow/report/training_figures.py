@@ -53,7 +53,21 @@ def _distances(comparison: FewSteps) -> str:
     name_level(axes, 0, "exact flow", at=0.7)
     axes.set(ylabel="energy distance to the data")
     _name_steps(axes, comparison.steps)
+    _apart(axes, [*comparison.energy_distance, comparison.of_noise, comparison.of_normal], max(errors))
     return svg(figure, "distance")
+
+
+def _apart(axes: Axes, distances: list[float], error: float) -> None:
+    """A logarithmic axis where distances span more than a decade, as far down as one is told from 0."""
+    told = min((distance for distance in distances if distance > error), default=math.inf)
+    if max(distances) < _DECADE * told:
+        return
+    axes.set_yscale("symlog", linthresh=told)
+    decades = range(math.ceil(math.log10(told)), math.floor(math.log10(max(distances))) + 1)
+    ticks = [0.0, *(10.0**power for power in decades)]
+    axes.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
+    axes.minorticks_off()
+    axes.set_ylim(min(-0.3 * told, 1.5 * min(distances)), 2 * max(distances))
 
 
 def _variances(comparison: FewSteps) -> str:

@@ -236,7 +236,11 @@ def _quality(comparison: FewSteps) -> str:
 def _step_table(comparison: FewSteps) -> Table:
     columns = comparison.steps, comparison.energy_distance, comparison.energy_distance_error, comparison.spread
     rows = [
-        (counted(steps, "step"), f"{distance:.3g} ± {off:.1g}", ratio_in_words(found.total, found.total_error))
+        (
+            counted(steps, "step"),
+            f"{distance:.3g} ± {off:.1g}",
+            ratio_in_words(found.total, found.total_error, plus_minus="±"),
+        )
         for steps, distance, off, found in zip(*columns, strict=True)
     ]
     rows += [("noise itself", f"{comparison.of_noise:.3g}", ""), ("normal law", f"{comparison.of_normal:.3g}", "")]
@@ -256,7 +260,7 @@ def _spread_rows(comparison: FewSteps, dataset: Dataset) -> list[Row]:
         Row(
             "spread, in all",
             f"total variance of samples at {at} over the data's; 1 is right",
-            ratio_in_words(found.total, found.total_error),
+            ratio_in_words(found.total, found.total_error, plus_minus="±"),
         ),
         Row(
             "spread by direction",
@@ -270,14 +274,16 @@ def _spread_rows(comparison: FewSteps, dataset: Dataset) -> list[Row]:
 
 
 def _ratios(ratio: Tensor, error: Tensor) -> str:
-    return ", ".join(ratio_in_words(value, off, 2) for value, off in zip(ratio.tolist(), error.tolist(), strict=True))
+    return ", ".join(
+        ratio_in_words(value, off, 2, "±") for value, off in zip(ratio.tolist(), error.tolist(), strict=True)
+    )
 
 
-def ratio_in_words(ratio: float, error: float, digits: int = 3) -> str:
+def ratio_in_words(ratio: float, error: float, digits: int = 3, plus_minus: str = "+-") -> str:
     """A variance over the data's, with its standard error."""
     if math.isnan(ratio):
         return "not defined, the data do not vary"
-    return f"{ratio:.{digits}f} +- {error:.{digits}f}"
+    return f"{ratio:.{digits}f} {plus_minus} {error:.{digits}f}"
 
 
 def _rows(
