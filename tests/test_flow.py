@@ -287,6 +287,21 @@ def test_a_row_without_an_answer_leaves_the_densities_of_its_neighbours(dim: int
     assert late[1:].isnan().all()
 
 
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"generator": 3}, "generator must be a torch.Generator"),
+        ({"dtype": torch.int32}, "dtype must be one of floating"),
+    ],
+)
+def test_draws_that_cannot_be_made(wrong: dict[str, Any], message: str) -> None:
+    flow = pf.ProximalFlow(pf.potentials.Quadratic(torch.zeros(3), torch.eye(3)))
+    with pytest.raises(ValueError, match=message):
+        flow.sample(2, **wrong)
+    with pytest.raises(ValueError, match=message):
+        pf.measures.Uniform(3).sample(2, **wrong)
+
+
 def test_scores_in_inference_mode(generator: torch.Generator) -> None:
     flow = pf.ProximalFlow(pf.potentials.Quadratic(torch.zeros(3), 4 * torch.eye(3)))
     with torch.inference_mode():

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from proxflow.checks import Numbers, flat_points, point_weights, real_number, whole_number
 from proxflow.errors import NoDensityError, counted
+from proxflow.seeding import check_generator
 from proxflow.storage import storable
 
 __all__ = ["Empirical", "Gaussian", "Source", "Uniform", "draw_rows"]
@@ -80,7 +81,7 @@ class Gaussian:
         device: torch.device | str | None = None,
     ) -> Tensor:
         """``n`` independent draws, shape (n, d); drawn on the generator's device, delivered on ``device``."""
-        _check_count(self, n)
+        _check_draws(self, n, generator, dtype)
         drawn_on = generator.device if generator is not None else device
         draws = torch.randn((n, self._dim), generator=generator, dtype=dtype, device=drawn_on)
         return draws.to(device) if device is not None else draws
@@ -145,7 +146,7 @@ class Uniform:
         device: torch.device | str | None = None,
     ) -> Tensor:
         """``n`` independent draws, shape (n, d); drawn on the generator's device, delivered on ``device``."""
-        _check_count(self, n)
+        _check_draws(self, n, generator, dtype)
         drawn_on = generator.device if generator is not None else device
         draws = self.low + (self.high - self.low) * torch.rand(
             (n, self._dim), generator=generator, dtype=dtype, device=drawn_on
@@ -215,7 +216,7 @@ class Empirical:
         device: torch.device | str | None = None,
     ) -> Tensor:
         """``n`` independent draws, shape (n, d); drawn on the generator's device, delivered on ``device``."""
-        _check_count(self, n)
+        _check_draws(self, n, generator, dtype)
         drawn_on = generator.device if generator is not None else self.points.device
         draws = self.points[draw_rows(self.weights, n, generator)].to(self.points.dtype if dtype is None else dtype)
         if self.bandwidth > 0:
@@ -306,9 +307,12 @@ def _distances(rows: Tensor, points: Tensor) -> Tensor:
     return torch.cdist(rows, points, compute_mode="donot_use_mm_for_euclid_dist")
 
 
-def _check_count(source: Source, n: int) -> None:
+def _check_draws(source: Source, n: int, generator: object, dtype: torch.dtype | None) -> None:
     if whole_number(n) is None or n < 0:
         raise ValueError(f"{type(source).__name__}.sample: n must not be negative, and an integer, got {n!r}")
+    check_generator(generator)
+    if dtype is not None and not dtype.is_floating_point:
+        raise ValueError(f"{type(source).__name__}.sample: dtype must be one of floating point, got {dtype}")
 
 
 def _check_rows(source: Source, x: Tensor) -> None:

@@ -13,7 +13,7 @@ import torch
 
 from proxflow.checks import whole_number
 
-__all__ = ["derived_seed", "generator_of", "own_generator", "seeded_generator"]
+__all__ = ["check_generator", "derived_seed", "generator_of", "own_generator", "seeded_generator"]
 
 
 def generator_of(seed: int, *numbers: int, device: torch.device | str = "cpu") -> torch.Generator:
@@ -52,15 +52,24 @@ def own_generator(generator: torch.Generator | None) -> torch.Generator | None:
     Raises:
         ValueError: it is no generator.
     """
-    if not isinstance(generator, torch.Generator | None):
-        raise ValueError(
-            f"generator must be a torch.Generator or None, got {generator!r}; torch.Generator().manual_seed(0) is one"
-        )
+    check_generator(generator)
     if generator is not None or _fork.inherited_seed != torch.initial_seed():
         return generator
     if _fork.generator is None:
         _fork.generator = generator_of(torch.initial_seed(), *_fork.path)
     return _fork.generator
+
+
+def check_generator(generator: object) -> None:
+    """Refuse what is neither a generator nor None.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    if not isinstance(generator, torch.Generator | None):
+        raise ValueError(
+            f"generator must be a torch.Generator or None, got {generator!r}; torch.Generator().manual_seed(0) is one"
+        )
 
 
 class _Fork:

@@ -128,7 +128,7 @@ def _column(column: Any, name: str) -> Any:
     arrow = optional_package("pyarrow", "data")
     try:
         return arrow.array(column.sparse.to_dense() if hasattr(column, "sparse") else column, from_pandas=True)
-    except (arrow.ArrowException, TypeError) as error:
+    except (arrow.ArrowException, TypeError, OverflowError) as error:
         raise ValueError(
             f"the column {name!r} cannot be read ({str(error).splitlines()[0]}); convert it, or leave it out with "
             f"drop={name!r}"

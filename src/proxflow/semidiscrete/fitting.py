@@ -133,6 +133,8 @@ def certified(
 
     ``complete`` adds to the task what takes long to prepare, and is in a checkpoint.
     """
+    if not isinstance(checkpoint, str | os.PathLike | None):
+        raise ValueError(f"fit: checkpoint must be the path of a file or None, got {checkpoint!r}")
     atoms, symmetry = task.atoms, task.atoms.symmetry
     identity = None
     ranks = Ranks.of_default_group(atoms.points.device)
