@@ -141,6 +141,10 @@ def test_a_network_is_checked_by_the_data_that_its_run_keeps(
     capsys.readouterr()
     assert call("terminal", tmp_path / "run", "--count", 3, "--scale", 1e-4) == 0
     assert "spacing" in capsys.readouterr().out
+    (tmp_path / "run" / "points.safetensors").unlink()
+    assert "keeps no data, as runs of earlier versions may; train it again" in refusal(
+        capsys, "terminal", tmp_path / "run"
+    )
 
 
 def test_labels_of_a_table_are_no_coordinates(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -278,6 +278,8 @@ class RunFolder:
         Raises:
             ValueError: there are none, or they are damaged or of another run.
         """
+        if not (self.path / _POINTS).is_file():
+            raise ValueError(f"{self.path} keeps no data, as runs of earlier versions may; train it again")
         kept: dict[str, Tensor] = storage.load(self.path / _POINTS)
         self._require(_POINTS, isinstance(kept, dict) and "points" in kept)
         points, labels = kept["points"], kept.get("labels")

@@ -61,10 +61,10 @@ class Form:
         delimiter = "\t" if self.separator == SPACES else self.separator
         with _cells_of_any_size(max(map(len, lines)) * len(lines)):
             reader = csv.reader(lines, delimiter=delimiter, strict=True)
-            begun, rows = 0, True
-            while rows:
+            begun, more = 0, True
+            while more:
                 try:
-                    rows = next(reader, None) is not None
+                    more = next(reader, None) is not None
                 except csv.Error as error:
                     if "end of data" in str(error) or reader.line_num > begun + 1:
                         raise ValueError(
