@@ -84,3 +84,18 @@ def test_a_density_that_is_constant_between_levels_has_no_gradient(dim: int) -> 
     wanted = torch.zeros_like(y) if dim == 1 else -y.detach() / y.detach().square().sum()  # of 1 / |y|
     torch.testing.assert_close(found, wanted)
     assert math.isfinite(float(potential.log_density(y.detach())))
+
+
+@pytest.mark.parametrize("part", ["source", "target", "source_gain", "target_gain"])
+@pytest.mark.parametrize("moved", ["z", "alpha", "beta"])
+def test_gradients_of_a_scalar_pair(part: str, moved: str) -> None:
+    transport = Radial(3, lambda level: level + 0.5).transport
+    z = torch.tensor([0.4, 0.9, 1.7, 2.2], dtype=f64)
+
+    def answer(number: Tensor) -> Tensor:
+        given = {"z": z, "alpha": torch.full_like(z, 0.6), "beta": torch.full_like(z, 0.7)}
+        given[moved] = given[moved] * number
+        found: Tensor = getattr(transport.pair(**given), part)
+        return (found * torch.tensor([1.0, -2.0, 0.5, 3.0], dtype=f64)).sum()
+
+    assert_slope(answer, 1.0)

@@ -71,6 +71,7 @@ def sample(
     labels: tuple[str, ...] | None = None
     with torch.no_grad():
         if folder.is_trained:
+            steps = steps or STEPS
             samples, labels, drawn = _sampled_network(folder, count, steps, method, label, guidance, generator)
         elif label is not None or guidance != 1:
             raise ValueError(f"{run} holds a fitted flow, which takes no --label or --guidance")
@@ -84,7 +85,7 @@ def sample(
         return
     arguments = {
         "count": count,
-        "steps": (steps or STEPS) if folder.is_trained else steps,
+        "steps": steps,
         "method": method,
         "label": label,
         "guidance": guidance,
@@ -123,7 +124,7 @@ def _picture(samples: Tensor, labels: tuple[str, ...] | None, limits: tuple[floa
 def _sampled_network(
     folder: RunFolder,
     count: int,
-    steps: int | None,
+    steps: int,
     method: str,
     label: str | None,
     guidance: float,
@@ -133,7 +134,6 @@ def _sampled_network(
     import torch
 
     import proxflow as pf
-    from proxflow.report.drawn_samples import STEPS
 
     network, standardisation, shape, schedule = folder.read_network()
     told: Tensor | int | None = None
@@ -151,7 +151,7 @@ def _sampled_network(
         drawn = " of all classes mixed (--label chooses)"
     field = pf.matching.field_of(network, told, guidance)
     noise = torch.randn((rows, *shape), generator=generator, dtype=next(network.parameters()).dtype)
-    path = pf.sampling.integrate(field, noise, steps=steps or STEPS, method=method, schedule=schedule_named(schedule))
+    path = pf.sampling.integrate(field, noise, steps=steps, method=method, schedule=schedule_named(schedule))
     return standardisation.undo(path.end), names, drawn
 
 

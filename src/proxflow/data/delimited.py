@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from proxflow.data.columns import label_column, unique_names
-from proxflow.data.first_line import SHOWN, Names, commented_names, names_of
+from proxflow.data.first_line import Names, commented_names, names_of
 from proxflow.data.number_text import Marks
 from proxflow.data.reading import Request
-from proxflow.data.text_form import SPACES, Form, form_of, tabbed
+from proxflow.data.text_form import SHOWN, SPACES, Form, form_of, tabbed
 from proxflow.errors import counted, optional_package
 
 __all__ = ["DELIMITED", "TextTable", "read_delimited"]

@@ -10,12 +10,11 @@ from dataclasses import dataclass
 
 from proxflow.data.labels import says_missing
 from proxflow.data.reading import Request
-from proxflow.data.text_form import SPACES, Form, is_number
+from proxflow.data.text_form import SHOWN, SPACES, Form, is_number
 from proxflow.errors import counted
 
-__all__ = ["SHOWN", "Names", "commented_names", "names_of"]
+__all__ = ["Names", "commented_names", "names_of"]
 
-SHOWN = 60  # characters of a line
 _NO_ACCIDENT = 20  # lines whose first cells do not count up by chance
 # numbers that a separator cuts in two
 _DECIMALS = re.compile(r"[+-]?\d+,\d+([eE][+-]?\d+)?")

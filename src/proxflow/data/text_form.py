@@ -14,12 +14,12 @@ from dataclasses import dataclass
 
 from proxflow.data.reading import Request
 
-__all__ = ["SPACES", "Form", "form_of", "is_number", "tabbed"]
+__all__ = ["SHOWN", "SPACES", "Form", "form_of", "is_number", "tabbed"]
 
+SHOWN = 60  # characters of a line
 SPACES = "whitespace"
 _SEPARATORS = {"tab": "\t", "\\t": "\t", "space": SPACES, " ": SPACES, SPACES: SPACES}
 _FORMS = [(sep, decimal) for decimal in ".," for sep in (",", ";", "\t", "|", SPACES) if sep != decimal]
-_SHOWN = 60  # characters of a line
 _THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2}([.,]\d{3})+")
 
 
@@ -69,7 +69,7 @@ class Form:
                     if "end of data" in str(error) or reader.line_num > begun + 1:
                         raise ValueError(
                             f"a double quote opens a cell that does not end in its line, nor well in a later one: "
-                            f"{lines[begun][:_SHOWN]!r}; write a quote inside of a quoted cell twice, or take it away"
+                            f"{lines[begun][:SHOWN]!r}; write a quote inside of a quoted cell twice, or take it away"
                         ) from error
                 begun = reader.line_num
 
